@@ -1,0 +1,65 @@
+"""Everything tinyzo raises on purpose.
+
+    TinyzoError               exit code 1: one line of what was read and found, and a hint that mends it
+      CheckpointError         a weights file or directory: truncated, hostile, mismatched, missing
+      ConfigError             a config.json or a setting that asks for what is not built
+      TokenizerError          a vocabulary that is missing, damaged, or does not fit the model
+      DataError               a data file, a task, a template, a label word, a sequence too long
+      ShapeError              arrays that do not fit together
+      RunError                a run directory or journal: corrupt, changed under us, in use
+      NumericError            a loss that is not finite
+      UsageError              exit code 2: the command itself is wrong
+"""
+
+from __future__ import annotations
+
+
+class TinyzoError(Exception):
+    """An error with a way out.
+
+    message: what was read and what was found there, in one line.
+    hint:    what to do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message, self.hint = message, hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+
+class CheckpointError(TinyzoError):
+    """A weights file or directory is truncated, hostile, mismatched or missing."""
+
+
+class ConfigError(TinyzoError):
+    """A config.json or a setting asks for something that is not built."""
+
+
+class TokenizerError(TinyzoError):
+    """A vocabulary is missing, damaged, or does not fit the model."""
+
+
+class DataError(TinyzoError):
+    """A data file, task, template, label word or sequence cannot be used."""
+
+
+class ShapeError(TinyzoError):
+    """Arrays do not fit together."""
+
+
+class RunError(TinyzoError):
+    """A run directory or journal is corrupt, was changed, or is in use."""
+
+
+class NumericError(TinyzoError):
+    """A loss is not finite."""
+
+
+class UsageError(TinyzoError):
+    """The command itself is wrong."""
+
+    exit_code = 2
