@@ -1,0 +1,165 @@
+"""The byte-level BPE against values made by hand, a slow merge loop, and the tokenizers package."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyzo.text.bpe import BYTE_OF, WHITE_SPACE, BytePairEncoder, piece_bytes, word_pattern
+
+CHARACTER = {byte: character for character, byte in BYTE_OF.items()}
+CORPUS = """It was great. The film isn't terrible; they've said it's the best of 1999, and we'll
+ see. I'd watch the 3rd one again!!  Naïve café scenes, “quoted” … 日本語 and the 😀 too.
+"""
+
+
+def spell(text: str) -> str:
+    return "".join(CHARACTER[byte] for byte in text.encode())
+
+
+def merge_slowly(pieces: list[str], ranks: dict[tuple[str, str], int]) -> list[str]:
+    """The definition: the lowest rank first, the leftmost of equals first, one merge at a time."""
+    while len(pieces) > 1:
+        pairs = list(pairwise(pieces))
+        best = min(range(len(pairs)), key=lambda i: (ranks.get(pairs[i], 1 << 60), i))
+        if pairs[best] not in ranks:
+            break
+        pieces = [*pieces[:best], "".join(pairs[best]), *pieces[best + 2 :]]
+    return pieces
+
+
+def train(corpus: str, count: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """A small vocabulary: RoBERTa's specials, the 256 bytes, `count` merges, <mask> at the end."""
+    words = [spell(word) for word in word_pattern().findall(corpus)]
+    merges: list[tuple[str, str]] = []
+    for _ in range(count):
+        ranks = {pair: rank for rank, pair in enumerate(merges)}
+        split = [merge_slowly(list(word), ranks) for word in words]
+        pairs = Counter(pair for word in split for pair in pairwise(word))
+        merges.append(max(pairs, key=lambda pair: (pairs[pair], pair)))
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", *sorted(BYTE_OF)]
+    pieces += [a + b for a, b in merges] + ["<mask>"]
+    return {piece: index for index, piece in enumerate(pieces)}, merges
+
+
+IDS, MERGES = train(CORPUS, 60)
+PIECES = list(IDS)
+
+
+def by_hand(merges: list[str], specials: dict[str, bool] | None = None) -> BytePairEncoder:
+    pairs = [tuple(merge.split()) for merge in merges]
+    pieces = [*map(CHARACTER.get, range(256)), *dict.fromkeys(map("".join, pairs))]
+    pieces += specials or {}
+    return BytePairEncoder({p: i for i, p in enumerate(pieces)}, pairs, specials or {})
+
+
+def test_byte_characters_are_gpt2s():
+    assert {BYTE_OF[c] for c in BYTE_OF} == set(range(256))
+    assert [CHARACTER[b] for b in b" \n\0\x7f\xad!~"] == ["Ġ", "Ċ", "Ā", "ġ", "Ń", "!", "~"]
+    tokenizers = pytest.importorskip("tokenizers", reason="the oracle is not installed")
+    assert sorted(BYTE_OF) == sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+
+
+def test_piece_bytes_takes_items_outside_the_alphabet_as_utf8():
+    assert piece_bytes("ĠcafÃ©") == " café".encode()
+    assert piece_bytes("日Ġ") == "日Ġ".encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("I'm we'll  IT'S", ["I", "'m", " we", "'ll", " ", " IT", "'", "S"]),
+        ("'s't're've'm'll'd'x", ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d", "'", "x"]),
+        ("a \n\n b ", ["a", " \n\n", " b", " "]),
+        ("x12.5 !?y", ["x", "12", ".", "5", " !?", "y"]),
+        ("²Ⅷ٣ ½一", ["²Ⅷ٣", " ½", "一"]),  # numbers that \d is not; a letter that isnumeric()
+        ("e\u0301_a", ["e", "\u0301_", "a"]),  # neither a mark nor _ is a letter
+        ("a\x1cb \x1f", ["a", "\x1c", "b", " \x1f"]),  # white space to Python, not to Unicode
+        ("a\x85\xa0\u3000b", ["a", "\x85\xa0", "\u3000", "b"]),
+        ("a \u180e\u200b", ["a", " \u180e\u200b"]),  # not white space
+        ("𝒜𝟙 𐐀", ["𝒜", "𝟙", " 𐐀"]),
+    ],
+)
+def test_words(text, words):
+    assert word_pattern().findall(text) == words
+
+
+def test_every_assigned_character_is_classed_as_tokenizers_does():
+    tokenizers = pytest.importorskip("tokenizers", reason="the oracle is not installed")
+    byte_level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    assigned = [c for c in map(chr, range(0x110000)) if unicodedata.category(c) not in "Cn Cs Co"]
+    assert len(assigned) > 140_000
+    text = "".join(f"a{c}1{c}" for c in assigned)  # a letter, a number or a space joins differently
+    expected = [span for _, span in byte_level.pre_tokenize_str(text)]
+    assert [word.span() for word in word_pattern().finditer(text)] == expected
+
+
+def test_white_space_is_unicodes():
+    python = {c for c in map(chr, range(0x110000)) if c.isspace()}
+    assert set(WHITE_SPACE) == python - set("\x1c\x1d\x1e\x1f")
+
+
+def test_merges_go_by_rank_then_from_the_left():
+    encoder = by_hand(["b c", "a b", "a bc", "a a"])
+    assert encoder.encode("abc") == [258]  # bc first, then a+bc; a+b is never made
+    assert encoder.encode("ab") == [257]
+    assert encoder.encode("aaa") == [259, 97]
+    assert encoder.encode("abab bc") == [257, 257, 32, 256]
+
+
+def test_a_new_pair_of_lower_rank_goes_before_the_old_ones():
+    # GPT-2's loop merges every "a b" of a word at once and would give "ab ab".
+    assert by_hand(["ab a", "a b"]).encode("abab") == [256, 98]
+
+
+def test_bytes_without_merges_are_ids_of_bytes():
+    assert by_hand([]).encode("é 😀") == [*"é 😀".encode()]
+    assert by_hand([]).encode("") == []
+
+
+@settings(deadline=None)
+@given(st.text(st.sampled_from("abthe is'9é日\n ."), max_size=40))
+def test_the_heap_merges_as_the_definition(text):
+    ranks = {pair: rank for rank, pair in enumerate(MERGES)}
+    expected = [
+        IDS[piece]
+        for word in word_pattern().findall(text)
+        for piece in merge_slowly(list(spell(word)), ranks)
+    ]
+    assert BytePairEncoder(IDS, MERGES, {}).encode(text) == expected
+
+
+def test_a_word_as_long_as_a_file():
+    encoder = by_hand(["a b", "ab ab", "x x"])
+    assert encoder.encode("ab" * 50_001) == [257] * 25_000 + [256]
+    assert encoder.encode("x" * 100_001) == [258] * 50_000 + [120]
+
+
+def test_results_are_not_shared_with_the_cache():
+    encoder = by_hand(["a b"])
+    encoder.encode("ab").append(7)
+    assert encoder.encode("ab") == [256]
+
+
+def test_specials_are_cut_out_longest_first_and_swallow_white_space_on_their_left():
+    encoder = by_hand([], {"<m>": True, "<s>": False, "<s>>": False})
+    m, s, longer = 256, 257, 258
+    assert encoder.encode("a <s> <s>>") == [97, 32, s, 32, longer]
+    assert encoder.encode(" \t\u3000<m> <m>.<m> ") == [m, m, 46, m, 32]
+    assert encoder.encode("<s> <m>") == [s, m]
+    assert encoder.encode("\x1c <m") == [0x1C, 32, *b"<m"]
+    assert encoder.encode("\x1c <m>") == [0x1C, m]  # U+001C is no white space
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.text(st.characters(exclude_categories=["Cs", "Cn", "Co"]), max_size=60))
+def test_random_text_as_tokenizers(text):
+    tokenizers = pytest.importorskip("tokenizers", reason="the oracle is not installed")
+    oracle = tokenizers.Tokenizer(tokenizers.models.BPE(IDS, MERGES))
+    oracle.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    assert BytePairEncoder(IDS, MERGES, {}).encode(text) == oracle.encode(text).ids

@@ -1,0 +1,265 @@
+"""Files in, rows out; and the draws of the papers, row for row."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinyzo.errors import DataError
+from tinyzo.text.datasets import Row, Splits, draw, kshot, load_splits, read_rows, sample_opt
+from tinyzo.text.tasks import Task, get_task
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is not here")
+TASK = Task("toy", "roberta", "{text} <mask>", ("bad", "good"), (" bad", " good"))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name: str, content: str | bytes) -> Path:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def message(call, *arguments, **options) -> str:
+    with pytest.raises(DataError) as caught:
+        call(*arguments, **options)
+    assert caught.value.hint
+    return str(caught.value)
+
+
+def test_tsv_keeps_quotes_spaces_and_odd_line_separators(write):
+    path = write("a.tsv", '\ufefftext\tlabel\r\n"one \t1\r\n\n two\u2028 \x85x" \t0\n')
+    rows = read_rows(path)
+    assert rows == [{"text": '"one ', "label": "1"}, {"text": ' two\u2028 \x85x" ', "label": "0"}]
+    assert [row.where for row in rows] == [f"{path} line 2", f"{path} line 4"]
+
+
+def test_csv_unquotes_and_reads_its_own_header_or_the_given_one(write):
+    path = write("a.csv", 'label,text\n1,"a, ""b""\nc"\n0,d\n')
+    assert read_rows(path) == [{"label": "1", "text": 'a, "b"\nc'}, {"label": "0", "text": "d"}]
+    headerless = read_rows(path, ("y", "x"))
+    assert headerless[0] == {"y": "label", "x": "text"} and len(headerless) == 3
+    assert headerless[2].where.endswith("line 4")
+
+
+def test_columns_are_only_for_csv(write):
+    assert read_rows(write("a.tsv", "x\ty\n1\t2\n"), ("p", "q")) == [{"x": "1", "y": "2"}]
+
+
+def test_jsonl_keeps_types(write):
+    path = write("a.jsonl", '{"text": "é", "label": true, "in": {"er": 1}}\n\n{"text": ""}\n')
+    assert read_rows(path) == [{"text": "é", "label": True, "in": {"er": 1}}, {"text": ""}]
+
+
+def test_trec_text_becomes_coarse_label_and_question(write):
+    path = write("a.txt", "LOC:city What city : or town ?\nNUM:dist How far ?\n")
+    assert read_rows(path)[0] == {"label": "LOC", "sentence": "What city : or town ?"}
+
+
+def test_annotators_labels_may_be_fewer_or_more_than_the_header_says(write):
+    header = "index\tsentence1\tsentence2\tlabel1\tgold_label\n"
+    rows = read_rows(write("a.tsv", header + "0\ta\tb\tn\te\n1\tc\td\te\tn\tn\tc\n2\tx\ty\tc\n"))
+    assert [row["gold_label"] for row in rows] == ["e", "c", "c"]
+    assert rows[1] == {"index": "1", "sentence1": "c", "sentence2": "d", "gold_label": "c"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.tsv", "text\tlabel\na\t1\nb\n", "a.tsv line 3: not a row: \"['b']\""),
+        ("a.tsv", "text\tlabel\na\t1\t2\n", "a.tsv line 2: not a row: \"['a', '1', '2']\""),
+        ("a.csv", "text,label\na\n", "the columns are text, label"),
+        ("a.csv", 'text,label\n"a" b,1\n', "a.csv line 2: ',' expected after '\"'"),
+        ("a.csv", 'text,label\n"a,1\n', "unexpected end of data"),
+        ("a.csv", 'text\n"' + "x" * 200_000 + '"\n', "field larger than field limit"),
+        ("a.jsonl", '{"a": 1}\n{"a": \n', "a.jsonl line 2: not a JSON object: '{\"a\": '"),
+        ("a.jsonl", "[1]\n", "a.jsonl line 1: not a JSON object: '[1]'"),
+        ("a.jsonl", "[" * 100_000, "a.jsonl line 1: not a JSON object"),
+        ("a.jsonl", '{"a": ' + "1" * 5000 + "}", "a.jsonl line 1: not a JSON object"),
+        ("a.txt", "What is a caul ?\n", "a.txt line 1: not a TREC question: 'What is a caul ?'"),
+        ("a.txt", "LOC:city\n", "a.txt line 1: not a TREC question: 'LOC:city'"),
+        ("a.tsv", b"text\nok\nna\xefve\n", "a.tsv line 3: not UTF-8"),
+        ("a.tsv", "", "a.tsv: no rows"),
+        ("a.csv", "\n\n", "a.csv: no rows"),
+        ("a.jsonl", "", "a.jsonl: no rows"),
+        ("a.tsv", "text\tlabel\n", "a.tsv: no rows"),
+        ("a.tsv", "text\ttext\na\tb\n", "a.tsv: two columns have one name"),
+        ("a.xlsx", "", "a.xlsx: not a kind of file that can be read"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_line(write, name, content, expected):
+    assert expected in message(read_rows, write(name, content))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    assert "none.tsv: No such file" in message(read_rows, tmp_path / "none.tsv")
+    (tmp_path / "folder.tsv").mkdir()
+    assert "folder.tsv: Is a directory" in message(read_rows, tmp_path / "folder.tsv")
+
+
+def test_splits_are_found_by_name(write, tmp_path):
+    write("train.tsv", "text\tlabel\na\tbad\n")
+    write("val.jsonl", '{"text": "b", "label": "good"}\n')
+    write("test.csv", "text,label\nc,good\n")
+    splits = load_splits(TASK, tmp_path)
+    texts = [row["text"] for rows in (splits.train, splits.dev, splits.test) for row in rows]
+    assert texts == ["a", "b", "c"] and splits.evaluation == ("test", splits.test)
+
+
+def test_a_test_file_without_labels_is_no_test(write, tmp_path):
+    write("train.tsv", "text\tlabel\na\tbad\n")
+    write("dev.tsv", "text\tlabel\nb\tbad\n")
+    write("test.tsv", "index\ttext\n0\tc\n")
+    splits = load_splits(TASK, tmp_path)
+    assert splits.test == [] and splits.evaluation == ("dev", splits.dev)
+
+
+def test_one_file_is_the_training_split(write):
+    splits = load_splits(TASK, write("mine.csv", "text,label\nc,good\n"))
+    assert splits == Splits([{"text": "c", "label": "good"}], [], [])
+    assert splits.evaluation == ("train", splits.train)
+    assert Splits([], [], []).evaluation == ("test", [])
+
+
+def test_a_folder_without_data_says_what_it_looked_for(tmp_path):
+    assert "train_first1000_hf, dev, dev_matched" in message(load_splits, TASK, tmp_path)
+
+
+def rows_of(counts: dict[str, int]) -> list[Row]:
+    return [Row(text=f"{label}{i}", label=label) for label, n in counts.items() for i in range(n)]
+
+
+def test_kshot_is_the_legacy_shuffle_of_a_list():
+    rows = rows_of({"bad": 30, "good": 50})
+    np.random.seed(21)
+    shuffled = list(rows)
+    np.random.shuffle(shuffled)
+    groups = {label: [r for r in shuffled if r["label"] == label] for label in ("bad", "good")}
+    first, second = sorted(groups.values(), key=lambda group: shuffled.index(group[0]))
+    train, dev = kshot(TASK, rows, 15, 21)
+    assert train == first[:15] + second[:15] and dev == first[15:30] + second[15:30]
+
+
+def test_draws_neither_read_nor_move_the_global_generator():
+    rows = rows_of({"bad": 40, "good": 40})
+    np.random.seed(5)
+    before, first = np.random.random(), kshot(TASK, rows, 3, 13)
+    np.random.seed(5)
+    assert np.random.random() == before and kshot(TASK, rows, 3, 13) == first
+    assert kshot(TASK, rows, 3, 14) != first
+    state = np.random.get_state()[1].copy()
+    draw(rows, 10, 0)
+    assert (np.random.get_state()[1] == state).all()
+
+
+@pytest.mark.parametrize("counts", [{"bad": 31, "good": 32}, {"good": 32}])
+def test_kshot_names_the_label_that_is_short(counts):
+    found = counts.get("bad", 0)
+    text = message(kshot, TASK, rows_of(counts), 16, 42)
+    assert f"toy: label 'bad' has {found} rows where k=16 takes 32, half for dev" in text
+    assert f"use k <= {found // 2}" in text
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_the_legacy_generator_cannot_take(seed):
+    assert f"data seed {seed}" in message(draw, [], 0, seed)
+
+
+def test_opt_rows_are_one_permutation_with_dev_at_its_end():
+    rows, evaluation = rows_of({"bad": 2000}), rows_of({"good": 1500})
+    order = np.random.RandomState(0).permutation(2000)
+    splits = sample_opt(rows, evaluation)
+    assert splits.train == [rows[i] for i in order[:1000]]
+    assert splits.dev == [rows[i] for i in order[1000:1500]]
+    order = np.random.RandomState(0).permutation(1500)
+    assert splits.test == [evaluation[i] for i in order[:1000]]
+
+
+def test_opt_rows_of_a_small_task_leave_the_last_for_dev():
+    splits = sample_opt(rows_of({"bad": 250}), rows_of({"good": 56}), n_dev=100)
+    assert (len(splits.train), len(splits.dev), len(splits.test)) == (150, 100, 56)
+    no_dev = sample_opt(rows_of({"bad": 250}), [], n_dev=0)
+    assert (len(no_dev.train), no_dev.dev) == (250, [])
+    text = message(sample_opt, rows_of({"bad": 500}), [])
+    assert "500 training rows, of which dev would take 500" in text
+
+
+# The published files: our draw from the full data must give the same rows in the same order.
+
+
+@needs_data
+def test_rte_16_42_is_the_published_one():
+    task, published = get_task("rte", "roberta"), DATA / "k-shot/RTE/16-42"
+    train, dev = kshot(task, read_rows(DATA / "glue/RTE/train.tsv"), 16, 42)
+    assert train == read_rows(published / "train.tsv") and len(train) == 32
+    assert dev == read_rows(published / "dev.tsv")
+
+
+@needs_data
+def test_trec_16_42_is_the_published_one():
+    task = get_task("trec", "roberta")
+    published = load_splits(task, DATA / "k-shot/trec/16-42")
+    full = load_splits(task, DATA / "trec")
+    train, dev = kshot(task, full.train, 16, 42)
+    assert same(task, train, published.train) and same(task, dev, published.dev)
+    assert same(task, full.test, published.test) and len(full.test) == 500
+
+
+@needs_data
+def test_sst5_16_42_and_its_thousand_test_rows_are_the_published_ones():
+    task = get_task("sst-5", "roberta")
+    published = load_splits(task, DATA / "k-shot/sst-5/16-42")
+    full = load_splits(task, DATA / "sst-5")
+    train, dev = kshot(task, full.train, 16, 42)
+    assert same(task, train, published.train) and same(task, dev, published.dev)
+    assert same(task, draw(full.test, 1000, 42), published.test)
+
+
+def same(task: Task, ours: list[Row], published: list[Row]) -> bool:
+    """Equal as the model sees them: the raw files spell labels and quotes in another way."""
+
+    def seen(rows: list[Row]) -> list[tuple]:
+        return [(task.label(row), *(text for _, text in task.fill(task.template, row)))
+                for row in rows]  # fmt: skip
+
+    return seen(ours) == seen(published) and len(ours) == len(published) > 0
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("name", "family", "folder", "sizes"),
+    [
+        ("SST-2", "roberta", "glue/SST-2", (67349, 872, 0)),
+        ("SST-2", "roberta", "k-shot/SST-2/16-42", (32, 32, 0)),
+        ("RTE", "opt", "glue/RTE", (2490, 277, 0)),
+        ("RTE", "opt", "superglue-32shot/RTE", (32, 32, 0)),
+        ("SNLI", "roberta", "k-shot/SNLI/16-42", (48, 48, 1000)),
+        ("MNLI", "roberta", "k-shot/MNLI/16-42", (48, 48, 1000)),
+        ("SST-5", "roberta", "sst-5", (8544, 1101, 2210)),
+        ("TREC", "roberta", "trec", (5452, 0, 500)),
+        ("CB", "opt", "superglue/CB", (250, 56, 0)),
+        ("BoolQ", "opt", "superglue/BoolQ", (1000, 3270, 0)),
+        ("WSC", "opt", "superglue/WSC", (554, 104, 0)),
+        ("WIC", "opt", "superglue/WiC", (5428, 638, 0)),
+        ("COPA", "opt", "superglue/COPA", (400, 100, 0)),
+    ],
+)
+def test_the_real_folders_are_found_whole_and_every_label_is_known(name, family, folder, sizes):
+    task = get_task(name, family)
+    splits = load_splits(task, DATA / folder)
+    assert (len(splits.train), len(splits.dev), len(splits.test)) == sizes
+    labels = {task.label(row) for rows in (splits.train, splits.dev, splits.test) for row in rows}
+    assert labels == set(range(len(task.labels)))
+
+
+@needs_data
+def test_a_jsonl_row_is_what_json_says():
+    path = DATA / "superglue/WSC/val.jsonl"
+    assert read_rows(path)[0] == json.loads(path.read_text().split("\n")[0])

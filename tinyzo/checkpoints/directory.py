@@ -1,0 +1,222 @@
+"""A Hugging Face model folder: config.json, weights, and the names its tensors really have.
+
+Everything is strict. A config field is used, or is on the list of ignored ones below, or is
+refused by name; a tensor is the model's, or tied, or known to be idle, or is refused by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tinyzo.checkpoints.safetensors import open_safetensors
+from tinyzo.checkpoints.sources import Source
+from tinyzo.checkpoints.torch_bin import open_torch_bin
+from tinyzo.errors import CheckpointError, ConfigError
+
+WEIGHT_FILES = {
+    "model.safetensors": open_safetensors,
+    "model.safetensors.index.json": open_safetensors,
+    "pytorch_model.bin": open_torch_bin,
+    "pytorch_model.bin.index.json": open_torch_bin,
+}
+
+# Fields that cannot change what a forward pass computes: names and versions, dropout and
+# initialisation (training only), caching, heads of other tasks, and settings of generate().
+IGNORED = set(
+    """
+    _name_or_path architectures model_type transformers_version torch_dtype dtype language name
+    tokenizer_class prefix _commit_hash _attn_implementation
+    dropout attention_dropout activation_dropout hidden_dropout_prob layerdrop
+    attention_probs_dropout_prob classifier_dropout init_std initializer_range
+    gradient_checkpointing use_cache output_past output_attentions output_hidden_states
+    return_dict torchscript use_bfloat16 tf_legacy_loss chunk_size_feed_forward
+    id2label label2id num_labels problem_type finetuning_task task_specific_params
+    sep_token_id decoder_start_token_id forced_bos_token_id forced_eos_token_id
+    max_length min_length do_sample early_stopping num_beams num_beam_groups temperature top_k
+    top_p typical_p repetition_penalty length_penalty diversity_penalty no_repeat_ngram_size
+    encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores
+    return_dict_in_generate remove_invalid_values exponential_decay_length_penalty
+    suppress_tokens begin_suppress_tokens
+    """.split()
+)
+# Fields whose usual value means "off": anything else would change the result.
+OFF = {"pruned_heads": {}, "is_encoder_decoder": False, "cross_attention_hidden_size": None}
+
+OTHER_HEADS = ("classifier.", "qa_outputs.", "score.", "classification_head.")
+
+ConfigType = TypeVar("ConfigType")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one architecture's tensors are named in the files that people have.
+
+    prefixes: what may stand where `base` should; ties: a second name of a tensor -> the name
+    it is tied to; ignored: tensors that the model does not read.
+    """
+
+    prefixes: tuple[str, ...]
+    base: str
+    ties: dict[str, str]
+    ignored: tuple[str, ...]
+
+    def canonical(self, name: str, known: set[str]) -> str:
+        """The model's own name of a tensor in a file; an unknown one keeps the file's."""
+        full = (self.base + name[len(p) :] for p in self.prefixes if name.startswith(p))
+        return next((n for n in (name, *full) if n in known), name)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    raises: ConfigError when the file is missing, is not JSON, or is not an object
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: {error}", "a model folder has a readable config.json") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: not a JSON object", "copy config.json from the model's page")
+    return value
+
+
+def typed_config(
+    raw: dict[str, Any], kind: type[ConfigType], allowed: dict[str, tuple]
+) -> ConfigType:
+    """The fields of config.json as a dataclass of the model, each one accounted for.
+
+    raises: ConfigError when a field is unknown, of another type, or has a value not built
+    """
+    fields = {f.name: f.default for f in dataclasses.fields(kind)}
+    for name, value in raw.items():
+        if name in OFF and value != OFF[name]:
+            raise ConfigError(f"config.json: {name} = {value!r} is not built", "leave it out")
+        if name not in fields and name not in IGNORED and name not in OFF:
+            raise ConfigError(
+                f"config.json: unknown field {name!r} = {value!r}",
+                "if it does not change the forward pass, remove it from config.json",
+            )
+    values = {name: raw[name] for name in fields if name in raw}
+    for name, value in values.items():
+        if name in allowed and value not in allowed[name]:
+            known = ", ".join(map(repr, allowed[name]))
+            raise ConfigError(f"config.json: {name} = {value!r} is not built", f"built: {known}")
+        _check_type(name, value, fields[name])
+    return kind(**values)
+
+
+def _check_type(name: str, value: Any, default: Any) -> None:
+    if default is None and value is None:
+        return
+    wanted = int if default is None else type(default)
+    right = isinstance(value, (int, float)) if wanted is float else type(value) is wanted
+    if not right or (wanted in (int, float) and (isinstance(value, bool) or value < 0)):
+        raise ConfigError(
+            f"config.json: {name} = {value!r}", f"expected a {wanted.__name__}, zero or more"
+        )
+
+
+def weights_file(directory: Path) -> Path:
+    """The weights of a model folder: safetensors before pytorch_model.bin, single or sharded.
+
+    raises: CheckpointError when there is none
+    """
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: no such folder", "--model takes a model's folder")
+    for name in WEIGHT_FILES:
+        if (directory / name).is_file():
+            return directory / name
+    raise CheckpointError(
+        f"{directory}: none of {', '.join(WEIGHT_FILES)}", "download the model's weights into it"
+    )
+
+
+def open_weights(directory: Path) -> Source:
+    """A reader of the folder's weights, whichever file they are in."""
+    path = weights_file(directory)
+    return WEIGHT_FILES[path.name](path)
+
+
+def match_names(
+    source: Source, shapes: dict[str, tuple[int, ...]], layout: Layout
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Which tensor of the file each parameter is, and the tied twins left to compare.
+
+    returns: parameter -> name in the file; second name in the file -> parameter it must equal
+    raises: CheckpointError for a missing, unexpected, doubled or misshapen tensor, by name
+    """
+    known = {*shapes, *layout.ties, *layout.ignored}
+    found: dict[str, str] = {}
+    for name in source.names():
+        full = layout.canonical(name, known)
+        if full in found:
+            raise CheckpointError(f"{found[full]} and {name} are both {full}", "keep one of them")
+        found[full] = name
+    twins: dict[str, str] = {}
+    for second, first in layout.ties.items():
+        if second in found:
+            if first in found:
+                twins[found[second]] = first
+            else:
+                found[first] = found[second]
+            del found[second]
+    _refuse_others(found, known)
+    _refuse_missing([name for name in shapes if name not in found])
+    for name, shape in shapes.items():
+        if (here := source.info(found[name]).shape) != shape:
+            raise CheckpointError(
+                f"{found[name]}: shape {list(here)}, config.json asks for {list(shape)}",
+                "config.json and the weights are of two different models",
+            )
+    return {name: found[name] for name in shapes}, twins
+
+
+def _refuse_others(found: dict[str, str], known: set[str]) -> None:
+    others = [file for full, file in found.items() if full not in known]
+    heads = [name for name in others if name.startswith(OTHER_HEADS)]
+    if heads:
+        raise CheckpointError(
+            f"{heads[0]}: the head of a fine-tuned classifier, which is out of scope",
+            "take the pretrained checkpoint with its language-model head: tinyzo tunes by prompts",
+        )
+    if others:
+        raise CheckpointError(f"unexpected tensors: {_listing(others)}", "is this another model?")
+
+
+def _refuse_missing(names: list[str]) -> None:
+    if names:
+        raise CheckpointError(
+            f"missing tensors: {_listing(names)}",
+            "an encoder without its head, or a download that is not complete",
+        )
+
+
+def _listing(names: list[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def fingerprint(directory: Path) -> str:
+    """SHA-256 of config.json and every weights file: what a run's journal builds on."""
+    weights = weights_file(directory)
+    files = [directory / "config.json", weights]
+    if weights.name.endswith(".index.json"):
+        parts = read_json(weights).get("weight_map", {}).values()
+        files += [directory / name for name in sorted(set(parts))]
+    return hash_files(files)
+
+
+def hash_files(files: Iterable[Path]) -> str:
+    """SHA-256 over the bytes of files, in order, 1 MB at a time."""
+    digest = hashlib.sha256()
+    for path in files:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

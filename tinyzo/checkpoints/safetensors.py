@@ -1,0 +1,219 @@
+"""Safetensors files, read and written piece by piece.
+
+    8 bytes      length of the header, little-endian
+    header       JSON: {"__metadata__": {str: str}, name: {"dtype", "shape", "data_offsets"}, ...}
+    data         the tensors, back to back, C order, little-endian
+
+Source: github.com/huggingface/safetensors, whose crate is the oracle of the tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyzo.checkpoints import files
+from tinyzo.checkpoints.sources import STORAGE, Sharded, Source, TensorInfo, is_natural, is_shape
+from tinyzo.errors import ShapeError
+
+_MAX_HEADER_BYTES = 100_000_000  # the crate's own limit
+
+
+def open_safetensors(path: str | Path) -> Source:
+    """A `*.safetensors` file, or several behind a `*.safetensors.index.json`."""
+    sharded = Path(path).suffix == ".json"
+    return Sharded(path, SafetensorsFile) if sharded else SafetensorsFile(path)
+
+
+class SafetensorsFile(Source):
+    """One safetensors file; `metadata` is its `__metadata__`.
+
+    raises: CheckpointError for whatever the crate refuses
+    differs: also refuses what the crate lets pass: blanks before the header, a name that is there
+        twice, fields beyond the three, an entry written as a list, types below one byte (F4, F6),
+        and shapes that NumPy cannot hold
+    """
+
+    metadata: dict[str, str]
+
+    def _load(self, opened: ExitStack) -> dict[str, TensorInfo]:
+        self._file, size = files.open_file(self.path, opened)
+        header_size = int.from_bytes(files.read_bytes(self._file, 8, 0), "little")
+        data_start = 8 + header_size
+        if header_size > _MAX_HEADER_BYTES or data_start > size:
+            files.refuse(self.path, f"it claims a header of {header_size} bytes and has {size}")
+        header = files.read_bytes(self._file, header_size, 8)
+        self.metadata, infos, starts = _parse(header, size - data_start, self.path)
+        self._starts = {name: data_start + start for name, start in starts.items()}
+        return infos
+
+    def _fill(self, name: str, out: np.ndarray, start: int) -> None:
+        info = self._infos[name]
+        skipped = start * info.nbytes // info.shape[0] if start else 0
+        files.read_at(self._file, out, self._starts[name] + skipped)
+
+
+def _parse(
+    header: bytes, data_size: int, path: Path
+) -> tuple[dict[str, str], dict[str, TensorInfo], dict[str, int]]:
+    """Metadata, infos and starts (in the data) of a header, once all of it has been checked."""
+    numbers = dict.fromkeys(("parse_int", "parse_float", "parse_constant"), _natural)
+    entries = files.parse_json(header, path, **numbers)
+    metadata = entries.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        files.refuse(path, "its __metadata__ is not a map of strings")
+    spans = {name: _span(path, name, entry) for name, entry in entries.items()}
+    infos, starts, end = {}, {}, 0
+    for name in sorted(spans, key=lambda name: spans[name][:2]):
+        start, stop, info = spans[name]
+        if start != end:
+            files.refuse(path, f"{name!r:.80} starts at byte {start} of the data, not at {end}")
+        if stop - start != info.nbytes:
+            files.refuse(path, f"{name!r:.80} has {stop - start} bytes, not {info.nbytes}")
+        infos[name], starts[name], end = info, start, stop
+    if end != data_size:
+        files.refuse(path, f"its tensors end at byte {end} of the data, the file at {data_size}")
+    return metadata, infos, starts
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal() or len(text) > 19:  # 19 digits: the most that fit 64 bits for certain
+        raise ValueError(f"{text[:30]} is not a natural number of 64 bits")
+    return int(text)
+
+
+def _span(path: Path, name: str, entry: Any) -> tuple[int, int, TensorInfo]:
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        files.refuse(path, f"{name!r:.80} has other fields than dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in STORAGE:
+        kind = dtype if isinstance(dtype, str) else type(dtype).__name__
+        files.refuse(path, f"{name!r:.80} is of the unknown type {kind:.30}")
+    if not isinstance(shape, list) or not is_shape(tuple(shape), dtype):
+        files.refuse(path, f"{name!r:.80} has an impossible shape")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(is_natural, offsets)):
+        files.refuse(path, f"{name!r:.80} has impossible data_offsets")
+    return offsets[0], offsets[1], TensorInfo(dtype, tuple(shape))
+
+
+class SafetensorsWriter(AbstractContextManager):
+    """Writes a safetensors file chunk by chunk; it takes its name only when it is whole.
+
+        with SafetensorsWriter(path, infos) as writer:
+            for name in writer.names():
+                for chunk in chunks_of(name):
+                    writer.write(name, chunk)
+
+    infos: the tensors to come, in any order; the file's order is the crate's, by type, then name
+    raises: CheckpointError when the disk fails or a tensor stays incomplete, in which case a file
+        that was there before is left as it was; ShapeError for a chunk that does not fit
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        infos: Mapping[str, TensorInfo],
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
+        self._partly = ExitStack()  # undoes what is on the disk so far
+        self._partly.callback(self._partial.unlink, missing_ok=True)
+        rank = {dtype: -place for place, dtype in enumerate(STORAGE)}
+        names = sorted(infos, key=lambda name: (rank[infos[name].dtype], name))
+        self._infos = {name: TensorInfo(*infos[name]) for name in names}
+        self._missing = {name: i.nbytes for name, i in self._infos.items() if i.nbytes}
+        data_size = sum(self._missing.values())
+        header = _header(self._infos, metadata)
+        _parse(header, data_size, self.path)  # never write what cannot be read
+        self._size = 8 + len(header) + data_size
+        with self._removed_on_failure():
+            file = open(self._partial, "wb")  # noqa: SIM115 (the ExitStack closes it)
+            self._file = self._partly.enter_context(file)
+            self._file.write(len(header).to_bytes(8, "little") + header)
+
+    def names(self) -> list[str]:
+        """The order in which `write` wants the tensors."""
+        return list(self._infos)
+
+    def write(self, name: str, chunk: np.ndarray) -> None:
+        """Append the next rows of a tensor (the whole of it, if it has no axis).
+
+        chunk: of the type in STORAGE, never converted, and of the tensor's shape but for axis 0
+        """
+        dtype, shape = self._infos[name]
+        rows_fit = chunk.ndim == len(shape) and chunk.shape[1:] == shape[1:]
+        if not rows_fit or chunk.dtype != STORAGE[dtype]:
+            raise ShapeError(
+                f"{name!r} is {dtype} {list(shape)}, not {chunk.dtype} {list(chunk.shape)}",
+                f"give rows of it, in {STORAGE[dtype]}",
+            )
+        expected = next(iter(self._missing), None)
+        if chunk.nbytes and (name != expected or chunk.nbytes > self._missing[name]):
+            left = self._missing.get(expected, 0)
+            raise ShapeError(
+                f"{chunk.nbytes} bytes of {name!r} are given, {left} of {expected!r} are due",
+                "write each tensor once, in the order of names()",
+            )
+        with self._removed_on_failure():
+            self._file.write(np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data)
+        if chunk.nbytes:
+            self._missing[name] -= chunk.nbytes
+        if not self._missing.get(name, 1):
+            del self._missing[name]
+
+    def close(self) -> None:
+        """Put the finished file in its place, safe from a power failure from here on."""
+        with self._removed_on_failure():
+            for name, left in self._missing.items():
+                files.refuse(self.path, f"{name!r} lacks {left} bytes", "write all of its rows")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            os.replace(self._partial, self.path)
+            with suppress(OSError):  # not every system can open a directory
+                _sync_directory(self.path.parent)
+
+    @contextmanager
+    def _removed_on_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self._discard()
+            if isinstance(error, OSError):
+                hint = f"the file needs {self._size} bytes in a folder that can be written"
+                files.refuse(self.path, error.strerror, hint)
+            raise
+
+    def _discard(self) -> None:
+        with suppress(OSError):  # closing a file flushes it, on a disk that may be full
+            self._partly.close()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._discard() if kind else self.close()
+
+
+def _header(infos: Mapping[str, TensorInfo], metadata: Mapping[str, str] | None) -> bytes:
+    entries: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    end = 0
+    for name, (dtype, shape) in infos.items():
+        start, end = end, end + infos[name].nbytes
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": (start, end)}
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":"))
+    header = text.encode("utf-8", "surrogatepass")  # what is not UTF-8 then fails in `_parse`
+    return header + b" " * (-len(header) % 8)  # the data starts aligned, as the crate's does
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,218 @@
+"""The forward pass in NumPy: a view of theta with a few verbs. Clear, always there, the oracle.
+
+A view stands for P perturbed copies of the model. Activations carry that axis in front,
+[P, N, D], and it stays 1 until the first perturbed tensor is touched. A tile of W is read once,
+its z made once per seed, and W + scale * z lives only while it is multiplied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from tinyzo.engine import noise
+from tinyzo.engine.weights import Probe, Weights
+from tinyzo.errors import ShapeError
+from tinyzo.text.batches import Batch
+
+QUERIES = 128  # attention scores are made for so many queries at once
+
+# Phi(x) = 1/2 + x P(x^2) / Q(x^2) on |x| <= 5.5, within 7e-9: the normal distribution function,
+# fitted for tinyzo, since NumPy has no erf. Beyond 5.5 a float32 Phi is 0 or 1.
+PHI_LIMIT = 5.5
+PHI_P = (
+    0.39894223462721035, 0.03385265997064125, 0.004677261233943165, 0.00016882578683706924,
+    6.352116785300932e-06, 2.2749383392528723e-08,
+)  # fmt: skip
+PHI_Q = (
+    1.0, 0.25152195303413954, 0.02864587870524476, 0.0018844454405474056,
+    7.36475297521632e-05, 1.1975043840867986e-06,
+)  # fmt: skip
+
+
+def polynomial(coefficients: tuple[float, ...], x: np.ndarray) -> np.ndarray:
+    """c0 + c1 x + c2 x^2 + ... by Horner's rule, in float32."""
+    total = np.full_like(x, coefficients[-1])
+    for c in coefficients[-2::-1]:
+        total *= x
+        total += np.float32(c)
+    return total
+
+
+class NumpyView:
+    """P perturbed copies of the weights, seen through the verbs that a model needs.
+
+    Arrays are float32. P is 1 below the first perturbed tensor and len(probes) from there on.
+    """
+
+    def __init__(self, weights: Weights, probes: list[Probe]) -> None:
+        self.weights, self.probes = weights, probes
+        self.perturbed = any(probe.scale for probe in probes)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.weights
+
+    # -- the perturbation ------------------------------------------------------------------
+
+    def copies(self, name: str, w: np.ndarray, index: np.ndarray) -> Iterator[np.ndarray]:
+        """w + scale * z for each probe, one after another; once, when nothing is perturbed.
+
+        w: f32, some elements of tensor `name`; index: u32, their flat numbers.
+        """
+        if not self.perturbed:
+            yield w
+            return
+        z: dict[int, np.ndarray] = {}
+        for probe in self.probes:
+            if probe.scale and probe.seed not in z:
+                z[probe.seed] = noise.at(probe.seed, name, index.copy(), self.weights.kind)
+            yield w + np.float32(probe.scale) * z[probe.seed] if probe.scale else w
+
+    def vector(self, name: str) -> np.ndarray:
+        """A bias or a LayerNorm vector: f32[P, 1, D]."""
+        (n,) = self.weights.shape(name)
+        w = self.weights.rows(name, 0, n)
+        return np.stack(list(self.copies(name, w, self.weights.index(name, 0, n))))[:, None]
+
+    def project(self, name: str, x: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
+        """x W^T in tiles of W's rows: (start, stop, f32[P, N, stop - start])."""
+        if x.shape[-1] != self.weights.shape(name)[1]:
+            raise ShapeError(
+                f"{name} {self.weights.shape(name)} does not take width {x.shape[-1]}",
+                "check config.json against the weights",
+            )
+        for start, stop in self.weights.tiles(name):
+            w = self.weights.rows(name, start, stop)
+            yield start, stop, self.multiply(x, name, w, self.weights.index(name, start, stop))
+
+    def multiply(self, x: np.ndarray, name: str, w: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """x w^T for each probe's w. x: f32[P or 1, N, D], w: f32[R, D]; f32[P or 1, N, R]."""
+        if not self.perturbed:
+            return x @ w.T
+        pairs = enumerate(self.copies(name, w, index))
+        return np.stack([x[p if len(x) > 1 else 0] @ copy.T for p, copy in pairs])
+
+    def row_copies(self, name: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The given rows of a table and their flat element numbers."""
+        width = self.weights.shape(name)[1]
+        index = rows.astype(np.uint32)[:, None] * np.uint32(width)
+        return self.weights.gather(name, rows), index + np.arange(width, dtype=np.uint32)
+
+    # -- verbs with parameters -------------------------------------------------------------
+
+    def embed(self, name: str, ids: np.ndarray) -> np.ndarray:
+        """Rows of a table. ids: int[N]; returns f32[P, N, D]."""
+        rows, back = np.unique(ids, return_inverse=True)
+        return np.stack([copy[back] for copy in self.copies(name, *self.row_copies(name, rows))])
+
+    def linear(self, name: str, x: np.ndarray) -> np.ndarray:
+        """x W^T + b. x: f32[P, N, D]; returns f32[P, N, out]. The bias is optional."""
+        y = np.concatenate([tile for _, _, tile in self.project(f"{name}.weight", x)], axis=-1)
+        if f"{name}.bias" in self.weights:
+            y += self.vector(f"{name}.bias")
+        return y
+
+    def norm(self, name: str, x: np.ndarray, ln_eps: float) -> np.ndarray:
+        """LayerNorm (Ba et al. 2016) over the last axis. x: f32[P, N, D]; returns the same.
+
+        Without its two vectors in the checkpoint it only centres and scales.
+        """
+        x = x - x.mean(axis=-1, keepdims=True)
+        x /= np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + np.float32(ln_eps))
+        if f"{name}.weight" in self.weights:
+            x = x * self.vector(f"{name}.weight") + self.vector(f"{name}.bias")
+        return x
+
+    def scores(
+        self, name: str, h: np.ndarray, rows: np.ndarray | None = None, bias: str | None = None
+    ) -> np.ndarray:
+        """The vocabulary projection h E^T + b, of all rows or of those asked for.
+
+        h: f32[P, N, D]; rows: int[R]; bias: name of f32[V]; returns f32[P, N, R or V].
+        """
+        if rows is None:
+            y = np.concatenate([tile for _, _, tile in self.project(name, h)], axis=-1)
+        else:
+            y = self.multiply(h, name, *self.row_copies(name, rows))
+        if bias is not None:
+            y += self.vector(bias)[..., slice(None) if rows is None else rows]
+        return y
+
+    def nll(
+        self,
+        name: str,
+        h: np.ndarray,
+        at: np.ndarray,
+        targets: np.ndarray,
+        bias: str | None = None,
+    ) -> np.ndarray:
+        """-log p(target), the softmax over the vocabulary taken tile by tile.
+
+        h: f32[P, N, D]; at: int[K], rows of h; targets: int[K]; returns f32[P, K].
+        """
+        b = self.vector(bias) if bias is not None else None
+        top = total = picked = None
+        for start, stop, y in self.project(name, h):
+            if b is not None:
+                y += b[..., start:stop]
+            peak = y.max(axis=-1)
+            if top is None:
+                top, total = peak, np.zeros_like(peak)
+                picked = np.empty((len(y), len(at)), np.float32)
+            here = (start <= targets) & (targets < stop)
+            picked[:, here] = y[:, at[here], targets[here] - start]
+            new = np.maximum(top, peak)
+            y -= new[..., None]
+            total = total * np.exp(top - new) + np.exp(y, out=y).sum(axis=-1)
+            top = new
+        return (np.log(total) + top)[:, at] - picked
+
+    # -- mathematics without parameters ----------------------------------------------------
+
+    def attention(
+        self,
+        q: np.ndarray,
+        k: np.ndarray,
+        v: np.ndarray,
+        batch: Batch,
+        causal: bool,
+        rows: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Scaled dot-product attention within each packed segment (Vaswani et al. 2017, eq. 1).
+
+        softmax(q k^T / sqrt(K)) v; a segment sees its parent and itself, up to each query's own
+        place if causal. q: f32[P, M, H, K], the queries of tokens `rows` (None: all N);
+        k, v: f32[P, N, H, K]; returns f32[P, M, H, K].
+        differs: no padding mask exists, since nothing is padded
+        """
+        out = np.empty((max(len(q), len(k)), *q.shape[1:]), np.float32)
+        scale = np.float32(q.shape[-1] ** -0.5)
+        for queries, keys, places in batch.attention_blocks(rows, QUERIES):
+            # [P, H, T, K] x [P, H, K, S]
+            score = q[:, queries].swapaxes(1, 2) @ k[:, keys].transpose(0, 2, 3, 1)
+            score *= scale
+            if causal:
+                score[:, :, places[:, None] < np.arange(score.shape[-1])] = -np.inf
+            score -= score.max(axis=-1, keepdims=True)
+            np.exp(score, out=score)
+            score /= score.sum(axis=-1, keepdims=True)
+            out[:, queries] = (score @ v[:, keys].swapaxes(1, 2)).swapaxes(1, 2)
+        return out
+
+    def gelu(self, x: np.ndarray) -> np.ndarray:
+        """x Phi(x), the exact GELU (Hendrycks & Gimpel 2016), within 3e-7 |x|; x is overwritten."""
+        flat = x.reshape(-1)
+        for start in range(0, flat.size, 1 << 14):  # small blocks stay in cache
+            block = flat[start : start + (1 << 14)]
+            t = np.clip(block, np.float32(-PHI_LIMIT), np.float32(PHI_LIMIT))
+            square = t * t
+            t *= polynomial(PHI_P, square)
+            t /= polynomial(PHI_Q, square)
+            t += np.float32(0.5)
+            block *= t
+        return x
+
+    def relu(self, x: np.ndarray) -> np.ndarray:
+        """max(x, 0); x is overwritten."""
+        return np.maximum(x, 0, out=x)

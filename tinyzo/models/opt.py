@@ -1,0 +1,156 @@
+"""OPT (Zhang et al. 2022): a causal language model, as facebook/opt-* publish it.
+
+    x = token + position (+2)                 350m: token through project_in first
+    pre-LN:  x = x + attention(norm(x));      x = x + ffn(norm(x));      a final norm
+    post-LN: x = norm(x + attention(x));      x = norm(x + ffn(x));      no final norm (350m)
+    ffn      = fc2(relu(fc1(x)))
+    logits   = x token^T                      350m: project_out first
+
+Functions on a view `theta` of the weights; every name below is the checkpoint's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinyzo.checkpoints.directory import Layout
+from tinyzo.text.batches import Batch
+
+TOKENS = "model.decoder.embed_tokens.weight"
+POSITIONS = "model.decoder.embed_positions.weight"
+OFFSET = 2  # the table's first two rows are never used
+
+LAYOUT = Layout(
+    prefixes=("model.decoder.", "decoder.", ""),
+    base="model.decoder.",
+    ties={"lm_head.weight": TOKENS},
+    ignored=(),
+)
+ALLOWED = {
+    "activation_function": ("relu", "gelu"),
+    "tie_word_embeddings": (True,),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The fields of config.json that change the result, with transformers' defaults."""
+
+    vocab_size: int = 50272
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    ffn_dim: int = 3072
+    max_position_embeddings: int = 2048
+    do_layer_norm_before: bool = True
+    _remove_final_layer_norm: bool = False
+    word_embed_proj_dim: int | None = None
+    num_attention_heads: int = 12
+    activation_function: str = "relu"
+    enable_bias: bool = True
+    layer_norm_elementwise_affine: bool = True
+    tie_word_embeddings: bool = True
+    bos_token_id: int = 2
+    eos_token_id: int = 2
+    pad_token_id: int = 1
+
+    @property
+    def embed_size(self) -> int:
+        return self.word_embed_proj_dim or self.hidden_size
+
+    @property
+    def has_final_norm(self) -> bool:
+        return self.do_layer_norm_before and not self._remove_final_layer_norm
+
+    @property
+    def max_length(self) -> int:
+        return self.max_position_embeddings
+
+
+def shapes(config: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Every parameter's name and shape."""
+    d, f, e = config.hidden_size, config.ffn_dim, config.embed_size
+
+    def linear(name: str, out: int, inner: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+        yield f"{name}.weight", (out, inner)
+        if config.enable_bias:
+            yield f"{name}.bias", (out,)
+
+    def norm(name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+        if config.layer_norm_elementwise_affine:
+            yield f"{name}.weight", (d,)
+            yield f"{name}.bias", (d,)
+
+    yield TOKENS, (config.vocab_size, e)
+    yield POSITIONS, (config.max_position_embeddings + OFFSET, d)
+    if e != d:
+        yield "model.decoder.project_in.weight", (d, e)
+        yield "model.decoder.project_out.weight", (e, d)
+    for i in range(config.num_hidden_layers):
+        name = f"model.decoder.layers.{i}"
+        for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            yield from linear(f"{name}.self_attn.{part}", d, d)
+        yield from norm(f"{name}.self_attn_layer_norm")
+        yield from linear(f"{name}.fc1", f, d)
+        yield from linear(f"{name}.fc2", d, f)
+        yield from norm(f"{name}.final_layer_norm")
+    if config.has_final_norm:
+        yield from norm("model.decoder.final_layer_norm")
+
+
+def embed(theta, config: Config, batch: Batch) -> np.ndarray:
+    """Tokens and positions: f32[P, N, D]."""
+    x = theta.embed(TOKENS, batch.ids)
+    if config.embed_size != config.hidden_size:
+        x = theta.linear("model.decoder.project_in", x)
+    return x + theta.embed(POSITIONS, batch.positions + OFFSET)
+
+
+def layer(theta, config: Config, i: int, x: np.ndarray, batch: Batch, rows=None) -> np.ndarray:
+    """One decoder layer. x: f32[P, N, D]; returns it, or only its `rows`: f32[P, M, D]."""
+    name = f"model.decoder.layers.{i}"
+
+    def norm(part: str, x: np.ndarray, here: bool) -> np.ndarray:
+        return theta.norm(f"{name}.{part}", x, 1e-5) if here else x
+
+    def heads(part: str, x: np.ndarray) -> np.ndarray:  # [P, N, D] -> [P, N, H, K]
+        y = theta.linear(f"{name}.self_attn.{part}", x)
+        return y.reshape(*y.shape[:2], config.num_attention_heads, -1)
+
+    before = config.do_layer_norm_before
+    y = norm("self_attn_layer_norm", x, before)
+    k, v = heads("k_proj", y), heads("v_proj", y)
+    if rows is not None:
+        x, y = x[:, rows], y[:, rows]
+    a = theta.attention(heads("q_proj", y), k, v, batch, causal=True, rows=rows)
+    x = x + theta.linear(f"{name}.self_attn.out_proj", a.reshape(*a.shape[:2], -1))
+    x = norm("self_attn_layer_norm", x, not before)
+
+    y = theta.linear(f"{name}.fc1", norm("final_layer_norm", x, before))
+    x = x + theta.linear(f"{name}.fc2", getattr(theta, config.activation_function)(y))
+    return norm("final_layer_norm", x, not before)
+
+
+def hidden(theta, config: Config, batch: Batch) -> np.ndarray:
+    """The last hidden state of the tokens that the batch reads: f32[P, M, D or E]."""
+    x = embed(theta, config, batch)
+    last = config.num_hidden_layers - 1
+    for i in range(last + 1):
+        x = layer(theta, config, i, x, batch, batch.read if i == last else None)
+    if config.has_final_norm:
+        x = theta.norm("model.decoder.final_layer_norm", x, 1e-5)
+    if config.embed_size != config.hidden_size:
+        x = theta.linear("model.decoder.project_out", x)
+    return x
+
+
+def logits(theta, config: Config, h: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    """Scores of the vocabulary, or of some rows of it. h: f32[P, M, E]; f32[P, M, V or R]."""
+    return theta.scores(TOKENS, h, rows)
+
+
+def nll(theta, config: Config, h: np.ndarray, at: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """-log p of target k at hidden state at[k]: f32[P, K]."""
+    return theta.nll(TOKENS, h, at, targets)

@@ -1,0 +1,149 @@
+"""RoBERTa (Liu et al. 2019): BERT's encoder and its masked-language-model head.
+
+    x = norm(token + position + type)
+    x = norm(x + attention(x));  x = norm(x + ffn(x))       for each layer, post-LN
+    ffn    = dense(gelu(dense(x)))
+    logits = norm(gelu(dense(x))) token^T + bias            the head, tied to the embedding
+
+Functions on a view `theta` of the weights; every name below is the checkpoint's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinyzo.checkpoints.directory import Layout
+from tinyzo.text.batches import Batch
+
+TOKENS = "roberta.embeddings.word_embeddings.weight"
+POSITIONS = "roberta.embeddings.position_embeddings.weight"
+TYPES = "roberta.embeddings.token_type_embeddings.weight"
+
+LAYOUT = Layout(
+    prefixes=("roberta.", ""),
+    base="roberta.",
+    ties={"lm_head.decoder.weight": TOKENS, "lm_head.decoder.bias": "lm_head.bias"},
+    ignored=(
+        "roberta.embeddings.position_ids",  # 0, 1, 2, ...: kept by old versions as a buffer
+        "roberta.pooler.dense.weight",  # not read by the masked-language-model head
+        "roberta.pooler.dense.bias",
+    ),
+)
+ALLOWED = {
+    "hidden_act": ("gelu",),
+    "position_embedding_type": ("absolute",),
+    "is_decoder": (False,),
+    "add_cross_attention": (False,),
+    "tie_word_embeddings": (True,),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The fields of config.json that change the result, with transformers' defaults."""
+
+    vocab_size: int = 50265
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    position_embedding_type: str = "absolute"
+    is_decoder: bool = False
+    add_cross_attention: bool = False
+    tie_word_embeddings: bool = True
+    bos_token_id: int = 0
+    eos_token_id: int = 2
+    pad_token_id: int = 1
+
+    @property
+    def max_length(self) -> int:
+        return self.max_position_embeddings - self.pad_token_id - 1
+
+
+def shapes(config: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Every parameter's name and shape."""
+    d, f = config.hidden_size, config.intermediate_size
+
+    def linear(name: str, out: int, inner: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+        yield f"{name}.weight", (out, inner)
+        yield f"{name}.bias", (out,)
+
+    def norm(name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+        yield f"{name}.weight", (d,)
+        yield f"{name}.bias", (d,)
+
+    yield TOKENS, (config.vocab_size, d)
+    yield POSITIONS, (config.max_position_embeddings, d)
+    yield TYPES, (config.type_vocab_size, d)
+    yield from norm("roberta.embeddings.LayerNorm")
+    for i in range(config.num_hidden_layers):
+        name = f"roberta.encoder.layer.{i}"
+        for part in ("query", "key", "value"):
+            yield from linear(f"{name}.attention.self.{part}", d, d)
+        yield from linear(f"{name}.attention.output.dense", d, d)
+        yield from norm(f"{name}.attention.output.LayerNorm")
+        yield from linear(f"{name}.intermediate.dense", f, d)
+        yield from linear(f"{name}.output.dense", d, f)
+        yield from norm(f"{name}.output.LayerNorm")
+    yield from linear("lm_head.dense", d, d)
+    yield from norm("lm_head.layer_norm")
+    yield "lm_head.bias", (config.vocab_size,)
+
+
+def embed(theta, config: Config, batch: Batch) -> np.ndarray:
+    """Tokens, positions (counted from pad_token_id + 1) and type 0: f32[P, N, D]."""
+    x = theta.embed(TOKENS, batch.ids)
+    x = x + theta.embed(POSITIONS, batch.positions + config.pad_token_id + 1)
+    x = x + theta.embed(TYPES, np.zeros(1, np.int64))
+    return theta.norm("roberta.embeddings.LayerNorm", x, config.layer_norm_eps)
+
+
+def layer(theta, config: Config, i: int, x: np.ndarray, batch: Batch, rows=None) -> np.ndarray:
+    """One encoder layer. x: f32[P, N, D]; returns it, or only its `rows`: f32[P, M, D]."""
+    name, ln_eps = f"roberta.encoder.layer.{i}", config.layer_norm_eps
+
+    def heads(part: str, x: np.ndarray) -> np.ndarray:  # [P, N, D] -> [P, N, H, K]
+        y = theta.linear(f"{name}.attention.self.{part}", x)
+        return y.reshape(*y.shape[:2], config.num_attention_heads, -1)
+
+    k, v = heads("key", x), heads("value", x)
+    if rows is not None:
+        x = x[:, rows]
+    a = theta.attention(heads("query", x), k, v, batch, causal=False, rows=rows)
+    x = x + theta.linear(f"{name}.attention.output.dense", a.reshape(*a.shape[:2], -1))
+    x = theta.norm(f"{name}.attention.output.LayerNorm", x, ln_eps)
+
+    y = theta.gelu(theta.linear(f"{name}.intermediate.dense", x))
+    return theta.norm(f"{name}.output.LayerNorm", x + theta.linear(f"{name}.output.dense", y), ln_eps)
+
+
+def hidden(theta, config: Config, batch: Batch) -> np.ndarray:
+    """The last hidden state of the tokens that the batch reads: f32[P, M, D]."""
+    x = embed(theta, config, batch)
+    last = config.num_hidden_layers - 1
+    for i in range(last + 1):
+        x = layer(theta, config, i, x, batch, batch.read if i == last else None)
+    return x
+
+
+def head(theta, config: Config, h: np.ndarray) -> np.ndarray:
+    """The masked-language-model head up to its projection. h: f32[P, M, D]; the same."""
+    h = theta.gelu(theta.linear("lm_head.dense", h))
+    return theta.norm("lm_head.layer_norm", h, config.layer_norm_eps)
+
+
+def logits(theta, config: Config, h: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    """Scores of the vocabulary, or of some rows of it. h: f32[P, M, D]; f32[P, M, V or R]."""
+    return theta.scores(TOKENS, head(theta, config, h), rows, bias="lm_head.bias")
+
+
+def nll(theta, config: Config, h: np.ndarray, at: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """-log p of target k at hidden state at[k]: f32[P, K]."""
+    return theta.nll(TOKENS, head(theta, config, h), at, targets, bias="lm_head.bias")

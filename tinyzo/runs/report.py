@@ -1,0 +1,60 @@
+"""What a person sees of a run: a line of progress, and the losses as a picture."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from tinyzo.runs.run import read_lines
+
+MEGABYTE = 1 << 20
+
+
+def say(text: str) -> None:
+    """A line of log, to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def progress(done: int, steps: int) -> Any:
+    """tqdm's bar over the steps, on stderr."""
+    from tqdm import tqdm
+
+    return tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True, file=sys.stderr)
+
+
+def show(bar: Any, metrics: dict[str, Any], accuracy: float | None) -> None:
+    """One step forward on the bar: loss, accuracy on dev, s/step, peak memory."""
+    fields = {
+        "loss": f"{metrics['loss']:.4f}",
+        "s/step": f"{metrics['seconds']:.3f}",
+        "peak": f"{metrics['peak_bytes'] / MEGABYTE:.0f}MB",
+    }
+    if accuracy is not None:
+        fields["dev"] = f"{accuracy:.3f}"
+    bar.set_postfix(fields, refresh=False)
+    bar.update()
+
+
+def plot(run: Path) -> str:
+    """Draw the losses of a run to loss.png.
+
+    returns: a line that says where it is, or how to get it
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        return "no plot of the loss: pip install 'tinyzo[plot]' draws it"
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    metrics = read_lines(run / "metrics.jsonl")
+    dev = [e for e in read_lines(run / "events.jsonl") if e.get("split") == "dev"]
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    axes.plot([m["step"] for m in metrics], [m["loss"] for m in metrics], lw=0.6, label="train")
+    axes.plot([e["step"] for e in dev], [e["loss"] for e in dev], "o-", label="dev")
+    axes.set(xlabel="step", ylabel="loss", title=run.name)
+    axes.legend()
+    figure.savefig(run / "loss.png", dpi=120, bbox_inches="tight")
+    pyplot.close(figure)
+    return f"losses drawn in {run / 'loss.png'}"

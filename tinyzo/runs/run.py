@@ -1,0 +1,161 @@
+"""A run's directory: what it was told, what it did, and the model that comes of it.
+
+    run.toml        every setting, the base's and the data's hashes, versions
+    journal         the terms: the fine-tune itself
+    metrics.jsonl   one object a step
+    events.jsonl    evaluations and errors
+    result.json     the summary, when it is done
+    loss.png        the losses, where matplotlib is installed
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyzo.checkpoints.directory import fingerprint
+from tinyzo.errors import RunError
+from tinyzo.models.model import Model, load
+from tinyzo.runs.journal import read_journal
+from tinyzo.runs.settings import Settings, read_toml, settings_from
+
+
+class Run:
+    """A run's directory, `path`. `settings` are complete."""
+
+    def __init__(self, path: Path, settings: Settings, about: dict[str, Any]) -> None:
+        self.path, self.settings, self.about = path, settings, about
+
+    @property
+    def journal_path(self) -> Path:
+        return self.path / "journal"
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The summary of a finished run; raises RunError before that."""
+        try:
+            return json.loads((self.path / "result.json").read_text())
+        except (OSError, ValueError):
+            raise RunError(f"{self.path}: not finished", f"--resume {self.path}") from None
+
+    @classmethod
+    def create(cls, path: Path, settings: Settings, about: dict[str, Any]) -> Run:
+        """A new directory with its run.toml.
+
+        raises: RunError when the directory is a run already or cannot be made
+        """
+        run = cls(path, settings, about | {"numpy": np.__version__, "machine": platform.machine()})
+        if (path / "run.toml").exists():
+            raise RunError(f"{path} is a run already", f"--resume {path}, or another --output")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            run.save()
+        except OSError as error:
+            raise RunError(f"{path}: {error.strerror}", "name another --output") from None
+        return run
+
+    def save(self) -> None:
+        """Write run.toml, whole or not at all."""
+        about = "".join(f"{name} = {json.dumps(value)}\n" for name, value in self.about.items())
+        partial = self.path / "run.toml.partial"
+        partial.write_text(f"[about]\n{about}\n[settings]\n{self.settings.to_toml()}")
+        partial.replace(self.path / "run.toml")
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """An existing run.
+
+        raises: RunError when the directory is not one
+        """
+        if not (path / "run.toml").is_file():
+            raise RunError(f"{path}: no run.toml, so not a run", "name the --output of finetune")
+        content = read_toml(path / "run.toml")
+        about, settings = content.get("about"), content.get("settings")
+        if not isinstance(about, dict) or not isinstance(settings, dict) or "base" not in about:
+            raise RunError(f"{path}/run.toml is not a run's", "restore it from a copy")
+        return cls(path, settings_from(settings, f"{path}/run.toml"), about)
+
+    def base_model(self) -> Model:
+        """The checkpoint that the run began with, as it is in memory before any step.
+
+        raises: RunError when its files have changed since
+        """
+        directory = self.settings.model_path
+        if (found := fingerprint(directory)) != self.about["base"]:
+            raise RunError(
+                f"{directory} has changed since the run began ({found[:12]}, then "
+                f"{self.about['base'][:12]})",
+                "restore the checkpoint, or begin a new run",
+            )
+        s = self.settings
+        return load(directory, s.engine, s.residency, s.dtype, s.threads)
+
+    def model(self, step: int | None = None) -> Model:
+        """The model after `step` steps; None: the step that did best on dev."""
+        model = self.base_model()
+        steps = read_journal(self.journal_path)[1]
+        step = self.best_step() if step is None else step
+        if not 0 <= step <= len(steps):
+            raise RunError(f"{self.path}: no step {step}", f"it has {len(steps)} steps")
+        for done in steps[:step]:
+            model.weights.add(done.terms, done.decay)
+        return model
+
+    def evaluations(self, split: str) -> dict[int, dict[str, Any]]:
+        """The evaluations on a split, by step."""
+        events = read_lines(self.path / "events.jsonl")
+        return {e["step"]: e for e in events if e["event"] == "evaluation" and e["split"] == split}
+
+    def best_step(self) -> int:
+        """The step with the best dev accuracy (RoBERTa) or dev loss (OPT), as published.
+
+        Equal accuracies are decided by the loss, then for the earlier step. Without a dev split
+        it is the last step.
+        """
+        evaluations = self.evaluations("dev")
+        if not evaluations:
+            return len(read_journal(self.journal_path)[1])
+        by_loss = self.about["family"] == "opt"
+
+        def badness(step: int) -> tuple[float, ...]:
+            e = evaluations[step]
+            return (e["loss"],) if by_loss else (-e["accuracy"], e["loss"])
+
+        return min(sorted(evaluations), key=badness)
+
+    def record(self, file: str, line: dict[str, Any]) -> None:
+        """Append an object to metrics.jsonl or events.jsonl.
+
+        raises: RunError when the disk is full
+        """
+        try:
+            with open(self.path / file, "a", encoding="utf-8") as lines:
+                lines.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise RunError(
+                f"{self.path / file}: {error.strerror}", "make room on the disk, then --resume"
+            ) from None
+
+    def keep_lines(self, file: str, most: int) -> int:
+        """Cut a file of lines after `most` whole ones, dropping a torn one; returns how many."""
+        lines = [json.dumps(line) + "\n" for line in read_lines(self.path / file)[:most]]
+        partial = self.path / f"{file}.partial"
+        partial.write_text("".join(lines), encoding="utf-8")
+        partial.replace(self.path / file)
+        return len(lines)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a .jsonl file up to the first that is torn; none when there is no file."""
+    lines: list[dict[str, Any]] = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                break
+    return lines

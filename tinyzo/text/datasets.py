@@ -1,0 +1,191 @@
+"""Reading the files people have, and drawing from them the rows that the papers used."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinyzo.errors import DataError
+
+if TYPE_CHECKING:
+    from tinyzo.text.tasks import Task
+
+# What the files of a split are called: in GLUE, in SuperGLUE, in k-shot folders, by other people.
+STEMS = {
+    "train": ("train", "train_first1000_hf"),
+    "dev": ("dev", "dev_matched", "dev32", "val", "valid", "validation"),
+    "test": ("test", "test_matched"),
+}
+KINDS = {".tsv": "a row", ".csv": "a row", ".jsonl": "a JSON object", ".txt": "a TREC question"}
+SUFFIXES = ", ".join(KINDS)
+
+
+class Row(dict[str, Any]):
+    """One row by its column names; `where` is its file and line, for messages."""
+
+    where = "the input"
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The rows to train on, to choose by, and to report; a split that has no file is empty."""
+
+    train: list[Row]
+    dev: list[Row]
+    test: list[Row]
+
+    @property
+    def evaluation(self) -> tuple[str, list[Row]]:
+        """The split to report on, by name: test, or dev where there is no test, or train."""
+        named = {"test": self.test, "dev": self.dev, "train": self.train}
+        return next(((name, rows) for name, rows in named.items() if rows), ("test", []))
+
+
+def read_rows(path: str | Path, columns: Sequence[str] | None = None) -> list[Row]:
+    """Every row of a .tsv, .csv, .jsonl or TREC .txt file, in order.
+
+    columns: names for a .csv without a header; everything else names its own
+    returns: rows of str from tables, of anything from JSON
+    raises:  DataError naming file and line: not UTF-8, not JSON, too few or many cells, no rows
+    differs: a quote in a .tsv is a letter (GLUE has unbalanced ones); in a .csv it quotes
+    """
+    path = Path(path)
+    records = _records(path)
+    header: Sequence[str] = ()
+    if path.suffix in (".tsv", ".csv"):
+        header = columns if columns and path.suffix == ".csv" else next(records, (1, []))[1]
+    rows = []
+    for line, content in records:
+        try:
+            rows.append(Row(_parse(path.suffix, content, header)))
+        except (ValueError, TypeError, RecursionError) as error:
+            found = f"{path} line {line}: not {KINDS[path.suffix]}: {str(content)[:60]!r}"
+            expected = f"the columns are {', '.join(header)}" if header else "correct the line"
+            raise DataError(found, expected) from error
+        rows[-1].where = f"{path} line {line}"
+    if not rows or len(set(header)) < len(header):
+        found = "two columns have one name" if rows else "no rows"
+        raise DataError(f"{path}: {found}", "a table is a line of names and a line for each row")
+    return rows
+
+
+def load_splits(task: Task, path: str | Path) -> Splits:
+    """The splits in a folder, under the names GLUE, SuperGLUE and the k-shot sets give them.
+
+    path:    a folder; or one file, whose rows are then `train`
+    returns: Splits; a test file without labels (GLUE's and SuperGLUE's own) counts as none
+    raises:  DataError when the folder holds no split, and as `read_rows` does
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return Splits(read_rows(path, task.columns), [], [])
+    found: dict[str, list[Row]] = {}
+    for split, stems in STEMS.items():
+        files = (path / (stem + suffix) for stem in stems for suffix in KINDS)
+        file = next((file for file in files if file.is_file()), None)
+        found[split] = read_rows(file, task.columns) if file else []
+    if not any(found.values()):
+        names = ", ".join(stem for stems in STEMS.values() for stem in stems)
+        raise DataError(f"{path} holds no data", f"name the files {names}, ending in {SUFFIXES}")
+    if found["test"] and task.find(found["test"][0], task.label_field) is None:
+        found["test"] = []
+    return Splits(**found)
+
+
+def draw(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
+    """The first `count` rows after one shuffle by NumPy's legacy generator, as published code has.
+
+    The published test sets of RoBERTa are `draw(rows, 1000, 42)` where there are more than 1,000.
+    raises:  DataError when the legacy generator cannot take the seed
+    differs: a generator of its own, so that NumPy's global one is neither read nor moved
+    """
+    if not 0 <= seed < 2**32:
+        raise DataError(f"data seed {seed}", "the data seed is an integer from 0 to 4294967295")
+    order = np.random.RandomState(seed).permutation(len(rows))
+    return [rows[index] for index in order[:count]]
+
+
+def kshot(task: Task, rows: Sequence[Row], k: int, seed: int) -> tuple[list[Row], list[Row]]:
+    """The k-shot split of Gao et al. 2021 (LM-BFF), which MeZO uses with seeds 13 21 42 87 100.
+
+    returns: train, dev: after one shuffle the first k rows of each label and the next k,
+             labels in the order in which the shuffle brings them up
+    raises:  DataError when a label has fewer than 2k rows
+    differs: the published script takes fewer without a word (TREC at k=512 has 86 of ABBR)
+    """
+    groups: dict[int, list[Row]] = {}
+    for row in draw(rows, len(rows), seed):
+        groups.setdefault(task.label(row), []).append(row)
+    for index, label in enumerate(task.labels):
+        found, wanted = len(groups.get(index, ())), 2 * k
+        if found < wanted:
+            message = f"label {label!r} has {found} rows where k={k} takes {wanted}, half for dev"
+            raise DataError(f"{task.name}: {message}", f"use k <= {found // 2}, or more data")
+    train = [row for group in groups.values() for row in group[:k]]
+    return train, [row for group in groups.values() for row in group[k : 2 * k]]
+
+
+def sample_opt(
+    train: Sequence[Row], evaluation: Sequence[Row],
+    n_train: int = 1000, n_dev: int = 500, n_eval: int = 1000, seed: int = 0,
+) -> Splits:  # fmt: skip
+    """MeZO's rows for OPT: n_train + n_dev of one permutation, dev its end; then n_eval to test.
+
+    raises:  DataError when nothing is left to train on; fewer than n_train rows are all taken
+    """
+    drawn = draw(train, n_train + n_dev, seed)
+    cut = len(drawn) - n_dev
+    if cut < 1:
+        message = f"{len(drawn)} training rows, of which dev would take {n_dev}"
+        raise DataError(message, "use a smaller dev set, or more data")
+    return Splits(drawn[:cut], drawn[cut:], draw(evaluation, n_eval, seed))
+
+
+def _records(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line number, content) of what is not blank: cells of a table, or the line."""
+    text = _read_text(path)
+    if path.suffix == ".csv":
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        try:
+            yield from ((reader.line_num, cells) for cells in reader if cells)
+        except csv.Error as error:
+            message = f"{path} line {reader.line_num}: {error}"
+            raise DataError(message, "double the quotes inside a quoted cell") from error
+        return
+    # Not str.splitlines: it also breaks at U+2028, U+0085 and others that sentences contain.
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            line = line.removesuffix("\r")
+            yield number, line.split("\t") if path.suffix == ".tsv" else line
+
+
+def _read_text(path: Path) -> str:
+    if path.suffix not in KINDS:
+        raise DataError(f"{path}: not a kind of file that can be read", f"use {SUFFIXES}")
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}", "check the path of the data") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path} line {line}: not UTF-8", "save the file as UTF-8") from error
+
+
+def _parse(suffix: str, content: Any, header: Sequence[str]) -> dict[str, Any]:
+    if suffix == ".jsonl":
+        return {**json.loads(content)}
+    if suffix == ".txt":
+        label, question = content.split(" ", 1)
+        coarse, _fine = label.split(":")
+        return {"label": coarse, "sentence": question}
+    if "label1" in header:  # SNLI, MNLI: one to five annotators' labels, then the gold one
+        first = header.index("label1")
+        header, content = [*header[:first], header[-1]], [*content[:first], content[-1]]
+    return dict(zip(header, content, strict=True))

@@ -1,0 +1,63 @@
+"""MeZO (Malladi et al. 2023, algorithm 1): a step of SGD from two forward passes.
+
+    g     = (L(theta + eps z) - L(theta - eps z)) / (2 eps)      z ~ N(0, I), from a seed
+    theta = (1 - lr decay) theta - lr g z
+
+g, the projected gradient, estimates z^T grad L, and E[g z] = grad L (SPSA, Spall 1992).
+z is never stored: `weights.view` makes theta +- eps z while it multiplies, and `weights.add`
+makes the same z again from the seed. Differs from the paper: theta is not walked to
+theta + eps z and back, so it stays exact; z belongs to (seed, tensor, element), not to an order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tinyzo.engine.weights import Probe, Term, Weights
+from tinyzo.errors import NumericError
+
+Loss = Callable[[Any, Any], Any]  # (view of P probes, batch) -> P losses
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step measured and what it added to theta: all that a journal needs to redo it."""
+
+    losses: tuple[float, ...]
+    projected_gradient: float
+    terms: tuple[Term, ...]
+    decay: float = 0.0
+
+    @property
+    def loss(self) -> float:
+        """The mean over the probes: the loss at theta, up to terms in eps^2."""
+        return sum(self.losses) / len(self.losses)
+
+
+def mezo_step(
+    weights: Weights, loss: Loss, batch: Any, seed: int, eps: float, lr: float, decay: float = 0.0
+) -> Step:
+    """One MeZO step; theta changes in place.
+
+    raises: NumericError when a loss is not finite; theta is then unchanged
+    """
+    theta = weights.view([Probe(seed, +eps), Probe(seed, -eps)])
+    loss_plus, loss_minus = check_finite(loss(theta, batch))
+    projected_gradient = (loss_plus - loss_minus) / (2 * eps)
+    terms = ((seed, -lr * projected_gradient),)
+    weights.add(terms, lr * decay)
+    return Step((loss_plus, loss_minus), projected_gradient, terms, lr * decay)
+
+
+def check_finite(losses: Any) -> list[float]:
+    """The losses as Python floats.
+
+    raises: NumericError when one is not finite
+    """
+    losses = [float(value) for value in losses]
+    if not all(map(math.isfinite, losses)):
+        raise NumericError(f"losses {losses}", "theta is as before; try a smaller lr or eps")
+    return losses

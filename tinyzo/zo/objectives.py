@@ -1,0 +1,79 @@
+"""What a batch costs: one loss for each probe, from the scores of each example's candidates.
+
+    classification   -log softmax(s)[gold],  s_c = the label word's logit (RoBERTa)
+                                             s_c = mean log p of candidate c's tokens (OPT)
+    lm               -mean log p over the gold candidates' tokens of the batch (OPT)
+
+Sums are float64 over float32 scores, since a projected gradient is a small difference of two
+losses. A batch is split into micro-batches to bound memory; the sums add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tinyzo.models.model import Model
+from tinyzo.text.batches import Batch, micro_batches, pack_candidates, pack_masks
+from tinyzo.text.tasks import BoundTask, Example
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss of a task on a model: objective(view, examples) -> f64[P].
+
+    bound: the task with the model's vocabulary; max_tokens bounds a micro-batch.
+    """
+
+    model: Model
+    bound: BoundTask
+    max_tokens: int = 4096
+
+    def __call__(self, theta: Any, examples: Sequence[Example]) -> np.ndarray:
+        total, count = 0.0, 0
+        for part in micro_batches(examples, self.max_tokens):
+            if self.bound.task.loss == "lm":
+                batch = self.pack(part, gold_only=True)
+                total = total + self.token_nll(theta, batch).sum(axis=-1)
+                count += len(batch.targets)
+            else:
+                batch = self.pack(part)
+                total = total + cross_entropy(self.scores(theta, batch), batch.labels)
+                count += len(part)
+        return total / count
+
+    def pack(self, examples: Sequence[Example], gold_only: bool = False) -> Batch:
+        if self.bound.task.family == "roberta":
+            return self.model.check(pack_masks(examples, self.bound.label_word_ids))
+        return self.model.check(pack_candidates(examples, gold_only))
+
+    def token_nll(self, theta: Any, batch: Batch) -> np.ndarray:
+        """-log p of each target token: f64[P, K]."""
+        model = self.model
+        h = model.architecture.hidden(theta, model.config, batch)
+        nll = model.architecture.nll(theta, model.config, h, batch.at, batch.targets)
+        return nll.astype(np.float64)
+
+    def scores(self, theta: Any, batch: Batch) -> np.ndarray:
+        """Each example's candidates: f64[P, B, C], -inf where an example has fewer than C."""
+        if batch.words is not None:
+            model = self.model
+            h = model.architecture.hidden(theta, model.config, batch)
+            rows = model.architecture.logits(theta, model.config, h, batch.words)
+            return rows.astype(np.float64)
+        nll = self.token_nll(theta, batch)
+        ends = np.cumsum(batch.lengths)
+        means = -np.add.reduceat(nll, ends - batch.lengths, axis=-1) / batch.lengths
+        table = np.full((len(nll), len(batch.counts), batch.counts.max()), -np.inf)
+        table[:, np.arange(table.shape[2]) < batch.counts[:, None]] = means
+        return table
+
+
+def cross_entropy(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Sum over the batch of -log softmax(scores)[label]. f64[P, B, C], i64[B]; f64[P]."""
+    top = scores.max(axis=-1, keepdims=True)
+    log_total = top[..., 0] + np.log(np.exp(scores - top).sum(axis=-1))
+    return (log_total - scores[:, np.arange(len(labels)), labels]).sum(axis=-1)
