@@ -10,8 +10,10 @@ Weights are [out, in]. Parameters keep the checkpoint's own names.
 
 from __future__ import annotations
 
+__version__ = "0.1.0"
+
 from tinyzo.engine.noise import noise
 from tinyzo.models.model import load
+from tinyzo.runs.train import finetune
 
-__version__ = "0.1.0"
-__all__ = ["load", "noise"]
+__all__ = ["finetune", "load", "noise"]

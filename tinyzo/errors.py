@@ -1,6 +1,6 @@
 """Everything tinyzo raises on purpose.
 
-    TinyzoError               exit code 1: one line of what was read and found, and a hint that mends it
+    TinyzoError               exit code 1: what was read, what was found, and a hint
       CheckpointError         a weights file or directory: truncated, hostile, mismatched, missing
       ConfigError             a config.json or a setting that asks for what is not built
       TokenizerError          a vocabulary that is missing, damaged, or does not fit the model

@@ -14,11 +14,11 @@ import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
+import hostile
 import numpy as np
 import pytest
+from hostile import Parameter, Storage, Tensor, tensor
 
-from tests.checkpoints import hostile
-from tests.checkpoints.hostile import Parameter, Storage, Tensor, tensor
 from tinyzo.checkpoints import torch_bin
 from tinyzo.checkpoints.sources import TensorInfo
 from tinyzo.checkpoints.torch_bin import open_torch_bin
@@ -72,7 +72,8 @@ def test_the_builder_of_these_tests_emits_the_pickle_of_torch_save():
     weight = state["weight"].storage
     state["tied"] = state["weight"]
     state["transposed"] = Tensor(weight, 0, (3, 4), (1, 3))
-    state["columns"] = Tensor(weight, 3, (3, 2), (3, 2))
+    again = tuple(range(3, 1, -1))  # (3, 2), but not the object that pickle has seen
+    state["columns"] = Tensor(weight, 3, (3, 2), again)
     for name in ("half", "bfloat16", "long", "bool", "scalar", "empty"):
         state[name] = tensor(TAGS.get(name, "F32"), values[name])
     state["parameter"] = Parameter(tensor("F32", values["parameter"]))
@@ -188,16 +189,16 @@ class Payload:
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize(
     "function, name",
-    [(os.system, f"{os.name}.system"), (builtins.eval, "eval"), (builtins.__import__, "__import__"),
+    [(os.system, "system"), (builtins.eval, "eval"), (builtins.__import__, "__import__"),
      (getattr, "getattr"), (io.open, "open"), (pickle.loads, "loads")],
 )  # fmt: skip
 def test_no_function_but_ours_is_called(path, tmp_path, protocol, function, name):
     marker = tmp_path / "executed"
     code = f"touch {marker}" if function is os.system else f"open({str(marker)!r}, 'w')"
     payload = Payload(function, str(marker), "w") if function is io.open else Payload(function, code)
-    refused_pickle(path, pickle.dumps({"x": payload}, protocol), f"{name}'"[-60:])
+    refused_pickle(path, pickle.dumps(payload, protocol), f".{name}'")
     nested = Payload(function, Payload(function, code))
-    refused_pickle(path, pickle.dumps([nested], protocol), "no state dict needs")
+    refused_pickle(path, pickle.dumps(nested, protocol), f".{name}'")
     assert not marker.exists()
 
 
@@ -212,7 +213,7 @@ REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
 PARAMETER = b"ctorch._utils\n_rebuild_parameter\n"
 FLOAT = b"ctorch\nFloatStorage\n"
 MISSING = "it takes a value that is not there"
-DEEP = 200_000
+DEEP = 100_000
 
 
 @pytest.mark.parametrize(
@@ -246,7 +247,7 @@ DEEP = 200_000
         (REBUILD + O_DICT + b")R\x85R.", "a tensor has an impossible offset, shape or stride"),
         (PARAMETER + b"NNN\x87R.", "a parameter is not made of a tensor"),
         (O_DICT + b".", "it holds a function, not a state dict"),
-        (O_DICT + b")RX\x07\0\0\0__class_q\0h\0s.", "its entry '__class_' is a str, not a tensor"),
+        (O_DICT + b")RX\x08\0\0\0__class_q\0h\0s.", "its entry '__class_' is a str, not a tensor"),
         # a memo and a stack that do not hold
         (b"h\x07.", MISSING),
         (b"j\x07\0\0\0.", MISSING),
@@ -267,7 +268,7 @@ DEEP = 200_000
         (b"(" * DEEP + b".", MISSING),
         (b")q\0" + b"h\0h\0\x86q\0" * DEEP + b".", "it holds a tuple, not a state dict"),
         (b"X\xff\xff\xff\xffa.", "it ends in the middle"),
-        (b"\x95\xff\xff\xff\xff\xff\xff\xff\xff.", "it ends in the middle"),
+        (b"\x95\xff\xff\xff\xff.", "it ends in the middle"),
         (b"}", "it ends in the middle"),
         (b"", "it ends in the middle"),
     ],
@@ -423,7 +424,7 @@ def test_flipped_bytes_give_tensors_or_a_refusal_and_nothing_else(path):
     program = zipfile.ZipFile(GOLDEN / "torch_save.bin").read("torch_save/data.pkl")
     first = genuine.index(program)
     spans = [(0, len(genuine)), (first, first + len(program)), (len(genuine) - 1200, len(genuine))]
-    for trial in range(1500):
+    for trial in range(600):
         data = bytearray(genuine)
         for _ in range(rng.choice([1, 1, 2, 8])):
             data[rng.randrange(*spans[trial % 3])] = rng.choice([0, 0xFF, rng.randrange(256)])
@@ -440,9 +441,8 @@ def test_random_programs_give_tensors_or_a_refusal_and_nothing_else(path):
     parts = [*torch_bin._STEPS, *known, O_DICT, REBUILD, PARAMETER, FLOAT, b"X\x01\0\0\0a", b"K\1"]
     for _ in range(3000):
         program = b"".join(rng.choices(parts, k=rng.randrange(30))) + b"."
-        path.write_bytes(hostile.torch_zip(program))
         try:
-            assert read_all(path) == {}
+            assert torch_bin._state_dict(program, path) == {}
         except TinyzoError as error:
             assert str(path) in error.message
 

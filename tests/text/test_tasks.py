@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,16 @@ import pytest
 from tinyzo.errors import DataError, TokenizerError
 from tinyzo.text.datasets import Row, load_splits, read_rows
 from tinyzo.text.tasks import EDITS, TASKS, Example, Task, custom_task, get_task
-from tinyzo.text.tokenizer import load_tokenizer
+from tinyzo.text.tokenizer import Tokenizer, load_tokenizer
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 DATA = SHARED / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not here")
+
+
+@cache
+def real(family: str) -> Tokenizer:
+    return load_tokenizer(SHARED / "tokenizers" / family)
 
 
 class Words:
@@ -240,6 +246,7 @@ def test_labels_are_names_or_json_values_in_any_case():
         ({"text": "a", "mood": "bad"}, "label is missing, not one of bad, good\n  hint: the row "
                                        "has the columns text, mood"),
         ({"text": "a", "label": None}, "label is missing"),
+        ({"text": "a", "label": [[0]]}, "label is '<list>', not one of bad, good"),
         ({"label": "bad"}, "no text under 'text'\n  hint: the row has the columns label"),
         ({"text": 3, "label": "bad"}, "no text under 'text'"),
     ],
@@ -376,6 +383,7 @@ def plain():
     """Encoders by the `tokenizers` package, straight from vocab.json and merges.txt."""
     tokenizers = pytest.importorskip("tokenizers")
 
+    @cache
     def load(family: str) -> Callable[[str], list[int]]:
         folder = SHARED / "tokenizers" / family
         files = [str(folder / name) for name in ("vocab.json", "merges.txt")]
@@ -418,9 +426,11 @@ def star_prompt(name: str, sentences: list[str], encode: Callable, max_length: i
 )
 def test_roberta_prompts_are_the_published_ones(name, folder, columns, plain):
     encode, task = plain("roberta"), get_task(name, "roberta")
-    bound = task.bind(load_tokenizer(SHARED / "tokenizers" / "roberta"))
+    bound = task.bind(real("roberta"))
     splits = load_splits(task, DATA / folder)
-    rows = (splits.train[:100] + splits.dev + splits.test)[:500]
+    rows = (splits.train[:100] + splits.dev + splits.test)[:300]
+    if name in FIRST_LIMIT:
+        rows.append(Row(rows[0], **{columns[0]: "So it goes on. " * 80}))
     for row in rows:
         example = bound.encode(row)
         wanted = star_prompt(name, [row[c] for c in columns], encode, bound.max_length)
@@ -433,7 +443,7 @@ def test_roberta_prompts_are_the_published_ones(name, folder, columns, plain):
 
 @needs_shared
 def test_trec_words_in_the_order_of_the_published_integers():
-    tokenizer = load_tokenizer(SHARED / "tokenizers" / "roberta")
+    tokenizer = real("roberta")
     ids = get_task("trec", "roberta").bind(tokenizer).label_word_ids
     words = ["Description", "Entity", "Expression", "Human", "Location", "Number"]
     assert ids == [tokenizer.word_id(" " + word) for word in words]
@@ -441,7 +451,7 @@ def test_trec_words_in_the_order_of_the_published_integers():
 
 @needs_shared
 def test_one_sst2_prompt_in_full():
-    bound = get_task("sst-2", "roberta").bind(load_tokenizer(SHARED / "tokenizers" / "roberta"))
+    bound = get_task("sst-2", "roberta").bind(real("roberta"))
     example = bound.encode({"sentence": "it 's a charming journey . ", "label": "1"})
     prompt = (0, 405, 128, 29, 10, 18452, 3251, 479, 1437, 85, 21, 50264, 4, 2)
     assert example == Example(prompt, (), 11, 1, "it 's a charming journey . ")
@@ -510,9 +520,9 @@ ANSWERS = {  # what the gold candidate says, by what the file says
 )
 def test_opt_prompts_are_the_published_ones(name, folder, plain):
     encode, task = plain("opt"), get_task(name, "opt")
-    bound = task.bind(load_tokenizer(SHARED / "tokenizers" / "opt"))
+    bound = task.bind(real("opt"))
     splits = load_splits(task, DATA / folder)
-    for row in splits.train[:150] + splits.dev[:100]:
+    for row in splits.train[:100] + splits.dev[:50]:
         example = bound.encode(row)
         prompt, endings = OPT[name](row)
         length = len(encode(prompt.strip(" ")))
@@ -528,7 +538,7 @@ def test_opt_prompts_are_the_published_ones(name, folder, plain):
 
 @needs_shared
 def test_glue_and_superglue_spellings_of_rte_are_one_prompt():
-    bound = get_task("rte", "opt").bind(load_tokenizer(SHARED / "tokenizers" / "opt"))
+    bound = get_task("rte", "opt").bind(real("opt"))
     glue = {"sentence1": "It rains.", "sentence2": "It is wet.", "label": "entailment"}
     superglue = {"premise": "It rains.", "hypothesis": "It is wet.", "label": "entailment"}
     assert bound.encode(glue) == bound.encode(superglue)

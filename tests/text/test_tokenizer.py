@@ -25,35 +25,32 @@ TRICKY = [
 ]
 
 
-def tokenizer_json(ids=None, merges=None, **changes) -> dict:
-    """A tokenizer.json as transformers writes it for RoBERTa, with the merges as strings."""
-    names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    flags = {"single_word": False, "rstrip": False, "special": True}
-    ids = dict(IDS) if ids is None else ids
-    spec = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {"id": IDS[name], "content": name, "lstrip": name == "<mask>"}
-            | {"normalized": name != "<mask>"} | flags
-            for name in names
-        ],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True},
-        "post_processor": {
-            "type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0],
-            "trim_offsets": True, "add_prefix_space": False,
-        },
-        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True},
-        "model": {
-            "type": "BPE", "dropout": None, "unk_token": None, "fuse_unk": False,
-            "continuing_subword_prefix": "", "end_of_word_suffix": "",
-            "vocab": ids, "merges": [" ".join(pair) for pair in MERGES],
-        },
-    }  # fmt: skip
-    if merges is not None:
-        spec["model"]["merges"] = merges
+# A tokenizer.json as transformers writes it for RoBERTa, with the merges as strings.
+TOKENIZER_JSON = {
+    "version": "1.0", "truncation": None, "padding": None,
+    "added_tokens": [
+        {"id": IDS[name], "content": name, "single_word": False, "lstrip": name == "<mask>",
+         "rstrip": False, "normalized": name != "<mask>", "special": True}
+        for name in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+    ],
+    "normalizer": None,
+    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True},
+    "post_processor": {
+        "type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0],
+        "trim_offsets": True, "add_prefix_space": False,
+    },
+    "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True},
+    "model": {
+        "type": "BPE", "dropout": None, "unk_token": None, "fuse_unk": False,
+        "continuing_subword_prefix": "", "end_of_word_suffix": "",
+        "vocab": IDS, "merges": [" ".join(pair) for pair in MERGES],
+    },
+}  # fmt: skip
+
+
+def tokenizer_json(**changes) -> dict:
+    """TOKENIZER_JSON with fields replaced; model__merges is the field merges of model."""
+    spec = json.loads(json.dumps(TOKENIZER_JSON))
     for name, value in changes.items():
         part, _, key = name.partition("__")
         (spec[part] if key else spec)[key or part] = value
@@ -146,7 +143,7 @@ def test_both_backends_from_either_kind_of_file(tmp_path, text):
     directories = [
         write_pair(tmp_path / "two_files"),
         write(tmp_path / "strings", tokenizer=tokenizer_json()),
-        write(tmp_path / "pairs", tokenizer=tokenizer_json(merges=pairs)),
+        write(tmp_path / "pairs", tokenizer=tokenizer_json(model__merges=pairs)),
     ]
     loaded = [tokenizer for directory in directories for tokenizer in both(directory)]
     assert len({tuple(tokenizer.encode(text)) for tokenizer in loaded}) == 1
@@ -288,10 +285,10 @@ def test_a_tokenizer_json_of_another_kind(tmp_path, backend, changes, found):
         ("{}", "tokenizer.json: KeyError('model')"),
         ("[]", "tokenizer.json: TypeError("),
         (tokenizer_json(model="BPE"), "tokenizer.json: AttributeError("),
-        (tokenizer_json(ids=[]), "tokenizer.json: TypeError("),
-        (tokenizer_json(merges=[5]), "tokenizer.json: TypeError("),
-        (tokenizer_json(merges=[["t"]]), "merge 't' does not make"),
-        (tokenizer_json(merges=[["t", ["h"]]]), "does not make a vocabulary item from two"),
+        (tokenizer_json(model__vocab=[]), "tokenizer.json: TypeError("),
+        (tokenizer_json(model__merges=[5]), "tokenizer.json: TypeError("),
+        (tokenizer_json(model__merges=[["t"]]), "merge 't' does not make"),
+        (tokenizer_json(model__merges=[["t", ["h"]]]), "does not make a vocabulary item from two"),
         (tokenizer_json(added_tokens=[{"id": 9}]), "tokenizer.json: KeyError('content')"),
         (tokenizer_json(added_tokens=[{"id": 9, "content": "<s>"}]), "not 0 to 320, each once"),
         (tokenizer_json(added_tokens=[{"id": 321, "content": ""}]), "is empty or not Unicode"),

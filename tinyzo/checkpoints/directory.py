@@ -28,7 +28,7 @@ WEIGHT_FILES = {
 
 # Fields that cannot change what a forward pass computes: names and versions, dropout and
 # initialisation (training only), caching, heads of other tasks, and settings of generate().
-IGNORED = set(
+IGNORED = frozenset(
     """
     _name_or_path architectures model_type transformers_version torch_dtype dtype language name
     tokenizer_class prefix _commit_hash _attn_implementation
@@ -43,7 +43,7 @@ IGNORED = set(
     encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores
     return_dict_in_generate remove_invalid_values exponential_decay_length_penalty
     suppress_tokens begin_suppress_tokens
-    """.split()
+    """.split()  # noqa: SIM905 (a list of names to read, without its quotes)
 )
 # Fields whose usual value means "off": anything else would change the result.
 OFF = {"pruned_heads": {}, "is_encoder_decoder": False, "cross_attention_hidden_size": None}

@@ -4,9 +4,9 @@ MeZO (Malladi et al. 2023, algorithm 1) re-seeds a generator and draws z again i
 Here z has no order: any element of any tensor can be made at any time, alone, in tiles, by several
 threads, on another machine, and is always the same bits.
 
-    key   = 64 bits of (seed, tensor, kind)            splitmix64, scalar, once a tensor
-    word  = 32 bits of (key, element)                  a counter through two multiply-xorshift rounds
-    z     = f(word)                                    integers and IEEE float32 + and * in a fixed order
+    key   = 64 bits of (seed, tensor, kind)    splitmix64, scalar, once a tensor
+    word  = 32 bits of (key, element)          a counter, two multiply-xorshift rounds
+    z     = f(word)                            integers, and IEEE float32 + and * in a fixed order
 
 No libm, no fast-math, no fused multiply-add, no table: so NumPy, Numba, x86 and Arm agree bit by
 bit. FORMAT 1 is frozen by the test vectors in tests/engine/test_noise.py; a change is FORMAT 2.
@@ -140,4 +140,5 @@ def noise(
 
     seed: 0 .. 2^64 - 1 (0 is a seed like any other). kind: "gaussian" or "rademacher".
     """
-    return at(seed, name_or_index, counters(0, tuple(shape)), kind)
+    index = counters(0, (math.prod(shape),))
+    return at(seed, name_or_index, index, kind).reshape(shape)

@@ -75,23 +75,50 @@ class NumpyView:
         w = self.weights.rows(name, 0, n)
         return np.stack(list(self.copies(name, w, self.weights.index(name, 0, n))))[:, None]
 
-    def project(self, name: str, x: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
-        """x W^T in tiles of W's rows: (start, stop, f32[P, N, stop - start])."""
-        if x.shape[-1] != self.weights.shape(name)[1]:
+    def project(
+        self, name: str, x: np.ndarray, out: np.ndarray | None = None
+    ) -> Iterator[tuple[int, int, np.ndarray]]:
+        """x W^T in tiles of W's rows: (start, stop, f32[P, N, stop - start]), in `out` if given."""
+        rows, width = self.weights.shape(name)
+        if x.shape[-1] != width:
             raise ShapeError(
-                f"{name} {self.weights.shape(name)} does not take width {x.shape[-1]}",
+                f"{name} [{rows}, {width}] does not take width {x.shape[-1]}",
                 "check config.json against the weights",
             )
         for start, stop in self.weights.tiles(name):
             w = self.weights.rows(name, start, stop)
-            yield start, stop, self.multiply(x, name, w, self.weights.index(name, start, stop))
+            here = None if out is None else out[..., start:stop]
+            index = self.weights.index(name, start, stop)
+            yield start, stop, self.multiply(x, name, w, index, here)
 
-    def multiply(self, x: np.ndarray, name: str, w: np.ndarray, index: np.ndarray) -> np.ndarray:
+    def multiply(
+        self,
+        x: np.ndarray,
+        name: str,
+        w: np.ndarray,
+        index: np.ndarray,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
         """x w^T for each probe's w. x: f32[P or 1, N, D], w: f32[R, D]; f32[P or 1, N, R]."""
+        if out is None:
+            out = self.empty(x, len(w))
         if not self.perturbed:
-            return x @ w.T
-        pairs = enumerate(self.copies(name, w, index))
-        return np.stack([x[p if len(x) > 1 else 0] @ copy.T for p, copy in pairs])
+            return np.matmul(x, w.T, out=out)
+        for p, copy in enumerate(self.copies(name, w, index)):
+            np.matmul(x[p if len(x) > 1 else 0], copy.T, out=out[p])
+        return out
+
+    def full(self, name: str, x: np.ndarray) -> np.ndarray:
+        """x W^T whole: f32[P, N, rows of W]."""
+        y = self.empty(x, self.weights.shape(name)[0])
+        for _ in self.project(name, x, y):
+            pass
+        return y
+
+    def empty(self, x: np.ndarray, width: int) -> np.ndarray:
+        """Room for what a perturbed matrix makes of x: f32[P, N, width]."""
+        copies = len(self.probes) if self.perturbed else len(x)
+        return np.empty((copies, x.shape[1], width), np.float32)
 
     def row_copies(self, name: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The given rows of a table and their flat element numbers."""
@@ -108,7 +135,7 @@ class NumpyView:
 
     def linear(self, name: str, x: np.ndarray) -> np.ndarray:
         """x W^T + b. x: f32[P, N, D]; returns f32[P, N, out]. The bias is optional."""
-        y = np.concatenate([tile for _, _, tile in self.project(f"{name}.weight", x)], axis=-1)
+        y = self.full(f"{name}.weight", x)
         if f"{name}.bias" in self.weights:
             y += self.vector(f"{name}.bias")
         return y
@@ -132,7 +159,7 @@ class NumpyView:
         h: f32[P, N, D]; rows: int[R]; bias: name of f32[V]; returns f32[P, N, R or V].
         """
         if rows is None:
-            y = np.concatenate([tile for _, _, tile in self.project(name, h)], axis=-1)
+            y = self.full(name, h)
         else:
             y = self.multiply(h, name, *self.row_copies(name, rows))
         if bias is not None:

@@ -93,6 +93,10 @@ class Weights:
         """A copy of one tensor as it is now: f32."""
         return widen(self._tensors[name]).copy()
 
+    def stored(self, name: str) -> np.ndarray:
+        """One tensor in its storage type, to read and not to write."""
+        return self._tensors[name]
+
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:
         """Rows start .. stop, or single elements of a vector: f32, to read and not to write."""
         return widen(self._tensors[name][start:stop])

@@ -121,7 +121,8 @@ def layer(theta, config: Config, i: int, x: np.ndarray, batch: Batch, rows=None)
     x = theta.norm(f"{name}.attention.output.LayerNorm", x, ln_eps)
 
     y = theta.gelu(theta.linear(f"{name}.intermediate.dense", x))
-    return theta.norm(f"{name}.output.LayerNorm", x + theta.linear(f"{name}.output.dense", y), ln_eps)
+    x = x + theta.linear(f"{name}.output.dense", y)
+    return theta.norm(f"{name}.output.LayerNorm", x, ln_eps)
 
 
 def hidden(theta, config: Config, batch: Batch) -> np.ndarray:

@@ -57,11 +57,9 @@ def read_rows(path: str | Path, columns: Sequence[str] | None = None) -> list[Ro
     differs: a quote in a .tsv is a letter (GLUE has unbalanced ones); in a .csv it quotes
     """
     path = Path(path)
-    records = _records(path)
-    header: Sequence[str] = ()
+    records, rows, header = _records(path), [], ()
     if path.suffix in (".tsv", ".csv"):
         header = columns if columns and path.suffix == ".csv" else next(records, (1, []))[1]
-    rows = []
     for line, content in records:
         try:
             rows.append(Row(_parse(path.suffix, content, header)))

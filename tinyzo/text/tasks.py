@@ -88,12 +88,13 @@ class Task:
     def label(self, row: Row) -> int:
         """The index of the row's label; raises DataError for one that is missing or unknown."""
         value = self.find(row, self.label_field)
-        key, names = str(value).strip().lower(), [label.lower() for label in self.labels]
+        said = str(value) if isinstance(value, (str, int)) else f"<{type(value).__name__}>"
+        key, names = said.strip().lower(), [label.lower() for label in self.labels]
         indices = [str(index) for index in range(len(names))] if self.by_index else []
         for known in (names, indices):
             if key in known:
                 return known.index(key)
-        found = "missing" if value is None else repr(str(value)[:40])
+        found = "missing" if value is None else repr(said[:40])
         raise _bad(row, f"{self.label_field} is {found}, not one of {', '.join(self.labels)}")
 
     def fill(self, template: str, row: Row) -> Iterator[tuple[bool, str]]:

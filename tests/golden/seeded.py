@@ -1,0 +1,123 @@
+"""The same random weights for the reference and for tinyzo, so that no weights are committed.
+
+z is tinyzo.noise, whose bits are frozen. Every parameter is far from the value that would hide a
+mistake: biases are not 0, LayerNorm vectors not 1 and 0, and the embeddings are so small that
+the LayerNorm's epsilon matters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyzo import noise
+from tinyzo.engine.weights import narrow
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "weights"
+TRAINED_OPT = SHARED / "gpt-by-hand-opt"
+SEED = 1
+COLUMNS = 200  # how many of a real vocabulary's logits are kept
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model: config.json, the type its weights are stored as, and what it reads."""
+
+    config: Mapping[str, Any]
+    lengths: tuple[int, ...] = (12, 1, 7)
+    storage: str = "<f4"
+
+    @property
+    def sequences(self) -> list[list[int]]:
+        """Random tokens, without the special ones: transformers skips the positions of padding."""
+        draw = np.random.RandomState(SEED).randint
+        return [draw(3, self.config["vocab_size"], n).tolist() for n in self.lengths]
+
+    @property
+    def columns(self) -> np.ndarray:
+        """The vocabulary's rows whose logits a real-sized model's golden file holds."""
+        return np.linspace(0, self.config["vocab_size"] - 1, COLUMNS).astype(np.int64)
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """One parameter: f32, f16 or u16 (bfloat16), as `storage` says."""
+        z = noise(SEED, name, shape)
+        if len(shape) == 1:
+            values = 1 + 0.2 * z if name.endswith(".weight") else 0.2 * z
+        elif "embed" in name:
+            values = 0.05 * z
+        else:
+            values = z / math.sqrt(shape[1])
+        return narrow(values, np.dtype(self.storage), None)
+
+
+ROBERTA = {
+    "model_type": "roberta",
+    "vocab_size": 97,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "intermediate_size": 40,
+    "max_position_embeddings": 40,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-5,
+}
+OPT = {
+    "model_type": "opt",
+    "vocab_size": 97,
+    "hidden_size": 24,
+    "word_embed_proj_dim": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "ffn_dim": 40,
+    "max_position_embeddings": 40,
+}
+TINY = {
+    "roberta": Case(ROBERTA),
+    "opt": Case(OPT),
+    "opt_post_norm": Case({**OPT, "do_layer_norm_before": False, "word_embed_proj_dim": 10}),
+    "opt_bare": Case({**OPT, "enable_bias": False, "layer_norm_elementwise_affine": False}),
+    "opt_no_final_norm": Case({**OPT, "_remove_final_layer_norm": True}),
+    "opt_gelu": Case({**OPT, "activation_function": "gelu"}),
+}
+REAL = {
+    "roberta_base": Case(
+        {
+            "model_type": "roberta",
+            "vocab_size": 50265,
+            "max_position_embeddings": 514,
+            "type_vocab_size": 1,
+            "layer_norm_eps": 1e-5,
+        },
+        lengths=(9, 5),
+    ),
+    "opt_125m": Case(
+        {"model_type": "opt", "vocab_size": 50272, "word_embed_proj_dim": 768},
+        lengths=(9, 5),
+        storage="<f2",
+    ),
+    "opt_350m": Case(
+        {
+            "model_type": "opt",
+            "vocab_size": 50272,
+            "hidden_size": 1024,
+            "word_embed_proj_dim": 512,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "ffn_dim": 4096,
+            "do_layer_norm_before": False,
+        },
+        lengths=(9, 5),
+        storage="<u2",
+    ),
+}
+
+
+def windows() -> list[list[int]]:
+    """The held-out text of TRAINED_OPT in pieces of its 8 positions, the short rest left out."""
+    ids = np.fromfile(TRAINED_OPT / "val.bin", "<i4")
+    return ids[: len(ids) // 8 * 8].reshape(-1, 8).tolist()

@@ -1,0 +1,254 @@
+"""The command line: results on stdout, progress and logs on stderr.
+
+Exit codes: 0 done, 1 failed with a reason and a hint, 2 wrong usage, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tinyzo.engine.noise import FORMAT
+from tinyzo.errors import DataError, TinyzoError
+from tinyzo.models.model import DTYPES, ENGINES, Model, load
+from tinyzo.runs import evaluate, export, memory, train
+from tinyzo.runs.data import bind_task, load_evaluation
+from tinyzo.runs.journal import read_journal
+from tinyzo.runs.run import Run
+from tinyzo.runs.settings import Settings, read_toml, settings_from
+from tinyzo.text.batches import pack_sequences
+from tinyzo.text.datasets import Row
+from tinyzo.text.tasks import BoundTask
+from tinyzo.zo.objectives import Objective
+from tinyzo.zo.updates import SCHEDULES
+
+HELP = {
+    "model": "folder of a RoBERTa or OPT model, a run, or a shipped name (roberta-tiny, opt-tiny)",
+    "task": "SST-2, SST-5, TREC, RTE, SNLI, MNLI (RoBERTa); SST2, RTE, CB, BoolQ, WSC, WIC, COPA "
+            "(OPT); reviews (shipped)",
+    "data": "folder with the task's files, or one .jsonl, .csv or .tsv",
+    "template": "a task of your own: '{text} It was <mask>.' (OPT: '{text} It was')",
+    "label_words": "a task of your own: the word for each label, as terrible,great",
+    "label_field": "column of the label",
+    "method": "how to step", "steps": "steps to take", "batch_size": "examples a step",
+    "lr": "learning rate", "eps": "size of the perturbation",
+    "schedule": "course of the learning rate", "warmup": "steps of rising learning rate",
+    "weight_decay": "pull of the matrices towards 0", "seed": "makes z",
+    "data_seed": "makes the rows and their order", "k_shot": "draw the published k-shot split",
+    "train_rows": "most rows to train on, without --k-shot", "limit": "most rows to report on",
+    "eval_every": "steps between evaluations on dev",
+    "micro_batch_tokens": "most packed tokens computed at once",
+    "engine": "arithmetic", "residency": "where the weights live",
+    "dtype": "how weights are stored", "threads": "of the engine",
+}  # fmt: skip
+CHOICES = {
+    "method": tuple(train.METHODS), "schedule": tuple(SCHEDULES),
+    "engine": ("auto", *ENGINES), "residency": ("auto", "resident"), "dtype": ("auto", *DTYPES),
+}  # fmt: skip
+ABOUT_DATA = ("task", "data", "template", "label_words", "label_field", "limit")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options; those of finetune are the fields of Settings."""
+    parser = argparse.ArgumentParser(
+        prog="tinyzo", description="Fine-tune RoBERTa and OPT with forward passes only."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, what: str, run: Any, fields: Iterable[str] = ()) -> Any:
+        sub = commands.add_parser(name, help=what, description=what)
+        for field in fields:
+            _add_setting(sub, field)
+        sub.add_argument("--json", action="store_true", help="one JSON document, the last line")
+        sub.set_defaults(run=run)
+        return sub
+
+    every = [f.name for f in dataclasses.fields(Settings)]
+    what = "tune a model on a task; without arguments: the shipped model on the shipped task"
+    sub = command("finetune", what, finetune, every)
+    sub.add_argument("--output", metavar="RUN", help="the run's new directory")
+    sub.add_argument("--resume", metavar="RUN", help="go on with a run (alone, or with --steps)")
+    sub.add_argument("--config", metavar="FILE.toml", help="settings; options override them")
+    sub = command("evaluate", "accuracy and loss of a model or a run on a task", evaluate_model,
+                  ("model", *ABOUT_DATA, "dtype"))  # fmt: skip
+    sub.add_argument("--zero-shot", action="store_true", help="of a run: its base, not the result")
+    sub = command("predict", "label texts (arguments, or lines of stdin)", predict,
+                  ("model", *ABOUT_DATA[:-1], "dtype"))  # fmt: skip
+    sub.add_argument("texts", nargs="*", metavar="TEXT", help="a text, or a JSON object of columns")
+    sub = command("replay", "write a run's tuned model as a Hugging Face directory", replay)
+    sub.add_argument("path", metavar="RUN")
+    sub.add_argument("--output", required=True, metavar="DIR")
+    sub.add_argument("--step", type=int, help="after so many steps; default: best on dev")
+    sub = command("convert", "pytorch_model.bin to safetensors, without PyTorch", convert)
+    sub.add_argument("path", metavar="DIR|FILE.bin")
+    sub.add_argument("--output", required=True, metavar="DIR")
+    sub = command("inspect", "parameters, types, memory plan of a model or run", inspect)
+    sub.add_argument("path", nargs="?", default=Settings.model, metavar="DIR|RUN")
+    sub.add_argument("--batch-size", type=int, default=8, help="for the memory plan")
+    sub.add_argument("--tokens", type=int, default=64, help="a sequence, for the memory plan")
+    return parser
+
+
+def _add_setting(parser: argparse.ArgumentParser, name: str) -> None:
+    kind = str(next(f.type for f in dataclasses.fields(Settings) if f.name == name))
+    parse = float if "float" in kind else int if "int" in kind else str
+    if "list" in kind:
+        parse = _comma_list
+    option = f"--{name.replace('_', '-')}"
+    parser.add_argument(option, type=parse, choices=CHOICES.get(name), help=HELP[name])
+
+
+def _comma_list(text: str) -> list[str]:
+    return text.split(",")
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    names = {f.name for f in dataclasses.fields(Settings)}
+    return {k: v for k, v in vars(options).items() if k in names and v is not None}
+
+
+def finetune(options: argparse.Namespace) -> dict[str, Any]:
+    given = _given(options)
+    if options.config:
+        given = read_toml(Path(options.config)) | given
+    run = train.finetune(options.output, options.resume, **given)
+    result = run.result
+    _say(options, (
+        f"accuracy on {result['examples']} {result['split']} rows: "
+        f"{result['accuracy_zero_shot']:.3f} zero-shot, {result['accuracy']:.3f} after "
+        f"{result['best_step']} steps (best of {result['steps']} on dev)\n"
+        f"{result['forwards']} forward passes, {result['seconds']:.1f} s, "
+        f"{result['seconds_per_step']:.3f} s a step, peak {result['peak_bytes'] / 1e6:.0f} MB\n"
+        f"the fine-tune is {run.journal_path} ({run.journal_path.stat().st_size} bytes); "
+        f"tinyzo replay {run.path} --output DIR writes the model"
+    ))  # fmt: skip
+    return result
+
+
+def _open(options: argparse.Namespace, base: bool = False) -> tuple[Model, Settings]:
+    """A model and the settings of its task, from a folder, a shipped name, or a run."""
+    given = _given(options)
+    path = Path(given.get("model", Settings.model))
+    if (path / "run.toml").is_file():
+        run = Run.open(path)
+        settings = dataclasses.replace(run.settings, **{k: given[k] for k in given if k != "model"})
+        return run.base_model() if base else run.model(), settings
+    settings = settings_from(given, "the command")
+    model = load(settings.model_path, dtype=settings.dtype)
+    return model, settings.complete(model.family)
+
+
+def evaluate_model(options: argparse.Namespace) -> dict[str, Any]:
+    model, settings = _open(options, base=options.zero_shot)
+    bound = bind_task(model, settings)
+    split, examples = load_evaluation(bound, settings)
+    if not examples:
+        raise DataError(f"{settings.data_path}: no rows to evaluate", "see its folder")
+    result = evaluate.evaluate(Objective(model, bound), examples)
+    _say(options, f"accuracy {result.accuracy:.4f}, loss {result.loss:.4f} "
+                  f"on {result.examples} {split} rows")  # fmt: skip
+    return {
+        "model": options.model or settings.model, "task": settings.task or "custom",
+        "examples": result.examples, "accuracy": result.accuracy, "loss": result.loss,
+        "split": split, "peak_bytes": memory.peak_bytes(),
+    }  # fmt: skip
+
+
+def predict(options: argparse.Namespace) -> None:
+    """One JSON object a line with --json, else the label, its probability and the text."""
+    model, settings = _open(options)
+    bound = bind_task(model, settings)
+    objective = Objective(model, bound)
+    for text in options.texts or (line.rstrip("\n") for line in sys.stdin):
+        example = bound.encode(_row(bound, text), labelled=False)
+        (scores,) = evaluate.predict(objective, [example])
+        word = [w.strip() for w in bound.task.words][scores.argmax()]
+        if options.json:
+            names = bound.task.labels if "{" in "".join(bound.task.words) else bound.task.words
+            named = {n.strip(): float(p) for n, p in zip(names, scores, strict=True)}
+            label = max(named, key=named.get)
+            print(json.dumps({"text": text, "label": label, "scores": named}), flush=True)
+        else:
+            print(f"{word}\t{scores.max():.3f}\t{text}", flush=True)
+
+
+def _row(bound: BoundTask, text: str) -> Row:
+    if len(bound.fields) == 1:
+        return Row({bound.fields[0]: text})
+    try:
+        return Row(**json.loads(text))
+    except (ValueError, TypeError):
+        raise DataError(
+            f"{text[:40]!r}: the task reads {', '.join(bound.fields)}",
+            "give each text as a JSON object of these columns",
+        ) from None
+
+
+def replay(options: argparse.Namespace) -> dict[str, Any]:
+    run = Run.open(Path(options.path))
+    output = export.replay(run, Path(options.output), options.step)
+    _say(options, f"tuned model written to {output}")
+    return {"run": str(run.path), "output": str(output)}
+
+
+def convert(options: argparse.Namespace) -> dict[str, Any]:
+    output = export.convert(Path(options.path), Path(options.output))
+    _say(options, f"converted to {output / 'model.safetensors'}")
+    return {"output": str(output), "peak_bytes": memory.peak_bytes()}
+
+
+def inspect(options: argparse.Namespace) -> dict[str, Any]:
+    path = Path(options.path)
+    result: dict[str, Any] = {}
+    settings = Settings(model=options.path)
+    if (path / "run.toml").is_file():
+        run = Run.open(path)
+        header, steps, _ = read_journal(run.journal_path)
+        settings = run.settings
+        result = {"run": str(path), "steps": len(steps), "best_step": run.best_step(),
+                  "base": header.base, "noise_format": FORMAT}  # fmt: skip
+    model = load(settings.model_path, dtype=settings.dtype)
+    weights = model.weights
+    parameters = sum(weights.read(name).size for name in weights.names())
+    batch = pack_sequences([[0] * options.tokens] * options.batch_size)
+    plan = memory.plan(model, len(batch.ids), options.tokens)
+    types: dict[str, int] = {}
+    for name in weights.names():
+        tag = export.TAGS[weights.dtype(name).name]
+        types[tag] = types.get(tag, 0) + 1
+    result |= {
+        "model": str(settings.model_path), "family": model.family, "parameters": parameters,
+        "trainable": parameters, "tensors": len(weights.names()), "types": types,
+        "bytes": weights.nbytes(), "plan": plan, "plan_bytes": sum(plan.values()),
+    }  # fmt: skip
+    _say(options, "\n".join(f"{name:14} {value}" for name, value in result.items()))
+    return result
+
+
+def _say(options: argparse.Namespace, text: str) -> None:
+    if not options.json:
+        print(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    options = build_parser().parse_args(arguments)
+    try:
+        result = options.run(options)
+        if options.json and result is not None:
+            print(json.dumps(result))
+        return 0
+    except TinyzoError as error:
+        print(f"tinyzo: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("tinyzo: interrupted; a run goes on with --resume RUN", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1

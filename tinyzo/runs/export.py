@@ -1,0 +1,76 @@
+"""Plain Hugging Face directories: of a run's tuned weights, or of a checkpoint converted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from tinyzo.checkpoints.directory import open_weights, read_json
+from tinyzo.checkpoints.safetensors import SafetensorsWriter
+from tinyzo.checkpoints.sources import TensorInfo
+from tinyzo.checkpoints.torch_bin import open_torch_bin
+from tinyzo.errors import CheckpointError
+from tinyzo.runs.run import Run
+
+METADATA = {"format": "pt"}  # transformers looks for it
+TAGS = {"float32": "F32", "float16": "F16", "uint16": "BF16"}
+NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+# Everything small that belongs to a model's folder; weights of any kind do not.
+COMPANIONS = ("*.json", "merges.txt", "vocab.txt", "LICENSE*", "NOTICE*", "README*")
+
+
+def replay(run: Run, output: Path, step: int | None = None) -> Path:
+    """Write the tuned model: base plus terms, as a directory that transformers loads.
+
+    step: after so many steps; None: the best on dev. returns the directory
+    raises: CheckpointError when `output` has a model already or cannot be written
+    """
+    _new_directory(output)
+    model = run.model(step)
+    weights = model.weights
+    infos = {n: TensorInfo(TAGS[weights.dtype(n).name], weights.shape(n)) for n in weights.names()}
+    with SafetensorsWriter(output / "model.safetensors", infos, METADATA) as writer:
+        for name in writer.names():
+            writer.write(name, weights.stored(name))
+    _copy_companions(model.directory, output)
+    kinds = {NAMES[info.dtype] for info in infos.values()}
+    config = read_json(model.directory / "config.json")
+    config.pop("torch_dtype", None)
+    config["dtype"] = kinds.pop() if len(kinds) == 1 else "float32"
+    (output / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    return output
+
+
+def convert(path: Path, output: Path) -> Path:
+    """Rewrite pytorch_model.bin (or sharded safetensors) as one model.safetensors.
+
+    Holds about one tensor at a time. Tensors that share their bytes are written once, under
+    their first name. returns the directory
+    """
+    source = open_torch_bin(path) if path.is_file() else open_weights(path)
+    with source:
+        _new_directory(output)
+        twins = source.ties()
+        infos = {name: source.info(name) for name in source.names() if name not in twins}
+        with SafetensorsWriter(output / "model.safetensors", infos, METADATA) as writer:
+            for name in writer.names():
+                writer.write(name, source.read(name))
+    _copy_companions(path if path.is_dir() else path.parent, output)
+    return output
+
+
+def _new_directory(output: Path) -> None:
+    if (output / "model.safetensors").exists():
+        raise CheckpointError(f"{output} has a model already", "name another --output")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{output}: {error.strerror}", "name another --output") from None
+
+
+def _copy_companions(source: Path, output: Path) -> None:
+    for pattern in COMPANIONS:
+        for path in source.glob(pattern):
+            if not path.name.endswith(".index.json"):
+                shutil.copyfile(path, output / path.name)

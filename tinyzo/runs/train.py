@@ -1,0 +1,236 @@
+"""finetune: from settings to a run that is done, or that can be gone on with."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tinyzo.checkpoints.directory import fingerprint
+from tinyzo.engine.noise import step_seed
+from tinyzo.errors import ConfigError, NumericError, RunError, UsageError
+from tinyzo.models.model import Model, load
+from tinyzo.runs import memory, report
+from tinyzo.runs.data import Data, bind_task, load_data
+from tinyzo.runs.evaluate import Evaluation, evaluate
+from tinyzo.runs.journal import Header, Journal
+from tinyzo.runs.run import Run, read_lines
+from tinyzo.runs.settings import Settings, settings_from
+from tinyzo.text.batches import batch_rows
+from tinyzo.zo.mezo import Step, mezo_step
+from tinyzo.zo.objectives import Objective
+from tinyzo.zo.updates import learning_rate
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A step, and how many losses and terms it records."""
+
+    step: Callable[..., Step]
+    losses: int
+    terms: int
+
+
+METHODS = {"mezo": Method(mezo_step, losses=2, terms=1)}
+
+
+def finetune(
+    output: str | Path | None = None, resume: str | Path | None = None, **choices: Any
+) -> Run:
+    """Tune a model by forward passes; what `tinyzo finetune` calls.
+
+    output: the run's new directory, by default runs/<task>-<model>-<n>. resume: go on with this
+    run instead; then only `steps` may be chosen anew. choices: the fields of Settings.
+    returns: the finished run
+    raises: TinyzoError; KeyboardInterrupt leaves a run that can be resumed
+    """
+    if resume is not None:
+        run, model = _reopen(Path(resume), choices)
+    else:
+        run, model = _begin(output, settings_from(choices, "finetune"))
+    bound = bind_task(model, run.settings)
+    data = load_data(bound, run.settings)
+    digest = run.about.setdefault("data", data.digest())
+    if digest != data.digest():
+        raise RunError(
+            f"{run.settings.data_path}: the data have changed since the run began",
+            "restore them, or begin a new run",
+        )
+    run.save()
+    objective = Objective(model, bound, run.settings.micro_batch_tokens)
+    method = METHODS[run.settings.method]
+    header = Header(method.losses, method.terms, model.weights.kind, run.about["base"])
+    journal = Journal(run.journal_path, header)
+    try:
+        for step in journal.steps:
+            model.weights.add(step.terms, step.decay)
+        Training(run, objective, data, journal, method).go()
+    finally:
+        journal.close()
+    return run
+
+
+def _begin(output: str | Path | None, settings: Settings) -> tuple[Run, Model]:
+    model = load(
+        settings.model_path, settings.engine, settings.residency, settings.dtype, settings.threads
+    )
+    settings = settings.complete(model.family)
+    if settings.method not in METHODS:
+        known = ", ".join(METHODS)
+        raise ConfigError(f"method {settings.method!r} is not built", f"one of {known}")
+    learning_rate(0, 1, 0.0, settings.schedule)
+    if not settings.is_shipped_model:
+        settings = dataclasses.replace(settings, model=str(settings.model_path.resolve()))
+    if settings.data:
+        settings = dataclasses.replace(settings, data=str(settings.data_path.resolve()))
+    about = {
+        "format": 1, "tinyzo": _version(), "family": model.family,
+        "base": fingerprint(settings.model_path),
+    }  # fmt: skip
+    bind_task(model, settings)  # a task that cannot be used leaves no directory behind
+    return Run.create(Path(output) if output else _free_name(settings), settings, about), model
+
+
+def _reopen(path: Path, choices: dict[str, Any]) -> tuple[Run, Model]:
+    run = Run.open(path)
+    steps = choices.pop("steps", None)
+    if choices:
+        raise UsageError(
+            f"--resume keeps the run's settings; {', '.join(choices)} cannot change",
+            "only --steps may be given with --resume",
+        )
+    if steps is not None:
+        run.settings = dataclasses.replace(run.settings, steps=steps)
+        run.settings.check()
+    return run, run.base_model()
+
+
+def _free_name(settings: Settings) -> Path:
+    stem = f"{settings.task or 'custom'}-{settings.model_path.name}".lower()
+    names = (Path("runs") / f"{stem}-{n}" for n in range(1, 1_000_000))
+    return next(path for path in names if not path.exists())
+
+
+def _version() -> str:
+    from tinyzo import __version__
+
+    return __version__
+
+
+@dataclasses.dataclass
+class Training:
+    """The loop, from wherever the journal ends to the last step, and the report."""
+
+    run: Run
+    objective: Objective
+    data: Data
+    journal: Journal
+    method: Method
+    accuracy: float | None = None  # the newest on dev, for the line of progress
+
+    def go(self) -> None:
+        self._catch_up()
+        self._plan()
+        done, settings = len(self.journal.steps), self.run.settings
+        if done == 0:
+            self._evaluate(0, "test", self.data.test)
+        if done == 0 or done % settings.eval_every == 0:
+            self._evaluate(done, "dev", self.data.dev)
+        bar = report.progress(done, settings.steps)
+        with bar:
+            for number in range(done, settings.steps):
+                report.show(bar, self._step(number), self.accuracy)
+                if (number + 1) % settings.eval_every == 0 or number + 1 == settings.steps:
+                    self.journal.sync()
+                    self._evaluate(number + 1, "dev", self.data.dev)
+        self._finish()
+
+    def _catch_up(self) -> None:
+        """Bring metrics.jsonl to the journal's length: a kill may come between the two."""
+        steps = self.journal.steps
+        kept = self.run.keep_lines("metrics.jsonl", len(steps))
+        self.run.keep_lines("events.jsonl", len(read_lines(self.run.path / "events.jsonl")))
+        for number in range(kept, len(steps)):
+            self._record(number, steps[number], seconds=None)
+
+    def _plan(self) -> None:
+        longest = max(len(e.prompt) + max(map(len, e.candidates), default=0)
+                      for e in self.data.train)  # fmt: skip
+        tokens = min(self.run.settings.micro_batch_tokens, longest * self.run.settings.batch_size)
+        parts = memory.plan(self.objective.model, max(tokens, longest), longest)
+        parts["total"] = sum(parts.values())
+        listing = ", ".join(f"{k} {v / report.MEGABYTE:.0f} MB" for k, v in parts.items())
+        report.say(f"run {self.run.path}\nmemory plan: {listing}")
+
+    def _step(self, number: int) -> dict[str, Any]:
+        """One step: batch, losses, update, journal, metrics."""
+        s, start = self.run.settings, time.perf_counter()
+        rows = batch_rows(number, len(self.data.train), s.batch_size, s.data_seed)
+        batch = [self.data.train[row] for row in rows]
+        try:
+            step = self.method.step(
+                self.objective.model.weights, self.objective, batch, step_seed(s.seed, number),
+                s.eps, self._lr(number), s.weight_decay,
+            )  # fmt: skip
+        except NumericError as error:
+            what = {"event": "error", "step": number + 1, "message": error.message}
+            self.run.record("events.jsonl", what)
+            raise
+        self.journal.append(step)
+        return self._record(number, step, time.perf_counter() - start)
+
+    def _lr(self, number: int) -> float:
+        s = self.run.settings
+        return learning_rate(number, s.steps, s.lr, s.schedule, s.warmup)
+
+    def _record(self, number: int, step: Step, seconds: float | None) -> dict[str, Any]:
+        line = {
+            "step": number + 1, "loss": step.loss,
+            "loss_plus": step.losses[0], "loss_minus": step.losses[-1],
+            "projected_gradient": step.projected_gradient,
+            "lr": self._lr(number), "eps": self.run.settings.eps, "seed": step.terms[0][0],
+            "seconds": seconds, "forwards": len(step.losses), "peak_bytes": memory.peak_bytes(),
+        }  # fmt: skip
+        self.run.record("metrics.jsonl", line)
+        return line
+
+    def _evaluate(self, step: int, split: str, examples: list) -> Evaluation | None:
+        """Evaluate and log; once only for a step and a split, which resuming counts on."""
+        known = self.run.evaluations(split).get(step)
+        if known:
+            result = Evaluation(known["examples"], known["accuracy"], known["loss"])
+        elif examples:
+            result = evaluate(self.objective, examples)
+            event = {"event": "evaluation", "step": step, "split": split}
+            self.run.record("events.jsonl", event | dataclasses.asdict(result))
+        else:
+            return None
+        if split == "dev":
+            self.accuracy = result.accuracy
+        return result
+
+    def _finish(self) -> None:
+        """Report the best step on the test split, against the model as it came."""
+        best, done = self.run.best_step(), len(self.journal.steps)
+        if best != done:
+            model = self.run.model(best)
+            self.objective = dataclasses.replace(self.objective, model=model)
+        final = self._evaluate(best, "test", self.data.test)
+        zero = self.run.evaluations("test")[0]
+        lines = read_lines(self.run.path / "metrics.jsonl")
+        timed = [line["seconds"] for line in lines if line["seconds"] is not None]
+        result = {
+            "run": str(self.run.path), "model": self.run.settings.model,
+            "task": self.run.settings.task or "custom", "steps": done, "best_step": best,
+            "forwards": sum(line["forwards"] for line in lines),
+            "accuracy_zero_shot": zero["accuracy"], "accuracy": final.accuracy,
+            "loss_zero_shot": zero["loss"], "loss": final.loss,
+            "split": self.data.reported, "examples": final.examples,
+            "seconds": sum(timed), "seconds_per_step": sum(timed) / max(1, len(timed)),
+            "peak_bytes": memory.peak_bytes(),
+        }  # fmt: skip
+        (self.run.path / "result.json").write_text(json.dumps(result) + "\n")
+        report.say(report.plot(self.run.path))
