@@ -79,7 +79,7 @@ def examples_for(family: str, rows: int = 4) -> list[Example]:
 
 def raw_bytes(weights: Weights) -> dict[str, bytes]:
     """theta as it is stored."""
-    return {name: weights._tensors[name].tobytes() for name in weights.names()}
+    return {name: weights.stored(name).tobytes() for name in weights.names()}
 
 
 class Float64View:
@@ -101,7 +101,9 @@ class Float64View:
         return self.theta[name][:, ids]
 
     def linear(self, name: str, x: np.ndarray) -> np.ndarray:
-        return x @ self.theta[f"{name}.weight"].swapaxes(1, 2) + self.theta[f"{name}.bias"][:, None]
+        y = x @ self.theta[f"{name}.weight"].swapaxes(1, 2)
+        bias = self.theta.get(f"{name}.bias")
+        return y if bias is None else y + bias[:, None]
 
     def norm(self, name: str, x: np.ndarray, ln_eps: float) -> np.ndarray:
         x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + ln_eps)

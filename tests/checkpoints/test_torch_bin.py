@@ -109,11 +109,11 @@ def test_rows_of_any_view_are_the_rows_of_the_whole(path, stride):
 
 def test_axes_of_length_one_may_have_any_stride(path):
     storage = Storage("F32", FLOATS.reshape(-1))
-    state = {"row": Tensor(storage, 0, (1, 6), (2**70, 1)), "gap": Tensor(storage, 1, (1, 3), (5, 2))}
-    path.write_bytes(hostile.torch_bin(state))
+    row, gaps = Tensor(storage, 0, (1, 6), (2**70, 1)), Tensor(storage, 1, (1, 3), (5, 2))
+    path.write_bytes(hostile.torch_bin({"row": row, "gaps": gaps}))
     with open_torch_bin(path) as source:
         np.testing.assert_array_equal(source.read("row"), [[0, 1, 2, 3, 4, 5]])
-        np.testing.assert_array_equal(source.read("gap"), [[1, 3, 5]])
+        np.testing.assert_array_equal(source.read("gaps"), [[1, 3, 5]])
 
 
 def test_ties_share_storage_offset_shape_and_stride(path):
@@ -195,7 +195,8 @@ class Payload:
 def test_no_function_but_ours_is_called(path, tmp_path, protocol, function, name):
     marker = tmp_path / "executed"
     code = f"touch {marker}" if function is os.system else f"open({str(marker)!r}, 'w')"
-    payload = Payload(function, str(marker), "w") if function is io.open else Payload(function, code)
+    arguments = (str(marker), "w") if function is io.open else (code,)
+    payload = Payload(function, *arguments)
     refused_pickle(path, pickle.dumps(payload, protocol), f".{name}'")
     nested = Payload(function, Payload(function, code))
     refused_pickle(path, pickle.dumps(nested, protocol), f".{name}'")
@@ -220,7 +221,7 @@ DEEP = 100_000
     "program, message",
     [
         # names that reach further than they look
-        (b"ccollections\nOrderedDict.__init__.__globals__\n.", "needs 'collections.OrderedDict.__in"),
+        (b"ccollections\nOrderedDict.__init__\n.", "needs 'collections.OrderedDict.__init__'"),
         (b"\x8c\x02os\x8c\x06system\x93.", "no state dict needs 'os.system'"),
         (b"\x8c\x05torch\x8c\x0eFloatStorage.x\x93.", "no state dict needs 'torch.FloatStorage.x'"),
         (b"NN\x93.", "no state dict needs '?'"),
@@ -279,7 +280,7 @@ def test_a_hostile_pickle_is_refused(path, program, message):
 
 def test_where_a_pickle_is_refused_is_said(path):
     error = refused_pickle(path, b"\x80\x02}cos\nsystem\n.", "its pickle is refused at byte 14")
-    assert error.hint.startswith("do not use this file")
+    assert error.hint.startswith("if you do not trust its author, do not use it")
 
 
 def test_a_pickle_larger_than_any_state_dict_is_not_run(path):
@@ -363,7 +364,7 @@ def test_compressed_members_are_refused_before_they_grow(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["../data.pkl", "/data.pkl", "a/../data.pkl", "a\\data.pkl", "c:/data.pkl", "a//b", "a/"]
+    "name", ["../x", "/data.pkl", "a/../data.pkl", "a\\data.pkl", "c:/data.pkl", "a//b", "a/"]
 )
 def test_member_names_that_climb_are_refused(path, name):
     data = hostile.zip_of([(name.replace("\\", "|"), b"")]).replace(b"|", b"\\")
@@ -395,7 +396,7 @@ def test_members_beyond_the_file_are_refused(path):
 def test_too_many_members_are_refused_before_they_are_listed(path, monkeypatch):
     monkeypatch.setattr(torch_bin, "_MAX_LISTING_BYTES", 1000)
     members = [(f"a/{i}", b"") for i in range(50)]
-    refused(path, hostile.zip_of(members), "its ZIP directory is damaged: it lists too many members")
+    refused(path, hostile.zip_of(members), "directory is damaged: it lists too many members")
 
 
 def test_a_zip_without_one_pickle_or_of_another_machine_is_refused(path):
@@ -458,8 +459,8 @@ def write_index(folder, weight_map):
 
 def test_shards_are_one_source(tmp_path):
     shared = tensor("F32", FLOATS)
-    for place, state in {"1.bin": {"a": shared, "b": shared}, "2.bin": {"c": tensor("I64", [1, 2])}}.items():
-        (tmp_path / place).write_bytes(hostile.torch_bin(state))
+    (tmp_path / "1.bin").write_bytes(hostile.torch_bin({"a": shared, "b": shared}))
+    (tmp_path / "2.bin").write_bytes(hostile.torch_bin({"c": tensor("I64", [1, 2])}))
     index = write_index(tmp_path, {"a": "1.bin", "c": "2.bin", "b": "1.bin"})
     with open_torch_bin(index) as source:
         assert source.names() == ["a", "b", "c"]

@@ -1,8 +1,8 @@
 """The same random weights for the reference and for tinyzo, so that no weights are committed.
 
 z is tinyzo.noise, whose bits are frozen. Every parameter is far from the value that would hide a
-mistake: biases are not 0, LayerNorm vectors not 1 and 0, and the embeddings are so small that
-the LayerNorm's epsilon matters.
+mistake: biases are not 0, LayerNorm vectors not 1 and 0, and the embeddings are small enough
+for the epsilon of the first LayerNorm to show.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Case:
         if len(shape) == 1:
             values = 1 + 0.2 * z if name.endswith(".weight") else 0.2 * z
         elif "embed" in name:
-            values = 0.05 * z
+            values = 0.2 * z
         else:
             values = z / math.sqrt(shape[1])
         return narrow(values, np.dtype(self.storage), None)

@@ -31,8 +31,8 @@ from tinyzo.checkpoints.sources import Sharded, Source, TensorInfo, is_natural, 
 _MAX_LISTING_BYTES = 8 << 20  # of a pickle or a ZIP directory: 40,000 tensors, 1 GB of objects
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
-_HOSTILE = "do not use this file: get the weights from a source you trust, best as safetensors"
 _RESAVE = "save it again with PyTorch 1.6 or newer: torch.save(model.state_dict(), path)"
+_HOSTILE = f"if you do not trust its author, do not use it; else {_RESAVE}"
 
 
 def open_torch_bin(path: str | Path) -> Source:

@@ -126,7 +126,7 @@ class Weights:
         Decay reaches matrices only: not biases, not the vectors of a LayerNorm.
         raises: NumericError when a coefficient is not finite; theta is then unchanged
         """
-        if not np.isfinite([decay, *(c for _, c in terms)]).all():
+        if not (np.abs([decay, *(c for _, c in terms)]) <= np.finfo(np.float32).max).all():
             raise NumericError(
                 f"an update that is not finite: {terms}", "a smaller lr or a clip helps"
             )

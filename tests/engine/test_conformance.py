@@ -1,0 +1,144 @@
+"""What every engine owes: the same losses for many probes as for each alone, the same bytes after.
+
+A new engine is one more entry of ENGINES.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import DTYPE_NAMES, MODELS, Float64View, examples_for, raw_bytes, toy_task
+
+import tinyzo
+from tinyzo.engine import noise
+from tinyzo.engine.numpy_engine import NumpyView
+from tinyzo.engine.weights import Probe, Weights, narrow, widen
+from tinyzo.models.model import Model
+from tinyzo.zo.objectives import Objective
+
+ENGINES: dict[str, Any] = {"numpy": NumpyView}
+EPS = 1e-2
+SEEDS = (0, 12, 2**53 - 1)
+PROBES = {
+    "unperturbed": [Probe(0, 0.0)],
+    "one": [Probe(5, EPS)],
+    "pair": [Probe(5, EPS), Probe(5, -EPS)],
+    "three pairs": [Probe(seed, sign * EPS) for seed in SEEDS for sign in (1, -1)],
+    "and itself": [Probe(0, 0.0), Probe(5, EPS), Probe(6, EPS)],
+}
+# Against float64, for a chain of some thirty float32 sums of width 8 to 29, whose roundings mostly
+# cancel: 16 halves of a last place. NumPy's share is printed: up to 30 %.
+TOLERANCE = 16 * 2.0**-24
+
+engines = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+models = pytest.mark.parametrize("name", MODELS)
+dtypes = pytest.mark.parametrize("dtype", DTYPE_NAMES)
+
+
+def losses(model: Model, probes: list[Probe], loss: str = "classification") -> np.ndarray:
+    objective = Objective(model, toy_task(model.family, loss))
+    return objective(model.weights.view(probes), examples_for(model.family))
+
+
+def explicitly(model: Model, probe: Probe) -> Model:
+    """The model with the perturbation written into its weights, in float32."""
+    tensors = {}
+    for name in model.weights.names():
+        z = tinyzo.noise(probe.seed, name, model.weights.shape(name), model.weights.kind)
+        tensors[name] = model.weights.read(name) + np.float32(probe.scale) * z
+    weights = Weights(tensors, NumpyView, model.weights.kind)
+    return Model(model.family, model.config, weights, model.directory, "numpy")
+
+
+def check_losses(name: str, dtype: str, engine: Any, probes: list[Probe]) -> float:
+    """Many at once = one by one = written out = float64; returns the used share."""
+    model, exact = MODELS[name](dtype, engine), MODELS[name](dtype, Float64View)
+    used = 0.0
+    for loss in ("classification",) if name == "roberta" else ("classification", "lm"):
+        found = losses(model, probes, loss)
+        assert found.dtype == np.float64 and found.shape == (len(probes),)
+        alone = [losses(model, [probe], loss)[0] for probe in probes]
+        written = [losses(explicitly(model, probe), [Probe(0, 0.0)], loss)[0] for probe in probes]
+        for expected in (alone, written, losses(exact, probes, loss)):
+            error = np.abs(found - expected) / np.maximum(1, np.abs(expected))
+            used = max(used, error.max() / TOLERANCE)
+    assert used < 1, f"{used:.0%} of the tolerance"
+    return used
+
+
+@engines
+@models
+@dtypes
+@pytest.mark.parametrize("probes", PROBES.values(), ids=PROBES)
+def test_losses(name, dtype, engine, probes):
+    print(f"used {check_losses(name, dtype, engine, probes):.0%}")
+
+
+class SignLost(NumpyView):
+    def __init__(self, weights, probes):
+        super().__init__(weights, [Probe(p.seed, abs(p.scale)) for p in probes])
+
+
+class VectorsUnperturbed(NumpyView):
+    def vector(self, name):
+        return self.weights.read(name)[None, None]
+
+
+class OneSeed(NumpyView):
+    def __init__(self, weights, probes):
+        super().__init__(weights, [Probe(probes[0].seed, p.scale) for p in probes])
+
+
+class ScaleOff(NumpyView):
+    def __init__(self, weights, probes):
+        super().__init__(weights, [Probe(p.seed, p.scale * 1.001) for p in probes])
+
+
+@pytest.mark.parametrize("fault", [SignLost, VectorsUnperturbed, OneSeed, ScaleOff])
+@models
+def test_a_faulty_engine_is_caught(name, fault):
+    with pytest.raises(AssertionError, match="of the tolerance"):
+        check_losses(name, "f32", fault, PROBES["three pairs"])
+
+
+TERMS = {
+    "one": ([(5, 1e-3)], 0.0),
+    "three, decayed": ([(seed, 1e-3) for seed in SEEDS], 1e-2),
+}
+
+
+@engines
+@models
+@dtypes
+@pytest.mark.parametrize("kind", ["gaussian", "rademacher"])
+@pytest.mark.parametrize(("terms", "decay"), TERMS.values(), ids=TERMS)
+def test_folded_bytes(name, dtype, engine, kind, terms, decay):
+    weights = MODELS[name](dtype, engine).weights
+    weights.kind = kind
+    expected = {}
+    for tensor in weights.names():
+        raw = weights.stored(tensor)
+        w = widen(raw)
+        if w.ndim > 1:
+            w = w * np.float32(1 - decay)
+        for seed, coefficient in terms:
+            w = w + np.float32(coefficient) * tinyzo.noise(seed, tensor, raw.shape, kind)
+        bits = noise.words(
+            noise.key(terms[0][0], tensor, "rounding"), noise.counters(0, raw.shape)
+        )
+        expected[tensor] = narrow(w, raw.dtype, bits).tobytes()
+    weights.add(terms, decay)
+    assert raw_bytes(weights) == expected
+
+
+@engines
+@models
+def test_unperturbed_copies_cost_nothing(name, engine):
+    """The probe axis stays 1 while nothing is perturbed, and has one entry a probe after that."""
+    model = MODELS[name](engine=engine)
+    table = model.weights.names()[0]
+    ids = np.array([3, 4, 3])
+    assert model.weights.view().embed(table, ids).shape[:2] == (1, 3)
+    assert model.weights.view(PROBES["three pairs"]).embed(table, ids).shape[:2] == (6, 3)

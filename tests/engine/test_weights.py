@@ -1,0 +1,265 @@
+"""The owner of theta: exact reading, stochastic rounding, folds that do not depend on tiles."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tiny import DTYPE_NAMES, MODELS, raw_bytes
+
+import tinyzo
+from tinyzo.engine import noise
+from tinyzo.engine import weights as weights_module
+from tinyzo.engine.numpy_engine import NumpyView
+from tinyzo.engine.weights import Probe, Weights, check_tensors, narrow, widen
+from tinyzo.errors import NumericError, ShapeError
+from tinyzo.models.model import DTYPES
+from tinyzo.text.batches import pack_sequences
+
+U16, F16, F32 = np.dtype(np.uint16), np.dtype(np.float16), np.dtype(np.float32)
+SIXTEEN = pytest.mark.parametrize("dtype", [U16, F16], ids=["bf16", "f16"])
+ALL_BITS = np.arange(1 << 16, dtype=np.uint32) << 16  # every top half of a random word, once
+SMALLEST = {U16: 2.0**-133, F16: 2.0**-24}
+LARGEST = {U16: 2.0**128 - 2.0**120, F16: 65504.0}
+
+
+def make(dtype: str = "f32", kind: str = "gaussian") -> Weights:
+    random = np.random.RandomState(1)
+    shapes = {"matrix": (33, 7), "vector": (19,), "other": (5, 40)}
+    values = {name: random.standard_normal(shape) * 0.05 for name, shape in shapes.items()}
+    stored = {
+        name: narrow(v.astype(np.float32), np.dtype(DTYPES[dtype]), None)
+        for name, v in values.items()
+    }
+    return Weights(stored, NumpyView, kind)
+
+
+def rounded_every_way(value: float, dtype: np.dtype) -> np.ndarray:
+    """What one float32 becomes under each possible random word."""
+    values = np.full(len(ALL_BITS), value, np.float32)
+    with np.errstate(over="ignore"):
+        return widen(narrow(values, dtype, ALL_BITS.copy())).astype(np.float64)
+
+
+# -- widen, narrow -------------------------------------------------------------------------
+
+
+def test_widen_is_exact_for_every_bfloat16():
+    raw = np.arange(1 << 16, dtype=np.uint16)
+    assert np.array_equal(widen(raw).view(np.uint32), raw.astype(np.uint32) << 16)
+
+
+def test_widen_is_exact_for_every_float16():
+    raw = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    assert np.array_equal(widen(raw), raw.astype(np.float32), equal_nan=True)
+
+
+def test_float32_passes_through_both_as_it_is():
+    w = np.float32([1.0, np.pi])
+    assert widen(w) is w and narrow(w, F32, None) is w
+
+
+def every_finite(dtype: np.dtype) -> np.ndarray:
+    raw = np.arange(1 << 16, dtype=np.uint16)
+    raw = raw if dtype == U16 else raw.view(np.float16)
+    return raw[np.isfinite(widen(raw))]
+
+
+@SIXTEEN
+@pytest.mark.parametrize("bits", [None, 0, 2**32 - 1])
+def test_values_that_storage_holds_stay(dtype, bits):
+    raw = every_finite(dtype)
+    word = None if bits is None else np.full(len(raw), bits, np.uint32)
+    assert np.array_equal(widen(narrow(widen(raw), dtype, word)), widen(raw))
+
+
+@SIXTEEN
+@pytest.mark.parametrize("sign", [1, -1])
+def test_rounding_takes_the_two_neighbours_and_keeps_the_mean(dtype, sign):
+    grid = widen(every_finite(dtype))
+    grid = np.unique(grid[grid >= 0])
+    random = np.random.RandomState(0)
+    lower = np.r_[0, 1, 2, 1023, 1024, random.randint(3, len(grid) - 1, 40), len(grid) - 2]
+    for below, above in zip(grid[lower], grid[lower + 1], strict=True):
+        value = sign * np.float32(below + (above - below) * random.choice([0.5, 0.25, 0.7]))
+        found = rounded_every_way(value, dtype)
+        assert set(found) <= {sign * float(below), sign * float(above)}
+        # The random field has 13 bits (f16) or 16 (bf16), as many as float32 has to spare: exact
+        # for normal numbers, within one part of the field of a step for subnormal ones.
+        step = float(above) - float(below)
+        bound = step * 2.0**-13 if above <= 2.0**-14 and dtype == F16 else 0.0
+        assert abs(found.mean() - float(value)) <= bound
+
+
+@SIXTEEN
+def test_nearest_is_nearest_with_ties_to_even(dtype):
+    step = {U16: 2.0**-7, F16: 2.0**-10}[dtype]
+    values = np.float32([1 + 0.5 * step, 1 + 1.5 * step, 1 + 0.49 * step, -1 - 0.51 * step])
+    expected = [1, 1 + 2 * step, 1, -1 - step]
+    assert widen(narrow(values, dtype, None)).tolist() == expected
+
+
+@SIXTEEN
+def test_the_corners_of_the_range(dtype):
+    for value in (0.0, 1.0, -0.25, SMALLEST[dtype], LARGEST[dtype], -LARGEST[dtype]):
+        assert set(rounded_every_way(value, dtype)) == {value}
+    below = np.nextafter(np.float32(LARGEST[dtype]), np.float32(0))
+    assert np.isfinite(rounded_every_way(below, dtype)).all()
+    assert set(rounded_every_way(SMALLEST[dtype] / 2, dtype)) == {0.0, SMALLEST[dtype]}
+
+
+# -- reading -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPE_NAMES)
+def test_reading_is_float32_and_a_copy(dtype):
+    weights = make(dtype)
+    before = raw_bytes(weights)
+    for name in weights.names():
+        copy = weights.read(name)
+        assert copy.dtype == F32 and copy.shape == weights.shape(name)
+        copy += 1
+    assert raw_bytes(weights) == before
+    assert weights.names() == ["matrix", "vector", "other"]
+    assert "vector" in weights and "bias" not in weights
+    assert weights.dtype("matrix") == np.dtype(DTYPES[dtype])
+    assert weights.nbytes() == (33 * 7 + 19 + 5 * 40) * (4 if dtype == "f32" else 2)
+
+
+@pytest.mark.parametrize("tile", [1, 7, 50, 1 << 16])
+def test_tiles_rows_gather_and_index_agree(monkeypatch, tile):
+    monkeypatch.setattr(weights_module, "TILE", tile)
+    weights = make("bf16")
+    for name in weights.names():
+        whole, shape = weights.read(name), weights.shape(name)
+        numbers = np.arange(whole.size, dtype=np.uint32).reshape(shape)
+        ranges = list(weights.tiles(name))
+        assert [row for start, stop in ranges for row in range(start, stop)] == [*range(shape[0])]
+        for start, stop in ranges:
+            assert stop - start == 1 or whole[start:stop].size <= tile
+            assert np.array_equal(weights.rows(name, start, stop), whole[start:stop])
+            assert np.array_equal(weights.index(name, start, stop), numbers[start:stop])
+        picked = np.array([2, 0, 2])
+        assert np.array_equal(weights.gather(name, picked), whole[picked])
+
+
+def test_tensors_must_have_the_shapes_of_the_model():
+    tensors = {"a": np.zeros((2, 3), np.float32)}
+    check_tensors(tensors, {"a": (2, 3)})
+    with pytest.raises(ShapeError, match=r"a: shape \(2, 3\), the model has \(3, 2\)\n.*config"):
+        check_tensors(tensors, {"a": (3, 2)})
+    with pytest.raises(ShapeError, match=r"b: shape None, the model has \(1,\)"):
+        check_tensors(tensors, {"b": (1,)})
+
+
+# -- folding -------------------------------------------------------------------------------
+
+
+def test_a_fold_is_its_formula_in_float32():
+    weights, f = make(), np.float32
+    before = {name: weights.read(name) for name in weights.names()}
+    weights.add([(3, 0.01), (4, -2e-4)], decay=0.125)
+    for name, w in before.items():
+        z1, z2 = (tinyzo.noise(seed, name, w.shape) for seed in (3, 4))
+        kept = w * f(1 - 0.125) if w.ndim > 1 else w
+        expected = (kept + f(0.01) * z1) + f(-2e-4) * z2
+        assert np.array_equal(weights.read(name), expected)
+
+
+def test_signs_can_be_the_direction():
+    weights = make(kind="rademacher")
+    before = weights.read("matrix")
+    weights.add([(3, 0.25)])
+    assert np.allclose(np.abs(weights.read("matrix") - before), 0.25, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+def test_a_fold_into_16_bits_rounds_with_the_words_of_its_first_seed(dtype):
+    weights = make(dtype)
+    stored = {name: weights.stored(name).copy() for name in weights.names()}
+    weights.add([(3, 1e-3), (4, 1e-3)])
+    for name, raw in stored.items():
+        z1, z2 = (tinyzo.noise(seed, name, raw.shape) for seed in (3, 4))
+        w = widen(raw) + np.float32(1e-3) * z1 + np.float32(1e-3) * z2
+        bits = noise.words(noise.key(3, name, "rounding"), noise.counters(0, raw.shape))
+        assert weights.stored(name).tobytes() == narrow(w, raw.dtype, bits).tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPE_NAMES)
+def test_a_fold_does_not_depend_on_the_tiles(monkeypatch, dtype):
+    results = []
+    for tile in (1, 7, 64, 1 << 16):
+        monkeypatch.setattr(weights_module, "TILE", tile)
+        weights = make(dtype)
+        weights.add([(3, 0.01), (4, -0.02)], decay=0.01)
+        results.append(raw_bytes(weights))
+    assert all(result == results[0] for result in results)
+
+
+@pytest.mark.parametrize("decay", [0.0, float("nan")])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e39])
+def test_an_update_that_float32_cannot_hold_changes_nothing(bad, decay):
+    weights = make()
+    before = raw_bytes(weights)
+    with pytest.raises(NumericError, match=r"update that is not finite.*\n.*smaller lr or a clip"):
+        weights.add([(3, 0.01), (4, bad)], decay)
+    assert raw_bytes(weights) == before
+
+
+def folds(dtype: str, nearest: bool) -> float:
+    """The share of 64 equal updates of 1e-6 that arrives in weights of size 0.05."""
+    w0 = np.float32(0.05) * tinyzo.noise(1, "start", (1 << 16,))
+    weights = Weights({"w": narrow(w0, np.dtype(DTYPES[dtype]), None)}, NumpyView)
+    z, start = tinyzo.noise(77, "w", w0.shape), weights.read("w")
+    for step in range(64):
+        if nearest:
+            stored = weights.stored("w")
+            stored[...] = narrow(widen(stored) + np.float32(1e-6) * z, stored.dtype, None)
+        else:
+            weights.add([(step, 0.0), (77, 1e-6)])  # the first seed makes the rounding's words
+    moved = (weights.read("w") - start).astype(np.float64)
+    return float(moved @ z) / (64 * 1e-6 * float(z @ z))
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+def test_updates_far_below_half_a_step_arrive(dtype):
+    # One rounding adds a variance of about 1e-6 times the step, at most 2^-9 (bf16) for |w| < 0.3;
+    # over 64 folds and 2^16 elements the share then has a deviation of 0.02 at the very most.
+    share = folds(dtype, nearest=False)
+    print(f"{dtype}: {share:.4f} of the update arrives, used {abs(share - 1) / 0.1:.0%}")
+    assert abs(share - 1) < 0.1
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+def test_rounding_to_nearest_as_published_loses_them(dtype):
+    assert folds(dtype, nearest=True) < 0.1
+
+
+# -- theta is exact ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPE_NAMES)
+@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
+def test_probes_leave_theta_exact(build, dtype):
+    model = build(dtype)
+    before = raw_bytes(model.weights)
+    batch = pack_sequences([[3, 4, 5], [6, 7]])
+    for seed in range(50):
+        theta = model.weights.view([Probe(seed, 1e-2), Probe(seed, -1e-2)])
+        h = model.architecture.hidden(theta, model.config, batch)
+        model.architecture.logits(theta, model.config, h)
+    assert raw_bytes(model.weights) == before
+
+
+def test_an_exception_within_a_loss_leaves_theta_exact(monkeypatch):
+    model = MODELS["opt"]()
+    before = raw_bytes(model.weights)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(NumpyView, "relu", interrupt)
+    batch = pack_sequences([[3, 4, 5]])
+    with pytest.raises(KeyboardInterrupt):
+        theta = model.weights.view([Probe(0, 1.0)])
+        model.architecture.hidden(theta, model.config, batch)
+    assert raw_bytes(model.weights) == before
