@@ -363,6 +363,15 @@ def test_compressed_members_are_refused_before_they_grow(path):
     refused(path, bomb, "its member 'a/data.pkl' is compressed or encrypted")
 
 
+def test_encrypted_members_and_sizes_that_differ_are_refused(path):
+    genuine = hostile.zip_of([("a/data.pkl", b"}.")])
+    entry = genuine.rindex(b"PK\1\2")
+    for field, value in [(8, 1), (20, 1), (24, 1)]:  # flags, size as stored, size
+        data = bytearray(genuine)
+        data[entry + field] = value
+        refused(path, bytes(data), "its member 'a/data.pkl' is compressed or encrypted")
+
+
 @pytest.mark.parametrize(
     "name", ["../x", "/data.pkl", "a/../data.pkl", "a\\data.pkl", "c:/data.pkl", "a//b", "a/"]
 )
@@ -403,6 +412,8 @@ def test_a_zip_without_one_pickle_or_of_another_machine_is_refused(path):
     refused(path, hostile.zip_of([("a/x", b"")]), "it has 0 members */data.pkl, not one")
     two = [("a/data.pkl", b"}."), ("b/data.pkl", b"}.")]
     refused(path, hostile.zip_of(two), "it has 2 members */data.pkl, not one")
+    deeper = [("a/b/data.pkl", b"}."), ("data.pkl", b"}.")]
+    refused(path, hostile.zip_of(deeper), "it has 0 members */data.pkl, not one")
     big = [("a/data.pkl", b"}."), ("a/byteorder", b"big")]
     refused(path, hostile.zip_of(big), "it was written on a big-endian machine")
 

@@ -115,11 +115,14 @@ def _check_type(name: str, value: Any, default: Any) -> None:
     if default is None and value is None:
         return
     wanted = int if default is None else type(default)
-    right = isinstance(value, (int, float)) if wanted is float else type(value) is wanted
-    if not right or (wanted in (int, float) and (isinstance(value, bool) or value < 0)):
-        raise ConfigError(
-            f"config.json: {name} = {value!r}", f"expected a {wanted.__name__}, zero or more"
-        )
+    right = type(value) in (int, float) if wanted is float else type(value) is wanted
+    limits = ""
+    if wanted in (int, float):
+        least = 1 if wanted is int and not name.endswith("_token_id") else 0  # sizes and counts
+        right = right and least <= value < 1 << 31  # which also keeps NaN and infinity out
+        limits = f" from {least} to 2^31"
+    if not right:
+        raise ConfigError(f"config.json: {name} = {value!r}", f"expected {wanted.__name__}{limits}")
 
 
 def weights_file(directory: Path) -> Path:
@@ -204,19 +207,26 @@ def _listing(names: list[str], most: int = 4) -> str:
 
 def fingerprint(directory: Path) -> str:
     """SHA-256 of config.json and every weights file: what a run's journal builds on."""
+    open_weights(directory).close()  # refuses an index that names no plain files
     weights = weights_file(directory)
     files = [directory / "config.json", weights]
     if weights.name.endswith(".index.json"):
-        parts = read_json(weights).get("weight_map", {}).values()
+        parts = read_json(weights)["weight_map"].values()
         files += [directory / name for name in sorted(set(parts))]
     return hash_files(files)
 
 
 def hash_files(files: Iterable[Path]) -> str:
-    """SHA-256 over the bytes of files, in order, 1 MB at a time."""
+    """SHA-256 over the bytes of files, in order, 1 MB at a time.
+
+    raises: CheckpointError when one cannot be read
+    """
     digest = hashlib.sha256()
     for path in files:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        try:
+            with open(path, "rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except OSError as error:
+            raise CheckpointError(f"{path}: {error.strerror}", "check the path") from None
     return digest.hexdigest()
