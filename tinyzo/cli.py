@@ -8,20 +8,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tinyzo.engine.noise import FORMAT
-from tinyzo.errors import DataError, TinyzoError
-from tinyzo.models.model import DTYPES, ENGINES, Model, load
+from tinyzo.errors import DataError, TinyzoError, UsageError
+from tinyzo.models.model import DTYPES, Model, load
 from tinyzo.runs import evaluate, export, memory, train
-from tinyzo.runs.data import bind_task, load_evaluation
+from tinyzo.runs.data import bind_task, load_data, load_evaluation
 from tinyzo.runs.journal import read_journal
 from tinyzo.runs.run import Run
 from tinyzo.runs.settings import Settings, read_toml, settings_from
-from tinyzo.text.batches import pack_sequences
 from tinyzo.text.datasets import Row
 from tinyzo.text.tasks import BoundTask
 from tinyzo.zo.objectives import Objective
@@ -47,10 +48,11 @@ HELP = {
     "dtype": "how weights are stored", "threads": "of the engine",
 }  # fmt: skip
 CHOICES = {
-    "method": tuple(train.METHODS), "schedule": tuple(SCHEDULES),
-    "engine": ("auto", *ENGINES), "residency": ("auto", "resident"), "dtype": ("auto", *DTYPES),
+    "method": tuple(train.METHODS), "schedule": tuple(SCHEDULES), "dtype": ("auto", *DTYPES),
+    "engine": ("auto", "numba", "numpy"), "residency": ("auto", "resident", "streamed"),
 }  # fmt: skip
-ABOUT_DATA = ("task", "data", "template", "label_words", "label_field", "limit")
+ABOUT_TASK = {"task": None, "template": None, "label_words": None}
+ABOUT_DATA = {"data": None, "label_field": Settings.label_field}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -75,22 +77,22 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--resume", metavar="RUN", help="go on with a run (alone, or with --steps)")
     sub.add_argument("--config", metavar="FILE.toml", help="settings; options override them")
     sub = command("evaluate", "accuracy and loss of a model or a run on a task", evaluate_model,
-                  ("model", *ABOUT_DATA, "dtype"))  # fmt: skip
+                  ("model", *ABOUT_TASK, *ABOUT_DATA, "data_seed", "limit", "dtype"))  # fmt: skip
     sub.add_argument("--zero-shot", action="store_true", help="of a run: its base, not the result")
     sub = command("predict", "label texts (arguments, or lines of stdin)", predict,
-                  ("model", *ABOUT_DATA[:-1], "dtype"))  # fmt: skip
+                  ("model", *ABOUT_TASK, "dtype"))  # fmt: skip
     sub.add_argument("texts", nargs="*", metavar="TEXT", help="a text, or a JSON object of columns")
     sub = command("replay", "write a run's tuned model as a Hugging Face directory", replay)
     sub.add_argument("path", metavar="RUN")
     sub.add_argument("--output", required=True, metavar="DIR")
-    sub.add_argument("--step", type=int, help="after so many steps; default: best on dev")
+    sub.add_argument("--step", type=_count, help="after so many steps; default: best on dev")
     sub = command("convert", "pytorch_model.bin to safetensors, without PyTorch", convert)
     sub.add_argument("path", metavar="DIR|FILE.bin")
     sub.add_argument("--output", required=True, metavar="DIR")
     sub = command("inspect", "parameters, types, memory plan of a model or run", inspect)
     sub.add_argument("path", nargs="?", default=Settings.model, metavar="DIR|RUN")
-    sub.add_argument("--batch-size", type=int, default=8, help="for the memory plan")
-    sub.add_argument("--tokens", type=int, default=64, help="a sequence, for the memory plan")
+    sub.add_argument("--batch-size", type=_count, default=8, help="for the memory plan")
+    sub.add_argument("--tokens", type=_count, default=64, help="a sequence, for the memory plan")
     return parser
 
 
@@ -99,12 +101,22 @@ def _add_setting(parser: argparse.ArgumentParser, name: str) -> None:
     parse = float if "float" in kind else int if "int" in kind else str
     if "list" in kind:
         parse = _comma_list
-    option = f"--{name.replace('_', '-')}"
-    parser.add_argument(option, type=parse, choices=CHOICES.get(name), help=HELP[name])
+    choices = CHOICES.get(name)
+    parser.add_argument(_option(name), type=parse, choices=choices, help=HELP[name])
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _comma_list(text: str) -> list[str]:
     return text.split(",")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 up")
+    return int(text)
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
@@ -130,51 +142,71 @@ def finetune(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _open(options: argparse.Namespace, base: bool = False) -> tuple[Model, Settings]:
-    """A model and the settings of its task, from a folder, a shipped name, or a run."""
+def _open(options: argparse.Namespace, needs_data: bool = True) -> tuple[Model, Settings, bool]:
+    """A model, the settings of its task, and whether task and data are those it was tuned on.
+
+    From a folder, a shipped name, or a run, whose own task and data are what is not given.
+    """
     given = _given(options)
     path = Path(given.get("model", Settings.model))
-    if (path / "run.toml").is_file():
-        run = Run.open(path)
-        settings = dataclasses.replace(run.settings, **{k: given[k] for k in given if k != "model"})
-        return run.base_model() if base else run.model(), settings
-    settings = settings_from(given, "the command")
-    model = load(settings.model_path, dtype=settings.dtype)
-    return model, settings.complete(model.family)
+    if not (path / "run.toml").is_file():
+        settings = settings_from(given, "the command")
+        model = load(settings.model_path, dtype=settings.dtype)
+        return model, settings.complete(model.family, needs_data), False
+    run = Run.open(path)
+    for name in ("dtype", "data_seed"):
+        if given.pop(name, known := getattr(run.settings, name)) != known:
+            raise UsageError(f"the run's {name} is {known}", f"leave out {_option(name)}")
+    task = run.settings.task or ""
+    same = given.get("task", task).lower() == task.lower() and "template" not in given
+    changes = given if same else ABOUT_TASK | ABOUT_DATA | given
+    settings = dataclasses.replace(run.settings, **changes | {"model": run.settings.model})
+    model = run.base_model() if getattr(options, "zero_shot", False) else run.model()
+    return model, settings.complete(model.family, needs_data), same and "data" not in given
 
 
 def evaluate_model(options: argparse.Namespace) -> dict[str, Any]:
-    model, settings = _open(options, base=options.zero_shot)
+    model, settings, own = _open(options)
     bound = bind_task(model, settings)
-    split, examples = load_evaluation(bound, settings)
-    if not examples:
-        raise DataError(f"{settings.data_path}: no rows to evaluate", "see its folder")
-    result = evaluate.evaluate(Objective(model, bound), examples)
+    data = (load_data if own else load_evaluation)(bound, settings)
+    objective = Objective(model, bound, settings.micro_batch_tokens)
+    result = evaluate.evaluate(objective, data.test)
     _say(options, f"accuracy {result.accuracy:.4f}, loss {result.loss:.4f} "
-                  f"on {result.examples} {split} rows")  # fmt: skip
+                  f"on {result.examples} {data.reported} rows")  # fmt: skip
     return {
         "model": options.model or settings.model, "task": settings.task or "custom",
         "examples": result.examples, "accuracy": result.accuracy, "loss": result.loss,
-        "split": split, "peak_bytes": memory.peak_bytes(),
+        "split": data.reported, "peak_bytes": memory.peak_bytes(),
     }  # fmt: skip
 
 
 def predict(options: argparse.Namespace) -> None:
-    """One JSON object a line with --json, else the label, its probability and the text."""
-    model, settings = _open(options)
+    """One JSON object a line with --json, else the label, its probability and the text.
+
+    A label is its word; of a task whose words are columns (COPA), what its files call it.
+    """
+    model, settings, _ = _open(options, needs_data=False)
     bound = bind_task(model, settings)
-    objective = Objective(model, bound)
-    for text in options.texts or (line.rstrip("\n") for line in sys.stdin):
+    task, objective = bound.task, Objective(model, bound)
+    labels = task.labels if "{" in "".join(task.words) else [w.strip() for w in task.words]
+    for text in _texts(options):
         example = bound.encode(_row(bound, text), labelled=False)
-        (scores,) = evaluate.predict(objective, [example])
-        word = [w.strip() for w in bound.task.words][scores.argmax()]
+        (odds,) = evaluate.predict(objective, [example])
+        label = labels[odds.argmax()]
         if options.json:
-            names = bound.task.labels if "{" in "".join(bound.task.words) else bound.task.words
-            named = {n.strip(): float(p) for n, p in zip(names, scores, strict=True)}
-            label = max(named, key=named.get)
-            print(json.dumps({"text": text, "label": label, "scores": named}), flush=True)
+            scores = dict(zip(labels, odds.tolist(), strict=True))
+            print(json.dumps({"text": text, "label": label, "scores": scores}), flush=True)
         else:
-            print(f"{word}\t{scores.max():.3f}\t{text}", flush=True)
+            print(f"{label}\t{odds.max():.3f}\t{text}", flush=True)
+
+
+def _texts(options: argparse.Namespace) -> Iterator[str]:
+    try:
+        for text in options.texts or sys.stdin or ():
+            text.encode()
+            yield text.removesuffix("\n")
+    except UnicodeError:
+        raise DataError("a text that is not UTF-8", "save the texts as UTF-8") from None
 
 
 def _row(bound: BoundTask, text: str) -> Row:
@@ -182,7 +214,7 @@ def _row(bound: BoundTask, text: str) -> Row:
         return Row({bound.fields[0]: text})
     try:
         return Row(**json.loads(text))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise DataError(
             f"{text[:40]!r}: the task reads {', '.join(bound.fields)}",
             "give each text as a JSON object of these columns",
@@ -214,9 +246,8 @@ def inspect(options: argparse.Namespace) -> dict[str, Any]:
                   "base": header.base, "noise_format": FORMAT}  # fmt: skip
     model = load(settings.model_path, dtype=settings.dtype)
     weights = model.weights
-    parameters = sum(weights.read(name).size for name in weights.names())
-    batch = pack_sequences([[0] * options.tokens] * options.batch_size)
-    plan = memory.plan(model, len(batch.ids), options.tokens)
+    parameters = sum(math.prod(weights.shape(name)) for name in weights.names())
+    plan = memory.plan(model, options.batch_size * options.tokens, options.tokens)
     types: dict[str, int] = {}
     for name in weights.names():
         tag = export.TAGS[weights.dtype(name).name]
@@ -242,13 +273,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = options.run(options)
         if options.json and result is not None:
             print(json.dumps(result))
+        print(end="", flush=True)
         return 0
     except TinyzoError as error:
-        print(f"tinyzo: {error}", file=sys.stderr)
-        return error.exit_code
+        return _fail(error, error.exit_code)
     except KeyboardInterrupt:
-        print("tinyzo: interrupted; a run goes on with --resume RUN", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()
+        return _fail("interrupted; a run goes on with --resume RUN", 130)
+    except BrokenPipeError:  # the reader has seen enough, as `| head -1`; so has the flush at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (OSError, MemoryError, UnicodeError) as error:
+        hint = "check the path and its permissions, and room on the disk and in memory"
+        return _fail(f"{error or type(error).__name__}\n  hint: {hint}", 1)
+
+
+def _fail(why: object, code: int) -> int:
+    print(f"tinyzo: {why}", file=sys.stderr)
+    return code

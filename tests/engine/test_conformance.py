@@ -13,8 +13,10 @@ from tiny import DTYPE_NAMES, MODELS, Float64View, examples_for, raw_bytes, toy_
 
 import tinyzo
 from tinyzo.engine import noise
+from tinyzo.engine import weights as weights_module
 from tinyzo.engine.numpy_engine import NumpyView
 from tinyzo.engine.weights import Probe, Weights, narrow, widen
+from tinyzo.errors import ShapeError
 from tinyzo.models.model import Model
 from tinyzo.zo.objectives import Objective
 
@@ -74,6 +76,15 @@ def check_losses(name: str, dtype: str, engine: Any, probes: list[Probe]) -> flo
 @pytest.mark.parametrize("probes", PROBES.values(), ids=PROBES)
 def test_losses(name, dtype, engine, probes):
     print(f"used {check_losses(name, dtype, engine, probes):.0%}")
+
+
+@engines
+@models
+@pytest.mark.parametrize("tile", [1, 24])
+def test_losses_in_small_tiles(monkeypatch, name, engine, tile):
+    """A tile of 1 is one row, of 24 is 3 or 4: the softmax over the vocabulary is put together."""
+    monkeypatch.setattr(weights_module, "TILE", tile)
+    check_losses(name, "f32", engine, PROBES["pair"])
 
 
 class SignLost(NumpyView):
@@ -142,3 +153,11 @@ def test_unperturbed_copies_cost_nothing(name, engine):
     ids = np.array([3, 4, 3])
     assert model.weights.view().embed(table, ids).shape[:2] == (1, 3)
     assert model.weights.view(PROBES["three pairs"]).embed(table, ids).shape[:2] == (6, 3)
+
+
+@engines
+def test_a_width_that_does_not_fit_is_refused(engine):
+    theta = MODELS["opt"](engine=engine).weights.view()
+    message = r"fc1\.weight \[12, 8\] does not take width 7\n.*config\.json"
+    with pytest.raises(ShapeError, match=message):
+        theta.linear("model.decoder.layers.0.fc1", np.zeros((1, 3, 7), np.float32))

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from golden.seeded import Case
+
 from tinyzo.checkpoints.directory import typed_config
 from tinyzo.engine.numpy_engine import NumpyView
 from tinyzo.engine.weights import Weights

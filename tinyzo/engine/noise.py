@@ -28,6 +28,7 @@ import numpy as np
 from tinyzo.errors import ConfigError, ShapeError
 
 FORMAT = 1
+BLOCK = 1 << 16  # elements of a whole tensor are made so many at once, in cache
 KINDS = {"gaussian": 1, "rademacher": 2, "rounding": 3}
 
 MASK64 = (1 << 64) - 1
@@ -140,5 +141,8 @@ def noise(
 
     seed: 0 .. 2^64 - 1 (0 is a seed like any other). kind: "gaussian" or "rademacher".
     """
-    index = counters(0, (math.prod(shape),))
-    return at(seed, name_or_index, index, kind).reshape(shape)
+    z = np.empty(math.prod(shape), np.float32)
+    for start in range(0, z.size, BLOCK):
+        part = z[start : start + BLOCK]
+        part[:] = at(seed, name_or_index, counters(start, part.shape), kind)
+    return z.reshape(shape)

@@ -213,7 +213,7 @@ class NumpyView:
         k, v: f32[P, N, H, K]; returns f32[P, M, H, K].
         differs: no padding mask exists, since nothing is padded
         """
-        out = np.empty((max(len(q), len(k)), *q.shape[1:]), np.float32)
+        out = np.empty((max(len(q), len(k), len(v)), *q.shape[1:]), np.float32)
         scale = np.float32(q.shape[-1] ** -0.5)
         for queries, keys, places in batch.attention_blocks(rows, QUERIES):
             # [P, H, T, K] x [P, H, K, S]

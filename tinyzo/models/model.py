@@ -43,8 +43,9 @@ class Model:
 
     def check(self, batch: Batch) -> Batch:
         """raises: DataError when a token id or a length is beyond the model's tables"""
-        if batch.ids.min() < 0 or batch.ids.max() >= self.config.vocab_size:
-            bad = batch.ids.max() if batch.ids.min() >= 0 else batch.ids.min()
+        ids = np.concatenate([a for a in (batch.ids, batch.words, batch.targets) if a is not None])
+        if ids.min() < 0 or ids.max() >= self.config.vocab_size:
+            bad = ids.max() if ids.min() >= 0 else ids.min()
             raise DataError(
                 f"token id {bad} is outside the vocabulary of {self.config.vocab_size}",
                 "the tokenizer's files and the weights are of two different models",
@@ -93,18 +94,31 @@ def load(
     if dtype not in (None, "auto", *DTYPES):
         raise ConfigError(f"dtype {dtype!r} is not built", f"one of auto, {', '.join(DTYPES)}")
     directory = Path(path)
-    source = open_weights(directory)
-    with source:
-        raw = read_json(directory / "config.json")
-        family = raw.get("model_type")
-        if family not in MODELS:
-            raise ConfigError(
-                f"{directory}: model_type {family!r} is not built", f"built: {', '.join(MODELS)}"
-            )
-        architecture = MODELS[family]
-        config = typed_config(raw, architecture.Config, architecture.ALLOWED)
-        tensors = read_tensors(source, architecture, config, dtype)
+    with open_weights(directory) as source:
+        family, config = read_config(directory)
+        tensors = read_tensors(source, MODELS[family], config, dtype)
     return Model(family, config, Weights(tensors, ENGINES[engine]), directory, engine)
+
+
+def read_config(directory: Path) -> tuple[str, Any]:
+    """The family and the checked configuration of a model folder.
+
+    raises: ConfigError
+    """
+    raw = read_json(directory / "config.json")
+    family = str(raw.get("model_type"))
+    if family not in MODELS:
+        raise ConfigError(
+            f"{directory}: model_type {family!r} is not built", f"built: {', '.join(MODELS)}"
+        )
+    config = typed_config(raw, MODELS[family].Config, MODELS[family].ALLOWED)
+    if config.hidden_size % config.num_attention_heads:
+        raise ConfigError(
+            f"config.json: hidden_size {config.hidden_size} is not a multiple of "
+            f"num_attention_heads {config.num_attention_heads}",
+            "copy config.json from the model's page",
+        )
+    return family, config
 
 
 def _choice(what: str, value: str, built: tuple[str, ...]) -> str:
@@ -122,6 +136,12 @@ def read_tensors(
 
     raises: CheckpointError for tensors missing, unexpected, misshapen, untied or not floating
     """
+    layers, held = config.num_hidden_layers, len(source.names())
+    if layers > held:  # else listing the parameters of a billion layers would take for ever
+        raise CheckpointError(
+            f"{source.path}: {held} tensors for the {layers} layers of config.json",
+            "config.json and the weights are of two different models",
+        )
     shapes = dict(architecture.shapes(config))
     names, twins = match_names(source, shapes, architecture.LAYOUT)
     tensors = {name: _read(source, file, dtype) for name, file in names.items()}

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from tinyzo.errors import DataError
 from tinyzo.models.model import Model
 from tinyzo.runs.settings import Settings
-from tinyzo.text.datasets import Splits, draw, kshot, load_splits, sample_opt
+from tinyzo.text.datasets import Row, Splits, draw, kshot, load_splits, sample_opt
 from tinyzo.text.tasks import BoundTask, Example, Task, custom_task, get_task
 
 MOST_EVALUATED = 1000  # rows of a larger test set that published figures use
-SHARE = 5  # of a single file, one row in so many is for dev, and as many for the report
+SHARE = 5  # where nothing is published, one row in so many is for dev, or for the report
 
 
 @dataclass(frozen=True)
@@ -42,51 +42,53 @@ def bind_task(model: Model, settings: Settings) -> BoundTask:
 def choose_rows(task: Task, splits: Splits, settings: Settings) -> tuple[Splits, str]:
     """Which rows train, choose and report, and the name of the split reported on.
 
-    With k_shot the published k-shot sets; with three files those; with a dev file only, that
-    is the report and the dev rows come out of the training file, as published; a file alone is
-    divided 3 : 1 : 1.
+    Reported is the test file, else the dev file; a file alone is divided 3 : 1 : 1. Dev rows are
+    the published k-shot ones, or the dev file if it is not the report, or come out of the
+    training file: as many as published, or a fifth where it has no more.
     """
-    reported, evaluation = splits.evaluation
-    seed = settings.data_seed or 0
+    reported, test = splits.evaluation
+    train, dev, seed = splits.train, splits.dev, settings.data_seed
+    n_dev = task.n_dev if len(train) > task.n_dev else len(train) // SHARE
+    if reported == "train":
+        n_dev = max(1, len(train) // SHARE)
+        train = draw(train, len(train), seed)
+        test, train = train[:n_dev], train[n_dev:]
+        reported = f"{n_dev} held-out"
     if settings.k_shot:
-        train, dev = kshot(task, splits.train, settings.k_shot, seed)
-        chosen = Splits(train, dev, evaluation)
-    elif splits.train and splits.dev and splits.test:
-        chosen = splits
-    elif splits.dev and len(splits.train) > task.n_dev:
-        chosen = sample_opt(splits.train, evaluation, settings.train_rows, task.n_dev, seed=seed)
-    elif splits.dev:
-        chosen = Splits(splits.train, splits.dev, evaluation)
-    else:
-        rows = draw(splits.train, len(splits.train), seed)
-        part = max(1, len(rows) // SHARE)
-        chosen = Splits(rows[2 * part :], rows[part : 2 * part], rows[:part])
-        reported = f"{part} rows held out of {reported}"
-    test = chosen.test
-    if len(test) > MOST_EVALUATED:
-        test = draw(test, MOST_EVALUATED, 42)
-    return Splits(chosen.train, chosen.dev, test[: settings.limit]), reported
+        train, dev = kshot(task, train, settings.k_shot, seed)
+    elif not dev or reported == "dev":
+        drawn = sample_opt(train, [], settings.train_rows, n_dev, seed=seed)
+        train, dev = drawn.train, drawn.dev
+    elif len(train) > settings.train_rows:
+        train = draw(train, settings.train_rows, seed)
+    return Splits(train, dev, _reported_rows(task, test, settings)), reported
+
+
+def _reported_rows(task: Task, rows: list[Row], settings: Settings) -> list[Row]:
+    """The published draw where there are more than 1,000, and of those the first `limit`."""
+    if len(rows) > MOST_EVALUATED:
+        seed = 42 if task.family == "roberta" else settings.data_seed
+        rows = draw(rows, MOST_EVALUATED, seed)
+    return rows[: settings.limit]
 
 
 def load_data(bound: BoundTask, settings: Settings) -> Data:
     """The examples of a run.
 
-    raises: DataError for files or rows that cannot be used, or a split without rows
+    raises: DataError for files or rows that cannot be used, or too few of them
     """
     splits = load_splits(bound.task, settings.data_path)
+    if not splits.train:
+        raise DataError(f"{settings.data_path}: no training rows", "add a file named train")
     chosen, reported = choose_rows(bound.task, splits, settings)
-    for name, rows in (("training", chosen.train), ("evaluation", chosen.test)):
-        if not rows:
-            raise DataError(f"{settings.data_path}: no {name} rows", "see its folder for the files")
-    encoded = ([bound.encode(row) for row in rows] for rows in
-               (chosen.train, chosen.dev, chosen.test))  # fmt: skip
-    return Data(*encoded, reported)
+    train, dev, test = ([bound.encode(row) for row in rows] for rows in
+                        (chosen.train, chosen.dev, chosen.test))  # fmt: skip
+    return Data(train, dev, test, reported)
 
 
-def load_evaluation(bound: BoundTask, settings: Settings) -> tuple[str, list[Example]]:
-    """The split to report on and its examples; the training rows are not needed for it."""
+def load_evaluation(bound: BoundTask, settings: Settings) -> Data:
+    """Only the examples to report on, of a model that was not tuned here: a file alone is all."""
     splits = load_splits(bound.task, settings.data_path)
-    name, rows = splits.evaluation
-    if len(rows) > MOST_EVALUATED:
-        rows = draw(rows, MOST_EVALUATED, 42)
-    return name, [bound.encode(row) for row in rows[: settings.limit]]
+    reported, rows = splits.evaluation
+    rows = _reported_rows(bound.task, rows, settings)
+    return Data([], [], [bound.encode(row) for row in rows], reported)

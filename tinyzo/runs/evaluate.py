@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from tinyzo.errors import NumericError
 from tinyzo.text.batches import micro_batches
 from tinyzo.text.tasks import Example
 from tinyzo.zo.objectives import Objective, cross_entropy
@@ -22,7 +24,10 @@ class Evaluation:
 
 
 def evaluate(objective: Objective, examples: Sequence[Example]) -> Evaluation:
-    """Accuracy and loss of the model on labelled examples."""
+    """Accuracy and loss of the model on labelled examples.
+
+    raises: NumericError when the loss is not finite
+    """
     right, total = 0, 0.0
     theta = objective.model.weights.view()
     for part in micro_batches(examples, objective.max_tokens):
@@ -33,13 +38,27 @@ def evaluate(objective: Objective, examples: Sequence[Example]) -> Evaluation:
     loss = total / len(examples)
     if objective.bound.task.loss == "lm":
         loss = float(objective(theta, examples)[0])
+    _check(loss, len(examples))
     return Evaluation(len(examples), right / len(examples), loss)
 
 
 def predict(objective: Objective, examples: Sequence[Example]) -> Iterator[np.ndarray]:
-    """The probabilities of each example's candidates, softmax of their scores: f64[C]."""
+    """The probabilities of each example's candidates, softmax of their scores: f64[C].
+
+    raises: NumericError when a score is not finite
+    """
     theta = objective.model.weights.view()
     for part in micro_batches(examples, objective.max_tokens):
         scores = objective.scores(theta, objective.pack(part))[0]
-        odds = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        top = scores.max(axis=-1, keepdims=True)
+        _check(float(top.sum()), len(part))
+        odds = np.exp(scores - top)
         yield from odds / odds.sum(axis=-1, keepdims=True)
+
+
+def _check(value: float, rows: int) -> None:
+    if not math.isfinite(value):
+        raise NumericError(
+            f"the model gives {value} on {rows} rows",
+            "its weights hold values that are not finite, or grew too large: try a smaller lr",
+        )

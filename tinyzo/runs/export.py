@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from tinyzo.checkpoints.directory import open_weights, read_json
+from tinyzo.checkpoints.directory import WEIGHT_FILES, open_weights, read_json
 from tinyzo.checkpoints.safetensors import SafetensorsWriter
 from tinyzo.checkpoints.sources import TensorInfo
 from tinyzo.checkpoints.torch_bin import open_torch_bin
@@ -38,7 +38,7 @@ def replay(run: Run, output: Path, step: int | None = None) -> Path:
     config = read_json(model.directory / "config.json")
     config.pop("torch_dtype", None)
     config["dtype"] = kinds.pop() if len(kinds) == 1 else "float32"
-    (output / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (output / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return output
 
 
@@ -61,8 +61,9 @@ def convert(path: Path, output: Path) -> Path:
 
 
 def _new_directory(output: Path) -> None:
-    if (output / "model.safetensors").exists():
-        raise CheckpointError(f"{output} has a model already", "name another --output")
+    for name in ("config.json", *WEIGHT_FILES):
+        if (output / name).exists():
+            raise CheckpointError(f"{output} has a {name} already", "name another --output")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -72,5 +73,5 @@ def _new_directory(output: Path) -> None:
 def _copy_companions(source: Path, output: Path) -> None:
     for pattern in COMPANIONS:
         for path in source.glob(pattern):
-            if not path.name.endswith(".index.json"):
+            if path.is_file() and not path.name.endswith(".index.json"):
                 shutil.copyfile(path, output / path.name)

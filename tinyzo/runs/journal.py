@@ -10,10 +10,12 @@ dropped, repeated or swapped unseen. A last record that is torn or wrong is as i
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import zlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,12 +43,16 @@ class Header:
         )[:-4]
         return body + struct.pack("<I", zlib.crc32(body))
 
+    def __str__(self) -> str:
+        terms = f"{self.losses} losses and {self.terms} {self.kind} terms a step"
+        return f"{terms} on base {self.base[:12]}"
+
     @property
     def record(self) -> struct.Struct:
         return struct.Struct(f"<Idd{self.losses}d" + "Qd" * self.terms + "I")
 
 
-class Journal:
+class Journal(AbstractContextManager):
     """An open journal: `steps` as read, and `append`. Held by one process at a time."""
 
     def __init__(self, path: Path, header: Header) -> None:
@@ -55,17 +61,30 @@ class Journal:
         raises: RunError when another process holds it, it belongs to another base, or is corrupt
         """
         self.path, self.header = path, header
-        self._file = open(path, "a+b")  # noqa: SIM115 (held until close)
-        _lock(self._file, path)
-        if not self._size():
-            self._write(header.pack())
-        found, self.steps, self._crc = read_journal(path)
-        if found != header:
-            raise RunError(f"{path}: it records {found}, this run is {header}", "use another run")
-        self._file.truncate(HEADER.size + len(self.steps) * header.record.size)
+        try:
+            self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (held until close)
+        except OSError as error:
+            raise RunError(f"{path}: {error.strerror}", "a run must be writable") from None
+        try:
+            self._read()
+        except BaseException:
+            self.close()
+            raise
 
-    def _size(self) -> int:
-        return self._file.seek(0, os.SEEK_END)
+    def _read(self) -> None:
+        _lock(self._file, self.path)
+        self._file.seek(0)
+        start = self.header.pack()
+        if len(found := self._file.read(len(start))) < len(start) and start.startswith(found):
+            self._file.truncate(0)
+            self._write(start)
+        header, self.steps, self._crc = read_journal(self.path)
+        if header != self.header:
+            raise RunError(
+                f"{self.path}: it records {header}; this run has {self.header}",
+                "a journal belongs to the run that wrote it",
+            )
+        self._file.truncate(HEADER.size + len(self.steps) * header.record.size)
 
     def append(self, step: Step) -> None:
         """Write the next step; it survives the death of this process.
@@ -83,8 +102,8 @@ class Journal:
 
     def _write(self, data: bytes) -> None:
         try:
-            self._file.write(data)
-            self._file.flush()
+            if self._file.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise RunError(
                 f"{self.path}: {error.strerror}", "make room on the disk, then --resume"
@@ -96,6 +115,9 @@ class Journal:
 
     def close(self) -> None:
         self._file.close()
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
 
 def read_journal(path: Path) -> tuple[Header, list[Step], int]:
@@ -110,7 +132,7 @@ def read_journal(path: Path) -> tuple[Header, list[Step], int]:
     header = _read_header(path, data)
     record = header.record
     steps: list[Step] = []
-    crc = zlib.crc32(data[: HEADER.size])
+    crc = zlib.crc32(data[: HEADER.size - 4])  # with its own CRC, any header would give the same
     count = (len(data) - HEADER.size) // record.size
     for i in range(count):
         at = HEADER.size + i * record.size
@@ -131,11 +153,15 @@ def _read_header(path: Path, data: bytes) -> Header:
     if len(data) < HEADER.size or not data.startswith(MAGIC):
         raise RunError(f"{path}: not a journal of tinyzo", "name a run's directory")
     _, version, losses, terms, kind, base, crc = HEADER.unpack_from(data)
-    if crc != zlib.crc32(data[: HEADER.size - 4]):
-        raise RunError(f"{path}: its header is corrupt", "restore the journal from a copy")
     if version != FORMAT:
-        raise RunError(f"{path}: journal format {version}", f"this tinyzo reads format {FORMAT}")
-    return Header(losses, terms, {v: k for k, v in KINDS.items()}[kind], base.hex())
+        raise RunError(
+            f"{path}: its header says journal format {version}",
+            f"this tinyzo reads format {FORMAT}; if it wrote this, restore it from a copy",
+        )
+    kinds = {number: name for name, number in KINDS.items()}
+    if crc != zlib.crc32(data[: HEADER.size - 4]) or kind not in kinds:
+        raise RunError(f"{path}: its header is corrupt", "restore the journal from a copy")
+    return Header(losses, terms, kinds[kind], base.hex())
 
 
 def _pairs(flat: Sequence[float]) -> tuple[tuple[int, float], ...]:

@@ -42,19 +42,18 @@ def plot(run: Path) -> str:
     returns: a line that says where it is, or how to get it
     """
     try:
-        import matplotlib
+        from matplotlib.figure import Figure
     except ImportError:
         return "no plot of the loss: pip install 'tinyzo[plot]' draws it"
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     metrics = read_lines(run / "metrics.jsonl")
     dev = [e for e in read_lines(run / "events.jsonl") if e.get("split") == "dev"]
-    figure, axes = pyplot.subplots(figsize=(7, 4))
+    axes = Figure(figsize=(7, 4)).subplots()
     axes.plot([m["step"] for m in metrics], [m["loss"] for m in metrics], lw=0.6, label="train")
     axes.plot([e["step"] for e in dev], [e["loss"] for e in dev], "o-", label="dev")
-    axes.set(xlabel="step", ylabel="loss", title=run.name)
+    axes.set(xlabel="step", ylabel="loss")
     axes.legend()
-    figure.savefig(run / "loss.png", dpi=120, bbox_inches="tight")
-    pyplot.close(figure)
+    try:
+        axes.figure.savefig(run / "loss.png", dpi=120, bbox_inches="tight")
+    except OSError as error:
+        return f"no plot of the loss: {run / 'loss.png'}: {error.strerror}"
     return f"losses drawn in {run / 'loss.png'}"

@@ -19,9 +19,11 @@ import numpy as np
 
 from tinyzo.checkpoints.directory import fingerprint
 from tinyzo.errors import RunError
-from tinyzo.models.model import Model, load
+from tinyzo.models.model import MODELS, Model, load
 from tinyzo.runs.journal import read_journal
 from tinyzo.runs.settings import Settings, read_toml, settings_from
+
+ROOM = "make room on the disk, or the directory writable, then --resume"
 
 
 class Run:
@@ -42,28 +44,37 @@ class Run:
         except (OSError, ValueError):
             raise RunError(f"{self.path}: not finished", f"--resume {self.path}") from None
 
-    @classmethod
-    def create(cls, path: Path, settings: Settings, about: dict[str, Any]) -> Run:
-        """A new directory with its run.toml.
+    def create(self) -> None:
+        """Make the directory, with its run.toml.
 
-        raises: RunError when the directory is a run already or cannot be made
+        raises: RunError when there is a run or a model in it already, or it cannot be made
         """
-        run = cls(path, settings, about | {"numpy": np.__version__, "machine": platform.machine()})
-        if (path / "run.toml").exists():
-            raise RunError(f"{path} is a run already", f"--resume {path}, or another --output")
+        for name in ("run.toml", "config.json"):
+            if (self.path / name).exists():
+                raise RunError(f"{self.path} has a {name} already", "name another --output")
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            run.save()
+            self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"{path}: {error.strerror}", "name another --output") from None
-        return run
+            raise RunError(f"{self.path}: {error.strerror}", "name another --output") from None
+        self.about |= {"numpy": np.__version__, "machine": platform.machine()}
+        self.save()
 
     def save(self) -> None:
         """Write run.toml, whole or not at all."""
         about = "".join(f"{name} = {json.dumps(value)}\n" for name, value in self.about.items())
-        partial = self.path / "run.toml.partial"
-        partial.write_text(f"[about]\n{about}\n[settings]\n{self.settings.to_toml()}")
-        partial.replace(self.path / "run.toml")
+        self.write("run.toml", f"[about]\n{about}\n[settings]\n{self.settings.to_toml()}")
+
+    def write(self, file: str, text: str) -> None:
+        """Replace a file of the run, whole or not at all.
+
+        raises: RunError when the disk is full or the directory cannot be written
+        """
+        partial = self.path / f"{file}.partial"
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(self.path / file)
+        except OSError as error:
+            raise RunError(f"{self.path / file}: {error.strerror}", ROOM) from None
 
     @classmethod
     def open(cls, path: Path) -> Run:
@@ -73,11 +84,14 @@ class Run:
         """
         if not (path / "run.toml").is_file():
             raise RunError(f"{path}: no run.toml, so not a run", "name the --output of finetune")
-        content = read_toml(path / "run.toml")
-        about, settings = content.get("about"), content.get("settings")
-        if not isinstance(about, dict) or not isinstance(settings, dict) or "base" not in about:
-            raise RunError(f"{path}/run.toml is not a run's", "restore it from a copy")
-        return cls(path, settings_from(settings, f"{path}/run.toml"), about)
+        match read_toml(path / "run.toml"):
+            case {
+                "about": {"base": str(), "family": str(family)} as about,
+                "settings": dict(values),
+            } if family in MODELS:
+                settings = settings_from(values, f"{path}/run.toml").complete(family)
+                return cls(path, settings, about)
+        raise RunError(f"{path}/run.toml is not a run's", "restore it from a copy")
 
     def base_model(self) -> Model:
         """The checkpoint that the run began with, as it is in memory before any step.
@@ -136,16 +150,12 @@ class Run:
             with open(self.path / file, "a", encoding="utf-8") as lines:
                 lines.write(json.dumps(line) + "\n")
         except OSError as error:
-            raise RunError(
-                f"{self.path / file}: {error.strerror}", "make room on the disk, then --resume"
-            ) from None
+            raise RunError(f"{self.path / file}: {error.strerror}", ROOM) from None
 
     def keep_lines(self, file: str, most: int) -> int:
         """Cut a file of lines after `most` whole ones, dropping a torn one; returns how many."""
         lines = [json.dumps(line) + "\n" for line in read_lines(self.path / file)[:most]]
-        partial = self.path / f"{file}.partial"
-        partial.write_text("".join(lines), encoding="utf-8")
-        partial.replace(self.path / file)
+        self.write(file, "".join(lines))
         return len(lines)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,14 @@ SHIPPED = next((p for p in (HERE / "weights", HERE.parent / "weights") if p.is_d
 
 # Tuned on the dev splits of the shipped task and of SST-2: small models take larger steps.
 TINY = {"lr": 1e-4, "eps": 1e-3, "batch_size": 32, "steps": 600, "eval_every": 100}
+
+RANGES = {
+    "steps": (0, 2**32 - 1), "batch_size": (1, 2**32), "eval_every": (1, 2**32),
+    "micro_batch_tokens": (1, 2**32), "k_shot": (1, 2**32), "limit": (1, 2**32),
+    "train_rows": (1, 2**32), "warmup": (0, 2**32), "threads": (1, 2**16),
+    "seed": (0, 2**64 - 1), "data_seed": (0, 2**32 - 1),
+    "lr": (0, 1e30), "eps": (1e-30, 1e30), "weight_decay": (0, 1e30),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,22 +83,24 @@ class Settings:
     def data_path(self) -> Path:
         return Path(self.data) if self.data else SHIPPED / "reviews"
 
-    def complete(self, family: str) -> Settings:
+    def complete(self, family: str, needs_data: bool = True) -> Settings:
         """The settings with every None that has a default for this family of models filled in.
+
+        needs_data: whether rows will be read, so that a task without its files is a mistake
 
         raises: UsageError for settings that contradict each other or are out of range
         """
         custom = self.template is not None or self.label_words is not None
-        if custom and not (self.template and self.label_words and self.data):
-            raise UsageError(
-                "a task of your own needs --data, --template and --label-words", "give all three"
-            )
+        if custom and not (self.template and self.label_words):
+            raise UsageError("a task of your own needs --template and --label-words", "give both")
         if self.task and custom:
             raise UsageError(f"--task {self.task} and --template", "give one of them")
-        if self.task and self.task.lower() != "reviews" and not self.data:
-            raise UsageError(f"--task {self.task} without --data", "name the folder of its files")
         if self.data and not (self.task or custom):
             raise UsageError("--data without --task or --template", "say what the rows are")
+        shipped = not custom and (self.task or "reviews").lower() == "reviews"
+        if needs_data and not self.data and not shipped:
+            what = "--template" if custom else f"--task {self.task}"
+            raise UsageError(f"{what} without --data", "name the folder or file of its rows")
         batch_size = 64 if family == "roberta" else 16
         paper = {"lr": 1e-6, "eps": 1e-3, "batch_size": batch_size, "steps": 10_000}
         defaults: dict[str, Any] = TINY if self.is_shipped_model else paper
@@ -104,19 +116,21 @@ class Settings:
         return settings
 
     def check(self) -> None:
-        """raises: UsageError for a number out of range"""
-        least = {"steps": 0, "batch_size": 1, "eval_every": 1, "micro_batch_tokens": 1}
-        least |= {"k_shot": 1, "limit": 1, "train_rows": 1, "warmup": 0, "seed": 0, "data_seed": 0}
-        for name, value in least.items():
-            if (given := getattr(self, name)) is not None and given < value:
-                raise UsageError(f"{name} = {given}", f"{name} is {value} or more")
-        if not self.eps > 0:
-            raise UsageError(f"eps = {self.eps}", "eps is greater than 0, such as 1e-3")
+        """raises: UsageError for a number out of range, or text that run.toml cannot hold"""
+        for name, (least, most) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise UsageError(f"{name} = {value}", f"{name} is from {least} to {most}")
+        try:
+            self.to_toml().encode()
+        except UnicodeEncodeError:
+            raise UsageError("a path or text that is not UTF-8", "rename the folder") from None
 
     def to_toml(self) -> str:
         """The settings that have a value, a line each."""
-        items = dataclasses.asdict(self).items()
-        return "".join(f"{name} = {json.dumps(v)}\n" for name, v in items if v is not None)
+        items = ((k, v) for k, v in dataclasses.asdict(self).items() if v is not None)
+        lines = (f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in items)
+        return "".join(lines).replace("\x7f", "\\u007f")  # JSON leaves it, TOML does not
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -130,18 +144,31 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {error}", "a file of lines such as lr = 1e-6") from None
 
 
-def settings_from(values: dict[str, Any], where: str) -> Settings:
+def settings_from(values: Mapping[str, Any], where: str) -> Settings:
     """Settings from a dictionary such as a TOML file gives; `-` in a name counts as `_`.
 
     raises: UsageError for a name that is no setting, or a value of another type
     """
-    kinds = {f.name: str(f.type) for f in dataclasses.fields(Settings)}
-    given = {name.replace("-", "_"): value for name, value in values.items()}
-    for name, value in given.items():
+    kinds = {f.name: str(f.type).removesuffix(" | None") for f in dataclasses.fields(Settings)}
+    given: dict[str, Any] = {}
+    for name, value in values.items():
+        name = name.replace("-", "_")
         if name not in kinds:
             raise UsageError(f"{where}: no setting is called {name!r}", "see tinyzo finetune -h")
-        if "float" in kinds[name] and type(value) is int:
-            given[name] = float(value)
-        elif type(value).__name__ not in kinds[name]:
-            raise UsageError(f"{where}: {name} = {value!r}", f"expected {kinds[name]}")
+        if value is not None:
+            given[name] = _typed(kinds[name], value)
+            if given[name] is None:
+                raise UsageError(f"{where}: {name} = {value!r}", f"expected {kinds[name]}")
     return Settings(**given)
+
+
+def _typed(kind: str, value: Any) -> Any:
+    """The value if it is of the kind, or can stand for it without loss; else None."""
+    if kind == "str" and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if kind == "float" and type(value) is int and abs(value) < 1 << 53:
+        return float(value)
+    if kind == "list[str]":
+        strings = isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value)
+        return list(value) if strings else None
+    return value if type(value).__name__ == kind else None

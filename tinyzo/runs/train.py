@@ -16,10 +16,11 @@ from tinyzo.models.model import Model, load
 from tinyzo.runs import memory, report
 from tinyzo.runs.data import Data, bind_task, load_data
 from tinyzo.runs.evaluate import Evaluation, evaluate
-from tinyzo.runs.journal import Header, Journal
+from tinyzo.runs.journal import Header, Journal, read_journal
 from tinyzo.runs.run import Run, read_lines
 from tinyzo.runs.settings import Settings, settings_from
 from tinyzo.text.batches import batch_rows
+from tinyzo.text.tasks import Example
 from tinyzo.zo.mezo import Step, mezo_step
 from tinyzo.zo.objectives import Objective
 from tinyzo.zo.updates import learning_rate
@@ -47,33 +48,33 @@ def finetune(
     returns: the finished run
     raises: TinyzoError; KeyboardInterrupt leaves a run that can be resumed
     """
-    if resume is not None:
+    if resume is None:
+        run, model = _begin(output, settings_from(choices, "finetune"))
+    elif output is None:
         run, model = _reopen(Path(resume), choices)
     else:
-        run, model = _begin(output, settings_from(choices, "finetune"))
+        raise UsageError("--resume with --output", "a run goes on in its own directory")
     bound = bind_task(model, run.settings)
     data = load_data(bound, run.settings)
-    digest = run.about.setdefault("data", data.digest())
-    if digest != data.digest():
+    if run.about.setdefault("data", digest := data.digest()) != digest:
         raise RunError(
             f"{run.settings.data_path}: the data have changed since the run began",
             "restore them, or begin a new run",
         )
-    run.save()
+    if resume is None:
+        run.create()  # not before: a mistake in what was asked for leaves no directory behind
     objective = Objective(model, bound, run.settings.micro_batch_tokens)
     method = METHODS[run.settings.method]
     header = Header(method.losses, method.terms, model.weights.kind, run.about["base"])
-    journal = Journal(run.journal_path, header)
-    try:
-        for step in journal.steps:
-            model.weights.add(step.terms, step.decay)
+    with Journal(run.journal_path, header) as journal:
+        run.save()
         Training(run, objective, data, journal, method).go()
-    finally:
-        journal.close()
     return run
 
 
 def _begin(output: str | Path | None, settings: Settings) -> tuple[Run, Model]:
+    if (settings.model_path / "run.toml").is_file():
+        raise UsageError(f"{settings.model} is a run", "--resume it, or tune what replay writes")
     model = load(
         settings.model_path, settings.engine, settings.residency, settings.dtype, settings.threads
     )
@@ -81,7 +82,7 @@ def _begin(output: str | Path | None, settings: Settings) -> tuple[Run, Model]:
     if settings.method not in METHODS:
         known = ", ".join(METHODS)
         raise ConfigError(f"method {settings.method!r} is not built", f"one of {known}")
-    learning_rate(0, 1, 0.0, settings.schedule)
+    learning_rate(0, 1, 0.0, settings.schedule)  # refuses an unknown one
     if not settings.is_shipped_model:
         settings = dataclasses.replace(settings, model=str(settings.model_path.resolve()))
     if settings.data:
@@ -90,20 +91,23 @@ def _begin(output: str | Path | None, settings: Settings) -> tuple[Run, Model]:
         "format": 1, "tinyzo": _version(), "family": model.family,
         "base": fingerprint(settings.model_path),
     }  # fmt: skip
-    bind_task(model, settings)  # a task that cannot be used leaves no directory behind
-    return Run.create(Path(output) if output else _free_name(settings), settings, about), model
+    return Run(Path(output) if output else _free_name(settings), settings, about), model
 
 
 def _reopen(path: Path, choices: dict[str, Any]) -> tuple[Run, Model]:
     run = Run.open(path)
-    steps = choices.pop("steps", None)
-    if choices:
+    if others := choices.keys() - {"steps"}:
         raise UsageError(
-            f"--resume keeps the run's settings; {', '.join(choices)} cannot change",
+            f"--resume keeps the run's settings; {', '.join(sorted(others))} cannot change",
             "only --steps may be given with --resume",
         )
-    if steps is not None:
-        run.settings = dataclasses.replace(run.settings, steps=steps)
+    steps, settings = settings_from(choices, "--resume").steps, run.settings
+    done = len(read_journal(run.journal_path)[1]) if run.journal_path.exists() else 0
+    if steps not in (None, settings.steps):
+        if steps < done or settings.schedule != "constant":
+            why = f"it has done {done}, and its schedule is {settings.schedule}"
+            raise UsageError(f"--steps {steps}: {why}", "only a constant lr goes on, and only on")
+        run.settings = dataclasses.replace(settings, steps=steps)
         run.settings.check()
     return run, run.base_model()
 
@@ -120,6 +124,11 @@ def _version() -> str:
     return __version__
 
 
+def packed_size(example: Example) -> int:
+    """The tokens that an example takes in a packed batch."""
+    return len(example.prompt) + sum(len(c) - 1 for c in example.candidates)
+
+
 @dataclasses.dataclass
 class Training:
     """The loop, from wherever the journal ends to the last step, and the report."""
@@ -132,21 +141,28 @@ class Training:
     accuracy: float | None = None  # the newest on dev, for the line of progress
 
     def go(self) -> None:
+        """Redo the steps that are done, take the others, and make each evaluation not yet made."""
         self._catch_up()
         self._plan()
-        done, settings = len(self.journal.steps), self.run.settings
-        if done == 0:
+        done, s = list(self.journal.steps), self.run.settings
+        try:
             self._evaluate(0, "test", self.data.test)
-        if done == 0 or done % settings.eval_every == 0:
-            self._evaluate(done, "dev", self.data.dev)
-        bar = report.progress(done, settings.steps)
-        with bar:
-            for number in range(done, settings.steps):
-                report.show(bar, self._step(number), self.accuracy)
-                if (number + 1) % settings.eval_every == 0 or number + 1 == settings.steps:
-                    self.journal.sync()
-                    self._evaluate(number + 1, "dev", self.data.dev)
-        self._finish()
+            self._evaluate(0, "dev", self.data.dev)
+            with report.progress(len(done), s.steps) as bar:
+                for number in range(s.steps):
+                    if number < len(done):
+                        step = done[number]
+                        self.objective.model.weights.add(step.terms, step.decay)
+                    else:
+                        report.show(bar, self._step(number), self.accuracy)
+                    if (number + 1) % s.eval_every == 0 or number + 1 == s.steps:
+                        self.journal.sync()
+                        self._evaluate(number + 1, "dev", self.data.dev)
+            self._finish()
+        except NumericError as error:
+            what = {"event": "error", "step": len(self.journal.steps), "message": error.message}
+            self.run.record("events.jsonl", what)
+            raise
 
     def _catch_up(self) -> None:
         """Bring metrics.jsonl to the journal's length: a kill may come between the two."""
@@ -157,10 +173,15 @@ class Training:
             self._record(number, steps[number], seconds=None)
 
     def _plan(self) -> None:
-        longest = max(len(e.prompt) + max(map(len, e.candidates), default=0)
-                      for e in self.data.train)  # fmt: skip
-        tokens = min(self.run.settings.micro_batch_tokens, longest * self.run.settings.batch_size)
-        parts = memory.plan(self.objective.model, max(tokens, longest), longest)
+        """Say what the largest of a step and the evaluations will hold."""
+        data, s, plans = self.data, self.run.settings, []
+        for examples, rows, probes in (
+            (data.train, s.batch_size, 2), (data.dev, None, 1), (data.test, None, 1)
+        ):  # fmt: skip
+            sizes = sorted(map(packed_size, examples), reverse=True)[:rows] or [0]
+            tokens = max(sizes[0], min(s.micro_batch_tokens, sum(sizes)))
+            plans.append(memory.plan(self.objective.model, tokens, sizes[0], probes))
+        parts = max(plans, key=lambda plan: sum(plan.values()))
         parts["total"] = sum(parts.values())
         listing = ", ".join(f"{k} {v / report.MEGABYTE:.0f} MB" for k, v in parts.items())
         report.say(f"run {self.run.path}\nmemory plan: {listing}")
@@ -170,15 +191,10 @@ class Training:
         s, start = self.run.settings, time.perf_counter()
         rows = batch_rows(number, len(self.data.train), s.batch_size, s.data_seed)
         batch = [self.data.train[row] for row in rows]
-        try:
-            step = self.method.step(
-                self.objective.model.weights, self.objective, batch, step_seed(s.seed, number),
-                s.eps, self._lr(number), s.weight_decay,
-            )  # fmt: skip
-        except NumericError as error:
-            what = {"event": "error", "step": number + 1, "message": error.message}
-            self.run.record("events.jsonl", what)
-            raise
+        step = self.method.step(
+            self.objective.model.weights, self.objective, batch, step_seed(s.seed, number),
+            s.eps, self._lr(number), s.weight_decay,
+        )  # fmt: skip
         self.journal.append(step)
         return self._record(number, step, time.perf_counter() - start)
 
@@ -197,7 +213,7 @@ class Training:
         self.run.record("metrics.jsonl", line)
         return line
 
-    def _evaluate(self, step: int, split: str, examples: list) -> Evaluation | None:
+    def _evaluate(self, step: int, split: str, examples: list[Example]) -> Evaluation | None:
         """Evaluate and log; once only for a step and a split, which resuming counts on."""
         known = self.run.evaluations(split).get(step)
         if known:
@@ -216,8 +232,9 @@ class Training:
         """Report the best step on the test split, against the model as it came."""
         best, done = self.run.best_step(), len(self.journal.steps)
         if best != done:
-            model = self.run.model(best)
-            self.objective = dataclasses.replace(self.objective, model=model)
+            model = self.objective.model
+            model.weights = None  # given back first: two sets of weights may not fit in memory
+            model.weights = self.run.model(best).weights
         final = self._evaluate(best, "test", self.data.test)
         zero = self.run.evaluations("test")[0]
         lines = read_lines(self.run.path / "metrics.jsonl")
@@ -232,5 +249,5 @@ class Training:
             "seconds": sum(timed), "seconds_per_step": sum(timed) / max(1, len(timed)),
             "peak_bytes": memory.peak_bytes(),
         }  # fmt: skip
-        (self.run.path / "result.json").write_text(json.dumps(result) + "\n")
+        self.run.write("result.json", json.dumps(result) + "\n")
         report.say(report.plot(self.run.path))

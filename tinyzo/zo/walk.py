@@ -2,6 +2,7 @@
 
 For teaching and for comparison. Ten sweeps over memory a step, and each walk leaves rounding
 behind: the way back does not meet the way out bit by bit. `zo/mezo.py` never walks.
+Differs: 16-bit weights are rounded stochastically on the way, as by every fold here.
 """
 
 from __future__ import annotations

@@ -1,0 +1,140 @@
+"""Which rows train, choose and report, from each kind of folder; and the examples' digest."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from folders import rows, write_jsonl, write_model, write_reviews
+
+from tinyzo.errors import DataError
+from tinyzo.models.model import load
+from tinyzo.runs.data import bind_task, choose_rows, load_data, load_evaluation
+from tinyzo.runs.settings import Settings
+from tinyzo.text.datasets import Row, Splits, draw, kshot, sample_opt
+from tinyzo.text.tasks import get_task
+
+SST2 = get_task("SST-2", "roberta")
+SST2_OPT = get_task("SST-2", "opt")
+SETTINGS = Settings(data_seed=42)
+
+
+def numbered(count, start=0):
+    return [Row(sentence=f"text {n}", label=str(n % 2)) for n in range(start, start + count)]
+
+
+def texts(rows):
+    return [row["sentence"] for row in rows]
+
+
+def choose(task=SST2, train=0, dev=0, test=0, **settings):
+    splits = Splits(numbered(train), numbered(dev, 10_000), numbered(test, 20_000))
+    return splits, *choose_rows(task, splits, dataclasses.replace(SETTINGS, **settings))
+
+
+def test_three_files_are_used_as_they_are():
+    splits, chosen, reported = choose(train=6, dev=4, test=5)
+    assert (chosen, reported) == (splits, "test")
+
+
+def test_of_three_files_at_most_train_rows_train():
+    splits, chosen, _ = choose(train=30, dev=4, test=5, train_rows=10)
+    assert chosen.train == draw(splits.train, 10, 42)
+    assert (chosen.dev, chosen.test) == (splits.dev, splits.test)
+
+
+@pytest.mark.parametrize("train", [501, 2000])
+def test_with_a_dev_file_only_it_is_reported_and_dev_comes_of_the_training_file(train):
+    splits, chosen, reported = choose(SST2_OPT, train=train, dev=40, data_seed=0)
+    published = sample_opt(splits.train, [], 1000, 500, seed=0)
+    assert (chosen.train, chosen.dev) == (published.train, published.dev)
+    assert (chosen.test, reported) == (splits.dev, "dev")
+    assert len(chosen.dev) == 500 and len(chosen.train) == min(1000, train - 500)
+
+
+def test_a_small_training_file_gives_a_fifth_to_dev():
+    splits, chosen, reported = choose(train=50, dev=10)
+    assert (len(chosen.train), len(chosen.dev), reported) == (40, 10, "dev")
+    assert sorted(texts(chosen.train + chosen.dev)) == sorted(texts(splits.train))
+    assert chosen.test == splits.dev
+
+
+def test_with_a_test_file_only_dev_comes_of_the_training_file_too():
+    splits, chosen, reported = choose(train=50, test=10)
+    assert (len(chosen.train), len(chosen.dev), reported) == (40, 10, "test")
+    assert chosen.test == splits.test
+
+
+@pytest.mark.parametrize(("count", "part"), [(3, 1), (50, 10), (1200, 240)])
+def test_a_file_alone_is_divided(count, part):
+    splits, chosen, reported = choose(train=count)
+    assert (len(chosen.test), len(chosen.dev), len(chosen.train)) == (part, part, count - 2 * part)
+    assert reported == f"{part} held-out"
+    found = texts([*chosen.train, *chosen.dev, *chosen.test])
+    assert sorted(found) == sorted(texts(splits.train))
+
+
+def test_kshot_is_the_published_split_and_never_reported_on():
+    splits, chosen, reported = choose(train=100, dev=30, k_shot=4, data_seed=13)
+    assert (chosen.train, chosen.dev) == kshot(SST2, splits.train, 4, 13)
+    assert (chosen.test, reported) == (splits.dev, "dev")
+    _, alone, reported = choose(train=100, k_shot=4, data_seed=13)
+    assert not set(texts(alone.test)) & set(texts(alone.train + alone.dev))
+    assert len(alone.test) == 20 and reported == "20 held-out"
+
+
+def test_of_a_large_evaluation_file_a_thousand_are_drawn_and_then_limited():
+    splits, chosen, _ = choose(train=100, dev=2000, k_shot=4, data_seed=13)
+    assert chosen.test == draw(splits.dev, 1000, 42)  # whatever the seed of the split
+    splits, chosen, _ = choose(SST2_OPT, train=2000, dev=2000, data_seed=7, limit=3)
+    assert chosen.test == draw(splits.dev, 1000, 7)[:3]
+    splits, chosen, _ = choose(train=9, dev=9, test=9, limit=4)
+    assert chosen.test == splits.test[:4]
+
+
+def test_other_data_seeds_draw_other_rows():
+    one, other = (choose(train=50, dev=9, data_seed=seed)[1].train for seed in (1, 2))
+    assert one == choose(train=50, dev=9, data_seed=1)[1].train != other
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return load(write_model(tmp_path_factory.mktemp("model") / "roberta"))
+
+
+def loaded(model, path, loader=load_data, **settings):
+    settings = Settings(task="reviews", data=str(path), **settings).complete("roberta")
+    return loader(bind_task(model, settings), settings)
+
+
+def test_examples_and_their_digest(model, tmp_path):
+    data = loaded(model, write_reviews(tmp_path / "data"))
+    assert [len(part) for part in (data.train, data.dev, data.test)] == [12, 8, 8]
+    assert [e.label for e in data.test] == [0, 1] * 4
+    assert data.digest() == loaded(model, tmp_path / "data").digest()
+    write_jsonl(tmp_path / "data" / "test.jsonl", rows(8, 21))
+    assert data.digest() != loaded(model, tmp_path / "data").digest()
+
+
+def test_evaluation_takes_all_of_a_file_alone_and_needs_no_training_rows(model, tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", rows(10))
+    data = loaded(model, path, load_evaluation)
+    assert (len(data.test), data.reported, data.train) == (10, "train", [])
+    assert len(loaded(model, path, load_evaluation, limit=3).test) == 3
+    (tmp_path / "only").mkdir()
+    write_jsonl(tmp_path / "only" / "test.jsonl", rows(5))
+    assert len(loaded(model, tmp_path / "only", load_evaluation).test) == 5
+    with pytest.raises(DataError, match="only: no training rows"):
+        loaded(model, tmp_path / "only")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_too_few_rows_to_divide(model, tmp_path, count):
+    with pytest.raises(DataError, match=f"{count - 1} training rows, of which dev would take 1"):
+        loaded(model, write_jsonl(tmp_path / "rows.jsonl", rows(count)))
+
+
+def test_a_label_that_is_unknown_is_named_with_its_line(model, tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", [*rows(9), {"text": "a", "mood": "so-so"}])
+    with pytest.raises(DataError, match=r"rows.jsonl line 10: mood is 'so-so'"):
+        loaded(model, path)

@@ -1,0 +1,204 @@
+"""The shape of the house: which way imports run, what may be imported, how much code there is."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "tinyzo"
+FILES = sorted(PACKAGE.rglob("*.py"))
+STOREYS = ["errors", "checkpoints", "text", "engine", "models", "zo", "runs", "", "cli", "__main__"]
+TEACHING = [
+    "engine/noise.py", "engine/weights.py", "engine/numpy_engine.py", "models/roberta.py",
+    "zo/mezo.py",
+]  # fmt: skip
+
+# Third-party packages: the files that may import one at their top, and whether functions may.
+TOP = {
+    "numpy": ("",),
+    "numba": ("engine/numba_",),
+    "tqdm": ("runs/", "cli.py"),
+    "tomli": ("runs/", "cli.py"),
+}
+LAZY = {"tokenizers", "matplotlib", "tqdm", "tomli"}
+
+# Foreign exceptions that never leave: who says them, and who turns them into one of ours.
+CAUGHT = {
+    "checkpoints/": {"ValueError", "zipfile.BadZipFile"},  # parsers; the reader knows the file
+    "runs/journal.py": {"OSError"},  # a short write; the same handler as for a failed one
+    "cli.py": {"argparse.ArgumentTypeError"},  # argparse's own way out of a type
+}
+
+
+def place(file: Path) -> str:
+    return file.relative_to(PACKAGE).as_posix()
+
+
+def storey(module: str) -> int:
+    """The rank of a dotted name: of tinyzo.zo.mezo that of "zo", of tinyzo itself that of ""."""
+    return STOREYS.index([*module.split("."), ""][1])
+
+
+def own_module(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[ast.stmt, str]]:
+    """Every (statement, dotted name) that is imported, wherever it stands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "tinyzo":
+            for name in (alias.name for alias in node.names if alias.name != "__version__"):
+                yield node, f"tinyzo.{name}" if name in STOREYS else "tinyzo"
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute"
+            yield node, node.module
+
+
+def inside_functions(tree: ast.AST) -> set[ast.AST]:
+    functions = (n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.Lambda)))
+    return {inner for function in functions for inner in ast.walk(function)}
+
+
+def wrong_imports(file: Path, source: str) -> list[str]:
+    """What is imported from a higher storey, or is not ours to import."""
+    tree, mine, where = ast.parse(source), own_module(file), place(file)
+    lazy, wrong = inside_functions(tree), []
+    for node, name in imports(tree):
+        package = name.split(".")[0]
+        if package == "tinyzo":
+            fine = storey(name) <= storey(mine)
+        elif package in sys.stdlib_module_names:
+            fine = True
+        else:
+            fine = where.startswith(TOP.get(package, ())) or (package in LAZY and node in lazy)
+        if not fine:
+            wrong.append(f"{where}:{node.lineno} imports {name}")
+    return wrong
+
+
+@pytest.mark.parametrize("file", FILES, ids=place)
+def test_imports(file):
+    assert wrong_imports(file, file.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "source"),
+    [
+        ("engine/weights.py", "import tinyzo.models.opt"),
+        ("engine/weights.py", "def f():\n    from tinyzo.zo import mezo"),
+        ("engine/weights.py", "from tinyzo import load"),
+        ("zo/mezo.py", "from tinyzo.runs import journal"),
+        ("zo/mezo.py", "from tinyzo import runs"),
+        ("runs/train.py", "from tinyzo.cli import main"),
+        ("runs/train.py", "from tinyzo import load"),
+        ("__init__.py", "from tinyzo.cli import main"),
+        ("models/opt.py", "import torch"),
+        ("models/opt.py", "def f():\n    import transformers, scipy"),
+        ("models/opt.py", "from numba import njit"),
+        ("engine/numpy_engine.py", "def f():\n    import numba"),
+        ("text/tokenizer.py", "from tokenizers import Tokenizer"),
+        ("checkpoints/safetensors.py", "def f():\n    from safetensors import safe_open"),
+    ],
+)
+def test_a_planted_import_is_caught(where, source):
+    assert len(wrong_imports(PACKAGE / where, source)) >= 1
+
+
+@pytest.mark.parametrize(
+    ("where", "source"),
+    [
+        ("__init__.py", "from tinyzo.runs.train import finetune"),
+        ("engine/numba_engine.py", "import numba\nfrom tinyzo.engine import weights"),
+        ("text/tokenizer.py", "def f():\n    import tokenizers"),
+        ("runs/train.py", "import json\nfrom tinyzo import __version__"),
+        ("__main__.py", "from tinyzo.cli import main"),
+    ],
+)
+def test_a_proper_import_passes(where, source):
+    assert wrong_imports(PACKAGE / where, source) == []
+
+
+# -- errors ----------------------------------------------------------------------------------
+
+
+def error_names() -> set[str]:
+    tree = ast.parse((PACKAGE / "errors.py").read_text(encoding="utf-8"))
+    return {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def wrong_raises(where: str, source: str) -> list[str]:
+    """What is raised that is neither ours, nor made by a function that says it returns ours."""
+    tree, ours = ast.parse(source), error_names()
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    known = ours | {f.name for f in functions if f.returns and ast.unparse(f.returns) in ours}
+    for start, names in CAUGHT.items():
+        known |= names if where.startswith(start) else set()
+    raises = (node for node in ast.walk(tree) if isinstance(node, ast.Raise) and node.exc)
+    raised = [n.exc.func if isinstance(n.exc, ast.Call) else n.exc for n in raises]
+    return [ast.unparse(name) for name in raised if ast.unparse(name) not in known]
+
+
+@pytest.mark.parametrize("file", FILES, ids=place)
+def test_everything_raised_is_ours(file):
+    source = file.read_text(encoding="utf-8")
+    assert wrong_raises(place(file), source) == []
+    assert not [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Assert)]
+
+
+def test_a_planted_raise_is_caught():
+    assert wrong_raises("zo/a.py", "raise ValueError('no')") == ["ValueError"]
+    assert wrong_raises("checkpoints/a.py", "raise KeyError") == ["KeyError"]
+    assert wrong_raises("zo/a.py", "def f() -> int: ...\nraise f()") == ["f"]
+    fine = "def f() -> DataError: ...\nraise f()\ntry: 1\nexcept E: raise"
+    assert wrong_raises("zo/a.py", fine) == []
+
+
+# -- size --------------------------------------------------------------------------------------
+
+
+def code_lines(file: Path) -> int:
+    """Lines that hold code: no blank lines, comments or docstrings."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    docs: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            docs.update(range(node.lineno, node.end_lineno + 1))
+    empty = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,
+             tokenize.ENDMARKER, tokenize.ENCODING}  # fmt: skip
+    lines: set[int] = set()
+    with tokenize.open(file) as stream:
+        for token in tokenize.generate_tokens(stream.readline):
+            if token.type not in empty:
+                lines.update(range(token.start[0], token.end[0] + 1))
+    return len(lines - docs)
+
+
+def all_lines(file: Path) -> int:
+    return len(file.read_text(encoding="utf-8").splitlines())
+
+
+def test_the_teaching_path_is_under_900_lines():
+    lines = sum(all_lines(PACKAGE / name) for name in TEACHING)
+    print(f"{lines} lines")
+    assert 0 < lines < 900
+
+
+def test_the_package_is_under_4000_lines_of_code():
+    code, whole = sum(map(code_lines, FILES)), sum(map(all_lines, FILES))
+    print(f"{code} lines of code, {whole} with comments, docstrings and blank lines")
+    assert 0 < code < 4000
+
+
+@pytest.mark.parametrize("file", FILES, ids=place)
+def test_lines_are_short(file):
+    lines = file.read_text(encoding="utf-8").splitlines()
+    assert [number for number, line in enumerate(lines, 1) if len(line) > 100] == []

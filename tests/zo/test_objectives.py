@@ -1,0 +1,139 @@
+"""The losses, by hand and against float64; micro-batches change nothing."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from tiny import MODELS, VOCABULARY, WORDS, Float64View, examples_for, toy_task
+
+from tinyzo.engine.weights import Probe
+from tinyzo.errors import DataError
+from tinyzo.text.batches import pack_candidates
+from tinyzo.text.tasks import Example
+from tinyzo.zo.objectives import Objective, cross_entropy
+
+CASES = [
+    ("roberta", "classification"),
+    *((name, loss) for name in ("opt", "opt-post") for loss in ("classification", "lm")),
+]
+cases = pytest.mark.parametrize(("name", "loss"), CASES)
+PAIR = [Probe(5, 1e-2), Probe(5, -1e-2)]
+
+
+def log_softmax(row: np.ndarray) -> np.ndarray:
+    row = row.astype(np.float64)
+    return row - math.log(np.exp(row).sum())
+
+
+def test_cross_entropy_by_hand():
+    scores = np.log([[[0.25, 0.75], [0.5, 0.5]], [[0.9, 0.1], [0.2, 0.8]]])
+    expected = [-math.log(0.75) - math.log(0.5), -math.log(0.1) - math.log(0.2)]
+    assert cross_entropy(scores, np.array([1, 0])) == pytest.approx(expected, rel=1e-12)
+
+
+def test_cross_entropy_ignores_absent_candidates_and_large_offsets():
+    scores = np.array([[[1000.0, 1000 + math.log(3), -np.inf]]])
+    assert cross_entropy(scores, np.array([0])) == pytest.approx([math.log(4)], rel=1e-12)
+
+
+def test_roberta_scores_the_label_words_at_the_mask():
+    model, examples = MODELS["roberta"](), examples_for("roberta")
+    expected = 0.0
+    for example in examples:
+        (logits,) = model.logits([example.prompt])
+        at_mask = log_softmax(logits[example.mask_at][WORDS])
+        expected -= at_mask[example.label] / len(examples)
+    found = Objective(model, toy_task("roberta"))(model.weights.view(), examples)
+    assert found == pytest.approx([expected], rel=1e-6)
+
+
+def token_log_p(model, example: Example, c: int) -> np.ndarray:
+    """log p of each token of a candidate, from the plain logits of prompt + candidate."""
+    candidate = example.candidates[c]
+    (logits,) = model.logits([example.prompt + candidate])
+    places = range(len(example.prompt) - 1, len(example.prompt) - 1 + len(candidate))
+    return np.array([log_softmax(logits[i])[t] for i, t in zip(places, candidate, strict=True)])
+
+
+@pytest.mark.parametrize("name", ["opt", "opt-post"])
+def test_opt_scores_a_candidate_by_the_mean_of_its_tokens(name):
+    model, examples = MODELS[name](), examples_for("opt")
+    expected = 0.0
+    for example in examples:
+        means = np.array([token_log_p(model, example, c).mean() for c in range(3)])
+        expected -= log_softmax(means)[example.label] / len(examples)
+    found = Objective(model, toy_task("opt"))(model.weights.view(), examples)
+    assert found == pytest.approx([expected], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["opt", "opt-post"])
+def test_the_language_model_loss_is_a_mean_over_tokens(name):
+    model, examples = MODELS[name](), examples_for("opt")
+    tokens = np.concatenate([token_log_p(model, e, e.label) for e in examples])
+    assert len(tokens) > len(examples)
+    found = Objective(model, toy_task("opt", "lm"))(model.weights.view(), examples)
+    assert found == pytest.approx([-tokens.mean()], rel=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (3, 1, 2), (4, 4), (2,)])
+def test_candidates_of_any_number_and_length(sizes):
+    model, task = MODELS["opt"](), toy_task("opt")
+    random = np.random.RandomState(0)
+    candidates = tuple(tuple(random.randint(2, VOCABULARY, n)) for n in sizes)
+    ragged = [
+        Example((2, 5, 7), candidates, -1, 0, ""),
+        Example((2, 9), ((3,), (4, 5), (6,), (7,), (8,)), -1, 4, ""),
+    ]
+    objective = Objective(model, task)
+    table = objective.scores(model.weights.view(), pack_candidates(ragged))
+    assert table.shape == (1, 2, 5)
+    for example, row in zip(ragged, table[0], strict=True):
+        n = len(example.candidates)
+        means = [token_log_p(model, example, c).mean() for c in range(n)]
+        assert row[:n] == pytest.approx(means, rel=1e-6)
+        assert np.isneginf(row[n:]).all()
+
+
+@cases
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
+def test_losses_agree_with_float64(name, loss, dtype):
+    found, exact = (
+        Objective(model, toy_task(model.family, loss))(
+            model.weights.view(PAIR), examples_for(model.family, 7)
+        )
+        for model in (MODELS[name](dtype), MODELS[name](dtype, Float64View))
+    )
+    assert found.dtype == np.float64 and found.shape == (2,)
+    assert found == pytest.approx(exact, rel=16 * 2.0**-24)  # the tolerance of test_conformance.py
+
+
+@cases
+def test_micro_batches_change_nothing(name, loss):
+    model = MODELS[name]()
+    examples, task = examples_for(model.family, 7), toy_task(model.family, loss)
+    theta = model.weights.view(PAIR)
+    whole = Objective(model, task, max_tokens=10**6)(theta, examples)
+    for max_tokens in (1, 15, 30):
+        assert Objective(model, task, max_tokens)(theta, examples) == pytest.approx(whole, rel=1e-6)
+
+
+def test_a_sequence_or_token_beyond_the_model_is_refused():
+    model = MODELS["opt"]()
+    objective, theta = Objective(model, toy_task("opt")), model.weights.view()
+    with pytest.raises(DataError, match=r"token id 29 is outside the vocabulary of 29\n.*files"):
+        objective(theta, [Example((2, VOCABULARY), ((3,), (4,)), -1, 0, "")])
+    with pytest.raises(DataError, match="a sequence of 21 tokens; the model has 20 positions"):
+        objective(theta, [Example((2,) * 21, ((3,), (4,)), -1, 0, "")])
+
+
+def test_a_target_or_label_word_beyond_the_vocabulary_is_refused():
+    model = MODELS["opt"]()
+    with pytest.raises(DataError, match="token id 29 is outside the vocabulary of 29"):
+        Objective(model, toy_task("opt"))(
+            model.weights.view(), [Example((2, 5), ((3,), (VOCABULARY,)), -1, 0, "")]
+        )
+    model = MODELS["roberta"](vocab_size=12)  # label word 17 is beyond it
+    with pytest.raises(DataError, match="token id 17 is outside the vocabulary of 12"):
+        Objective(model, toy_task("roberta"))(model.weights.view(), [Example((2, 5), (), 1, 0, "")])
