@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tinyzo.engine.noise import FORMAT
 from tinyzo.errors import DataError, TinyzoError, UsageError
 from tinyzo.models.model import DTYPES, Model, load
@@ -266,6 +268,7 @@ def _say(options: argparse.Namespace, text: str) -> None:
         print(text)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # a loss that is not finite is an error of its own
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     options = build_parser().parse_args(arguments)

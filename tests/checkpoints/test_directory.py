@@ -262,6 +262,16 @@ def test_double_precision_becomes_float32(make):
     check_loads(folder, expected)
 
 
+@pytest.mark.parametrize(("held", "dtype"), [(np.float32, "f16"), (np.float64, None)])
+def test_values_beyond_the_type_asked_for_are_refused(make, held, dtype):
+    folder = make("roberta")
+    folder.tensors = {name: t.astype(held) for name, t in folder.tensors.items()}
+    folder.tensors[ROBERTA_TABLE][3, 4] = -1e39 if held == np.float64 else 70_000
+    with pytest.raises(CheckpointError, match=f"{ROBERTA_TABLE}: values too large for") as caught:
+        tinyzo.load(folder.write(), dtype=dtype)
+    assert "another --dtype" in str(caught.value)
+
+
 # -- files -------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,6 @@
 """Writes the golden files beside it: what transformers computes, for the tests to compare with.
 
-    python tests/golden/make_golden.py        # needs torch 2 and transformers 5; CI does not run it
+    PYTHONPATH=. python tests/golden/make_golden.py     # with torch 2, transformers 5; not in CI
 
 Each model runs twice, in float64 and in float32. The float64 results are kept, rounded to
 float32, as `<stage>`, and the largest error of the float32 run as `<stage>.error`: what the

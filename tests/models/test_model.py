@@ -115,6 +115,16 @@ def test_long_attention_with_a_parent_is_a_direct_computation(causal, rows):
     assert close(found, exact)
 
 
+def test_attention_with_scores_beyond_exp_takes_the_largest():
+    q = np.zeros((1, 3, 1, 4), np.float32)
+    q[..., 0] = 1e4
+    k, v = np.random.RandomState(1).standard_normal((2, 1, 3, 1, 4)).astype(np.float32)
+    k[0, :, 0, 0] = 1, 3, 2
+    batch = pack_sequences([[2, 2, 2]])
+    found = Weights({}, NumpyView).view().attention(q, k, v, batch, causal=True)
+    assert np.array_equal(found, v[:, [0, 1, 1]])
+
+
 # -- probes ------------------------------------------------------------------------------------
 
 

@@ -233,7 +233,7 @@ def die_at(monkeypatch, where, name, call, after):
         (Run, "record", 2),
         (Run, "record", 4),  # metrics of step 2
         (Run, "record", 5),  # the evaluation after it
-        (train, "mezo", 2),  # inside step 2
+        (train.Objective, "__call__", 2),  # inside step 2
         (tinyzo.engine.weights.Weights, "_fold", 50),  # half an update
         (Journal, "append", 1),
         (Journal, "append", 4),
@@ -245,8 +245,6 @@ def die_at(monkeypatch, where, name, call, after):
 )
 def test_stopped_anywhere_it_ends_the_same(home, tmp_path, where, name, call, after):
     with pytest.MonkeyPatch.context() as patch:
-        if name == "mezo":
-            where, name, call = train.Objective, "__call__", 2
         die_at(patch, where, name, call, after)
         with pytest.raises(Killed):
             start(home, tmp_path / "run")
@@ -388,10 +386,10 @@ def test_more_steps_go_on_as_a_longer_run_would(home, run, tmp_path):
 
 def test_fewer_steps_than_done_or_another_course_are_refused(home, run, tmp_path, capsys):
     assert resume(run, "--steps", "5") == 2
-    assert "--steps 5: it has done 6" in capsys.readouterr().err
+    assert "--steps 5: the run has done 6" in capsys.readouterr().err
     assert start(home, tmp_path / "cosine", "--schedule", "cosine") == 0
     assert resume(tmp_path / "cosine", "--steps", "9") == 2
-    assert "its schedule is cosine" in capsys.readouterr().err
+    assert "--steps 9: the cosine schedule runs over 6" in capsys.readouterr().err
     assert Run.open(run).settings.steps == 6
 
 
@@ -405,9 +403,9 @@ def test_other_settings_are_refused(home, run, tmp_path):
 
 
 def test_what_is_no_run_cannot_go_on(home, tmp_path):
-    with pytest.raises(RunError, match="no run.toml, so not a run"):
+    with pytest.raises(RunError, match=r"no run.toml, so not a run"):
         tinyzo.finetune(resume=tmp_path)
-    with pytest.raises(RunError, match="nowhere: no run.toml"):
+    with pytest.raises(RunError, match=r"nowhere: no run.toml"):
         tinyzo.finetune(resume=tmp_path / "nowhere")
 
 
@@ -532,7 +530,7 @@ def test_a_loss_that_is_not_finite_stops_before_theta_changes(home, tmp_path, ca
     assert record(tmp_path / "run") == record(home / "run")
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, 1e38])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("family", ["roberta", "opt"])
 def test_a_checkpoint_that_is_not_finite(home, tmp_path, capsys, family, value):
     model = shutil.copytree(home / family, tmp_path / "model")

@@ -168,7 +168,6 @@ def match_names(
                 twins[found[second]] = first
             else:
                 found[first] = found[second]
-            del found[second]
     _refuse_others(found, known)
     _refuse_missing([name for name in shapes if name not in found])
     for name, shape in shapes.items():

@@ -50,9 +50,6 @@ class NumpyView:
         self.weights, self.probes = weights, probes
         self.perturbed = any(probe.scale for probe in probes)
 
-    def __contains__(self, name: str) -> bool:
-        return name in self.weights
-
     # -- the perturbation ------------------------------------------------------------------
 
     def copies(self, name: str, w: np.ndarray, index: np.ndarray) -> Iterator[np.ndarray]:

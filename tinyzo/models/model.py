@@ -159,7 +159,12 @@ def _read(source: Source, name: str, dtype: str | None) -> np.ndarray:
     if info.dtype not in ("F32", "F16", "BF16", "F64"):
         raise CheckpointError(f"{name}: {info.dtype} weights", "only F32, F16, BF16, F64 are read")
     raw = source.read(name)
-    if info.dtype == "F64":
-        raw = raw.astype(np.float32)
-    target = raw.dtype if dtype in (None, "auto") else np.dtype(DTYPES[dtype])
-    return raw if raw.dtype == target else narrow(widen(raw), target, None)
+    same = raw.dtype if info.dtype != "F64" else np.dtype(np.float32)
+    target = same if dtype in (None, "auto") else np.dtype(DTYPES[dtype])
+    if raw.dtype == target:
+        return raw
+    with np.errstate(over="ignore"):
+        values = narrow(widen(raw), target, None)
+    if np.isinf(widen(values)).any() and not np.isinf(raw).any():
+        raise CheckpointError(f"{name}: values too large for {target.name}", "use another --dtype")
+    return values

@@ -16,7 +16,7 @@ from tinyzo.models.model import Model, load
 from tinyzo.runs import memory, report
 from tinyzo.runs.data import Data, bind_task, load_data
 from tinyzo.runs.evaluate import Evaluation, evaluate
-from tinyzo.runs.journal import Header, Journal, read_journal
+from tinyzo.runs.journal import Header, Journal
 from tinyzo.runs.run import Run, read_lines
 from tinyzo.runs.settings import Settings, settings_from
 from tinyzo.text.batches import batch_rows
@@ -67,6 +67,8 @@ def finetune(
     method = METHODS[run.settings.method]
     header = Header(method.losses, method.terms, model.weights.kind, run.about["base"])
     with Journal(run.journal_path, header) as journal:
+        if (steps := run.settings.steps) < (done := len(journal.steps)):
+            raise UsageError(f"--steps {steps}: the run has done {done}", "none can be taken back")
         run.save()
         Training(run, objective, data, journal, method).go()
     return run
@@ -102,11 +104,10 @@ def _reopen(path: Path, choices: dict[str, Any]) -> tuple[Run, Model]:
             "only --steps may be given with --resume",
         )
     steps, settings = settings_from(choices, "--resume").steps, run.settings
-    done = len(read_journal(run.journal_path)[1]) if run.journal_path.exists() else 0
     if steps not in (None, settings.steps):
-        if steps < done or settings.schedule != "constant":
-            why = f"it has done {done}, and its schedule is {settings.schedule}"
-            raise UsageError(f"--steps {steps}: {why}", "only a constant lr goes on, and only on")
+        if settings.schedule != "constant":
+            why = f"the {settings.schedule} schedule runs over {settings.steps}"
+            raise UsageError(f"--steps {steps}: {why}", "only a constant lr can go on")
         run.settings = dataclasses.replace(settings, steps=steps)
         run.settings.check()
     return run, run.base_model()

@@ -1,0 +1,122 @@
+"""Scores: against sums by hand, whatever the micro-batches, and the same from every road."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from folders import finetune, rows, write_jsonl, write_model, write_reviews
+from tiny import MODELS, examples_for, toy_task
+
+from tinyzo.cli import main
+from tinyzo.errors import NumericError
+from tinyzo.runs import report
+from tinyzo.runs.evaluate import evaluate, predict
+from tinyzo.zo.objectives import Objective
+
+
+@pytest.fixture(params=["roberta", "opt"])
+def family(request):
+    return request.param
+
+
+def test_accuracy_and_loss_are_those_of_the_predictions(family):
+    examples = examples_for(family, 7)
+    objective = Objective(MODELS[family](), toy_task(family))
+    odds = list(predict(objective, examples))
+    result = evaluate(objective, examples)
+    assert result.examples == 7
+    right = [int(p.argmax()) == e.label for p, e in zip(odds, examples, strict=True)]
+    assert result.accuracy == sum(right) / 7
+    loss = -sum(math.log(p[e.label]) for p, e in zip(odds, examples, strict=True)) / 7
+    assert result.loss == pytest.approx(loss, rel=1e-12)
+    assert all(len(p) == 3 and p.sum() == pytest.approx(1, abs=1e-12) for p in odds)
+
+
+def test_accuracy_counts_what_is_right(family):
+    objective = Objective(MODELS[family](), toy_task(family))
+    examples = examples_for(family, 6)
+    best = [int(p.argmax()) for p in predict(objective, examples)]
+    gold = [type(e)(e.prompt, e.candidates, e.mask_at, b, "") for e, b in zip(examples, best)]  # noqa: B905
+    assert evaluate(objective, gold).accuracy == 1
+    wrong = [type(e)(e.prompt, e.candidates, e.mask_at, (e.label + 1) % 3, "") for e in gold]
+    assert evaluate(objective, wrong).accuracy == 0
+    assert evaluate(objective, gold[:3] + wrong[3:]).accuracy == 0.5
+
+
+def test_micro_batches_do_not_matter(family):
+    examples = examples_for(family, 9)
+    model, task = MODELS[family](), toy_task(family)
+    whole, parts = (evaluate(Objective(model, task, size), examples) for size in (4096, 1))
+    assert whole.accuracy == parts.accuracy
+    assert whole.loss == pytest.approx(parts.loss, rel=1e-6)
+
+
+def test_the_language_model_loss_is_the_mean_over_all_tokens():
+    examples = examples_for("opt", 5)
+    objective = Objective(MODELS["opt"](), toy_task("opt", "lm"))
+    theta = objective.model.weights.view()
+    nll = [objective.token_nll(theta, objective.pack([e], gold_only=True))[0] for e in examples]
+    assert evaluate(objective, examples).loss == pytest.approx(np.concatenate(nll).mean(), rel=1e-6)
+
+
+def test_a_model_that_is_not_finite(family):
+    model = MODELS[family]()
+    for name in model.weights.names():
+        model.weights.stored(name)[...] = np.nan
+    objective = Objective(model, toy_task(family))
+    with pytest.raises(NumericError, match="the model gives nan on 4 rows"):
+        evaluate(objective, examples_for(family))
+    with pytest.raises(NumericError, match="the model gives nan on 4 rows"):
+        list(predict(objective, examples_for(family)))
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_run_replayed_model_and_result_agree_exactly(
+    family, dtype, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(report, "plot", lambda path: "not drawn")
+    model, data = write_model(tmp_path / "model", family, dtype), write_reviews(tmp_path / "data")
+
+    def last_line(*arguments):
+        assert main([*map(str, arguments), "--json"]) == 0
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    assert finetune(model, data, tmp_path / "run", "--seed", "3", "--lr", "1e-2") == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    last_line("replay", tmp_path / "run", "--output", tmp_path / "tuned")
+    task = ("--task", "reviews", "--data", data)
+    roads = [
+        last_line("evaluate", "--model", tmp_path / "run"),
+        last_line("evaluate", "--model", tmp_path / "run", *task),
+        last_line("evaluate", "--model", tmp_path / "run", "--task", "REVIEWS"),
+        last_line("evaluate", "--model", tmp_path / "tuned", *task),
+    ]
+    for road in roads:
+        assert (road["accuracy"], road["loss"]) == (result["accuracy"], result["loss"])
+        assert (road["examples"], road["split"]) == (8, "test")
+    for road in (
+        last_line("evaluate", "--model", tmp_path / "run", "--zero-shot"),
+        last_line("evaluate", "--model", model, *task),
+    ):
+        assert road["loss"] == result["loss_zero_shot"] != result["loss"]
+
+
+def test_a_run_on_one_file_is_evaluated_on_what_it_held_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(report, "plot", lambda path: "not drawn")
+    model = write_model(tmp_path / "model")
+    data = write_jsonl(tmp_path / "rows.jsonl", rows(25))
+    assert finetune(model, data, tmp_path / "run") == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    capsys.readouterr()
+
+    def loss(*options):
+        assert main(["evaluate", "--model", str(tmp_path / "run"), "--json", *options]) == 0
+        document = json.loads(capsys.readouterr().out)
+        return document["examples"], document["split"], document["loss"]
+
+    assert loss() == loss("--task", "reviews") == (5, "5 held-out", result["loss"])
+    assert loss("--data", str(data))[:2] == (25, "train")  # asked for all of it
+    assert loss("--limit", "2")[0] == 2

@@ -1,0 +1,67 @@
+"""What a person sees: a line of progress, and a picture, or one line that says how to get it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+
+import pytest
+
+from tinyzo.runs import report
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = tmp_path / "a $x$ 一 run"
+    run.mkdir()
+    metrics = [{"step": n, "loss": 1 / n} for n in (1, 2, 3)]
+    events = [{"event": "evaluation", "split": "dev", "step": 2, "loss": 0.5}, {"event": "error"}]
+    for name, objects in (("metrics.jsonl", metrics), ("events.jsonl", events)):
+        (run / name).write_text("".join(json.dumps(o) + "\n" for o in objects))
+    return run
+
+
+def test_the_picture(run):
+    pytest.importorskip("matplotlib")
+    assert report.plot(run) == f"losses drawn in {run / 'loss.png'}"
+    assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_without_steps_can_be_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    assert report.plot(tmp_path) == f"losses drawn in {tmp_path / 'loss.png'}"
+
+
+def test_without_matplotlib_one_line_says_how_to_get_it(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert report.plot(run) == "no plot of the loss: pip install 'tinyzo[plot]' draws it"
+    assert not (run / "loss.png").exists()
+
+
+def test_a_disk_without_room_for_the_picture_does_not_fail_the_run(run, monkeypatch):
+    figure = pytest.importorskip("matplotlib.figure").Figure
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(figure, "savefig", full)
+    assert report.plot(run).endswith("loss.png: No space left on device")
+
+
+def test_progress_is_on_stderr(capsys):
+    metrics = {"loss": 0.12345, "seconds": 0.5, "peak_bytes": 64 << 20}
+    with report.progress(2, 4) as bar:
+        report.show(bar, metrics, None)
+        report.show(bar, metrics, 0.75)
+        bar.refresh()
+    output, log = capsys.readouterr()
+    assert output == ""
+    assert "4/4" in log and "loss=0.1235" in log and "dev=0.750" in log
+    assert "s/step=0.500" in log and "peak=64MB" in log
+
+
+def test_say(capsys):
+    report.say("a line")
+    assert capsys.readouterr() == ("", "a line\n")
