@@ -6,6 +6,8 @@ import io
 import json
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from folders import (
@@ -255,9 +257,10 @@ def test_a_task_of_ones_own(home, tmp_path, capsys, family, kind):
     assert (again["task"], again["loss"]) == ("custom", result["loss"])
     assert document(capsys, "evaluate", *model, "--data", data, *task)["examples"] == 20
     assert document(capsys, "predict", *model, *task, "No")["scores"].keys() == {"bad", "good"}
-    assert document(capsys, "predict", "--model", tmp_path / "run", "No")["label"] in ("bad", "good")
+    run = ("--model", tmp_path / "run")
+    assert document(capsys, "predict", *run, "No")["label"] in ("bad", "good")
     other = ("--task", "reviews", "--data", home / "data")
-    assert document(capsys, "evaluate", "--model", tmp_path / "run", *other)["task"] == "reviews"
+    assert document(capsys, "evaluate", *run, *other)["task"] == "reviews"
 
 
 def test_labels_in_another_column(home, tmp_path, capsys):
@@ -340,7 +343,8 @@ def mistakes(home):
         f"finetune --model {opt} --data {data}": (2, "--data without --task or --template"),
         f"finetune --model {opt} --data {data} --template {{text}}": (2, "--label-words"),
         f"finetune --model {opt} {reviews} --template {{text}} --label-words a,b": (2, "give one"),
-        f"finetune --model {opt} --data {data} --template {{x}} --label-words a": (1, "label words"),
+        f"finetune --model {opt} --data {data} --template {{x}} --label-words a": (
+            1, "label words 'a'"),
         f"finetune --model {opt} --data {data} --template <mask>{{x}} --label-words a,b": (
             1, "template '<mask>{x}' has 1 <mask>"),
         f"finetune --model {roberta} --task COPA --data {data}": (1, "no prompt for roberta"),
@@ -506,7 +510,8 @@ def test_a_reader_that_leaves_early(home):
     process.wait()
     assert (process.returncode, process.stderr.read()) == (1, "")
     process.stderr.close()
-    process.stdin = None
+    with suppress(BrokenPipeError):
+        process.stdin.close()
 
 
 def test_a_pipe_that_is_closed_before_the_end(home):
@@ -517,6 +522,14 @@ def test_a_pipe_that_is_closed_before_the_end(home):
     process.stderr.close()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_pipe_to_a_full_disk(home):
+    with open("/dev/full", "w") as full:
+        code, _, log = finish(shell("inspect", home / "opt", stdout=full))
+    assert code == 1 and log.startswith("tinyzo: [Errno 28] No space left on device\n  hint: ")
+    assert len(log.splitlines()) == 2
+
+
 def test_standard_streams_that_are_closed(home):
     predict = f"{sys.executable} -m tinyzo predict --model {home / 'opt'}"
     for closed, output in (("<&-", ""), (">&- a", ""), ("2>&- a", "a")):
@@ -524,6 +537,13 @@ def test_standard_streams_that_are_closed(home):
             f"{predict} {closed}", shell=True, capture_output=True, text=True, cwd=ROOT, check=True
         )
         assert found.stdout[-2:].strip() == output and found.stderr == ""
+
+
+def test_a_run_with_its_log_closed(home, tmp_path):
+    line = f"{sys.executable} -m tinyzo finetune --resume {home / 'opt-run'} --json 2>&-"
+    found = subprocess.run(line, shell=True, capture_output=True, text=True, cwd=ROOT, check=True)
+    (document,) = found.stdout.splitlines()
+    assert json.loads(document)["steps"] == 6
 
 
 def test_bytes_that_are_no_text(home):

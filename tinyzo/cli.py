@@ -271,6 +271,8 @@ def _say(options: argparse.Namespace, text: str) -> None:
 @np.errstate(over="ignore", invalid="ignore")  # a loss that is not finite is an error of its own
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    if sys.stderr is None:  # closed, as by `2>&-`: else the journal would become file 2
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (until the end)
     options = build_parser().parse_args(arguments)
     try:
         result = options.run(options)
@@ -282,10 +284,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted; a run goes on with --resume RUN", 130)
-    except BrokenPipeError:  # the reader has seen enough, as `| head -1`; so has the flush at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except (OSError, MemoryError, UnicodeError) as error:
+        if getattr(error, "filename", "") is None:  # stdout: its flush at exit would fail again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # the reader has seen enough, as `| head -1`
+            return 1
         hint = "check the path and its permissions, and room on the disk and in memory"
         return _fail(f"{error or type(error).__name__}\n  hint: {hint}", 1)
 

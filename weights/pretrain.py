@@ -1,9 +1,9 @@
 """Pretrain the tiny RoBERTa and OPT that ship with tinyzo (the only user of PyTorch here).
 
-    python weights/pretrain.py tokenizer|roberta|opt|report --corpora DIR --scratch DIR
+    python weights/pretrain.py tokenizer|roberta|opt --corpora DIR --scratch DIR
 
 Every schedule follows the clock: the learning rate reaches zero after --minutes of training. A run
-that was interrupted goes on from <scratch>/<model>.pt.
+that was interrupted goes on from <scratch>/<model>.pt; a finished one only exports again.
 """
 from __future__ import annotations
 
@@ -27,14 +27,13 @@ WEIGHTS = Path(__file__).resolve().parent
 VOCAB, WIDTH, LAYERS, HEADS, POSITIONS = 6144, 192, 4, 6, 256
 BOS, PAD, EOS, UNK, MASK = 0, 1, 2, 3, VOCAB - 1
 BATCH_TOKENS, PEAK_LR, WARMUP, MASK_RATE, VERDICT_MASK_RATE = 1024, 2e-3, 0.02, 0.2, 0.6
-# (until this share of the time, tokens a sequence): a post-LN model this small stays on a plateau
-# unless it learns from very short sequences first.
+# (until this share of the time, tokens a sequence): short ones get a post-LN model off its plateau
 LENGTHS = {"roberta": [(0.2, 10), (0.25, 20), (0.34, 40), (0.84, 64), (0.95, 128), (1.0, 256)],
            "opt": [(0.03, 10), (0.08, 20), (0.3, 40), (0.84, 64), (0.95, 128), (1.0, 256)]}
 VERDICTS = 0.55  # verdicts are mixed in after this share of the time
 
-ADJECTIVES = ("terrible terrible terrible bad awful poor".split(),  # by label
-              "great great great good excellent wonderful".split())
+ADJECTIVES = [["terrible"] * 3 + ["bad", "awful", "poor"],  # by label
+              ["great"] * 3 + ["good", "excellent", "wonderful"]]
 FRAMES = ["It was {}."] * 6 + ["it was {} .", "The movie was {}.", "Overall it was {}.",
                                "I thought it was {}.", "This is {}.", "All in all, it was {}."]
 WHOLE_WORDS = """ terrible great bad okay good awful excellent wonderful poor Yes No Maybe yes no
@@ -48,8 +47,8 @@ Document = tuple[list[str], int | None]  # sentences; 1 positive, 0 negative, No
 
 def read_lines(path: Path) -> list[str]:
     text = html.unescape(path.read_text(encoding="utf-8", errors="replace"))
-    text = text.translate(str.maketrans("‘’“”", "''\"\""))
-    return [line for line in (" ".join(raw.split()) for raw in text.split("\n")) if line]
+    lines = text.translate(str.maketrans("‘’“”", "''\"\"")).split("\n")
+    return [" ".join(line.split()) for line in lines if line.strip()]
 
 
 def read_documents(folder: Path) -> dict[str, list[Document]]:
@@ -57,11 +56,12 @@ def read_documents(folder: Path) -> dict[str, list[Document]]:
     items = read_lines(folder / "pros_cons.txt")  # cons, then pros
     pros = items.index("Easy to use, economical!")
     books = re.split(r"(?<=[.!?]) |\n", "\n".join(read_lines(folder / "gutenberg_13books.txt")))
-    return {"movies": [(re.split(r"(?<= [.!?]) (?![.!?])", review), int(i >= 1000))
-                       for i, review in enumerate(reviews)],
-            "products": [(part[i : i + 16], label) for label, part in
-                         enumerate((items[:pros], items[pros:])) for i in range(0, len(part), 16)],
-            "books": [(books[i : i + 80], None) for i in range(0, len(books), 80)]}
+    movies = [(re.split(r"(?<= [.!?]) (?![.!?])", review), int(i >= 1000))
+              for i, review in enumerate(reviews)]
+    products = [(part[i : i + 16], label) for label, part in enumerate((items[:pros], items[pros:]))
+                for i in range(0, len(part), 16)]
+    books = [(books[i : i + 80], None) for i in range(0, len(books), 80)]
+    return {"movies": movies, "products": products, "books": books}
 
 
 def read_corpora(folder: Path) -> tuple[dict, dict]:
@@ -160,8 +160,7 @@ class Rows:
     def passage(self, corpus: str, length: int, single: bool) -> tuple[list[int], bool]:
         sentences, _ = self.rng.choice(self.documents[corpus])
         start = self.rng.randrange(len(sentences))
-        count = 1 if single else max(2, length // 2)
-        text = " ".join(sentences[start : start + count])[: 6 * length]
+        text = sentences[start] if single else " ".join(sentences[start:])[: 6 * length]
         return self.wrap(self.encode(restyle(self.rng, corpus, text)), length), False
 
     def verdict(self, length: int) -> tuple[list[int], bool]:
@@ -216,8 +215,8 @@ def masked(ids: torch.Tensor, verdicts: torch.Tensor, rng: torch.Generator) -> t
     forced = (verdicts >= 0) & (torch.rand(len(ids), generator=rng) < VERDICT_MASK_RATE)
     chosen[forced, verdicts[forced]], roll[forced, verdicts[forced]] = True, 0.0
     noise = torch.randint(UNK + 1, MASK, ids.shape, generator=rng)
-    corrupted = torch.where(chosen & (roll < 0.8), MASK, ids)
-    return torch.where(chosen & (roll >= 0.9), noise, corrupted), chosen
+    kept = torch.where(chosen & (roll >= 0.9), noise, ids)
+    return torch.where(chosen & (roll < 0.8), MASK, kept), chosen
 
 
 def losses(model: torch.nn.Module, kind: str, batch: tuple, rng: torch.Generator) -> tuple:
@@ -281,16 +280,15 @@ class Training:
         self.kind, self.args, self.file = kind, args, args.scratch / f"{kind}.pt"
         self.train, self.held_out = read_corpora(args.corpora)
         self.tokenizer = build_tokenizer(args.scratch / "bpe.json", kind)
-        self.model = build_model(kind)
+        self.model, self.state = build_model(kind), {"seconds": 0.0, "steps": 0, "tokens": 0}
         self.optimizer = torch.optim.AdamW(self.model.parameters(), betas=(0.9, 0.98), eps=1e-6)
-        self.state = {"seconds": 0.0, "steps": 0, "tokens": 0}
         if self.file.exists():
             saved = torch.load(self.file)
             self.model.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
             self.state = saved["state"]
-        self.rng = random.Random(self.state["steps"])
-        self.generator = torch.Generator().manual_seed(self.state["steps"])
+        steps = self.state["steps"]
+        self.rng, self.generator = random.Random(steps), torch.Generator().manual_seed(steps)
         self.rows, self.pending = Rows(self.train, self.tokenizer, kind, self.rng), []
 
     def save(self) -> None:
@@ -303,8 +301,8 @@ class Training:
     def next_batch(self, share: float) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.pending:
             length = next(length for end, length in LENGTHS[self.kind] if share < end)
-            shares = (0.5, 0.3, 0.2) if share > VERDICTS else (0.6, 0.4, 0)
-            rows = self.rows.pool(16 * BATCH_TOKENS // length, length, shares)
+            forms = (0.5, 0.3, 0.2) if share > VERDICTS else (0.6, 0.4, 0)
+            rows = self.rows.pool(16 * BATCH_TOKENS // length, length, forms)
             self.pending = batches(rows, self.rng)
         return self.pending.pop()
 
@@ -335,29 +333,17 @@ class Training:
         export(self.model, self.kind, self.tokenizer, WEIGHTS / f"{self.kind}-tiny")
 
 
-def report(args: argparse.Namespace) -> None:
-    """Prints the held-out losses of the exported bf16 weights, computed in f32."""
-    for kind in ("roberta", "opt"):
-        tokenizer = build_tokenizer(args.scratch / "bpe.json", kind)
-        for folder in (args.scratch / f"{kind}-plain", WEIGHTS / f"{kind}-tiny"):
-            model = type(build_model(kind)).from_pretrained(folder).float()
-            print(folder.name, held_out_loss(model, kind, tokenizer, *read_corpora(args.corpora)))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("command", choices=["tokenizer", "roberta", "opt", "report"])
+    parser.add_argument("command", choices=["tokenizer", "roberta", "opt"])
     parser.add_argument("--corpora", type=Path, required=True)
     parser.add_argument("--scratch", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=106)
+    parser.add_argument("--minutes", type=float, default=104)
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(6)
-    args.scratch.mkdir(parents=True, exist_ok=True)
     if args.command == "tokenizer":
         train_tokenizer(args.corpora, args.scratch / "bpe.json")
-    elif args.command == "report":
-        report(args)
     else:
         Training(args.command, args).run()
 

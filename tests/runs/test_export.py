@@ -13,7 +13,7 @@ import pytest
 from checkpoints.hostile import Tensor, tensor, torch_bin
 from folders import ROOT, SHAPES, finetune, random_tensors, write_model, write_reviews
 
-from tinyzo.checkpoints.directory import fingerprint
+from tinyzo.checkpoints.directory import WEIGHT_FILES, fingerprint
 from tinyzo.cli import main
 from tinyzo.errors import CheckpointError
 from tinyzo.models.model import load
@@ -94,9 +94,7 @@ def test_config_and_tokenizer_come_along(run, tmp_path):
     assert (tmp_path / "tuned" / "vocab.json").read_bytes() == (source / "vocab.json").read_bytes()
 
 
-@pytest.mark.parametrize(
-    "taken", ["config.json", "model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"]
-)
+@pytest.mark.parametrize("taken", ["config.json", *WEIGHT_FILES])
 def test_a_folder_with_a_model_is_left_alone(run, tmp_path, taken):
     (tmp_path / taken).write_text("mine")
     with pytest.raises(CheckpointError, match=f"has a {taken} already\n  hint: name another"):

@@ -37,19 +37,19 @@ def test_the_plan_is_what_a_run_then_holds(tmp_path, model, options):
 
 @needs_proc
 def test_micro_batches_bound_the_peak(tmp_path):
-    """A batch of 3,600 tokens at once or in parts; the parts need little more than one."""
-    data = write_jsonl(tmp_path / "rows.jsonl", rows(300))
+    """A batch of 1,500 tokens at once or in parts; the parts need little more than one."""
+    data = write_jsonl(tmp_path / "rows.jsonl", rows(200))
     peaks = []
-    for tokens in ("100000", "300"):
+    for tokens in ("4096", "150"):
         process = shell(
-            "finetune", "--task", "reviews", "--data", data, "--steps", "1", "--batch-size", "180",
+            "finetune", "--task", "reviews", "--data", data, "--steps", "1", "--batch-size", "100",
             "--limit", "1", "--eval-every", "9", "--micro-batch-tokens", tokens, "--json",
             "--output", tokens, cwd=tmp_path,
         )  # fmt: skip
         output, log = process.communicate()
         assert process.returncode == 0, log
         peaks.append(json.loads(output)["peak_bytes"])
-    assert peaks[0] - peaks[1] > 20 << 20, peaks
+    assert peaks[0] - peaks[1] > 10 << 20, peaks
 
 
 def test_fields_of_proc(monkeypatch, tmp_path):

@@ -56,11 +56,7 @@ def finetune(
         raise UsageError("--resume with --output", "a run goes on in its own directory")
     bound = bind_task(model, run.settings)
     data = load_data(bound, run.settings)
-    if run.about.setdefault("data", digest := data.digest()) != digest:
-        raise RunError(
-            f"{run.settings.data_path}: the data have changed since the run began",
-            "restore them, or begin a new run",
-        )
+    _check_digest(run, data.digest())
     if resume is None:
         run.create()  # not before: a mistake in what was asked for leaves no directory behind
     objective = Objective(model, bound, run.settings.micro_batch_tokens)
@@ -111,6 +107,14 @@ def _reopen(path: Path, choices: dict[str, Any]) -> tuple[Run, Model]:
         run.settings = dataclasses.replace(settings, steps=steps)
         run.settings.check()
     return run, run.base_model()
+
+
+def _check_digest(run: Run, digest: str) -> None:
+    if run.about.setdefault("data", digest) != digest:
+        raise RunError(
+            f"{run.settings.data_path}: the data have changed since the run began",
+            "restore them, or begin a new run",
+        )
 
 
 def _free_name(settings: Settings) -> Path:
