@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tinyzo.errors import ConfigError, UsageError
-from tinyzo.runs.settings import RANGES, SHIPPED, Settings, read_toml, settings_from
+from tinyzo.runs.settings import RANGES, SHIPPED, TINY, Settings, read_toml, settings_from
 
 OWN = {"template": "{text} <mask>", "label_words": ["bad", "good"], "data": "rows.jsonl"}
 
@@ -17,7 +17,8 @@ def test_the_shipped_model_has_its_own_defaults():
     settings = Settings().complete("roberta")
     assert (settings.task, settings.data_path) == ("reviews", SHIPPED / "reviews")
     assert settings.model_path == SHIPPED / "roberta-tiny"
-    assert (settings.steps, settings.eval_every, settings.data_seed) == (600, 100, 42)
+    assert {name: getattr(settings, name) for name in TINY} == TINY
+    assert settings.data_seed == 42
 
 
 @pytest.mark.parametrize(("family", "batch", "data_seed"), [("roberta", 64, 42), ("opt", 16, 0)])
@@ -33,6 +34,12 @@ def test_what_is_given_is_kept_and_completing_twice_changes_nothing(tmp_path):
     settings = Settings(model=str(tmp_path), **given).complete("roberta")
     assert {name: getattr(settings, name) for name in given} == given
     assert settings.complete("roberta") == settings
+
+
+def test_a_shipped_model_is_known_by_its_path_too():
+    settings = Settings(model=str(SHIPPED / "roberta-tiny")).complete("roberta")
+    assert settings.is_shipped_model
+    assert (settings.lr, settings.steps) == (TINY["lr"], TINY["steps"])
 
 
 def test_a_folder_comes_before_a_shipped_name(tmp_path, monkeypatch):

@@ -72,12 +72,13 @@ class Settings:
     threads: int | None = None
 
     @property
-    def is_shipped_model(self) -> bool:
-        return not Path(self.model).is_dir() and (SHIPPED / self.model).is_dir()
+    def model_path(self) -> Path:
+        here, shipped = Path(self.model), SHIPPED / self.model
+        return here if here.is_dir() or not shipped.is_dir() else shipped
 
     @property
-    def model_path(self) -> Path:
-        return SHIPPED / self.model if self.is_shipped_model else Path(self.model)
+    def is_shipped_model(self) -> bool:
+        return self.model_path.resolve().parent == SHIPPED
 
     @property
     def data_path(self) -> Path:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tinyzo import __version__
 from tinyzo.checkpoints.directory import fingerprint
 from tinyzo.engine.noise import step_seed
 from tinyzo.errors import ConfigError, NumericError, RunError, UsageError
@@ -81,12 +82,13 @@ def _begin(output: str | Path | None, settings: Settings) -> tuple[Run, Model]:
         known = ", ".join(METHODS)
         raise ConfigError(f"method {settings.method!r} is not built", f"one of {known}")
     learning_rate(0, 1, 0.0, settings.schedule)  # refuses an unknown one
-    if not settings.is_shipped_model:
-        settings = dataclasses.replace(settings, model=str(settings.model_path.resolve()))
+    path = settings.model_path
+    model_name = path.name if settings.is_shipped_model else str(path.resolve())
+    settings = dataclasses.replace(settings, model=model_name)
     if settings.data:
         settings = dataclasses.replace(settings, data=str(settings.data_path.resolve()))
     about = {
-        "format": 1, "tinyzo": _version(), "family": model.family,
+        "format": 1, "tinyzo": __version__, "family": model.family,
         "base": fingerprint(settings.model_path),
     }  # fmt: skip
     return Run(Path(output) if output else _free_name(settings), settings, about), model
@@ -121,12 +123,6 @@ def _free_name(settings: Settings) -> Path:
     stem = f"{settings.task or 'custom'}-{settings.model_path.name}".lower()
     names = (Path("runs") / f"{stem}-{n}" for n in range(1, 1_000_000))
     return next(path for path in names if not path.exists())
-
-
-def _version() -> str:
-    from tinyzo import __version__
-
-    return __version__
 
 
 def packed_size(example: Example) -> int:
