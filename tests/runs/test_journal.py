@@ -143,7 +143,11 @@ def test_a_journal_of_another_run_is_refused_and_left_alone(path, other):
 
 @pytest.mark.parametrize(
     ("version", "kind", "message"),
-    [(2, 1, "its header says journal format 2"), (1, 9, "its header is corrupt")],
+    [
+        (2, 0x0101, "its header says journal format 2 and z format 1"),
+        (1, 0x0201, "its header says journal format 1 and z format 2"),
+        (1, 0x0109, "its header is corrupt"),
+    ],
 )
 def test_headers_of_another_format_or_kind(tmp_path, version, kind, message):
     body = struct.pack("<8sHHHH32s", b"tinyzo-j", version, 2, 1, kind, bytes(32))

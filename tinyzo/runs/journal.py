@@ -1,6 +1,7 @@
 """The journal: the list of terms that is the fine-tune, a few dozen bytes a step.
 
-    header   "tinyzo-j", format, losses and terms a record, kind of z, SHA-256 of the base, CRC-32
+    header   "tinyzo-j", format, losses and terms a record, kind and format of z,
+             SHA-256 of the base, CRC-32
     record   step, decay, projected gradient, losses, (seed, coefficient) of each term, CRC-32
 
 Little-endian, every record of one size. Each CRC covers the one before it, so a record cannot be
@@ -19,12 +20,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinyzo.engine import noise
 from tinyzo.engine.noise import KINDS
 from tinyzo.errors import RunError
 from tinyzo.zo.mezo import Step
 
 MAGIC, FORMAT = b"tinyzo-j", 1
-HEADER = struct.Struct("<8sHHHH32sI")
+HEADER = struct.Struct("<8sHHHBB32sI")
 INTERFERED = "restore the journal from a copy; the steps before this record are intact"
 
 
@@ -38,9 +40,9 @@ class Header:
     base: str
 
     def pack(self) -> bytes:
-        body = HEADER.pack(
-            MAGIC, FORMAT, self.losses, self.terms, KINDS[self.kind], bytes.fromhex(self.base), 0
-        )[:-4]
+        z = KINDS[self.kind], noise.FORMAT
+        base = bytes.fromhex(self.base)
+        body = HEADER.pack(MAGIC, FORMAT, self.losses, self.terms, *z, base, 0)[:-4]
         return body + struct.pack("<I", zlib.crc32(body))
 
     def __str__(self) -> str:
@@ -152,11 +154,12 @@ def read_journal(path: Path) -> tuple[Header, list[Step], int]:
 def _read_header(path: Path, data: bytes) -> Header:
     if len(data) < HEADER.size or not data.startswith(MAGIC):
         raise RunError(f"{path}: not a journal of tinyzo", "name a run's directory")
-    _, version, losses, terms, kind, base, crc = HEADER.unpack_from(data)
-    if version != FORMAT:
+    _, version, losses, terms, kind, z_format, base, crc = HEADER.unpack_from(data)
+    if (version, z_format) != (FORMAT, noise.FORMAT):
         raise RunError(
-            f"{path}: its header says journal format {version}",
-            f"this tinyzo reads format {FORMAT}; if it wrote this, restore it from a copy",
+            f"{path}: its header says journal format {version} and z format {z_format}",
+            f"this tinyzo reads {FORMAT} and {noise.FORMAT}; "
+            "if it wrote this, restore it from a copy",
         )
     kinds = {number: name for name, number in KINDS.items()}
     if crc != zlib.crc32(data[: HEADER.size - 4]) or kind not in kinds:

@@ -6,7 +6,6 @@ survives exec and would count the parent's too.
 
 from __future__ import annotations
 
-import resource
 from pathlib import Path
 
 from tinyzo.engine.numpy_engine import QUERIES
@@ -28,7 +27,11 @@ def status_bytes(field: str) -> int:
 
 def peak_bytes() -> int:
     """The largest resident set so far."""
-    return status_bytes("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if peak := status_bytes("VmHWM"):
+        return peak
+    import resource  # not on every platform
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def plan(model: Model, tokens: int, longest: int, probes: int = 2) -> dict[str, int]:
