@@ -19,8 +19,8 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch.nn.functional import cross_entropy
 from transformers import OPTConfig, OPTForCausalLM, RobertaConfig, RobertaForMaskedLM
 
 WEIGHTS = Path(__file__).resolve().parent
@@ -31,15 +31,13 @@ BATCH_TOKENS, PEAK_LR, WARMUP, MASK_RATE, VERDICT_MASK_RATE = 1024, 2e-3, 0.02, 
 LENGTHS = {"roberta": [(0.2, 10), (0.25, 20), (0.34, 40), (0.84, 64), (0.95, 128), (1.0, 256)],
            "opt": [(0.03, 10), (0.08, 20), (0.3, 40), (0.84, 64), (0.95, 128), (1.0, 256)]}
 VERDICTS = 0.55  # verdicts are mixed in after this share of the time
-
 ADJECTIVES = [["terrible"] * 3 + ["bad", "awful", "poor"],  # by label
               ["great"] * 3 + ["good", "excellent", "wonderful"]]
 FRAMES = ["It was {}."] * 6 + ["it was {} .", "The movie was {}.", "Overall it was {}.",
                                "I thought it was {}.", "This is {}.", "All in all, it was {}."]
-WHOLE_WORDS = """ terrible great bad okay good awful excellent wonderful poor Yes No Maybe yes no
-Description Entity Expression Human Location Number movie film phone food book camera music hotel
-game work home family money travel shopping""".split()
-WHOLE_STARTS = "Yes No Maybe terrible great".split()
+WHOLE_WORDS = (" terrible great bad okay good awful excellent wonderful poor Yes No Maybe yes no"
+               " Description Entity Expression Human Location Number movie film phone food book"
+               " camera music hotel game work home family money travel shopping")
 MIXTURE = {"movies": 0.5, "products": 0.2, "books": 0.3}
 STYLE_WEIGHTS = {"movies": (35, 35, 30), "products": (60, 40, 0), "books": (85, 15, 0)}
 Document = tuple[list[str], int | None]  # sentences; 1 positive, 0 negative, None without polarity
@@ -97,7 +95,7 @@ def train_tokenizer(folder: Path, path: Path) -> None:
     rng = random.Random(1)
     texts = [restyle(rng, corpus, " ".join(sentences))
              for corpus, documents in read_documents(folder).items() for sentences, _ in documents]
-    texts += [" " + " ".join(WHOLE_WORDS)] * 3000 + [w for w in WHOLE_STARTS for _ in range(3000)]
+    texts += [WHOLE_WORDS, "Yes", "No", "Maybe", "terrible", "great"] * 3000
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
@@ -195,8 +193,8 @@ def batches(rows: list, rng: random.Random) -> list[tuple[torch.Tensor, torch.Te
 
 
 def build_model(kind: str) -> torch.nn.Module:
-    common = dict(vocab_size=VOCAB, hidden_size=WIDTH, num_hidden_layers=LAYERS,
-                  num_attention_heads=HEADS, pad_token_id=PAD, eos_token_id=EOS)
+    common = {"vocab_size": VOCAB, "hidden_size": WIDTH, "num_hidden_layers": LAYERS,
+              "num_attention_heads": HEADS, "pad_token_id": PAD, "eos_token_id": EOS}
     if kind == "roberta":
         return RobertaForMaskedLM(RobertaConfig(
             **common, intermediate_size=4 * WIDTH, max_position_embeddings=POSITIONS + 2,
@@ -231,7 +229,7 @@ def losses(model: torch.nn.Module, kind: str, batch: tuple, rng: torch.Generator
         hidden = model.model(ids, attention_mask=attention).last_hidden_state[:, :-1]
         real = ids[:, 1:] != PAD
         logits, targets = model.lm_head(hidden[real]), ids[:, 1:][real]
-    return F.cross_entropy(logits, targets, reduction="none"), targets
+    return cross_entropy(logits, targets, reduction="none"), targets
 
 
 @torch.no_grad()
