@@ -122,7 +122,8 @@ def test_evaluate(home, capsys):
 def test_predict(home, capsys, family, of_run):
     model = home / (f"{family}-run" if of_run else family)
     capsys.readouterr()
-    assert command("predict", "--model", model, "--json", "No 1", "", "größer 😀") == 0
+    task = () if of_run else ("--task", "reviews")
+    assert command("predict", "--model", model, *task, "--json", "No 1", "", "größer 😀") == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["text"] for line in found] == ["No 1", "", "größer 😀"]
     for line in found:
@@ -130,7 +131,7 @@ def test_predict(home, capsys, family, of_run):
         assert line["scores"].keys() == {"terrible", "great"}
         assert line["label"] == max(line["scores"], key=line["scores"].get)
         assert sum(line["scores"].values()) == pytest.approx(1, abs=1e-12)
-    assert command("predict", "--model", model, "No 1") == 0
+    assert command("predict", "--model", model, *task, "No 1") == 0
     label, odds, text = capsys.readouterr().out.rstrip("\n").split("\t")
     assert (label, text) == (found[0]["label"], "No 1")
     assert odds == f"{max(found[0]['scores'].values()):.3f}"
@@ -138,7 +139,7 @@ def test_predict(home, capsys, family, of_run):
 
 def test_predict_reads_lines_of_stdin(home, capsys, monkeypatch):
     capsys.readouterr()
-    arguments = ("predict", "--model", home / "roberta", "--json")
+    arguments = ("predict", "--model", home / "roberta", "--task", "reviews", "--json")
     assert command(*arguments, "No 1", "Yes 2") == 0
     expected = capsys.readouterr().out
     monkeypatch.setattr(sys, "stdin", io.StringIO("No 1\nYes 2"))
@@ -475,8 +476,8 @@ def test_without_arguments_the_shipped_model_is_tuned_on_the_shipped_task(tmp_pa
     code, output, log = finish(shell("finetune", "--steps", "2", "--json", cwd=tmp_path))
     assert code == 0, log
     result = json.loads(output.splitlines()[-1])
-    assert (result["model"], result["task"]) == ("roberta-tiny", "reviews")
-    assert (result["run"], result["examples"]) == ("runs/reviews-roberta-tiny-1", 120)
+    assert (result["model"], result["task"]) == ("roberta-tiny", "topics")
+    assert (result["run"], result["examples"]) == ("runs/topics-roberta-tiny-1", 120)
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
     assert "Warning" not in log
 

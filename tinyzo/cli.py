@@ -33,7 +33,7 @@ from tinyzo.zo.updates import SCHEDULES
 HELP = {
     "model": "folder of a RoBERTa or OPT model, a run, or a shipped name (roberta-tiny, opt-tiny)",
     "task": "SST-2, SST-5, TREC, RTE, SNLI, MNLI (RoBERTa); SST2, RTE, CB, BoolQ, WSC, WIC, COPA "
-            "(OPT); reviews (shipped)",
+            "(OPT); topics, reviews (shipped)",
     "data": "folder with the task's files, or one .jsonl, .csv or .tsv",
     "template": "a task of your own: '{text} It was <mask>.' (OPT: '{text} It was')",
     "label_words": "a task of your own: the word for each label, as terrible,great",

@@ -15,7 +15,7 @@ OWN = {"template": "{text} <mask>", "label_words": ["bad", "good"], "data": "row
 
 def test_the_shipped_model_has_its_own_defaults():
     settings = Settings().complete("roberta")
-    assert (settings.task, settings.data_path) == ("reviews", SHIPPED / "reviews")
+    assert (settings.task, settings.data_path) == ("topics", SHIPPED / "reviews")
     assert settings.model_path == SHIPPED / "roberta-tiny"
     assert {name: getattr(settings, name) for name in TINY} == TINY
     assert settings.data_seed == 42

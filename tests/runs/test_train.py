@@ -541,7 +541,7 @@ def test_a_checkpoint_that_is_not_finite(home, tmp_path, capsys, family, value):
     assert "on 8 rows\n  hint: its weights hold values that are" in capsys.readouterr().err
     (event,) = lines(tmp_path / "run" / "events.jsonl")
     assert (event["event"], event["step"]) == ("error", 0)
-    assert main(["predict", "--model", str(model), "a"]) == 1
+    assert main(["predict", "--model", str(model), "--task", "reviews", "a"]) == 1
     assert "on 1 rows" in capsys.readouterr().err
 
 

@@ -334,11 +334,11 @@ def test_names_in_any_case_and_by_family():
 def test_unknown_names_and_missing_prompts_say_what_is_known():
     assert message(get_task, "imdb", "roberta") == (
         "task 'imdb' is not known for roberta models\n"
-        "  hint: known there: reviews, SST-2, SST-5, TREC, RTE, SNLI, MNLI"
+        "  hint: known there: topics, reviews, SST-2, SST-5, TREC, RTE, SNLI, MNLI"
     )
     assert message(get_task, "TREC", "opt") == (
         "task 'TREC' has no prompt for opt models\n"
-        "  hint: known there: reviews, SST-2, RTE, CB, BoolQ, WSC, WIC, COPA"
+        "  hint: known there: topics, reviews, SST-2, RTE, CB, BoolQ, WSC, WIC, COPA"
     )
 
 

@@ -35,7 +35,7 @@ def bind_task(model: Model, settings: Settings) -> BoundTask:
         words = settings.label_words or []
         task = custom_task(settings.template, words, model.family, settings.label_field)
     else:
-        task = get_task(settings.task or "reviews", model.family)
+        task = get_task(settings.task, model.family)
     return task.bind(model.tokenizer, model.config.max_length)
 
 

@@ -260,6 +260,11 @@ def _plain(name: str) -> str:
 
 
 REVIEWS = {"labels": ("terrible", "great"), "words": (" terrible", " great"), "label_field": "mood"}
+TOPICS = {
+    "labels": ("movie", "phone", "food"),
+    "words": (" movie", " phone", " food"),
+    "label_field": "topic",
+}
 SST2 = {"labels": ("0", "1"), "words": (" terrible", " great")}
 RTE = {
     "labels": ("entailment", "not_entailment"),
@@ -277,6 +282,7 @@ CSV = ("label", "sentence")
 
 # Prompts, words and lengths of the code of Malladi et al. 2023; another prompt is another task.
 TASKS = (
+    Task("topics", "roberta", "My <mask>: {text}", **TOPICS),
     Task("reviews", "roberta", "{text} It was <mask>.", **REVIEWS),
     Task("SST-2", "roberta", "{sentence} It was <mask>.", max_length=128, **SST2),
     Task("SST-5", "roberta", "{sentence:unquote} It was <mask>.", ("0", "1", "2", "3", "4"),
@@ -288,6 +294,7 @@ TASKS = (
          words=(" Yes", " No"), max_length=256, sentence_limit=240, **RTE),
     Task("SNLI", "roberta", **NLI),
     Task("MNLI", "roberta", sentence_limit=240, **NLI),
+    Task("topics", "opt", "{text} It is about my", **TOPICS),
     Task("reviews", "opt", "{text} It was", **REVIEWS),
     Task("SST-2", "opt", "{sentence:strip} It was", **SST2),
     Task("RTE", "opt",
