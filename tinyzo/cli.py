@@ -127,6 +127,7 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def finetune(options: argparse.Namespace) -> dict[str, Any]:
+    """Begin or resume a run, and say what it reached."""
     given = _given(options)
     if options.config:
         given = read_toml(Path(options.config)) | given
@@ -168,6 +169,7 @@ def _open(options: argparse.Namespace, needs_data: bool = True) -> tuple[Model, 
 
 
 def evaluate_model(options: argparse.Namespace) -> dict[str, Any]:
+    """Accuracy and loss of a folder, a shipped model or a run."""
     model, settings, own = _open(options)
     bound = bind_task(model, settings)
     data = (load_data if own else load_evaluation)(bound, settings)
@@ -237,6 +239,7 @@ def convert(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def inspect(options: argparse.Namespace) -> dict[str, Any]:
+    """What a model or a run holds, and what a step on it would."""
     path = Path(options.path)
     result: dict[str, Any] = {}
     settings = Settings(model=options.path)
