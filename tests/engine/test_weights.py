@@ -10,8 +10,8 @@ import tinyzo
 from tinyzo.engine import noise
 from tinyzo.engine import weights as weights_module
 from tinyzo.engine.numpy_engine import NumpyView
-from tinyzo.engine.weights import Probe, Weights, check_tensors, narrow, widen
-from tinyzo.errors import NumericError, ShapeError
+from tinyzo.engine.weights import Probe, Weights, narrow, widen
+from tinyzo.errors import NumericError
 from tinyzo.models.model import DTYPES
 from tinyzo.text.batches import pack_sequences
 
@@ -140,15 +140,6 @@ def test_tiles_rows_gather_and_index_agree(monkeypatch, tile):
             assert np.array_equal(weights.index(name, start, stop), numbers[start:stop])
         picked = np.array([2, 0, 2])
         assert np.array_equal(weights.gather(name, picked), whole[picked])
-
-
-def test_tensors_must_have_the_shapes_of_the_model():
-    tensors = {"a": np.zeros((2, 3), np.float32)}
-    check_tensors(tensors, {"a": (2, 3)})
-    with pytest.raises(ShapeError, match=r"a: shape \(2, 3\), the model has \(3, 2\)\n.*config"):
-        check_tensors(tensors, {"a": (3, 2)})
-    with pytest.raises(ShapeError, match=r"b: shape None, the model has \(1,\)"):
-        check_tensors(tensors, {"b": (1,)})
 
 
 # -- folding -------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tinyzo.engine import noise
-from tinyzo.errors import NumericError, ShapeError
+from tinyzo.errors import NumericError
 
 TILE = 1 << 16  # elements in work at once: 256 kB of float32, so that z and w stay in cache
 
@@ -148,11 +148,3 @@ class Weights:
         if stored.dtype != np.float32 and terms:
             bits = noise.words(noise.key(terms[0][0], name, "rounding"), index)
         stored[...] = narrow(w, stored.dtype, bits)
-
-
-def check_tensors(tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]) -> None:
-    """raises: ShapeError when a tensor is missing or has another shape than the model's."""
-    for name, shape in shapes.items():
-        found = tensors[name].shape if name in tensors else None
-        if found != shape:
-            raise ShapeError(f"{name}: shape {found}, the model has {shape}", "check config.json")

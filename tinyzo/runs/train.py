@@ -20,7 +20,7 @@ from tinyzo.runs.evaluate import Evaluation, evaluate
 from tinyzo.runs.journal import Header, Journal
 from tinyzo.runs.run import Run, read_lines
 from tinyzo.runs.settings import Settings, settings_from
-from tinyzo.text.batches import batch_rows
+from tinyzo.text.batches import batch_rows, packed_size
 from tinyzo.text.tasks import Example
 from tinyzo.zo.mezo import Step, mezo_step
 from tinyzo.zo.objectives import Objective
@@ -123,11 +123,6 @@ def _free_name(settings: Settings) -> Path:
     stem = f"{settings.task or 'custom'}-{settings.model_path.name}".lower()
     names = (Path("runs") / f"{stem}-{n}" for n in range(1, 1_000_000))
     return next(path for path in names if not path.exists())
-
-
-def packed_size(example: Example) -> int:
-    """The tokens that an example takes in a packed batch."""
-    return len(example.prompt) + sum(len(c) - 1 for c in example.candidates)
 
 
 @dataclasses.dataclass

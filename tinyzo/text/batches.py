@@ -139,11 +139,16 @@ def pack_candidates(examples: Sequence[Example], gold_only: bool = False) -> Bat
     )
 
 
+def packed_size(example: Example) -> int:
+    """The tokens that an example takes in a packed batch."""
+    return len(example.prompt) + sum(len(c) - 1 for c in example.candidates)
+
+
 def micro_batches(examples: Sequence[Example], max_tokens: int) -> Iterator[Sequence[Example]]:
     """Consecutive parts of a batch of at most max_tokens packed tokens, one example at least."""
     start = tokens = 0
     for i, e in enumerate(examples):
-        size = len(e.prompt) + sum(len(c) - 1 for c in e.candidates)
+        size = packed_size(e)
         if i > start and tokens + size > max_tokens:
             yield examples[start:i]
             start, tokens = i, 0
