@@ -100,8 +100,10 @@ class Float64View:
     def embed(self, name: str, ids: np.ndarray) -> np.ndarray:
         return self.theta[name][:, ids]
 
-    def linear(self, name: str, x: np.ndarray) -> np.ndarray:
-        y = x @ self.theta[f"{name}.weight"].swapaxes(1, 2)
+    def linear(
+        self, name: str, x: np.ndarray, residual: np.ndarray | float = 0.0
+    ) -> np.ndarray:
+        y = x @ self.theta[f"{name}.weight"].swapaxes(1, 2) + residual
         bias = self.theta.get(f"{name}.bias")
         return y if bias is None else y + bias[:, None]
 

@@ -14,13 +14,16 @@ from tiny import DTYPE_NAMES, MODELS, Float64View, examples_for, raw_bytes, toy_
 import tinyzo
 from tinyzo.engine import noise
 from tinyzo.engine import weights as weights_module
+from tinyzo.engine.numba_engine import NumbaEngine
 from tinyzo.engine.numpy_engine import NumpyView
 from tinyzo.engine.weights import Probe, Weights, narrow, widen
 from tinyzo.errors import ShapeError
 from tinyzo.models.model import Model
 from tinyzo.zo.objectives import Objective
 
-ENGINES: dict[str, Any] = {"numpy": NumpyView}
+ENGINES: dict[str, Any] = {
+    "numpy": NumpyView, "numba": NumbaEngine(2, bf16=False), "numba-1": NumbaEngine(1, bf16=False)
+}  # fmt: skip
 EPS = 1e-2
 SEEDS = (0, 12, 2**53 - 1)
 PROBES = {

@@ -7,12 +7,12 @@ its z made once per seed, and W + scale * z lives only while it is multiplied.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from tinyzo.engine import noise
-from tinyzo.engine.weights import Probe, Weights
+from tinyzo.engine.weights import Factor, Probe, Weights, apply_factors, narrow, widen
 from tinyzo.errors import ShapeError
 from tinyzo.text.batches import Batch
 
@@ -49,6 +49,18 @@ class NumpyView:
     def __init__(self, weights: Weights, probes: list[Probe]) -> None:
         self.weights, self.probes = weights, probes
         self.perturbed = any(probe.scale for probe in probes)
+
+    @staticmethod
+    def fold(weights: Weights, name: str, factors: Sequence[Factor], salt: int) -> None:
+        """w <- kept w + added z for each factor, into a tensor's bytes, tile by tile.
+
+        16-bit storage is rounded stochastically, by random words that are made from salt.
+        """
+        for start, stop in weights.tiles(name):
+            stored, index = weights.stored(name)[start:stop], weights.index(name, start, stop)
+            w = apply_factors(widen(stored), name, index, factors, weights.kind)
+            bits = noise.words(noise.key(salt, name, "rounding"), index)
+            stored[...] = narrow(w, stored.dtype, bits)
 
     # -- the perturbation ------------------------------------------------------------------
 
@@ -119,9 +131,7 @@ class NumpyView:
 
     def row_copies(self, name: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The given rows of a table and their flat element numbers."""
-        width = self.weights.shape(name)[1]
-        index = rows.astype(np.uint32)[:, None] * np.uint32(width)
-        return self.weights.gather(name, rows), index + np.arange(width, dtype=np.uint32)
+        return self.weights.gather(name, rows), self.weights.row_index(name, rows)
 
     # -- verbs with parameters -------------------------------------------------------------
 
@@ -130,11 +140,15 @@ class NumpyView:
         rows, back = np.unique(ids, return_inverse=True)
         return np.stack([copy[back] for copy in self.copies(name, *self.row_copies(name, rows))])
 
-    def linear(self, name: str, x: np.ndarray) -> np.ndarray:
-        """x W^T + b. x: f32[P, N, D]; returns f32[P, N, out]. The bias is optional."""
+    def linear(
+        self, name: str, x: np.ndarray, residual: np.ndarray | None = None
+    ) -> np.ndarray:
+        """x W^T + b, and the residual on top. x: f32[P, N, D]; f32[P, N, out]. b is optional."""
         y = self.full(f"{name}.weight", x)
         if f"{name}.bias" in self.weights:
             y += self.vector(f"{name}.bias")
+        if residual is not None:
+            y += residual
         return y
 
     def norm(self, name: str, x: np.ndarray, ln_eps: float) -> np.ndarray:
@@ -176,20 +190,15 @@ class NumpyView:
         h: f32[P, N, D]; at: int[K], rows of h; targets: int[K]; returns f32[P, K].
         """
         b = self.vector(bias) if bias is not None else None
-        top = total = picked = None
+        copies = len(self.probes) if self.perturbed else len(h)
+        top = np.full((copies, h.shape[1]), -np.inf, np.float32)
+        total, picked = np.zeros_like(top), np.empty((copies, len(at)), np.float32)
         for start, stop, y in self.project(name, h):
             if b is not None:
                 y += b[..., start:stop]
-            peak = y.max(axis=-1)
-            if top is None:
-                top, total = peak, np.zeros_like(peak)
-                picked = np.empty((len(y), len(at)), np.float32)
             here = (start <= targets) & (targets < stop)
             picked[:, here] = y[:, at[here], targets[here] - start]
-            new = np.maximum(top, peak)
-            y -= new[..., None]
-            total = total * np.exp(top - new) + np.exp(y, out=y).sum(axis=-1)
-            top = new
+            self.log_sum_exp(y, top, total)
         return (np.log(total) + top)[:, at] - picked
 
     # -- mathematics without parameters ----------------------------------------------------
@@ -223,6 +232,14 @@ class NumpyView:
             score /= score.sum(axis=-1, keepdims=True)
             out[:, queries] = (score @ v[:, keys].swapaxes(1, 2)).swapaxes(1, 2)
         return out
+
+    def log_sum_exp(self, y: np.ndarray, top: np.ndarray, total: np.ndarray) -> None:
+        """Take y: f32[P, N, R] into the running sums total e^top: f32[P, N] each; y is spent."""
+        new = np.maximum(top, y.max(axis=-1))
+        y -= new[..., None]
+        total *= np.exp(top - new)
+        total += np.exp(y, out=y).sum(axis=-1)
+        top[...] = new
 
     def gelu(self, x: np.ndarray) -> np.ndarray:
         """x Phi(x), the exact GELU (Hendrycks & Gimpel 2016), within 3e-7 |x|; x is overwritten."""

@@ -30,7 +30,20 @@ class Probe:
     scale: float
 
 
-Term = tuple[int, float]  # (seed, coefficient): an update, theta += coefficient * z(seed)
+Term = tuple[int, float]  # (seed, coefficient): theta += coefficient * z(seed)
+Update = tuple[Sequence[Term], float]  # theta <- (1 - decay) theta + its terms; (terms, decay)
+Factor = tuple[int, float, float]  # (seed, kept, added): w <- kept w + added z(seed)
+
+
+def factors(updates: Sequence[Update], is_matrix: bool) -> list[Factor]:
+    """What updates do to one tensor, in order. Decay reaches matrices only: no bias, no norm."""
+    every: list[Factor] = []
+    for terms, decay in updates:
+        kept = 1 - decay if is_matrix else 1.0
+        for seed, coefficient in terms or [(0, 0.0)]:
+            every.append((seed, kept, coefficient))
+            kept = 1.0
+    return every
 
 
 def widen(raw: np.ndarray) -> np.ndarray:
@@ -64,14 +77,16 @@ class Weights:
     """Named tensors with the verbs that zeroth-order training needs: read, view, add.
 
     tensors: name -> f32, f16 or u16 (bfloat16) array, owned and changed in place.
-    engine:  makes the view, engine(weights, probes); it holds all arithmetic of the forward pass.
+    engine:  makes a view, engine(weights, probes), and folds; it holds all the arithmetic.
     kind:    the distribution of z.
+    pending: updates that count in all that is read and are not yet in the bytes.
     """
 
     def __init__(
         self, tensors: dict[str, np.ndarray], engine: Callable[..., Any], kind: str = "gaussian"
     ) -> None:
         self._tensors, self._engine, self.kind = tensors, engine, kind
+        self.pending: list[Update] = []
 
     def names(self) -> list[str]:
         """The tensors, by the checkpoint's own names."""
@@ -89,21 +104,29 @@ class Weights:
     def nbytes(self) -> int:
         return sum(t.nbytes for t in self._tensors.values())
 
+    def stored(self, name: str) -> np.ndarray:
+        """One tensor's bytes in their storage type, without what is pending: not to write."""
+        return self._tensors[name]
+
     def read(self, name: str) -> np.ndarray:
         """A copy of one tensor as it is now: f32."""
-        return widen(self._tensors[name]).copy()
-
-    def stored(self, name: str) -> np.ndarray:
-        """One tensor in its storage type, to read and not to write."""
-        return self._tensors[name]
+        return self.rows(name, 0, len(self._tensors[name])).copy()
 
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:
         """Rows start .. stop, or single elements of a vector: f32, to read and not to write."""
-        return widen(self._tensors[name][start:stop])
+        return self._now(name, self._tensors[name][start:stop], self.index(name, start, stop))
 
     def gather(self, name: str, rows: np.ndarray) -> np.ndarray:
         """The given rows: f32[len(rows), ...]."""
-        return widen(self._tensors[name][rows])
+        return self._now(name, self._tensors[name][rows], self.row_index(name, rows))
+
+    def _now(self, name: str, raw: np.ndarray, index: np.ndarray) -> np.ndarray:
+        pending = self.factors(name, self.pending)
+        return apply_factors(widen(raw), name, index, pending, self.kind)
+
+    def factors(self, name: str, updates: Sequence[Update]) -> list[Factor]:
+        """What updates do to a tensor."""
+        return factors(updates, len(self.shape(name)) > 1)
 
     def tiles(self, name: str) -> Iterator[tuple[int, int]]:
         """The tensor as ranges of rows of about TILE elements."""
@@ -116,35 +139,40 @@ class Weights:
         rest = self.shape(name)[1:]
         return noise.counters(start * int(np.prod(rest)), (stop - start, *rest))
 
+    def row_index(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """The flat element numbers of the given rows: u32[len(rows), ...]."""
+        within = self.index(name, 0, 1)[0]
+        first = rows.astype(np.uint32) * np.uint32(within.size)
+        return first.reshape(-1, *(1,) * within.ndim) + within
+
     def view(self, probes: Sequence[Probe] = (Probe(0, 0.0),)) -> Any:
         """The model at several perturbed points at once; theta itself is not touched."""
         return self._engine(self, list(probes))
 
-    def add(self, terms: Sequence[Term], decay: float = 0.0) -> None:
-        """theta <- (1 - decay) theta + sum_i c_i z(seed_i), in place, tile by tile.
+    def add(self, terms: Sequence[Term], decay: float = 0.0, fold: bool = True) -> None:
+        """theta <- (1 - decay) theta + sum_i c_i z(seed_i); decay reaches matrices only.
 
-        Decay reaches matrices only: not biases, not the vectors of a LayerNorm.
+        fold: into the bytes, in place, with all that is pending, rounded once by the newest seed;
+        otherwise it stays pending.
         raises: NumericError when a coefficient is not finite; theta is then unchanged
         """
         if not (np.abs([decay, *(c for _, c in terms)]) <= np.finfo(np.float32).max).all():
             raise NumericError(
                 f"an update that is not finite: {terms}", "a smaller lr or a clip helps"
             )
-        for name in self._tensors:
-            for start, stop in self.tiles(name):
-                self._fold(name, start, stop, terms, decay)
+        self.pending.append((tuple(terms), decay))
+        if fold:
+            salt = terms[0][0] if terms else 0
+            for name in self._tensors:
+                self._engine.fold(self, name, self.factors(name, self.pending), salt)
+            self.pending.clear()
 
-    def _fold(
-        self, name: str, start: int, stop: int, terms: Sequence[Term], decay: float
-    ) -> None:
-        stored = self._tensors[name][start:stop]
-        index = self.index(name, start, stop)
-        w = widen(stored)
-        if decay and w.ndim > 1:
-            w = w * np.float32(1 - decay)
-        for seed, coefficient in terms:
-            w = w + np.float32(coefficient) * noise.at(seed, name, index.copy(), self.kind)
-        bits = None
-        if stored.dtype != np.float32 and terms:
-            bits = noise.words(noise.key(terms[0][0], name, "rounding"), index)
-        stored[...] = narrow(w, stored.dtype, bits)
+
+def apply_factors(
+    w: np.ndarray, name: str, index: np.ndarray, factors: Sequence[Factor], kind: str
+) -> np.ndarray:
+    """w <- kept w + added z for each factor. w: f32, kept; index: u32, its elements' numbers."""
+    for seed, kept, added in factors:
+        z = noise.at(seed, name, index.copy(), kind)
+        w = np.float32(kept) * w + np.float32(added) * z
+    return w

@@ -125,11 +125,11 @@ def layer(theta, config: Config, i: int, x: np.ndarray, batch: Batch, rows=None)
     if rows is not None:
         x, y = x[:, rows], y[:, rows]
     a = theta.attention(heads("q_proj", y), k, v, batch, causal=True, rows=rows)
-    x = x + theta.linear(f"{name}.self_attn.out_proj", a.reshape(*a.shape[:2], -1))
+    x = theta.linear(f"{name}.self_attn.out_proj", a.reshape(*a.shape[:2], -1), residual=x)
     x = norm("self_attn_layer_norm", x, not before)
 
     y = theta.linear(f"{name}.fc1", norm("final_layer_norm", x, before))
-    x = x + theta.linear(f"{name}.fc2", getattr(theta, config.activation_function)(y))
+    x = theta.linear(f"{name}.fc2", getattr(theta, config.activation_function)(y), residual=x)
     return norm("final_layer_norm", x, not before)
 
 

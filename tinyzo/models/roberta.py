@@ -117,11 +117,11 @@ def layer(theta, config: Config, i: int, x: np.ndarray, batch: Batch, rows=None)
     if rows is not None:
         x = x[:, rows]
     a = theta.attention(heads("query", x), k, v, batch, causal=False, rows=rows)
-    x = x + theta.linear(f"{name}.attention.output.dense", a.reshape(*a.shape[:2], -1))
+    x = theta.linear(f"{name}.attention.output.dense", a.reshape(*a.shape[:2], -1), residual=x)
     x = theta.norm(f"{name}.attention.output.LayerNorm", x, ln_eps)
 
     y = theta.gelu(theta.linear(f"{name}.intermediate.dense", x))
-    x = x + theta.linear(f"{name}.output.dense", y)
+    x = theta.linear(f"{name}.output.dense", y, residual=x)
     return theta.norm(f"{name}.output.LayerNorm", x, ln_eps)
 
 

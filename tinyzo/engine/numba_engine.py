@@ -1,0 +1,266 @@
+"""The fast engine: the verbs of numpy_engine.py by fused kernels, on several threads.
+
+A weight tile is read once, its z made once, and all probes multiplied while it is in cache; no
+perturbed copy of a tensor exists. The threads are ours, since kernels that hold no lock need no
+threading layer; BLAS is never called from more than one. Only the files numba_* import Numba.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from tinyzo.engine import noise
+from tinyzo.engine import numba_kernels as kernels
+from tinyzo.engine.numba_kernels import DEPTH, LANES, ROWS, Terms
+from tinyzo.engine.numba_vectors import TILE
+from tinyzo.engine.numpy_engine import QUERIES, NumpyView
+from tinyzo.engine.weights import Factor, Probe, Weights
+from tinyzo.errors import ShapeError
+from tinyzo.text.batches import Batch
+
+BLOCK = 128  # rows of W that a thread takes at once, at most
+VOCABULARY = 4096  # rows of the decoder whose scores exist at once
+NOTHING = {n: np.zeros((0,) * n, np.float32) for n in (2, 3)}
+
+
+def fast_cpus(root: Path = Path("/sys/devices/system/cpu")) -> set[int]:
+    """The CPUs this process may use, on big.LITTLE only those of the highest frequency."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    allowed = allowed or set(range(os.cpu_count() or 1))
+    speed = {}
+    for cpu in allowed:
+        try:
+            speed[cpu] = int((root / f"cpu{cpu}/cpufreq/cpuinfo_max_freq").read_text())
+        except (OSError, ValueError):
+            return allowed
+    return {cpu for cpu in allowed if speed[cpu] == max(speed.values())}
+
+
+class NumbaEngine:
+    """Threads with their scratch memory; called, it makes a view."""
+
+    def __init__(self, threads: int | None = None, bf16: bool = bool(TILE.bf16)) -> None:
+        """threads: None for one on each fast CPU. bf16: multiply bfloat16 weights as bfloat16."""
+        cpus = fast_cpus()
+        self.threads, self.bf16 = threads or len(cpus), bf16
+        self._cpus = cpus if hasattr(os, "sched_setaffinity") else None
+        self._todo: SimpleQueue = SimpleQueue()
+        self._scratch = [np.empty(0, np.float32)] * self.threads
+        self._packed = np.empty(0, np.float32)
+        for _ in range(self.threads - 1):
+            threading.Thread(target=self._work, daemon=True).start()
+
+    def __call__(self, weights: Weights, probes: list[Probe]) -> NumbaView:
+        return NumbaView(weights, probes, self)
+
+    def _work(self) -> None:
+        if self._cpus:
+            os.sched_setaffinity(0, self._cpus)
+        while True:
+            kernel, arguments, done = self._todo.get()
+            try:
+                kernel(*arguments)
+                done.put(None)
+            except BaseException as error:  # such as MemoryError; the caller raises it
+                done.put(error)
+
+    def run(self, kernel: Callable, *arguments: Any, scratch: int = 0, tasks: int = 2) -> None:
+        """A kernel on all threads, or on as many as it has tasks; scratch: floats for each."""
+        threads = min(self.threads, tasks)
+        for i in range(threads):
+            if self._scratch[i].size < scratch:
+                self._scratch[i] = np.empty(0, np.float32)  # given back before more is asked for
+                self._scratch[i] = np.empty(scratch, np.float32)
+        counters, done = np.zeros(3, np.int64), SimpleQueue()
+        for i in range(1, threads):
+            self._todo.put((kernel, (*arguments, self._scratch[i], counters), done))
+        kernel(*arguments, self._scratch[0], counters)
+        for error in [done.get() for _ in range(1, threads)]:
+            if error is not None:
+                raise error
+
+    def packed(self, size: int) -> np.ndarray:
+        """Room for a matrix of activations as the register tile reads it."""
+        if self._packed.size < size:
+            self._packed = np.empty(0, np.float32)
+            self._packed = np.empty(size, np.float32)
+        return self._packed
+
+    def fold(self, weights: Weights, name: str, factors: Sequence[Factor], salt: int) -> None:
+        """NumpyView.fold, to the same bytes."""
+        raw = storage(weights, name).reshape(1, -1)
+        key = map(np.uint32, noise.key(salt, name, "rounding"))
+        terms = make_terms(name, factors, (), weights.kind)
+        self.run(kernels.fold, raw, terms, *key, scratch=2048, tasks=raw.size // kernels.CHUNK + 1)
+
+
+def storage(weights: Weights, name: str) -> np.ndarray:
+    """A tensor as the kernels know it: a matrix, float16 by its bits as int16."""
+    raw = weights.stored(name)
+    raw = raw.view(np.int16) if raw.dtype == np.float16 else raw
+    return raw.reshape(-1, raw.shape[-1])
+
+
+def make_terms(
+    name: str, past: Sequence[Factor], probes: Sequence[Probe], kind: str
+) -> Terms:
+    """What is added to a tensor as it is read; probes: () for the tensor itself."""
+    seeds = list(dict.fromkeys(p.seed for p in probes if p.scale))
+    keys = [noise.key(seed, name, kind) for seed in (*(f[0] for f in past), *seeds)]
+    places = [len(past) + seeds.index(p.seed) if p.scale else -1 for p in probes] or [-1]
+    return Terms(
+        np.array(keys, np.uint32).reshape(-1, 2),
+        np.array([f[1] for f in past], np.float32), np.array([f[2] for f in past], np.float32),
+        np.array(places, np.int64), np.array([p.scale for p in probes] or [0], np.float32),
+        kind == "rademacher",
+    )  # fmt: skip
+
+
+def padded(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+class NumbaView(NumpyView):
+    """The verbs of NumpyView, fused."""
+
+    def __init__(self, weights: Weights, probes: list[Probe], engine: NumbaEngine) -> None:
+        super().__init__(weights, probes)
+        self._engine, self._blocks = engine, (None, None, ())
+
+    def _terms(self, name: str) -> Terms:
+        past = self.weights.factors(name, self.weights.pending)
+        return make_terms(name, past, self.probes if self.perturbed else (), self.weights.kind)
+
+    def _rows(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Rows of a table as each probe has them, a vector being one row: f32[P, R, D]."""
+        raw, terms = storage(self.weights, name), self._terms(name)
+        out = np.empty((len(terms.seeds), len(rows), raw.shape[1]), np.float32)
+        self._engine.run(
+            kernels.perturbed_rows, raw, rows, terms, out, scratch=2 * raw.shape[1],
+            tasks=out.size // kernels.CHUNK + 1,
+        )  # fmt: skip
+        return out
+
+    def vector(self, name: str) -> np.ndarray:
+        return self._rows(name, np.zeros(1, np.int64))
+
+    def embed(self, name: str, ids: np.ndarray) -> np.ndarray:
+        rows, back = np.unique(ids, return_inverse=True)
+        return self._rows(name, rows)[:, back]
+
+    def multiply_rows(
+        self,
+        name: str,
+        x: np.ndarray,
+        rows: np.ndarray | None = None,
+        bias: np.ndarray = NOTHING[2],
+        residual: np.ndarray = NOTHING[3],
+    ) -> np.ndarray:
+        """x W^T + bias + residual of the given rows of W: f32[P, N, R]. bias: f32[P, R]."""
+        raw, terms, engine = storage(self.weights, name), self._terms(name), self._engine
+        rows = np.arange(len(raw)) if rows is None else rows
+        if x.shape[2] != raw.shape[1]:
+            raise ShapeError(
+                f"{name} {list(raw.shape)} does not take width {x.shape[2]}",
+                "check config.json against the weights",
+            )
+        out = self.empty(x, len(rows))
+        copies, count, columns = out.shape
+        bf16 = engine.bf16 and raw.dtype == np.uint16
+        block = min(BLOCK, max(2 * LANES, padded(columns // (4 * engine.threads), 2 * LANES)))
+        tokens, words = padded(count, LANES), -(-x.shape[2] // (2 if bf16 else 1))
+        tiles = len(terms.seeds) * block * DEPTH
+        engine.run(
+            kernels.linear, np.ascontiguousarray(x), raw, rows, terms, bias, residual, out, bf16,
+            block, engine.packed(len(x) * tokens * words),
+            scratch=max(tiles + 4 * DEPTH + copies * tokens * block, LANES * words),
+        )  # fmt: skip
+        return out
+
+    def linear(
+        self, name: str, x: np.ndarray, residual: np.ndarray | None = None
+    ) -> np.ndarray:
+        has_bias = f"{name}.bias" in self.weights
+        bias = self.vector(f"{name}.bias")[:, 0] if has_bias else NOTHING[2]
+        residual = NOTHING[3] if residual is None else np.ascontiguousarray(residual)
+        return self.multiply_rows(f"{name}.weight", x, None, bias, residual)
+
+    def scores(
+        self, name: str, h: np.ndarray, rows: np.ndarray | None = None, bias: str | None = None
+    ) -> np.ndarray:
+        b = NOTHING[2] if bias is None else self.vector(bias)[:, 0]
+        if bias is not None and rows is not None:
+            b = np.ascontiguousarray(b[:, rows])
+        return self.multiply_rows(name, h, rows, b)
+
+    def project(
+        self, name: str, x: np.ndarray, out: np.ndarray | None = None
+    ) -> Iterator[tuple[int, int, np.ndarray]]:
+        count = self.weights.shape(name)[0]
+        for start in range(0, count, VOCABULARY):
+            stop = min(start + VOCABULARY, count)
+            yield start, stop, self.multiply_rows(name, x, np.arange(start, stop))
+
+    def norm(self, name: str, x: np.ndarray, ln_eps: float) -> np.ndarray:
+        gain = bias = NOTHING[2]
+        if f"{name}.weight" in self.weights:
+            gain, bias = (self.vector(f"{name}.{part}")[:, 0] for part in ("weight", "bias"))
+        out = np.empty((max(len(x), len(gain)), *x.shape[1:]), np.float32)
+        x = np.ascontiguousarray(x)
+        self._engine.run(kernels.norm, x, gain, bias, np.float32(ln_eps), out)
+        return out
+
+    def attention(
+        self,
+        q: np.ndarray,
+        k: np.ndarray,
+        v: np.ndarray,
+        batch: Batch,
+        causal: bool,
+        rows: np.ndarray | None = None,
+    ) -> np.ndarray:
+        if self._blocks[0] is not batch or self._blocks[1] is not rows:
+            self._blocks = batch, rows, attention_layout(batch, rows)
+        blocks, keys, places, longest = self._blocks[2]
+        out = np.empty((max(len(q), len(k), len(v)), *q.shape[1:]), np.float32)
+        size, most = q.shape[-1], padded(min(QUERIES, len(places)), ROWS)
+        wide, long = padded(size, LANES), padded(longest, LANES)
+        q, k, v = map(np.ascontiguousarray, (q, k, v))
+        self._engine.run(
+            kernels.attention, q, k, v, blocks, keys, places, causal, out,
+            scratch=2 * long * size + long * wide + most * (size + long + wide),
+        )  # fmt: skip
+        return out
+
+    def log_sum_exp(self, y: np.ndarray, top: np.ndarray, total: np.ndarray) -> None:
+        self._engine.run(kernels.log_sum_exp, y, top, total)
+
+    def gelu(self, x: np.ndarray) -> np.ndarray:
+        x = np.ascontiguousarray(x)
+        self._engine.run(kernels.activate, x.reshape(-1), True)
+        return x
+
+    def relu(self, x: np.ndarray) -> np.ndarray:
+        x = np.ascontiguousarray(x)
+        self._engine.run(kernels.activate, x.reshape(-1), False)
+        return x
+
+
+def attention_layout(batch: Batch, rows: np.ndarray | None) -> tuple[np.ndarray, ...]:
+    """The blocks of queries, the keys of all of them, each query's place, the most keys."""
+    blocks, every, at, places = [], [], 0, []
+    for queries, keys, place in batch.attention_blocks(rows, QUERIES):
+        tokens = np.arange(keys.start, keys.stop) if isinstance(keys, slice) else keys
+        blocks.append((queries.start, queries.stop, at, at + len(tokens)))
+        every.append(tokens)
+        places.append(place)
+        at += len(tokens)
+    longest = max(len(tokens) for tokens in every)
+    return np.array(blocks), np.concatenate(every), np.concatenate(places), longest

@@ -1,0 +1,540 @@
+"""The kernels of the fast engine, in Numba: each is the twin of a verb of numpy_engine.py.
+
+A kernel is serial and holds no lock; as many threads as there are call it at once with the same
+arguments and a scratch array of their own, and share its tasks by a counter. What a task computes
+does not depend on who takes it, so results do not depend on the number of threads.
+
+z and what is folded with it are bit by bit those of noise.py and numpy_engine.py: no fast-math
+there. Reductions over a row (norm, softmax, log-sum-exp) may be reordered by the compiler.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit, types
+from numba.extending import overload
+
+from tinyzo.engine import noise
+from tinyzo.engine.numba_vectors import TILE, fetch_add, square_transpose, tile_multiplier
+from tinyzo.engine.numpy_engine import PHI_LIMIT, PHI_P, PHI_Q
+
+LANES, ROWS, WIDTH = TILE.lanes, TILE.rows, TILE.width
+DEPTH = 512
+CHUNK = 1 << 14  # elements of a task that goes through memory once
+
+F, I, U = np.float32, np.int32, np.uint32  # noqa: E741
+kernel = njit(nogil=True, cache=True)
+ordered_freely = njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
+
+
+class Terms(NamedTuple):
+    """What is added to a tensor as it is read: the past's terms for all, then one for each probe.
+
+    keys: u32[T + S, 2], noise.key of the past's terms, then of the probes' seeds
+    kept, added: f32[T], w <- kept w + added z, in this order
+    seeds: i64[C], for each copy of the weights the place of its z in keys, or -1; scales: f32[C]
+    is_signs: whether z is rademacher
+    """
+
+    keys: np.ndarray
+    kept: np.ndarray
+    added: np.ndarray
+    seeds: np.ndarray
+    scales: np.ndarray
+    is_signs: bool
+
+
+# -- noise -----------------------------------------------------------------------------------
+
+ROUND_1, ROUND_2, FIELDS = U(noise.ROUND_1), U(noise.ROUND_2), U(noise.FIELDS)
+CENTRE, SCALE = U(noise.CENTRE), F(noise.SCALE)
+C0, C1, C2, C3, C4 = (F(c) for c in noise.COEFFICIENTS)
+LOW = U(0xFFFF)
+
+
+@njit(inline="always")
+def random_word(key_0, key_1, index):
+    """noise.words; every sum and product is cut to 32 bits, or Numba would widen it to 64."""
+    x = U(index + key_0)
+    x = U(U(x ^ (x >> U(16))) * ROUND_1)
+    x = U(U(U(x ^ (x >> U(15))) + key_1) * ROUND_2)
+    return U(x ^ (x >> U(16)))
+
+
+@kernel
+def fill_gaussian(key_0, key_1, start, z):
+    """noise.gaussian of the elements start, start + 1, ..."""
+    for i in range(z.size):
+        word = random_word(key_0, key_1, U(start + U(i)))
+        more = U(word * FIELDS)
+        total = U(U(U(word & LOW) + U(word >> U(16))) + U(U(more & LOW) + U(more >> U(16))))
+        x = F(F(I(total - CENTRE)) * SCALE)
+        square = x * x
+        z[i] = ((((C4 * square + C3) * square + C2) * square + C1) * square + C0) * x
+
+
+@kernel
+def fill_signs(key_0, key_1, start, z):
+    """noise.rademacher of the elements start, start + 1, ...; one word serves 32 of them."""
+    i = 0
+    while i < z.size:
+        at = U(start + U(i))
+        word = random_word(key_0, key_1, U(at >> U(5)))
+        first = I(at & U(31))
+        n = min(32 - first, z.size - i)
+        part = z[i : i + n]
+        for j in range(n):
+            part[j] = F(1) - F(2) * F(I(U(word >> U(first + j)) & U(1)))
+        i += n
+
+
+@kernel
+def fill_noise(terms, t, start, z):
+    if terms.is_signs:
+        fill_signs(terms.keys[t, 0], terms.keys[t, 1], start, z)
+    else:
+        fill_gaussian(terms.keys[t, 0], terms.keys[t, 1], start, z)
+
+
+# -- storage: float32, bfloat16 as uint16, float16 as int16 ------------------------------------
+
+
+def widen(word):
+    """One stored element as float32, exactly."""
+
+
+@overload(widen)
+def _widen(word):
+    if word == types.float32:
+        return lambda word: word
+    if word == types.uint16:
+        return lambda word: U(U(word) << U(16)).view(F)
+
+    def half(word):  # an exponent of 5 bits, moved to that of 8; 31 (infinite, NaN) to 255
+        bits = U(U(I(word)) & U(0x7FFF)) << U(13)
+        value = U(bits).view(F) * F(2.0**112)
+        special = U(0x7F800000) if bits >= U(0x0F800000) else U(0)
+        sign = U(U(I(word)) & U(0x8000)) << U(16)
+        return U(U(F(value).view(U) | special) | U(sign)).view(F)
+
+    return half
+
+
+@njit(inline="always")
+def nearest_bfloat(value):
+    """The bfloat16 next to a float32, even for a tie, as its bits."""
+    word = F(value).view(U)
+    return U(U(word + U(0x7FFF)) + U(U(word >> U(16)) & U(1))) >> U(16)
+
+
+def narrow(value, stored, bits):
+    """A float32 in the type of `stored`, rounded by the random word `bits`: weights.narrow."""
+
+
+@overload(narrow)
+def _narrow(value, stored, bits):
+    if stored == types.float32:
+        return lambda value, stored, bits: value
+    if stored == types.uint16:
+        return lambda value, stored, bits: np.uint16(
+            U(F(value).view(U) + U(bits >> U(16))) >> U(16)
+        )
+
+    def half(value, stored, bits):
+        exponent = U(F(value).view(U) & U(0x7F800000))
+        ulp = U(max(exponent, U(113 << 23)) - U(10 << 23)).view(F)
+        dither = F(I(bits >> U(19))) * F(2.0**-13)
+        rounded = np.floor(value / ulp + dither) * ulp  # exact in float16, or beyond it
+        word = F(rounded).view(U)
+        size = U(word & U(0x7FFFFFFF))
+        if size < U(113 << 23):  # subnormal: a multiple of 2^-24
+            code = U(I(U(size).view(F) * F(2.0**24)))
+        elif size < U(143 << 23):
+            code = U(U(size >> U(13)) - U(112 << 10))
+        else:
+            code = U(0x7C00) if size <= U(0x7F800000) else U(0x7E00)
+        return np.int16(U(code | U(U(word >> U(16)) & U(0x8000))))
+
+    return half
+
+
+@njit(inline="always")
+def read_row(raw, row, start, terms, w, z):
+    """w = elements start, ... of a row of the tensor, the past's terms added. w, z: f32[n]."""
+    source = raw[row, start : start + w.size]
+    for i in range(w.size):
+        w[i] = widen(source[i])
+    for t in range(terms.kept.size):
+        fill_noise(terms, t, U(row * raw.shape[1] + start), z)
+        for i in range(w.size):
+            w[i] = terms.kept[t] * w[i] + terms.added[t] * z[i]
+
+
+@kernel
+def copy_rows(raw, rows, start, terms, w, z, copies, at, stride, apart, bf16):
+    """Elements start, ... of some rows as each probe has them, w.size of each.
+
+    Copy c of row r goes to copies[at + r stride + c apart], as float32 or, in words, as bfloat16.
+    """
+    for r in range(rows.size):
+        read_row(raw, rows[r], start, terms, w, z)
+        made = -1
+        for c in range(terms.seeds.size):
+            if terms.seeds[c] not in (-1, made):
+                made = terms.seeds[c]
+                fill_noise(terms, made, U(rows[r] * raw.shape[1] + start), z)
+            first = at + r * stride + c * apart
+            if bf16:
+                half = copies[first : first + (w.size + 1) // 2].view(np.uint16)
+                half[-1] = 0
+                for i in range(w.size):
+                    half[i] = np.uint16(nearest_bfloat(w[i] + terms.scales[c] * z[i]))
+            else:
+                out = copies[first : first + w.size]
+                if terms.seeds[c] < 0:
+                    for i in range(w.size):
+                        out[i] = w[i]
+                else:
+                    for i in range(w.size):
+                        out[i] = w[i] + terms.scales[c] * z[i]
+
+
+@kernel
+def perturbed_rows(raw, rows, terms, out, scratch, counters):
+    """Rows of a table for each probe. rows: i64[R]; out: f32[C, R, D]."""
+    _, count, width = out.shape
+    flat = out.reshape(-1)
+    w, z = scratch[:width], scratch[width : 2 * width]
+    step = 8
+    task = fetch_add(counters, 0, step)
+    while task < count:
+        some = rows[task : task + step]
+        copy_rows(raw, some, 0, terms, w, z, flat, task * width, width, count * width, False)
+        task = fetch_add(counters, 0, step)
+
+
+@kernel
+def fold(raw, terms, salt_0, salt_1, scratch, counters):
+    """w <- kept w + added z for each term, in place, rounded once. raw: [1, n] as stored."""
+    n, step = raw.shape[1], 1024
+    task = fetch_add(counters, 0, CHUNK)
+    while task < n:
+        for start in range(task, min(n, task + CHUNK), step):
+            size = min(step, n - start)
+            w, z = scratch[:size], scratch[step : step + size]
+            read_row(raw, 0, start, terms, w, z)
+            part = raw[0, start : start + size]
+            for i in range(size):
+                part[i] = narrow(w[i], part[i], random_word(salt_0, salt_1, U(start + i)))
+        task = fetch_add(counters, 0, CHUNK)
+
+
+# -- matmul ----------------------------------------------------------------------------------
+
+_one, _two, _three = (tile_multiplier(TILE, min(v, TILE.vectors), False) for v in (1, 2, 3))
+_one_b, _two_b, _three_b = (tile_multiplier(TILE, min(v, TILE.vectors), True) for v in (1, 2, 3))
+transpose = square_transpose(LANES)
+
+
+@kernel
+def multiply(bf16, width, n, w, w_at, w_stride, x, x_at, c, c_at, c_stride, steps, first):
+    """n rows of C by tiles as wide as the panel of X is; n is rounded up to ROWS."""
+    for j in range(0, n, ROWS):
+        wj, cj = w_at + j * w_stride, c_at + j * c_stride
+        if bf16:
+            if width == 3 * LANES:
+                _three_b(w, wj, w_stride, x, x_at, c, cj, c_stride, steps, first)
+            elif width == 2 * LANES:
+                _two_b(w, wj, w_stride, x, x_at, c, cj, c_stride, steps, first)
+            else:
+                _one_b(w, wj, w_stride, x, x_at, c, cj, c_stride, steps, first)
+        elif width == 3 * LANES:
+            _three(w, wj, w_stride, x, x_at, c, cj, c_stride, steps, first)
+        elif width == 2 * LANES:
+            _two(w, wj, w_stride, x, x_at, c, cj, c_stride, steps, first)
+        else:
+            _one(w, wj, w_stride, x, x_at, c, cj, c_stride, steps, first)
+
+
+@kernel
+def pack(x, x_at, x_stride, count, steps, panel, at, width):
+    """LANES tokens, of which `count` exist, side by side: panel[at + k width + i] = x[i, k]."""
+    whole = steps - steps % LANES if count == LANES else 0
+    for k in range(0, whole, LANES):
+        transpose(x, x_at + k, x_stride, panel, at + k * width, width)
+    for k in range(whole, steps):
+        for i in range(LANES):
+            panel[at + k * width + i] = x[x_at + i * x_stride + k] if i < count else F(0)
+
+
+@kernel
+def unpack(c, c_at, width, n, out, at, stride, count):
+    """The way back: n columns of `count` tokens, out[at + i stride + j] = c[c_at + j width + i]."""
+    whole = n - n % LANES if count == LANES else 0
+    for j in range(0, whole, LANES):
+        transpose(c, c_at + j * width, width, out, at + j, stride)
+    for j in range(whole, n):
+        for i in range(count):
+            out[at + i * stride + j] = c[c_at + j * width + i]
+
+
+@kernel
+def pack_group(x, x_at, inner, count, words, bf16, packed, at, width, scratch):
+    """Pack LANES tokens of f32 or, in pairs of k, of bfloat16."""
+    if not bf16:
+        pack(x, x_at, inner, count, words, packed, at, width)
+        return
+    half = scratch[: LANES * words].view(np.uint16)
+    for i in range(count):
+        row, source = half[2 * i * words :], x[x_at + i * inner :]
+        row[2 * words - 1] = 0
+        for k in range(inner):
+            row[k] = np.uint16(nearest_bfloat(source[k]))
+    pack(scratch, 0, words, count, words, packed, at, width)
+
+
+@kernel
+def linear(
+    x, raw, rows, terms, bias, residual, out, bf16, block, packed, scratch, counters
+):
+    """out = x W^T + bias + residual, W's rows perturbed as they are read.
+
+    x: f32[1 or P, M, K]; raw: stored [., K]; rows: i64[N], those of raw that are multiplied;
+    bias: f32[0 or 1 or P, N]; residual: f32[0 or 1 or P, M, N]; out: f32[P, M, N]
+    block: rows of W in a task; packed: f32[X's copies * M rounded up to LANES * words of k]
+    """
+    copies, count, columns = out.shape
+    inner = x.shape[2]
+    words = (inner + 1) // 2 if bf16 else inner
+    padded = (count + LANES - 1) // LANES * LANES
+    x_flat, out_flat = x.reshape(-1), out.reshape(-1)
+
+    groups = x.shape[0] * (padded // LANES)
+    g = fetch_add(counters, 0, 1)
+    while g < groups:
+        p, m = divmod(g * LANES, padded)
+        m0 = m // WIDTH * WIDTH
+        width = min(WIDTH, padded - m0)
+        at = (p * padded + m0) * words + m - m0
+        real = min(LANES, count - m)
+        pack_group(
+            x_flat, (p * count + m) * inner, inner, real, words, bf16, packed, at, width, scratch
+        )
+        fetch_add(counters, 1, 1)
+        g = fetch_add(counters, 0, 1)
+    while fetch_add(counters, 1, 0) < groups:
+        pass  # another thread is packing the last group
+
+    depth = DEPTH * 2 if bf16 else DEPTH
+    tiles = terms.seeds.size * block * DEPTH
+    w, z = scratch[tiles : tiles + depth], scratch[tiles + depth : tiles + 2 * depth]
+    totals = tiles + 2 * depth
+    blocks = (columns + block - 1) // block
+    task = fetch_add(counters, 2, 1)
+    while task < blocks:
+        j0 = task * block
+        n = min(block, columns - j0)
+        for k0 in range(0, words, DEPTH):
+            steps = min(DEPTH, words - k0)
+            start = k0 * 2 if bf16 else k0
+            size = min(depth, inner - start)
+            copy_rows(
+                raw, rows[j0 : j0 + n], start, terms, w[:size], z[:size], scratch, 0, DEPTH,
+                block * DEPTH, bf16,
+            )  # fmt: skip
+            for p in range(copies):
+                tile = (p if terms.seeds.size > 1 else 0) * block * DEPTH
+                xp = p if x.shape[0] > 1 else 0
+                for m0 in range(0, padded, WIDTH):
+                    width = min(WIDTH, padded - m0)
+                    x_at = (xp * padded + m0) * words + k0 * width
+                    c_at = totals + (p * padded + m0) * block
+                    multiply(
+                        bf16, width, n, scratch, tile, DEPTH, packed, x_at, scratch, c_at, width,
+                        steps, k0 == 0,
+                    )  # fmt: skip
+        for p in range(copies):
+            for m in range(0, count, LANES):
+                m0 = m // WIDTH * WIDTH
+                width = min(WIDTH, padded - m0)
+                c_at = totals + (p * padded + m0) * block + m - m0
+                at = (p * count + m) * columns + j0
+                real = min(LANES, count - m)
+                unpack(scratch, c_at, width, n, out_flat, at, columns, real)
+                for i in range(m, m + real):
+                    row = out[p, i, j0 : j0 + n]
+                    if bias.shape[0]:
+                        b = bias[p if bias.shape[0] > 1 else 0, j0 : j0 + n]
+                        for j in range(n):
+                            row[j] += b[j]
+                    if residual.shape[0]:
+                        r = residual[p if residual.shape[0] > 1 else 0, i, j0 : j0 + n]
+                        for j in range(n):
+                            row[j] += r[j]
+        task = fetch_add(counters, 2, 1)
+
+
+# -- the rest of a layer ---------------------------------------------------------------------
+
+P0, P1, P2, P3, P4, P5 = (F(c) for c in PHI_P)
+Q0, Q1, Q2, Q3, Q4, Q5 = (F(c) for c in PHI_Q)
+LIMIT = F(PHI_LIMIT)
+
+
+@njit(inline="always")
+def exponential(x):
+    """e^x for x <= 88 within 2e-7 of it, 1e-38 below -87 (Cephes' polynomial, by W. J. Cody)."""
+    x = F(-87) if x < F(-87) else x  # NaN stays NaN
+    n = np.floor(x * F(1.44269504088896341) + F(0.5))
+    r = x - n * F(0.693359375) - n * F(-2.12194440e-4)
+    y = F(1.9875691500e-4) * r + F(1.3981999507e-3)
+    y = ((((y * r + F(8.3334519073e-3)) * r + F(4.1665795894e-2)) * r + F(1.6666665459e-1)) * r
+         + F(5.0000001201e-1))  # fmt: skip
+    return (y * r * r + r + F(1)) * U(U(I(n) + I(127)) << U(23)).view(F)
+
+
+@ordered_freely
+def softmax(x):
+    """x <- e^x / sum e^x, in place."""
+    top = x[0]
+    for i in range(x.size):
+        top = max(top, x[i])
+    total = F(0)
+    for i in range(x.size):
+        x[i] = exponential(x[i] - top)
+        total += x[i]
+    for i in range(x.size):
+        x[i] /= total
+
+
+@ordered_freely
+def log_sum_exp(y, top, total, scratch, counters):
+    """Take y: f32[P, M, R] into a running sum: total e^top, f32[P, M] each."""
+    copies, count, _ = y.shape
+    task = fetch_add(counters, 0, 1)
+    while task < copies * count:
+        p, m = task // count, task % count
+        row = y[p, m]
+        new = top[p, m]
+        for i in range(row.size):
+            new = max(new, row[i])
+        part = F(0)
+        for i in range(row.size):
+            part += exponential(row[i] - new)
+        total[p, m] = total[p, m] * exponential(top[p, m] - new) + part
+        top[p, m] = new
+        task = fetch_add(counters, 0, 1)
+
+
+@ordered_freely
+def norm(x, gain, bias, ln_eps, out, scratch, counters):
+    """LayerNorm of each token. x: f32[1 or P, N, D]; gain, bias: f32[0 or 1 or P, D]."""
+    copies, count, width = out.shape
+    step = 8
+    task = fetch_add(counters, 0, step)
+    while task < copies * count:
+        for t in range(task, min(copies * count, task + step)):
+            p, i = t // count, t % count
+            row, y = x[p if x.shape[0] > 1 else 0, i], out[p, i]
+            mean = F(0)
+            for d in range(width):
+                mean += row[d]
+            mean /= F(width)
+            square = F(0)
+            for d in range(width):
+                square += (row[d] - mean) * (row[d] - mean)
+            scale = F(1) / np.sqrt(square / F(width) + ln_eps)
+            if gain.shape[0]:
+                g = gain[p if gain.shape[0] > 1 else 0]
+                b = bias[p if bias.shape[0] > 1 else 0]
+                for d in range(width):
+                    y[d] = (row[d] - mean) * scale * g[d] + b[d]
+            else:
+                for d in range(width):
+                    y[d] = (row[d] - mean) * scale
+        task = fetch_add(counters, 0, step)
+
+
+@kernel
+def activate(x, is_gelu, scratch, counters):
+    """gelu or relu in place. x: f32[n]."""
+    task = fetch_add(counters, 0, CHUNK)
+    while task < x.size:
+        part = x[task : task + CHUNK]
+        if is_gelu:
+            for i in range(part.size):
+                t = min(max(part[i], -LIMIT), LIMIT)
+                s = t * t
+                top = ((((P5 * s + P4) * s + P3) * s + P2) * s + P1) * s + P0
+                low = ((((Q5 * s + Q4) * s + Q3) * s + Q2) * s + Q1) * s + Q0
+                part[i] *= t * top / low + F(0.5)
+        else:
+            for i in range(part.size):
+                part[i] = F(0) if part[i] < F(0) else part[i]
+        task = fetch_add(counters, 0, CHUNK)
+
+
+@kernel
+def attention(q, k, v, blocks, keys, places, causal, out, scratch, counters):
+    """softmax(q k^T / sqrt(K)) v, a task for each block of queries, probe and head.
+
+    q: f32[1 or P, M, H, K]; k, v: f32[1 or P, N, H, K]; out: f32[P, M, H, K]
+    blocks: i64[B, 4], each block's queries and its part of keys: i64[.]; places: i64[M], each
+    query's own place among its keys
+    """
+    copies, _, heads, size = out.shape
+    wide = (size + LANES - 1) // LANES * LANES
+    scale = F(1) / np.sqrt(F(size))
+    task = fetch_add(counters, 0, 1)
+    while task < blocks.shape[0] * copies * heads:
+        b, rest = task // (copies * heads), task % (copies * heads)
+        p, h = rest // heads, rest % heads
+        t0, t1, s0, s1 = blocks[b]
+        n, t_padded = s1 - s0, (t1 - t0 + ROWS - 1) // ROWS * ROWS
+        s_padded = (n + LANES - 1) // LANES * LANES
+        k_rows = 0
+        k_panels = k_rows + n * size
+        v_panels = k_panels + s_padded * size
+        q_rows = v_panels + n * wide
+        scores = q_rows + t_padded * size
+        sums = scores + t_padded * s_padded
+        pk, pv = (p if k.shape[0] > 1 else 0), (p if v.shape[0] > 1 else 0)
+        for s in range(n):
+            key, value = k[pk, keys[s0 + s], h], v[pv, keys[s0 + s], h]
+            for d in range(size):
+                scratch[k_rows + s * size + d] = key[d]
+            for d in range(wide):
+                d0 = d // WIDTH * WIDTH
+                at = v_panels + d0 * n + s * min(WIDTH, wide - d0) + d - d0
+                scratch[at] = value[d] if d < size else F(0)
+        for s in range(0, n, LANES):
+            first = s // WIDTH * WIDTH
+            at = k_panels + first * size + s - first
+            real, width = min(LANES, n - s), min(WIDTH, s_padded - first)
+            pack(scratch, k_rows + s * size, size, real, size, scratch, at, width)
+        for t in range(t1 - t0):
+            query = q[p if q.shape[0] > 1 else 0, t0 + t, h]
+            for d in range(size):
+                scratch[q_rows + t * size + d] = query[d] * scale
+        for first in range(0, s_padded, WIDTH):
+            multiply(
+                False, min(WIDTH, s_padded - first), t1 - t0, scratch, q_rows, size,
+                scratch, k_panels + first * size, scratch, scores + first, s_padded, size, True,
+            )  # fmt: skip
+        for t in range(t1 - t0):
+            seen = min(n, places[t0 + t] + 1) if causal else n
+            row = scratch[scores + t * s_padded : scores + (t + 1) * s_padded]
+            softmax(row[:seen])
+            row[seen:] = F(0)
+        for first in range(0, wide, WIDTH):
+            multiply(
+                False, min(WIDTH, wide - first), t1 - t0, scratch, scores, s_padded,
+                scratch, v_panels + first * n, scratch, sums + first, wide, n, True,
+            )  # fmt: skip
+        for t in range(t1 - t0):
+            row = out[p, t0 + t, h]
+            for d in range(size):
+                row[d] = scratch[sums + t * wide + d]
+        task = fetch_add(counters, 0, 1)
