@@ -7,7 +7,10 @@ threading layer; BLAS is never called from more than one. Only the files numba_*
 
 from __future__ import annotations
 
+import functools
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,7 +26,7 @@ from tinyzo.engine.numba_vectors import TILE
 from tinyzo.engine.numpy_engine import QUERIES, NumpyView
 from tinyzo.engine.weights import Factor, Probe, Weights
 from tinyzo.errors import ShapeError
-from tinyzo.text.batches import Batch
+from tinyzo.text.batches import Batch, pack_sequences
 
 BLOCK = 128  # rows of W that a thread takes at once, at most
 VOCABULARY = 4096  # rows of the decoder whose scores exist at once
@@ -95,22 +98,23 @@ class NumbaEngine:
 
     def fold(self, weights: Weights, name: str, factors: Sequence[Factor], salt: int) -> None:
         """NumpyView.fold, to the same bytes."""
-        raw = storage(weights, name).reshape(1, -1)
+        raw, kind = as_bytes(weights, name)
         key = map(np.uint32, noise.key(salt, name, "rounding"))
         terms = make_terms(name, factors, (), weights.kind)
-        self.run(kernels.fold, raw, terms, *key, scratch=2048, tasks=raw.size // kernels.CHUNK + 1)
+        tasks = raw.size // kernels.CHUNK + 1
+        self.run(kernels.fold, raw.reshape(1, -1), kind, terms, *key, scratch=2048, tasks=tasks)
 
 
-def storage(weights: Weights, name: str) -> np.ndarray:
-    """A tensor as the kernels know it: a matrix, float16 by its bits as int16."""
-    raw = weights.stored(name)
-    raw = raw.view(np.int16) if raw.dtype == np.float16 else raw
-    return raw.reshape(-1, raw.shape[-1])
+STORAGE = {"float32": kernels.F32, "uint16": kernels.BF16, "float16": kernels.F16}
 
 
-def make_terms(
-    name: str, past: Sequence[Factor], probes: Sequence[Probe], kind: str
-) -> Terms:
+def as_bytes(weights: Weights, name: str) -> tuple[np.ndarray, int]:
+    """A tensor as the kernels know it, a vector being one row: u8[rows, bytes], and its type."""
+    stored = weights.stored(name)
+    return stored.reshape(-1, stored.shape[-1]).view(np.uint8), STORAGE[stored.dtype.name]
+
+
+def make_terms(name: str, past: Sequence[Factor], probes: Sequence[Probe], kind: str) -> Terms:
     """What is added to a tensor as it is read; probes: () for the tensor itself."""
     seeds = list(dict.fromkeys(p.seed for p in probes if p.scale))
     keys = [noise.key(seed, name, kind) for seed in (*(f[0] for f in past), *seeds)]
@@ -121,6 +125,42 @@ def make_terms(
         np.array(places, np.int64), np.array([p.scale for p in probes] or [0], np.float32),
         kind == "rademacher",
     )  # fmt: skip
+
+
+@functools.cache
+def shared_engine(threads: int | None = None) -> NumbaEngine:
+    """The engine with so many threads. On a new machine its kernels are compiled first.
+
+    A child process does that, whose memory goes back with it: compiling takes 60 MB more than
+    loading what is compiled.
+    """
+    if not _is_compiled():
+        child = [sys.executable, "-m", "tinyzo.engine.numba_engine"]
+        subprocess.run(child, stdout=subprocess.DEVNULL, check=False)  # else compiled here
+    return NumbaEngine(threads)
+
+
+def _is_compiled() -> bool:
+    """Whether this Python's cache has the largest kernel, no older than its source."""
+    version = "".join(map(str, sys.version_info[:2]))
+    found = Path(kernels.linear.stats.cache_path).glob(f"*.linear-*.py{version}*.nbi")
+    source = Path(kernels.__file__).stat().st_mtime
+    return any(index.stat().st_mtime >= source for index in found)
+
+
+def compile_kernels() -> None:
+    """Run every kernel once, which leaves it compiled in Numba's cache."""
+    print("tinyzo: compiling kernels, once on this machine", file=sys.stderr, flush=True)
+    shapes = {"w.weight": (8, 8), "w.bias": (8,)}
+    tensors = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    weights = Weights(tensors, NumbaEngine(1))
+    theta, batch = weights.view([Probe(1, 1e-3), Probe(1, -1e-3)]), pack_sequences([[0, 1]])
+    x = theta.embed("w.weight", batch.ids)
+    x = theta.gelu(theta.linear("w", theta.norm("w", x, 1e-5), residual=x))
+    q = x[:, :, None]
+    theta.attention(q, q, q, batch, causal=True)
+    theta.nll("w.weight", x, np.zeros(1, np.int64), np.zeros(1, np.int64), "w.bias")
+    weights.add([(1, 0.0)])
 
 
 def padded(n: int, multiple: int) -> int:
@@ -140,11 +180,11 @@ class NumbaView(NumpyView):
 
     def _rows(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Rows of a table as each probe has them, a vector being one row: f32[P, R, D]."""
-        raw, terms = storage(self.weights, name), self._terms(name)
-        out = np.empty((len(terms.seeds), len(rows), raw.shape[1]), np.float32)
+        terms, width = self._terms(name), self.weights.shape(name)[-1]
+        out = np.empty((len(terms.seeds), len(rows), width), np.float32)
         self._engine.run(
-            kernels.perturbed_rows, raw, rows, terms, out, scratch=2 * raw.shape[1],
-            tasks=out.size // kernels.CHUNK + 1,
+            kernels.perturbed_rows, *as_bytes(self.weights, name), rows, terms, out,
+            scratch=2 * width, tasks=out.size // kernels.CHUNK + 1,
         )  # fmt: skip
         return out
 
@@ -164,29 +204,27 @@ class NumbaView(NumpyView):
         residual: np.ndarray = NOTHING[3],
     ) -> np.ndarray:
         """x W^T + bias + residual of the given rows of W: f32[P, N, R]. bias: f32[P, R]."""
-        raw, terms, engine = storage(self.weights, name), self._terms(name), self._engine
-        rows = np.arange(len(raw)) if rows is None else rows
-        if x.shape[2] != raw.shape[1]:
+        terms, engine, (height, width) = self._terms(name), self._engine, self.weights.shape(name)
+        rows = np.arange(height) if rows is None else rows
+        if x.shape[2] != width:
             raise ShapeError(
-                f"{name} {list(raw.shape)} does not take width {x.shape[2]}",
+                f"{name} [{height}, {width}] does not take width {x.shape[2]}",
                 "check config.json against the weights",
             )
         out = self.empty(x, len(rows))
         copies, count, columns = out.shape
-        bf16 = engine.bf16 and raw.dtype == np.uint16
+        bf16 = engine.bf16 and self.weights.dtype(name) == np.uint16
         block = min(BLOCK, max(2 * LANES, padded(columns // (4 * engine.threads), 2 * LANES)))
-        tokens, words = padded(count, LANES), -(-x.shape[2] // (2 if bf16 else 1))
+        tokens, words = padded(count, LANES), -(-width // (2 if bf16 else 1))
         tiles = len(terms.seeds) * block * DEPTH
         engine.run(
-            kernels.linear, np.ascontiguousarray(x), raw, rows, terms, bias, residual, out, bf16,
-            block, engine.packed(len(x) * tokens * words),
+            kernels.linear, np.ascontiguousarray(x), *as_bytes(self.weights, name), rows, terms, bias,
+            residual, out, bf16, block, engine.packed(len(x) * tokens * words),
             scratch=max(tiles + 4 * DEPTH + copies * tokens * block, LANES * words),
         )  # fmt: skip
         return out
 
-    def linear(
-        self, name: str, x: np.ndarray, residual: np.ndarray | None = None
-    ) -> np.ndarray:
+    def linear(self, name: str, x: np.ndarray, residual: np.ndarray | None = None) -> np.ndarray:
         has_bias = f"{name}.bias" in self.weights
         bias = self.vector(f"{name}.bias")[:, 0] if has_bias else NOTHING[2]
         residual = NOTHING[3] if residual is None else np.ascontiguousarray(residual)
@@ -264,3 +302,7 @@ def attention_layout(batch: Batch, rows: np.ndarray | None) -> tuple[np.ndarray,
         at += len(tokens)
     longest = max(len(tokens) for tokens in every)
     return np.array(blocks), np.concatenate(every), np.concatenate(places), longest
+
+
+if __name__ == "__main__":
+    compile_kernels()

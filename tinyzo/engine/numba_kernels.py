@@ -13,8 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, types
-from numba.extending import overload
+from numba import njit
 
 from tinyzo.engine import noise
 from tinyzo.engine.numba_vectors import TILE, fetch_add, square_transpose, tile_multiplier
@@ -25,8 +24,9 @@ DEPTH = 512
 CHUNK = 1 << 14  # elements of a task that goes through memory once
 
 F, I, U = np.float32, np.int32, np.uint32  # noqa: E741
-kernel = njit(nogil=True, cache=True)
-ordered_freely = njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
+OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}  # x / 0 is infinite, no exception
+kernel = njit(**OPTIONS)
+ordered_freely = njit(**OPTIONS, fastmath={"reassoc", "contract", "nsz", "arcp"})
 
 
 class Terms(NamedTuple):
@@ -98,99 +98,99 @@ def fill_noise(terms, t, start, z):
         fill_gaussian(terms.keys[t, 0], terms.keys[t, 1], start, z)
 
 
-# -- storage: float32, bfloat16 as uint16, float16 as int16 ------------------------------------
+# -- storage: bytes, and what they are -----------------------------------------------------------
+
+F32, BF16, F16 = 0, 1, 2  # a kernel is compiled once for all of them: raw is u8[rows, bytes]
 
 
-def widen(word):
-    """One stored element as float32, exactly."""
+@njit(inline="always")
+def widen_bfloat(word):
+    return U(U(word) << U(16)).view(F)
 
 
-@overload(widen)
-def _widen(word):
-    if word == types.float32:
-        return lambda word: word
-    if word == types.uint16:
-        return lambda word: U(U(word) << U(16)).view(F)
-
-    def half(word):  # an exponent of 5 bits, moved to that of 8; 31 (infinite, NaN) to 255
-        bits = U(U(I(word)) & U(0x7FFF)) << U(13)
-        value = U(bits).view(F) * F(2.0**112)
-        special = U(0x7F800000) if bits >= U(0x0F800000) else U(0)
-        sign = U(U(I(word)) & U(0x8000)) << U(16)
-        return U(U(F(value).view(U) | special) | U(sign)).view(F)
-
-    return half
+@njit(inline="always")
+def widen_half(word):
+    """float16's exponent of 5 bits, moved to that of 8; 31 (infinite, NaN) to 255."""
+    bits = U(U(word) & U(0x7FFF)) << U(13)
+    value = U(bits).view(F) * F(2.0**112)
+    special = U(0x7F800000) if bits >= U(0x0F800000) else U(0)
+    return U(U(F(value).view(U) | special) | U(U(U(word) & U(0x8000)) << U(16))).view(F)
 
 
 @njit(inline="always")
 def nearest_bfloat(value):
     """The bfloat16 next to a float32, even for a tie, as its bits."""
     word = F(value).view(U)
-    return U(U(word + U(0x7FFF)) + U(U(word >> U(16)) & U(1))) >> U(16)
-
-
-def narrow(value, stored, bits):
-    """A float32 in the type of `stored`, rounded by the random word `bits`: weights.narrow."""
-
-
-@overload(narrow)
-def _narrow(value, stored, bits):
-    if stored == types.float32:
-        return lambda value, stored, bits: value
-    if stored == types.uint16:
-        return lambda value, stored, bits: np.uint16(
-            U(F(value).view(U) + U(bits >> U(16))) >> U(16)
-        )
-
-    def half(value, stored, bits):
-        exponent = U(F(value).view(U) & U(0x7F800000))
-        ulp = U(max(exponent, U(113 << 23)) - U(10 << 23)).view(F)
-        dither = F(I(bits >> U(19))) * F(2.0**-13)
-        rounded = np.floor(value / ulp + dither) * ulp  # exact in float16, or beyond it
-        word = F(rounded).view(U)
-        size = U(word & U(0x7FFFFFFF))
-        if size < U(113 << 23):  # subnormal: a multiple of 2^-24
-            code = U(I(U(size).view(F) * F(2.0**24)))
-        elif size < U(143 << 23):
-            code = U(U(size >> U(13)) - U(112 << 10))
-        else:
-            code = U(0x7C00) if size <= U(0x7F800000) else U(0x7E00)
-        return np.int16(U(code | U(U(word >> U(16)) & U(0x8000))))
-
-    return half
+    return np.uint16(U(U(word + U(0x7FFF)) + U(U(word >> U(16)) & U(1))) >> U(16))
 
 
 @njit(inline="always")
-def read_row(raw, row, start, terms, w, z):
+def dithered_bfloat(value, bits):
+    """One of the two bfloat16 beside a float32, at random: weights.narrow."""
+    return np.uint16(U(F(value).view(U) + U(bits >> U(16))) >> U(16))
+
+
+@njit(inline="always")
+def dithered_half(value, bits):
+    """The same for float16."""
+    exponent = U(F(value).view(U) & U(0x7F800000))
+    ulp = U(max(exponent, U(113 << 23)) - U(10 << 23)).view(F)
+    dither = F(I(bits >> U(19))) * F(2.0**-13)
+    rounded = F(np.floor(value / ulp + dither) * ulp)  # exact in float16, or beyond it
+    word = rounded.view(U)
+    size = U(word & U(0x7FFFFFFF))
+    if size < U(113 << 23):  # subnormal: a multiple of 2^-24
+        code = U(I(U(size).view(F) * F(2.0**24)))
+    elif size < U(143 << 23):
+        code = U(U(size >> U(13)) - U(112 << 10))
+    else:
+        code = U(0x7C00) if size <= U(0x7F800000) else U(0x7E00)
+    return np.uint16(U(code | U(U(word >> U(16)) & U(0x8000))))
+
+
+@njit(inline="always")
+def read_row(raw, storage, row, start, terms, w, z):
     """w = elements start, ... of a row of the tensor, the past's terms added. w, z: f32[n]."""
-    source = raw[row, start : start + w.size]
-    for i in range(w.size):
-        w[i] = widen(source[i])
+    n = w.size
+    if storage == F32:
+        floats = raw[row, 4 * start : 4 * (start + n)].view(F)
+        for i in range(n):
+            w[i] = floats[i]
+    else:
+        halves = raw[row, 2 * start : 2 * (start + n)].view(np.uint16)
+        if storage == BF16:
+            for i in range(n):
+                w[i] = widen_bfloat(halves[i])
+        else:
+            for i in range(n):
+                w[i] = widen_half(halves[i])
+    width = raw.shape[1] // 4 if storage == F32 else raw.shape[1] // 2
     for t in range(terms.kept.size):
-        fill_noise(terms, t, U(row * raw.shape[1] + start), z)
-        for i in range(w.size):
+        fill_noise(terms, t, U(row * width + start), z)
+        for i in range(n):
             w[i] = terms.kept[t] * w[i] + terms.added[t] * z[i]
+    return U(row * width + start)
 
 
 @kernel
-def copy_rows(raw, rows, start, terms, w, z, copies, at, stride, apart, bf16):
+def copy_rows(raw, storage, rows, start, terms, w, z, copies, at, stride, apart, bf16):
     """Elements start, ... of some rows as each probe has them, w.size of each.
 
     Copy c of row r goes to copies[at + r stride + c apart], as float32 or, in words, as bfloat16.
     """
     for r in range(rows.size):
-        read_row(raw, rows[r], start, terms, w, z)
+        index = read_row(raw, storage, rows[r], start, terms, w, z)
         made = -1
         for c in range(terms.seeds.size):
             if terms.seeds[c] not in (-1, made):
                 made = terms.seeds[c]
-                fill_noise(terms, made, U(rows[r] * raw.shape[1] + start), z)
+                fill_noise(terms, made, index, z)
             first = at + r * stride + c * apart
             if bf16:
                 half = copies[first : first + (w.size + 1) // 2].view(np.uint16)
                 half[-1] = 0
                 for i in range(w.size):
-                    half[i] = np.uint16(nearest_bfloat(w[i] + terms.scales[c] * z[i]))
+                    half[i] = nearest_bfloat(w[i] + terms.scales[c] * z[i])
             else:
                 out = copies[first : first + w.size]
                 if terms.seeds[c] < 0:
@@ -202,7 +202,7 @@ def copy_rows(raw, rows, start, terms, w, z, copies, at, stride, apart, bf16):
 
 
 @kernel
-def perturbed_rows(raw, rows, terms, out, scratch, counters):
+def perturbed_rows(raw, storage, rows, terms, out, scratch, counters):
     """Rows of a table for each probe. rows: i64[R]; out: f32[C, R, D]."""
     _, count, width = out.shape
     flat = out.reshape(-1)
@@ -211,23 +211,34 @@ def perturbed_rows(raw, rows, terms, out, scratch, counters):
     task = fetch_add(counters, 0, step)
     while task < count:
         some = rows[task : task + step]
-        copy_rows(raw, some, 0, terms, w, z, flat, task * width, width, count * width, False)
+        copy_rows(
+            raw, storage, some, 0, terms, w, z, flat, task * width, width, count * width, False
+        )
         task = fetch_add(counters, 0, step)
 
 
 @kernel
-def fold(raw, terms, salt_0, salt_1, scratch, counters):
-    """w <- kept w + added z for each term, in place, rounded once. raw: [1, n] as stored."""
-    n, step = raw.shape[1], 1024
+def fold(raw, storage, terms, salt_0, salt_1, scratch, counters):
+    """w <- kept w + added z for each term, in place, rounded once. raw: u8[1, bytes]."""
+    n, step = raw.shape[1] // (4 if storage == F32 else 2), 1024
     task = fetch_add(counters, 0, CHUNK)
     while task < n:
         for start in range(task, min(n, task + CHUNK), step):
             size = min(step, n - start)
             w, z = scratch[:size], scratch[step : step + size]
-            read_row(raw, 0, start, terms, w, z)
-            part = raw[0, start : start + size]
+            read_row(raw, storage, 0, start, terms, w, z)
+            if storage == F32:
+                floats = raw[0, 4 * start : 4 * (start + size)].view(F)
+                for i in range(size):
+                    floats[i] = w[i]
+                continue
+            halves = raw[0, 2 * start : 2 * (start + size)].view(np.uint16)
             for i in range(size):
-                part[i] = narrow(w[i], part[i], random_word(salt_0, salt_1, U(start + i)))
+                bits = random_word(salt_0, salt_1, U(start + i))
+                if storage == BF16:
+                    halves[i] = dithered_bfloat(w[i], bits)
+                else:
+                    halves[i] = dithered_half(w[i], bits)
         task = fetch_add(counters, 0, CHUNK)
 
 
@@ -291,17 +302,17 @@ def pack_group(x, x_at, inner, count, words, bf16, packed, at, width, scratch):
         row, source = half[2 * i * words :], x[x_at + i * inner :]
         row[2 * words - 1] = 0
         for k in range(inner):
-            row[k] = np.uint16(nearest_bfloat(source[k]))
+            row[k] = nearest_bfloat(source[k])
     pack(scratch, 0, words, count, words, packed, at, width)
 
 
 @kernel
 def linear(
-    x, raw, rows, terms, bias, residual, out, bf16, block, packed, scratch, counters
+    x, raw, storage, rows, terms, bias, residual, out, bf16, block, packed, scratch, counters
 ):
     """out = x W^T + bias + residual, W's rows perturbed as they are read.
 
-    x: f32[1 or P, M, K]; raw: stored [., K]; rows: i64[N], those of raw that are multiplied;
+    x: f32[1 or P, M, K]; raw: u8[., bytes]; rows: i64[N], those of raw that are multiplied;
     bias: f32[0 or 1 or P, N]; residual: f32[0 or 1 or P, M, N]; out: f32[P, M, N]
     block: rows of W in a task; packed: f32[X's copies * M rounded up to LANES * words of k]
     """
@@ -341,7 +352,7 @@ def linear(
             start = k0 * 2 if bf16 else k0
             size = min(depth, inner - start)
             copy_rows(
-                raw, rows[j0 : j0 + n], start, terms, w[:size], z[:size], scratch, 0, DEPTH,
+                raw, storage, rows[j0 : j0 + n], start, terms, w[:size], z[:size], scratch, 0, DEPTH,
                 block * DEPTH, bf16,
             )  # fmt: skip
             for p in range(copies):

@@ -140,9 +140,7 @@ class NumpyView:
         rows, back = np.unique(ids, return_inverse=True)
         return np.stack([copy[back] for copy in self.copies(name, *self.row_copies(name, rows))])
 
-    def linear(
-        self, name: str, x: np.ndarray, residual: np.ndarray | None = None
-    ) -> np.ndarray:
+    def linear(self, name: str, x: np.ndarray, residual: np.ndarray | None = None) -> np.ndarray:
         """x W^T + b, and the residual on top. x: f32[P, N, D]; f32[P, N, out]. b is optional."""
         y = self.full(f"{name}.weight", x)
         if f"{name}.bias" in self.weights:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tinyzo.checkpoints.directory import match_names, open_weights, read_json, typed_config
 from tinyzo.checkpoints.sources import Source
-from tinyzo.engine.numpy_engine import NumpyView
+from tinyzo.engine.engines import choose_engine
 from tinyzo.engine.weights import Weights, narrow, widen
 from tinyzo.errors import CheckpointError, ConfigError, DataError
 from tinyzo.models import opt, roberta
@@ -19,7 +19,6 @@ from tinyzo.text.batches import Batch, pack_sequences
 from tinyzo.text.tokenizer import Tokenizer, load_tokenizer
 
 MODELS: dict[str, ModuleType] = {"roberta": roberta, "opt": opt}
-ENGINES = {"numpy": NumpyView}
 DTYPES = {"f32": "<f4", "f16": "<f2", "bf16": "<u2"}
 
 
@@ -84,20 +83,21 @@ def load(
 ) -> Model:
     """Open a Hugging Face folder of RoBERTa (masked LM) or OPT (causal LM).
 
-    engine: "auto" or "numpy". residency: "auto" or "resident": weights in memory.
+    engine: "auto", "numba" or "numpy". residency: "auto" or "resident": weights in memory.
     dtype: what they are stored as, "f32", "bf16" or "f16"; None or "auto": as in the file.
-    threads: of the BLAS behind NumPy, which alone decides; kept for engines that thread.
+    threads: of the numba engine; None: one on each fast CPU. NumPy's BLAS has its own.
     raises: CheckpointError, ConfigError (also for a choice that is not built)
     """
-    engine = _choice("engine", engine, tuple(ENGINES))
-    _choice("residency", residency, ("resident",))
+    if residency not in ("auto", "resident"):
+        raise ConfigError(f"residency {residency!r} is not built", "one of auto, resident")
+    name, views = choose_engine(engine, threads)
     if dtype not in (None, "auto", *DTYPES):
         raise ConfigError(f"dtype {dtype!r} is not built", f"one of auto, {', '.join(DTYPES)}")
     directory = Path(path)
     with open_weights(directory) as source:
         family, config = read_config(directory)
         tensors = read_tensors(source, MODELS[family], config, dtype)
-    return Model(family, config, Weights(tensors, ENGINES[engine]), directory, engine)
+    return Model(family, config, Weights(tensors, views), directory, name)
 
 
 def read_config(directory: Path) -> tuple[str, Any]:
@@ -119,14 +119,6 @@ def read_config(directory: Path) -> tuple[str, Any]:
             "copy config.json from the model's page",
         )
     return family, config
-
-
-def _choice(what: str, value: str, built: tuple[str, ...]) -> str:
-    if value == "auto":
-        return built[0]
-    if value not in built:
-        raise ConfigError(f"{what} {value!r} is not built", f"one of auto, {', '.join(built)}")
-    return value
 
 
 def read_tensors(
