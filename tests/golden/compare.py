@@ -19,12 +19,12 @@ from tinyzo.text.batches import pack_sequences
 TOLERANCE = 4  # times the error of the reference's own float32 run, at the same stage
 
 
-def seeded_model(case: Case) -> Model:
+def seeded_model(case: Case, engine: Any = NumpyView) -> Model:
     """The case as a model, its weights made in memory."""
     family = case.config["model_type"]
     config = typed_config(dict(case.config), MODELS[family].Config, MODELS[family].ALLOWED)
     tensors = {name: case.tensor(name, shape) for name, shape in MODELS[family].shapes(config)}
-    return Model(family, config, Weights(tensors, NumpyView), Path(), "numpy")
+    return Model(family, config, Weights(tensors, engine), Path(), "numpy")
 
 
 def stages(model: Model, sequences: list[list[int]]) -> Iterator[tuple[str, np.ndarray]]:

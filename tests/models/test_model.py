@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from tiny import DTYPE_NAMES, MODELS, VOCABULARY, Float64View, tiny_opt, tiny_roberta
+from tiny import DTYPE_NAMES, ENGINES, MODELS, VOCABULARY, Float64View, tiny_opt, tiny_roberta
 
 import tinyzo
 from tinyzo.engine import weights as weights_module
@@ -17,6 +17,7 @@ from tinyzo.text.batches import Packer, pack_candidates, pack_sequences
 from tinyzo.text.tasks import Example
 
 models = pytest.mark.parametrize("name", MODELS)
+engines = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 # BLAS sums in another order for another shape: 32 halves of a last place of the largest value.
 TOLERANCE = 32 * 2.0**-24
 
@@ -85,10 +86,11 @@ def test_the_last_layer_at_some_rows_is_the_whole_layer_at_these_rows(name):
     assert close(model.architecture.layer(theta, model.config, 0, x, batch, rows), whole[:, rows])
 
 
+@engines
 @models
-def test_more_queries_than_one_block_are_a_direct_computation(name):
+def test_more_queries_than_one_block_are_a_direct_computation(name, engine):
     assert QUERIES < 300
-    model = MODELS[name](max_position_embeddings=512)
+    model = MODELS[name](engine=engine, max_position_embeddings=512)
     batch = model.check(pack_sequences(random_ids(300, 140)))
     found, exact = (
         model.architecture.hidden(theta, model.config, batch)
@@ -98,9 +100,10 @@ def test_more_queries_than_one_block_are_a_direct_computation(name):
     assert close(found, exact)
 
 
+@engines
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("rows", [None, np.r_[1:300:7, 299, 301, 306]])
-def test_long_attention_with_a_parent_is_a_direct_computation(causal, rows):
+def test_long_attention_with_a_parent_is_a_direct_computation(engine, causal, rows):
     packer = Packer()
     packer.segment(range(300))
     packer.segment([0])
@@ -109,19 +112,20 @@ def test_long_attention_with_a_parent_is_a_direct_computation(causal, rows):
     q, k, v = np.random.RandomState(1).standard_normal((3, 2, 307, 2, 4)).astype(np.float32)
     q = q if rows is None else q[:, rows]
     found, exact = (
-        Weights({}, engine).view().attention(q, k, v, batch, causal, rows)
-        for engine in (NumpyView, Float64View)
+        Weights({}, views).view().attention(q, k, v, batch, causal, rows)
+        for views in (engine, Float64View)
     )
     assert close(found, exact)
 
 
-def test_attention_with_scores_beyond_exp_takes_the_largest():
+@engines
+def test_attention_with_scores_beyond_exp_takes_the_largest(engine):
     q = np.zeros((1, 3, 1, 4), np.float32)
     q[..., 0] = 1e4
     k, v = np.random.RandomState(1).standard_normal((2, 1, 3, 1, 4)).astype(np.float32)
     k[0, :, 0, 0] = 1, 3, 2
     batch = pack_sequences([[2, 2, 2]])
-    found = Weights({}, NumpyView).view().attention(q, k, v, batch, causal=True)
+    found = Weights({}, engine).view().attention(q, k, v, batch, causal=True)
     assert np.array_equal(found, v[:, [0, 1, 1]])
 
 
@@ -210,12 +214,15 @@ def test_a_float64_is_seen(monkeypatch):
 # -- verbs -------------------------------------------------------------------------------------
 
 
+@engines
 @pytest.mark.parametrize("rows_per_tile", [1, 5, VOCABULARY])
 @pytest.mark.parametrize("size", [1, 1000])
-def test_nll_is_minus_the_log_softmax_of_the_scores(monkeypatch, rows_per_tile, size):
+def test_nll_is_minus_the_log_softmax_of_the_scores(monkeypatch, engine, rows_per_tile, size):
     monkeypatch.setattr(weights_module, "TILE", 8 * rows_per_tile)
+    if engine is not NumpyView:
+        monkeypatch.setattr("tinyzo.engine.numba_engine.VOCABULARY", rows_per_tile)
     table = "roberta.embeddings.word_embeddings.weight"
-    theta = tiny_roberta().weights.view([Probe(2, 1e-2), Probe(3, 1e-2)])
+    theta = tiny_roberta(engine=engine).weights.view([Probe(2, 1e-2), Probe(3, 1e-2)])
     h = size * np.random.RandomState(2).standard_normal((2, 6, 8)).astype(np.float32)
     at, targets = np.repeat(np.arange(6), VOCABULARY), np.tile(np.arange(VOCABULARY), 6)
     for bias in (None, "lm_head.bias"):
@@ -223,8 +230,9 @@ def test_nll_is_minus_the_log_softmax_of_the_scores(monkeypatch, rows_per_tile, 
         assert close(theta.nll(table, h, at, targets, bias), expected)
 
 
-def test_scores_of_some_rows_are_those_of_all():
-    theta = tiny_roberta().weights.view([Probe(2, 1e-2), Probe(3, 1e-2)])
+@engines
+def test_scores_of_some_rows_are_those_of_all(engine):
+    theta = tiny_roberta(engine=engine).weights.view([Probe(2, 1e-2), Probe(3, 1e-2)])
     h, rows = np.random.RandomState(2).standard_normal((2, 6, 8)).astype(np.float32), [20, 3, 3]
     table, bias = "roberta.embeddings.word_embeddings.weight", "lm_head.bias"
     whole = theta.scores(table, h, bias=bias)
@@ -232,20 +240,25 @@ def test_scores_of_some_rows_are_those_of_all():
     assert close(theta.scores(table, h, np.array(rows), bias), whole[:, :, rows])
 
 
-def test_gelu_is_exact_to_3e_7_of_its_argument():
+@engines
+def test_gelu_is_exact_to_3e_7_of_its_argument(engine):
     tiny = np.logspace(-45, 0, 500)
     grid = np.r_[np.linspace(-12, 12, 200_001), tiny, -tiny, 0.0, 100.0, -100.0, 5.5, -5.5]
     x = grid.astype(np.float32)
     exact = [v * 0.5 * math.erfc(-v / math.sqrt(2)) for v in x.astype(np.float64).tolist()]
-    found = Weights({}, NumpyView).view().gelu(x.copy())
+    found = Weights({}, engine).view().gelu(x.copy())
     assert found.dtype == np.float32
     assert (np.abs(found - np.array(exact)) <= 3e-7 * np.abs(x) + 1e-45).all()
     assert not found[x == 0].any() and found[x == 100] == 100
 
 
-def test_what_is_not_a_number_stays_so():
+@engines
+def test_what_is_not_a_number_stays_so(engine):
     x = np.full((1, 2, 3), np.nan, np.float32)
-    theta = Weights({}, NumpyView).view()
+    theta = Weights({}, engine).view()
+    q, batch = np.full((1, 2, 1, 3), np.nan, np.float32), pack_sequences([[2, 2]])
+    assert np.isnan(theta.norm("none", x, 1e-5)).all()
+    assert np.isnan(theta.attention(q, q, q, batch, causal=False)).all()
     assert np.isnan(theta.gelu(x.copy())).all() and np.isnan(theta.relu(x.copy())).all()
 
 
@@ -283,7 +296,7 @@ def test_the_longest_sequence_is_read_and_one_more_token_refused(build, longest)
 @pytest.mark.parametrize(
     ("choice", "message", "hint"),
     [
-        ({"engine": "cuda"}, "engine 'cuda' is not built", "auto, numpy"),
+        ({"engine": "cuda"}, "engine 'cuda' is not built", "auto, numba, numpy"),
         ({"residency": "disk"}, "residency 'disk' is not built", "auto, resident"),
         ({"dtype": "int8"}, "dtype 'int8' is not built", "auto, f32, f16, bf16"),
     ],

@@ -14,6 +14,7 @@ from golden.compare import (
     used_shares_of_logits,
 )
 from golden.seeded import REAL, TINY, TRAINED_OPT, windows
+from tiny import ENGINES
 
 import tinyzo
 from tinyzo.engine import numpy_engine, weights
@@ -24,13 +25,17 @@ CASES = {name: case for name, case in TINY.items() if name.startswith("opt")}
 cases = pytest.mark.parametrize("name", CASES)
 
 
+engines = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+
+
 def shares(name, model=None):
     return used_shares(name, model or seeded_model(CASES[name]), CASES[name].sequences)
 
 
+@engines
 @cases
-def test_every_stage_agrees_with_transformers(name, within):
-    within(shares(name))
+def test_every_stage_agrees_with_transformers(name, engine, within):
+    within(shares(name, seeded_model(CASES[name], engine)))
 
 
 @cases
@@ -40,9 +45,10 @@ def test_small_tiles_and_blocks_agree_too(name, within, monkeypatch):
     within(shares(name))
 
 
+@engines
 @pytest.mark.parametrize("name", ["opt_125m", "opt_350m"])
-def test_the_published_shapes_agree_with_transformers(name, within):
-    within(used_shares_of_logits(name, seeded_model(REAL[name]), REAL[name]))
+def test_the_published_shapes_agree_with_transformers(name, engine, within):
+    within(used_shares_of_logits(name, seeded_model(REAL[name], engine), REAL[name]))
 
 
 @pytest.mark.parametrize("fault", FAULTS_OF_VERBS)

@@ -15,12 +15,14 @@ from golden.compare import (
     used_shares_of_logits,
 )
 from golden.seeded import REAL, SHARED, TINY
+from tiny import ENGINES
 
 import tinyzo
 from tinyzo.engine import numpy_engine, weights
 from tinyzo.engine.numpy_engine import NumpyView
 
 CASE = TINY["roberta"]
+engines = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 SAPIENS = SHARED / "sapiens-vh-roberta"
 PUBLISHED = SHARED / "reference-values" / "sapiens_vh_readme.json"
 
@@ -34,8 +36,9 @@ def shares(model):
     return used_shares("roberta", model, CASE.sequences)
 
 
-def test_every_stage_agrees_with_transformers(model, within):
-    within(shares(model))
+@engines
+def test_every_stage_agrees_with_transformers(engine, within):
+    within(shares(seeded_model(CASE, engine)))
 
 
 def test_small_tiles_and_blocks_agree_too(model, within, monkeypatch):
@@ -44,9 +47,10 @@ def test_small_tiles_and_blocks_agree_too(model, within, monkeypatch):
     within(shares(model))
 
 
-def test_roberta_base_agrees_with_transformers(within):
+@engines
+def test_roberta_base_agrees_with_transformers(engine, within):
     case = REAL["roberta_base"]
-    within(used_shares_of_logits("roberta_base", seeded_model(case), case))
+    within(used_shares_of_logits("roberta_base", seeded_model(case, engine), case))
 
 
 @pytest.mark.parametrize("fault", FAULTS_OF_VERBS)

@@ -52,22 +52,34 @@ class Objective:
 
     def token_nll(self, theta: Any, batch: Batch) -> np.ndarray:
         """-log p of each target token: f64[P, K]."""
-        model = self.model
-        h = model.architecture.hidden(theta, model.config, batch)
+        model, h = self.model, self.hidden(theta, batch)
         nll = model.architecture.nll(theta, model.config, h, batch.at, batch.targets)
         return nll.astype(np.float64)
 
+    def hidden(self, theta: Any, batch: Batch) -> np.ndarray:
+        return self.model.architecture.hidden(theta, self.model.config, batch)
+
+    def logits(self, theta: Any, batch: Batch, words: np.ndarray) -> np.ndarray:
+        """The logits of some words at each token that is read: f64[P, M, W]."""
+        model, h = self.model, self.hidden(theta, batch)
+        return model.architecture.logits(theta, model.config, h, words).astype(np.float64)
+
     def scores(self, theta: Any, batch: Batch) -> np.ndarray:
-        """Each example's candidates: f64[P, B, C], -inf where an example has fewer than C."""
+        """Each example's candidates: f64[P, B, C], -inf where an example has fewer than C.
+
+        Up to a number that all candidates of an example share: where each has one token, that is
+        the sum over the vocabulary in log p, which is then not computed.
+        """
         if batch.words is not None:
-            model = self.model
-            h = model.architecture.hidden(theta, model.config, batch)
-            rows = model.architecture.logits(theta, model.config, h, batch.words)
-            return rows.astype(np.float64)
-        nll = self.token_nll(theta, batch)
-        ends = np.cumsum(batch.lengths)
-        means = -np.add.reduceat(nll, ends - batch.lengths, axis=-1) / batch.lengths
-        table = np.full((len(nll), len(batch.counts), batch.counts.max()), -np.inf)
+            return self.logits(theta, batch, batch.words)
+        if batch.lengths.max() == 1:
+            words, column = np.unique(batch.targets, return_inverse=True)
+            means = self.logits(theta, batch, words)[:, batch.at, column]
+        else:
+            starts = np.cumsum(batch.lengths) - batch.lengths
+            sums = np.add.reduceat(self.token_nll(theta, batch), starts, axis=-1)
+            means = -sums / batch.lengths
+        table = np.full((len(means), len(batch.counts), batch.counts.max()), -np.inf)
         table[:, np.arange(table.shape[2]) < batch.counts[:, None]] = means
         return table
 
