@@ -23,6 +23,7 @@ TEACHING = [
 TOP = {
     "numpy": ("",),
     "numba": ("engine/numba_",),
+    "llvmlite": ("engine/numba_",),
     "tqdm": ("runs/", "cli.py"),
     "tomli": ("runs/", "cli.py"),
 }
@@ -32,6 +33,7 @@ LAZY = {"tokenizers", "matplotlib", "tqdm", "tomli"}
 CAUGHT = {
     "checkpoints/": {"ValueError", "zipfile.BadZipFile"},  # parsers; the reader knows the file
     "runs/journal.py": {"OSError"},  # a short write; the same handler as for a failed one
+    "engine/numba_engine.py": {"error"},  # what a thread met, for the caller
     "cli.py": {"argparse.ArgumentTypeError"},  # argparse's own way out of a type
 }
 

@@ -332,7 +332,6 @@ def mistakes(home):
         "finetune --stebs 3": (2, "unrecognized arguments: --stebs 3"),
         "finetune --method sgd": (2, "invalid choice: 'sgd'"),
         "finetune --engine cuda": (2, "invalid choice: 'cuda'"),
-        "finetune --engine numba": (1, "engine 'numba'"),
         "finetune --residency streamed": (1, "residency 'streamed'"),
         "finetune --steps -1": (2, "steps = -1"),
         "finetune --batch-size 0": (2, "batch_size = 0"),

@@ -10,19 +10,18 @@ from tinyzo.engine.numpy_engine import NumpyView
 from tinyzo.errors import ConfigError
 
 ENGINES = ("numba", "numpy")
-INSTALL = "pip install numba (Termux: a wheel of the Termux User Repository)"
 
 
 def why_no_numba() -> str:
-    """What stands against the numba engine here; empty when nothing does."""
+    """What stands against the numba engine here, and a way out; empty when nothing does."""
     if os.environ.get("TINYZO_NO_NUMBA", "0") not in ("", "0"):
-        return "TINYZO_NO_NUMBA is set"
+        return "TINYZO_NO_NUMBA is set: unset it"
     try:
         import tinyzo.engine.numba_engine  # noqa: F401
     except ImportError as error:
-        return f"Numba cannot be imported ({error})"
+        return f"{error}: pip install numba (Termux: a wheel of the Termux User Repository)"
     except RuntimeError as error:  # Numba finds no folder that it can write
-        return f"its kernels cannot be cached ({error}); set NUMBA_CACHE_DIR to a folder"
+        return f"{error}: set NUMBA_CACHE_DIR to a folder that can be written"
     return ""
 
 
@@ -40,7 +39,7 @@ def choose_engine(name: str, threads: int | None) -> tuple[str, Callable[..., An
     if reason := why_no_numba():
         if name == "auto":
             return "numpy", NumpyView
-        raise ConfigError(f"engine 'numba': {reason}", f"--engine numpy, or {INSTALL}")
+        raise ConfigError("engine 'numba' cannot be had here", f"{reason}; or take --engine numpy")
     from tinyzo.engine.numba_engine import shared_engine
 
     return "numba", shared_engine(threads)

@@ -29,6 +29,7 @@ from tinyzo.errors import ShapeError
 from tinyzo.text.batches import Batch, pack_sequences
 
 BLOCK = 128  # rows of W that a thread takes at once, at most
+CODE = 52 << 20  # bytes that LLVM and the kernels take when they are first loaded, measured
 VOCABULARY = 4096  # rows of the decoder whose scores exist at once
 NOTHING = {n: np.zeros((0,) * n, np.float32) for n in (2, 3)}
 
@@ -95,6 +96,18 @@ class NumbaEngine:
             self._packed = np.empty(0, np.float32)
             self._packed = np.empty(size, np.float32)
         return self._packed
+
+    def plan(
+        self, probes: int, tokens: int, width: int, wide: int, heads: int, longest: int
+    ) -> dict[str, int]:
+        """NumpyView.plan. tiles: of W for each probe, their product, and x packed for them."""
+        linear = probes * BLOCK * (DEPTH + padded(tokens, LANES)) + 4 * DEPTH
+        keys = longest * (3 * width // heads + QUERIES)
+        return {
+            "tiles": 4 * (self.threads * max(linear, keys) + probes * tokens * wide),
+            "activations": 4 * probes * tokens * max(3 * width + wide, 7 * width),
+            "code": CODE,
+        }
 
     def fold(self, weights: Weights, name: str, factors: Sequence[Factor], salt: int) -> None:
         """NumpyView.fold, to the same bytes."""
@@ -218,8 +231,8 @@ class NumbaView(NumpyView):
         tokens, words = padded(count, LANES), -(-width // (2 if bf16 else 1))
         tiles = len(terms.seeds) * block * DEPTH
         engine.run(
-            kernels.linear, np.ascontiguousarray(x), *as_bytes(self.weights, name), rows, terms, bias,
-            residual, out, bf16, block, engine.packed(len(x) * tokens * words),
+            kernels.linear, np.ascontiguousarray(x), *as_bytes(self.weights, name), rows, terms,
+            bias, residual, out, bf16, block, engine.packed(len(x) * tokens * words),
             scratch=max(tiles + 4 * DEPTH + copies * tokens * block, LANES * words),
         )  # fmt: skip
         return out

@@ -185,20 +185,20 @@ def copy_rows(raw, storage, rows, start, terms, w, z, copies, at, stride, apart,
             if terms.seeds[c] not in (-1, made):
                 made = terms.seeds[c]
                 fill_noise(terms, made, index, z)
-            first = at + r * stride + c * apart
-            if bf16:
+            scale, first = terms.scales[c], at + r * stride + c * apart
+            if terms.seeds[c] < 0 and not bf16:
+                copies[first : first + w.size] = w
+            elif not bf16:
+                out = copies[first : first + w.size]
+                for i in range(w.size):
+                    out[i] = w[i] + scale * z[i]
+            else:
                 half = copies[first : first + (w.size + 1) // 2].view(np.uint16)
                 half[-1] = 0
-                for i in range(w.size):
-                    half[i] = nearest_bfloat(w[i] + terms.scales[c] * z[i])
-            else:
-                out = copies[first : first + w.size]
                 if terms.seeds[c] < 0:
-                    for i in range(w.size):
-                        out[i] = w[i]
-                else:
-                    for i in range(w.size):
-                        out[i] = w[i] + terms.scales[c] * z[i]
+                    z[:], made = F(0), -1
+                for i in range(w.size):
+                    half[i] = nearest_bfloat(w[i] + scale * z[i])
 
 
 @kernel
@@ -352,8 +352,8 @@ def linear(
             start = k0 * 2 if bf16 else k0
             size = min(depth, inner - start)
             copy_rows(
-                raw, storage, rows[j0 : j0 + n], start, terms, w[:size], z[:size], scratch, 0, DEPTH,
-                block * DEPTH, bf16,
+                raw, storage, rows[j0 : j0 + n], start, terms, w[:size], z[:size], scratch, 0,
+                DEPTH, block * DEPTH, bf16,
             )  # fmt: skip
             for p in range(copies):
                 tile = (p if terms.seeds.size > 1 else 0) * block * DEPTH

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tinyzo.engine import noise
-from tinyzo.engine.weights import Factor, Probe, Weights, apply_factors, narrow, widen
+from tinyzo.engine.weights import TILE, Factor, Probe, Weights, apply_factors, narrow, widen
 from tinyzo.errors import ShapeError
 from tinyzo.text.batches import Batch
 
@@ -61,6 +61,23 @@ class NumpyView:
             w = apply_factors(widen(stored), name, index, factors, weights.kind)
             bits = noise.words(noise.key(salt, name, "rounding"), index)
             stored[...] = narrow(w, stored.dtype, bits)
+
+    @staticmethod
+    def plan(
+        probes: int, tokens: int, width: int, wide: int, heads: int, longest: int
+    ) -> dict[str, int]:
+        """Bytes that a forward pass holds beside the weights, at its widest point.
+
+        tiles: w, z and the work of making z, and one tile of projections for each probe
+        activations: of the feed-forward layer, `wide`, or the attention of one segment
+        """
+        tile, scores = max(TILE, width), heads * min(longest, QUERIES) * longest
+        return {
+            "tiles": 4 * (8 * tile + probes * tokens * max(1, tile // width)),
+            "activations": 4
+            * probes
+            * (tokens * max(4 * width + 2 * wide, 9 * width) + 2 * scores),
+        }
 
     # -- the perturbation ------------------------------------------------------------------
 

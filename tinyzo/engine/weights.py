@@ -85,7 +85,7 @@ class Weights:
     def __init__(
         self, tensors: dict[str, np.ndarray], engine: Callable[..., Any], kind: str = "gaussian"
     ) -> None:
-        self._tensors, self._engine, self.kind = tensors, engine, kind
+        self._tensors, self.engine, self.kind = tensors, engine, kind
         self.pending: list[Update] = []
 
     def names(self) -> list[str]:
@@ -147,7 +147,7 @@ class Weights:
 
     def view(self, probes: Sequence[Probe] = (Probe(0, 0.0),)) -> Any:
         """The model at several perturbed points at once; theta itself is not touched."""
-        return self._engine(self, list(probes))
+        return self.engine(self, list(probes))
 
     def add(self, terms: Sequence[Term], decay: float = 0.0, fold: bool = True) -> None:
         """theta <- (1 - decay) theta + sum_i c_i z(seed_i); decay reaches matrices only.
@@ -164,7 +164,7 @@ class Weights:
         if fold:
             salt = terms[0][0] if terms else 0
             for name in self._tensors:
-                self._engine.fold(self, name, self.factors(name, self.pending), salt)
+                self.engine.fold(self, name, self.factors(name, self.pending), salt)
             self.pending.clear()
 
 

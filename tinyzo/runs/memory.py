@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tinyzo.engine.numpy_engine import QUERIES
-from tinyzo.engine.weights import TILE
 from tinyzo.models.model import Model
 
 STATUS = Path("/proc/self/status")
@@ -38,18 +36,10 @@ def plan(model: Model, tokens: int, longest: int, probes: int = 2) -> dict[str, 
     """Bytes that a step on `tokens` packed tokens will hold, part by part.
 
     interpreter: what is resident now, less the weights: Python, NumPy, tokenizer, data
-    tiles: w, z and the work of making z, and one tile of projections for each probe
-    activations: at the widest point, the feed-forward layer or the attention of one segment
+    the rest, the engine's own: tiles in work, activations at the widest point, compiled code
     """
-    config = model.config
-    d = config.hidden_size
-    f = getattr(config, "intermediate_size", None) or config.ffn_dim
-    tile = max(TILE, d)
-    attention = config.num_attention_heads * min(longest, QUERIES) * longest
-    weights = model.weights.nbytes()
-    return {
-        "interpreter": max(0, status_bytes("VmRSS") - weights),
-        "weights": weights,
-        "tiles": 4 * (8 * tile + probes * tokens * max(1, tile // d)),
-        "activations": 4 * probes * (tokens * max(4 * d + 2 * f, 9 * d) + 2 * attention),
-    }
+    config, weights = model.config, model.weights.nbytes()
+    widths = config.hidden_size, getattr(config, "intermediate_size", None) or config.ffn_dim
+    arrays = model.weights.engine.plan(probes, tokens, *widths, config.num_attention_heads, longest)
+    interpreter = max(0, status_bytes("VmRSS") - weights)
+    return {"interpreter": interpreter, "weights": weights, **arrays}

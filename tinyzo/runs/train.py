@@ -11,6 +11,7 @@ from typing import Any
 
 from tinyzo import __version__
 from tinyzo.checkpoints.directory import fingerprint
+from tinyzo.engine.engines import why_no_numba
 from tinyzo.engine.noise import step_seed
 from tinyzo.errors import ConfigError, NumericError, RunError, UsageError
 from tinyzo.models.model import Model, load
@@ -180,7 +181,10 @@ class Training:
         parts = max(plans, key=lambda plan: sum(plan.values()))
         parts["total"] = sum(parts.values())
         listing = ", ".join(f"{k} {v / report.MEGABYTE:.0f} MB" for k, v in parts.items())
-        report.say(f"run {self.run.path}\nmemory plan: {listing}")
+        engine = self.objective.model.engine
+        slow = s.engine == "auto" and engine == "numpy"
+        why = f", the slow one ({why_no_numba()})" if slow else ""
+        report.say(f"run {self.run.path}, engine {engine}{why}\nmemory plan: {listing}")
 
     def _step(self, number: int) -> dict[str, Any]:
         """One step: batch, losses, update, journal, metrics."""

@@ -1,0 +1,294 @@
+"""The fast engine by itself: tiles of every shape, threads, compilation, where it is missing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import MODELS, examples_for, raw_bytes, toy_task
+
+from tinyzo.engine import engines
+from tinyzo.engine.engines import choose_engine, why_no_numba
+from tinyzo.engine.numpy_engine import NumpyView
+from tinyzo.engine.weights import Probe, Weights, narrow, widen
+from tinyzo.errors import ConfigError
+from tinyzo.zo.mezo import mezo_step
+from tinyzo.zo.objectives import Objective
+
+numba = pytest.importorskip("numba", reason="the fast engine needs Numba")
+
+from tinyzo.engine import numba_engine, numba_kernels  # noqa: E402
+from tinyzo.engine.numba_engine import DEPTH, NumbaEngine, fast_cpus  # noqa: E402
+from tinyzo.engine.numba_vectors import (  # noqa: E402
+    TILE,
+    Tile,
+    choose_tile,
+    square_transpose,
+    tile_multiplier,
+)
+
+PAIR = [Probe(5, 1e-2), Probe(5, -1e-2)]
+X86, ARM = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
+
+
+# -- register tiles ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("features", "triple", "tile"),
+    [
+        ({"avx2", "fma", "avx512f", "avx512bf16"}, X86, Tile(16, 8, 3, True, "avx512bf16")),
+        ({"avx2", "fma", "avx512f"}, X86, Tile(16, 8, 3, True, "")),
+        ({"avx2", "fma"}, X86, Tile(8, 4, 3, True, "")),
+        ({"avx2"}, X86, Tile(4, 4, 2, False, "")),
+        (set(), X86, Tile(4, 4, 2, False, "")),
+        ({"neon"}, ARM, Tile(4, 8, 2, True, "")),
+        ({"neon", "bf16"}, "arm64-apple-darwin", Tile(4, 8, 2, True, "bfdot")),
+    ],
+)
+def test_the_tile_follows_from_the_cpu(features, triple, tile):
+    assert choose_tile(features, triple) == tile
+    registers = 32 if tile.lanes == 16 or triple != X86 else 16
+    assert tile.rows * tile.vectors + tile.vectors + 1 <= registers
+    assert tile.width == tile.lanes * tile.vectors
+
+
+# LLVM splits vectors that are too long for this CPU, so every tile can be tried on any.
+TILES = [Tile(16, 8, 3, True, ""), Tile(8, 4, 3, True, ""), Tile(4, 8, 2, True, ""),
+         Tile(4, 4, 2, False, ""), TILE]  # fmt: skip
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("tile", TILES, ids=str)
+def test_a_tile_is_a_small_matmul(tile, bf16):
+    random, steps, stride = np.random.RandomState(0), 7, 11
+    for vectors in range(1, tile.vectors + 1):
+        width, multiply = tile.lanes * vectors, tile_multiplier(tile, vectors, bf16)
+        w, x = random.standard_normal((tile.rows, stride)), random.standard_normal((steps, width))
+        if bf16:  # a word is two bfloat16, neighbours in k
+            w, x = (
+                narrow(random.standard_normal((*a.shape, 2)).astype("f4"), np.dtype("<u2"), None)
+                for a in (w, x)
+            )
+            exact = np.einsum("rki,kwi->rw", *(widen(a).astype(float) for a in (w[:, :steps], x)))
+            w, x = w.view(np.float32), x.view(np.float32)
+        else:
+            w, x = w.astype(np.float32), x.astype(np.float32)
+            exact = w[:, :steps].astype(float) @ x
+        w, x, c = np.r_[0, w.ravel()], np.r_[0, 0, x.ravel()], np.zeros(9 + exact.size + 50)
+        w, x, c = (a.astype(np.float32) for a in (w, x, c))
+
+        @numba.njit
+        def twice(w, x, c, steps, stride, c_stride, multiply=multiply):
+            multiply(w, 1, stride, x, 2, c, 9, c_stride, steps, True)
+            multiply(w, 1, stride, x, 2, c, 9, c_stride, steps, False)
+
+        twice(w, x, c, steps, stride, width)
+        found = c[9 : 9 + exact.size].reshape(exact.shape)
+        assert np.abs(found - 2 * exact).max() < 4e-6
+        assert not c[:9].any() and not c[9 + exact.size :].any()
+
+
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+def test_a_square_is_transposed(lanes):
+    transpose = square_transpose(lanes)
+    a = np.arange(3 + lanes * 20, dtype=np.float32)
+    b = np.zeros(5 + lanes * 30, np.float32)
+
+    @numba.njit
+    def run(a, b):
+        transpose(a, 3, 20, b, 5, 30)
+
+    run(a, b)
+    square = a[3:].reshape(lanes, 20)[:, :lanes]
+    assert np.array_equal(b[5:].reshape(lanes, 30)[:, :lanes], square.T)
+    assert not b[5:].reshape(lanes, 30)[:, lanes:].any()
+
+
+# -- linear: every edge ----------------------------------------------------------------------------
+
+
+def random_weights(rows: int, inner: int, engine, dtype: str = "<f4") -> Weights:
+    random = np.random.RandomState(rows + inner)
+    values = {"w.weight": random.standard_normal((rows, inner)), "w.bias": random.randn(rows)}
+    tensors = {n: narrow(v.astype("f4"), np.dtype(dtype), None) for n, v in values.items()}
+    return Weights(tensors, engine)
+
+
+SIZES = [1, 3, TILE.lanes, TILE.width - 1, TILE.width, TILE.width + 1, 2 * TILE.width + TILE.lanes]
+
+
+@pytest.mark.parametrize("count", SIZES)
+@pytest.mark.parametrize(("rows", "inner"), [(1, 1), (5, 3), (131, 17), (40, DEPTH + 9)])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_linear_of_any_size_is_the_oracle(count, rows, inner, bf16):
+    """Tolerance: a sum of n products of order 1 rounds n times, at up to sqrt(n); 8 bits: each."""
+    dtype = "<u2" if bf16 else "<f4"
+    weights, oracle = (
+        random_weights(rows, inner, engine, dtype)
+        for engine in (NumbaEngine(2, bf16=bf16), NumpyView)
+    )
+    for probes in ([Probe(0, 0.0)], PAIR, [Probe(0, 0.0), Probe(3, 0.1), Probe(5, 0.1)]):
+        for shared in (True, False):
+            x = np.random.RandomState(0).standard_normal(
+                (1 if shared else len(probes), count, inner)
+            )
+            x = x.astype(np.float32)
+            residual = np.ones((len(probes), count, rows), np.float32)
+            found = weights.view(probes).linear("w", x, residual)
+            expected = oracle.view(probes).linear("w", x, residual)
+            tolerance = 4 * (inner + 8) * 2.0**-24 + bf16 * 6 * np.sqrt(inner + 1) * 2.0**-8
+            assert found.shape == expected.shape
+            assert np.abs(found - expected).max() < tolerance
+            picked = np.array([rows - 1, 0, rows // 2, 0])
+            scores = weights.view(probes).scores("w.weight", x, picked, "w.bias")
+            assert np.abs(scores - (found - residual)[..., picked]).max() < 1e-5
+
+
+def test_bf16_products_round_each_operand_and_sum_in_float32():
+    weights = random_weights(20, 600, NumbaEngine(1, bf16=True), "<u2")
+    x = np.random.RandomState(0).standard_normal((1, 30, 600)).astype(np.float32)
+    rounded = widen(narrow(x, np.dtype("<u2"), None))
+    exact = rounded.astype(float) @ weights.read("w.weight").T.astype(float)
+    exact += weights.read("w.bias")
+    assert (
+        np.abs(weights.view().linear("w", x) - exact).max() < 600 * 2.0**-24 * np.abs(exact).max()
+    )
+
+
+# -- threads ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
+def test_the_number_of_threads_changes_no_bit(name, dtype):
+    results = set()
+    for threads in (1, 2, 5):
+        model = MODELS[name](dtype, NumbaEngine(threads))
+        objective = Objective(model, toy_task(model.family))
+        steps = [
+            mezo_step(model.weights, objective, examples_for(model.family), seed, 1e-2, 1e-2)
+            for seed in range(3)
+        ]
+        results.add((tuple(steps), *sorted(raw_bytes(model.weights).items())))
+    assert len(results) == 1
+
+
+def test_what_a_thread_meets_reaches_the_caller():
+    def fails(scratch, counters):
+        if scratch.size == 3:
+            raise MemoryError("no room")
+
+    engine = NumbaEngine(2)
+    engine._scratch[1] = np.empty(3, np.float32)
+    with pytest.raises(MemoryError, match="no room"):
+        engine.run(fails)
+    engine.run(lambda scratch, counters: None)  # and the threads go on
+
+
+def test_only_the_fast_cpus_of_a_phone_are_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 4, 7}, raising=False)
+    assert fast_cpus(tmp_path) == {0, 1, 4, 7}  # nothing is known of their frequencies
+    for cpu, frequency in {0: 1800000, 1: 1800000, 4: 2400000, 7: 2400000, 6: 2900000}.items():
+        folder = tmp_path / f"cpu{cpu}" / "cpufreq"
+        folder.mkdir(parents=True)
+        (folder / "cpuinfo_max_freq").write_text(f"{frequency}\n")
+    assert fast_cpus(tmp_path) == {4, 7}
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert fast_cpus(tmp_path) == {0, 1}
+
+
+# -- storage ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["<u2", "<f2"])
+@pytest.mark.parametrize("coefficient", [0.0, 1e-7, 1e-3, 1e4])
+def test_every_16_bit_number_is_folded_as_by_numpy(dtype, coefficient):
+    """All 65,536 patterns, subnormal and infinite ones among them; a NaN only stays one."""
+    folded = []
+    for engine in (NumpyView, NumbaEngine(2)):
+        weights = Weights({"w": np.arange(1 << 16, dtype=np.uint16).view(dtype)}, engine)
+        with np.errstate(all="ignore"):
+            weights.add([(9, coefficient), (8, coefficient)], decay=0.25)
+        folded.append(weights)
+    values = [weights.read("w") for weights in folded]
+    number = ~np.isnan(values[0])
+    assert np.array_equal(number, ~np.isnan(values[1]))
+    stored = [weights.stored("w").view(np.uint16)[number] for weights in folded]
+    assert np.array_equal(*stored) and number.sum() > 60_000
+
+
+# -- compilation ---------------------------------------------------------------------------------
+
+
+def kernels() -> dict[str, int]:
+    found = {n: k for n, k in vars(numba_kernels).items() if hasattr(k, "nopython_signatures")}
+    return {name: len(kernel.nopython_signatures) for name, kernel in found.items()}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_kernel_is_compiled_once_and_for_all(name):
+    """compile_kernels leaves nothing to compile, whatever the model, storage, probes and rows."""
+    numba_engine.compile_kernels()
+    compiled = kernels()
+    assert {"linear", "attention", "norm", "activate", "log_sum_exp", "fold"} <= compiled.keys()
+    for dtype in ("f32", "bf16", "f16"):
+        model = MODELS[name](dtype, NumbaEngine(2, bf16=True))
+        for loss in ("classification", "lm") if name != "roberta" else ("classification",):
+            objective = Objective(model, toy_task(model.family, loss))
+            mezo_step(model.weights, objective, examples_for(model.family), 3, 1e-2, 1e-2)
+            model.weights.add([(4, 1e-3)], 0.1, fold=False)
+            objective(model.weights.view(), examples_for(model.family))
+        model.logits([[2, 3, 4]])
+    assert kernels() == compiled
+
+
+def test_a_cold_cache_is_filled_by_a_child(monkeypatch, tmp_path):
+    children = []
+    monkeypatch.setattr(numba_engine.subprocess, "run", lambda child, **_: children.append(child))
+    make = numba_engine.shared_engine.__wrapped__
+    assert make(1).threads == 1 and children == []  # compile_kernels or another test came before
+    later = Path(numba_kernels.__file__).stat().st_mtime + 1e6
+    monkeypatch.setattr(numba_kernels, "__file__", str(tmp_path / "kernels.py"))
+    Path(numba_kernels.__file__).touch()
+    os.utime(numba_kernels.__file__, (later, later))
+    assert make(2).threads == 2
+    assert children == [[sys.executable, "-m", "tinyzo.engine.numba_engine"]]
+
+
+# -- where it is missing -------------------------------------------------------------------------
+
+
+def test_without_numba_the_numpy_engine_computes(monkeypatch):
+    assert choose_engine("auto", 2)[0] == "numba" and choose_engine("numpy", None)[1] is NumpyView
+    monkeypatch.setenv("TINYZO_NO_NUMBA", "1")
+    assert choose_engine("auto", None) == ("numpy", NumpyView)
+    with pytest.raises(ConfigError, match=r"engine 'numba' cannot be had here\n.*NO_NUMBA is set"):
+        choose_engine("numba", None)
+    monkeypatch.setenv("TINYZO_NO_NUMBA", "0")
+    for error, way_out in (
+        (ImportError("No module named 'numba'"), "No module named 'numba': pip install numba"),
+        (RuntimeError("no locator available"), "no locator available: set NUMBA_CACHE_DIR"),
+    ):
+        with monkeypatch.context() as broken:
+            broken.delitem(sys.modules, "tinyzo.engine.numba_engine")
+            broken.delattr("tinyzo.engine.numba_engine")
+            broken.setattr("builtins.__import__", importing(error))
+            assert way_out in why_no_numba()
+            assert engines.choose_engine("auto", None)[0] == "numpy"
+
+
+def importing(error: Exception):
+    """__import__ as it is where the numba engine cannot be imported."""
+    original = __import__
+
+    def importer(name, *others):
+        if name == "tinyzo.engine.numba_engine":
+            raise error
+        return original(name, *others)
+
+    return importer
