@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -90,6 +92,36 @@ def test_a_tile_is_a_small_matmul(tile, bf16):
         found = c[9 : 9 + exact.size].reshape(exact.shape)
         assert np.abs(found - 2 * exact).max() < 4e-6
         assert not c[:9].any() and not c[9 + exact.size :].any()
+
+
+CROSS = """
+import numba
+from numba import boolean as b, float32, int64 as i
+from tinyzo.engine.numba_vectors import TILE, tile_multiplier
+f = float32[::1]
+for bf16 in (False, True):
+    multiply = tile_multiplier(TILE, TILE.vectors, bf16)
+    @numba.njit((f, i, i, f, i, f, i, i, i, b))
+    def run(w, w_at, w_stride, x, x_at, c, c_at, c_stride, steps, first):
+        multiply(w, w_at, w_stride, x, x_at, c, c_at, c_stride, steps, first)
+    (assembly,) = run.inspect_asm().values()
+    lines = assembly.splitlines()
+    inner = [n for n, line in enumerate(lines) if "vdpbf16ps" in line or "vfmadd231ps" in line]
+    loop = lines[inner[0] : inner[-1] + 1]
+    print(sum("vdpbf16ps" in l for l in loop), sum("vfmadd231ps" in l for l in loop),
+          sum("zmm" in l for l in loop if "ps" in l) // len(inner), sum("%rsp" in l for l in loop))
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="LLVM here compiles for x86 only")
+def test_the_inner_loop_for_avx512_is_24_multiply_adds_and_no_spill():
+    """Compiled, not run: [dpbf16ps, fma, whether on 512 bits, uses of the stack] of each loop."""
+    features = "+avx2,+fma,+avx512f,+avx512vl,+avx512bw,+avx512dq,+avx512bf16"
+    environment = {"NUMBA_CPU_NAME": "sapphirerapids", "NUMBA_CPU_FEATURES": features}
+    found = subprocess.run(
+        [sys.executable, "-c", CROSS], env=os.environ | environment, capture_output=True, text=True
+    )
+    assert found.stdout.split("\n") == ["0 24 1 0", "24 0 1 0", ""], found.stderr
 
 
 @pytest.mark.parametrize("lanes", [4, 8, 16])
@@ -249,7 +281,12 @@ def test_every_kernel_is_compiled_once_and_for_all(name):
 
 def test_a_cold_cache_is_filled_by_a_child(monkeypatch, tmp_path):
     children = []
-    monkeypatch.setattr(numba_engine.subprocess, "run", lambda child, **_: children.append(child))
+
+    def run(child, **_):
+        children.append(child)
+        raise OSError("no child can be had")
+
+    monkeypatch.setattr(numba_engine.subprocess, "run", run)
     make = numba_engine.shared_engine.__wrapped__
     assert make(1).threads == 1 and children == []  # compile_kernels or another test came before
     later = Path(numba_kernels.__file__).stat().st_mtime + 1e6

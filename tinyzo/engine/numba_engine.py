@@ -7,6 +7,7 @@ threading layer; BLAS is never called from more than one. Only the files numba_*
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import subprocess
@@ -149,7 +150,8 @@ def shared_engine(threads: int | None = None) -> NumbaEngine:
     """
     if not _is_compiled():
         child = [sys.executable, "-m", "tinyzo.engine.numba_engine"]
-        subprocess.run(child, stdout=subprocess.DEVNULL, check=False)  # else compiled here
+        with contextlib.suppress(OSError):  # no child can be had: each is compiled when needed
+            subprocess.run(child, stdout=subprocess.DEVNULL, check=False)
     return NumbaEngine(threads)
 
 

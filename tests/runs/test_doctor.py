@@ -1,0 +1,322 @@
+"""`tinyzo doctor`: what each check says of a sound machine and of a broken one. No timings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from folders import SHAPES, random_tensors, write_model, write_tensors
+
+import tinyzo
+from tinyzo.cli import main
+from tinyzo.engine.engines import choose_engine
+from tinyzo.engine.numba_engine import NumbaEngine
+from tinyzo.engine.numpy_engine import NumpyView
+from tinyzo.models.opt import Config as OptConfig
+from tinyzo.models.roberta import Config as RobertaConfig
+from tinyzo.runs import doctor
+
+NAMES = ["python", "numpy", *doctor.PACKAGES, "cpu", "engine", "matmul", "noise"]
+VIEWS = {"numba": NumbaEngine(1, bf16=False), "numpy": NumpyView}
+FAMILIES = pytest.mark.parametrize("family", ["roberta", "opt"])
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch):
+    for name in ("ANDROID_ROOT", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "TINYZO_NO_NUMBA"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Everything but the measuring, which takes a second."""
+    monkeypatch.setattr(doctor, "speed", lambda views: iter(()))
+
+
+@pytest.fixture
+def one_round(monkeypatch):
+    monkeypatch.setattr(doctor, "timeit", lambda task, number: task() is None or 1.0)
+
+
+def by_name(checks):
+    found = {check["name"]: check for check in checks}
+    for check in found.values():
+        assert check.keys() == {"name", "ok", "value", "hint"}
+        assert [type(v) for v in check.values()] == [str, bool, str, str]
+        assert check["value"] and "\n" not in check["value"] + check["hint"]
+        assert check["ok"] or check["hint"]
+    return found
+
+
+def environment():
+    return by_name(doctor.environment())
+
+
+def broken_model(directory, family="roberta", **spoilt):
+    """A model folder, some tensors of which hold a value that is given, in one place."""
+    write_model(directory, family)
+    size = len(json.loads((directory / "vocab.json").read_text()))
+    tensors = random_tensors(family, **SHAPES[family], vocab_size=size)
+    for name, value in spoilt.items():
+        next(t for n, t in tensors.items() if n.endswith(name)).flat[-1] = value
+    write_tensors(directory / "model.safetensors", tensors)
+    return directory
+
+
+# --- the command ---
+
+
+def test_json_of_a_sound_machine(tmp_path, capsys):
+    """On a folder: every check in its place, and a document as the last line."""
+    assert main(["doctor", str(write_model(tmp_path / "model")), "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    document = json.loads(line)
+    assert document.keys() == {"ok", "checks"} and document["ok"] is True
+    found = by_name(document["checks"])
+    engine = choose_engine("auto", None)[0]
+    assert engine == "numba"
+    assert list(found) == [*NAMES, "z numba", "z numpy", "checkpoint"]
+    pattern = r"numba, threads: \d+ of our own, no threading layer; Tile\(lanes=\d+, rows=\d+, .*"
+    assert re.fullmatch(pattern, found["engine"]["value"]) and not found["engine"]["hint"]
+    assert re.fullmatch(r"numba [\d.]+ GF/s, NumPy alone [\d.]+", found["matmul"]["value"])
+    assert re.fullmatch(r"numba [\d.]+ ns an element", found["noise"]["value"])
+    assert not found["matmul"]["hint"]
+
+
+def test_lines_of_a_sound_machine(capsys, quick):
+    """Without a folder it is the shipped RoBERTa; a check is a line, its hint under it."""
+    assert main(["doctor"]) == 0
+    output = capsys.readouterr().out
+    checks = [line for line in output.splitlines() if not line.startswith(" ")]
+    assert {line[:4] for line in checks} == {"ok  "}
+    assert {line[16] for line in checks} == {" "} and " " not in {line[17] for line in checks}
+    assert re.search(r"\nok  z numpy      [0-9a-f]{16}\nok  checkpoint   .*roberta-tiny: ", output)
+
+
+def test_a_broken_checkpoint(tmp_path, capsys, quick):
+    path = broken_model(tmp_path / "model", **{"lm_head.bias": np.nan})
+    assert main(["doctor", str(path)]) == 1
+    output = capsys.readouterr().out
+    assert re.search(r"\nBAD checkpoint   .*\n {17}hint: .*not finite: lm_head\.bias\n", output)
+    assert main(["doctor", str(path), "--json"]) == 1
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    bad = [check["name"] for check in document["checks"] if not check["ok"]]
+    assert document["ok"] is False and bad == ["checkpoint"]
+
+
+@pytest.mark.parametrize("where", ["nowhere", "."])
+def test_what_is_no_model(tmp_path, capsys, monkeypatch, quick, where):
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor", where]) == 1
+    output = capsys.readouterr().out
+    assert "no such folder" in output or "none of model.safetensors" in output
+    assert re.search(r"\nBAD checkpoint   CheckpointError\(.*\n {17}hint: .", output)
+    assert "ok  z numba" in output
+
+
+def test_numba_is_not_imported_before_it_is_asked_for():
+    program = "import sys, tinyzo.cli; sys.exit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+# --- the environment ---
+
+
+def test_versions():
+    found = environment()
+    assert found["python"]["value"].startswith(sys.version.split()[0])
+    assert found["numpy"]["value"].startswith(f"{np.__version__}, BLAS ")
+    assert re.match(r"\d+\.\d", found["numba"]["value"]) and not found["numba"]["hint"]
+    assert all(check["ok"] for check in found.values())
+
+
+@pytest.mark.parametrize("android", [False, True])
+def test_missing_packages(monkeypatch, android):
+    monkeypatch.setattr(doctor.metadata, "distributions", lambda name: iter(()))
+    if android:
+        monkeypatch.setenv("ANDROID_ROOT", "/system")
+    found = environment()
+    assert {found[name]["value"] for name in doctor.PACKAGES} == {"missing"}
+    assert [name for name in found if not found[name]["ok"]] == ["tqdm"]
+    how = doctor.TERMUX if android else "pip install"
+    assert found["numba"]["hint"] == f"the NumPy engine computes; {how} numba"
+    assert found["tokenizers"]["hint"] == f"our own BPE makes the same ids; {how} tokenizers"
+    assert found["tqdm"]["hint"] == f"finetune needs it; {how} tqdm"
+
+
+def test_android_by_its_platform(monkeypatch):
+    monkeypatch.setattr(doctor.metadata, "distributions", lambda name: iter(()))
+    monkeypatch.setattr(doctor.sys, "platform", "android")
+    assert "--only-binary :all: --no-deps numba" in environment()["numba"]["hint"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("vendor_id : x\nmodel name\t: A CPU @ 2 GHz\nmodel name\t: B\n", "A CPU @ 2 GHz"),
+        ("processor\t: 0\nHardware\t: Some Phone\n", "Some Phone"),
+        ("processor\t: 0\n", "unknown"),
+        (None, "unknown"),
+    ],
+)
+def test_cpu(monkeypatch, tmp_path, text, name):
+    monkeypatch.setattr(doctor, "CPUINFO", tmp_path / "cpuinfo")
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    assert environment()["cpu"]["value"].startswith(f"{name}, ")
+
+
+def test_numpy_built_without_blas(monkeypatch):
+    monkeypatch.setattr(doctor.np, "show_config", lambda mode: {})
+    assert "BLAS none, vectors none" in environment()["numpy"]["value"]
+
+
+# --- engines ---
+
+
+def test_without_numba(monkeypatch, tmp_path, one_round):
+    monkeypatch.setitem(sys.modules, "tinyzo.engine.numba_engine", None)
+    found = by_name(doctor.examine(write_model(tmp_path / "model")))
+    assert list(found) == [*NAMES, "z numpy", "checkpoint"]
+    assert found["engine"]["value"] == "numpy" and "pip install numba" in found["engine"]["hint"]
+    assert found["noise"]["value"].startswith("numpy ")
+    assert all(check["ok"] for check in found.values())
+
+
+@pytest.mark.parametrize("name", ["OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"])
+def test_what_slows_numpy(monkeypatch, one_round, name):
+    monkeypatch.setenv(name, "1")
+    check = by_name(doctor.speed({"numpy": NumpyView}))["matmul"]
+    assert check["ok"] and check["hint"] == f"NumPy is slower with {name}: unset it"
+
+
+def test_bits_of_z(monkeypatch):
+    z = tinyzo.noise(12, "w", (150_000,))
+    assert hashlib.sha256(z).hexdigest() == doctor.Z_SHA256
+    assert [check["ok"] for check in doctor.z(VIEWS)] == [True, True]
+
+    class OneUlp(NumpyView):
+        @staticmethod
+        def fold(weights, name, factors, salt):
+            NumpyView.fold(weights, name, factors, salt)
+            stored = weights.stored(name)
+            stored[-1] = np.nextafter(stored[-1], np.float32(9))
+
+    found = by_name(doctor.z({"numba": OneUlp, "numpy": NumpyView}))
+    assert [check["ok"] for check in found.values()] == [False, True]
+    assert found["z numba"]["hint"] == f"not {doctor.Z_SHA256[:16]}: report this"
+
+
+def test_an_engine_that_fails_is_a_finding(monkeypatch, tmp_path):
+    class Failing(NumpyView):
+        def __init__(self, weights, probes):
+            raise RuntimeError("LLVM ERROR:\nnot this CPU")
+
+    monkeypatch.setattr(doctor, "choose_engine", lambda name, threads: (name, Failing))
+    found = by_name(doctor.examine(write_model(tmp_path / "model")))
+    for name in ("speed", "checkpoint"):
+        assert found[name]["value"] == r"RuntimeError('LLVM ERROR:\nnot this CPU')"
+        assert (found[name]["ok"], found[name]["hint"]) == (False, "report this")
+    assert found["z numpy"]["ok"]  # the rest is still looked at
+
+
+# --- the checkpoint ---
+
+
+@FAMILIES
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+def test_engines_agree(tmp_path, monkeypatch, quick, family, dtype):
+    path = write_model(tmp_path / "model", family, dtype)
+    check = by_name(doctor.examine(path))["checkpoint"]
+    value = re.escape(f"{path}: numba and numpy agree to ") + r"\d\.\de-\d\d of max \|logit\|"
+    assert check["ok"] and re.fullmatch(value, check["value"]) and not check["hint"]
+
+
+def test_bfloat16_is_not_multiplied_as_such(tmp_path, monkeypatch, quick):
+    """Where the CPU can, the engine does, and then differs by the rounding of activations."""
+    seen = {}
+    monkeypatch.setattr(doctor, "checkpoint", lambda views, path: iter(seen.update(views) or ()))
+    list(doctor.examine(tmp_path))
+    assert seen["numba"].bf16 is False and seen["numpy"] is NumpyView
+
+
+@FAMILIES
+def test_an_engine_that_computes_wrongly(tmp_path, family):
+    class Wrong(NumpyView):
+        def norm(self, name, x, ln_eps):
+            return super().norm(name, x, ln_eps) * np.float32(1 + 1e-4 * (x > 0))
+
+    path = write_model(tmp_path / "model", family)
+    check = by_name(doctor.checkpoint({"wrong": Wrong, "numpy": NumpyView}, path))["checkpoint"]
+    assert not check["ok"] and check["hint"] == "2e-5 is due; not finite: none"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["word_embeddings.weight", "0.output.dense.weight"])
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # the command ignores them
+def test_weights_that_are_not_finite(tmp_path, name, value):
+    path = broken_model(tmp_path / "model", **{name: value})
+    check = by_name(doctor.checkpoint(VIEWS, path))["checkpoint"]
+    assert not check["ok"] and check["hint"].endswith(name)
+
+
+def test_an_unused_row_that_is_not_finite(tmp_path):
+    """The logits are right, and the checkpoint is still broken."""
+    path = broken_model(tmp_path / "model", **{"position_embeddings.weight": np.nan})
+    check = by_name(doctor.checkpoint(VIEWS, path))["checkpoint"]
+    assert not check["ok"] and "position_embeddings.weight" in check["hint"]
+    assert "nan" not in check["value"]
+
+
+def test_at_most_three_names(tmp_path):
+    names = "query.weight", "key.weight", "value.weight", "query.bias"
+    path = broken_model(tmp_path / "model", **dict.fromkeys(names, np.nan))
+    check = by_name(doctor.checkpoint(VIEWS, path))["checkpoint"]
+    assert check["hint"].count("roberta.encoder") == 3
+
+
+# --- known checkpoints ---
+
+
+def test_the_table_of_known_checkpoints():
+    assert {name: (what, near) for name, what, near, _ in doctor.PUBLISHED.values()} == {
+        "roberta-base": ("logits", 1e-4), "opt-350m": ("hidden", 5e-5),
+    }  # fmt: skip
+    for (family, vocabulary, *_), (*_, values) in doctor.PUBLISHED.items():
+        config = {"roberta": RobertaConfig, "opt": OptConfig}[family]()
+        assert config.vocab_size == vocabulary > max(doctor.IDS)
+        assert len(values) == 9
+
+
+@FAMILIES
+def test_a_known_checkpoint(tmp_path, monkeypatch, family):
+    """A table made for a tiny model; the values come from another way to the same numbers."""
+    path, method = write_model(tmp_path / family, family), {"roberta": "logits", "opt": "hidden"}
+    model = tinyzo.load(path, engine="numpy")
+    ids = [i % model.config.vocab_size for i in doctor.IDS]
+    values = getattr(model, method[family])([ids])[0][:3, :3].ravel().tolist()
+    key = (family, model.config.vocab_size, 16, 2, 2)
+    found = {}
+    for name, offset in (("near", 9e-5), ("far", 2e-4)):
+        table = {key: (name, method[family], 1e-4, [*values[:8], values[8] + offset])}
+        monkeypatch.setattr(doctor, "PUBLISHED", table)
+        found |= by_name(doctor.checkpoint(VIEWS, path))
+    assert found["near"]["ok"] and not found["near"]["hint"]
+    assert found["near"]["value"].startswith(f"{method[family]} within 9.0e-05 of the published")
+    assert found["far"]["ok"]  # a tuned model has the same shape
+    assert found["far"]["hint"].startswith("beyond 0.0001: not the published weights")
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_another_shape_is_not_compared(tmp_path, monkeypatch, place):
+    path = write_model(tmp_path / "model")
+    key = ["roberta", tinyzo.load(path).config.vocab_size, 16, 2, 2]
+    key[place] = "opt" if place == 0 else key[place] + 1
+    table = {tuple(key): ("known", "logits", 1e-4, [0.0] * 9)}
+    monkeypatch.setattr(doctor, "PUBLISHED", table)
+    assert list(by_name(doctor.checkpoint(VIEWS, path))) == ["checkpoint"]
