@@ -68,7 +68,7 @@ TILES = [Tile(16, 8, 3, True, ""), Tile(8, 4, 3, True, ""), Tile(4, 8, 2, True, 
 def test_a_tile_is_a_small_matmul(tile, bf16):
     random, steps, stride = np.random.RandomState(0), 7, 11
     for vectors in range(1, tile.vectors + 1):
-        width, multiply = tile.lanes * vectors, tile_multiplier(tile, vectors, bf16)
+        width, multiply = tile.lanes * vectors, tile_multiplier(tile)
         w, x = random.standard_normal((tile.rows, stride)), random.standard_normal((steps, width))
         if bf16:  # a word is two bfloat16, neighbours in k
             w, x = (
@@ -85,8 +85,8 @@ def test_a_tile_is_a_small_matmul(tile, bf16):
 
         @numba.njit
         def twice(w, x, c, steps, stride, c_stride, multiply=multiply):
-            multiply(w, 1, stride, x, 2, c, 9, c_stride, steps, True)
-            multiply(w, 1, stride, x, 2, c, 9, c_stride, steps, False)
+            multiply(bf16, c_stride, w, 1, stride, x, 2, c, 9, c_stride, steps, True)
+            multiply(bf16, c_stride, w, 1, stride, x, 2, c, 9, c_stride, steps, False)
 
         twice(w, x, c, steps, stride, width)
         found = c[9 : 9 + exact.size].reshape(exact.shape)
@@ -98,12 +98,12 @@ CROSS = """
 import numba
 from numba import boolean as b, float32, int64 as i
 from tinyzo.engine.numba_vectors import TILE, tile_multiplier
-f = float32[::1]
+f, width = float32[::1], TILE.width
 for bf16 in (False, True):
-    multiply = tile_multiplier(TILE, TILE.vectors, bf16)
+    multiply = tile_multiplier(TILE)
     @numba.njit((f, i, i, f, i, f, i, i, i, b))
     def run(w, w_at, w_stride, x, x_at, c, c_at, c_stride, steps, first):
-        multiply(w, w_at, w_stride, x, x_at, c, c_at, c_stride, steps, first)
+        multiply(bf16, width, w, w_at, w_stride, x, x_at, c, c_at, c_stride, steps, first)
     (assembly,) = run.inspect_asm().values()
     lines = assembly.splitlines()
     inner = [n for n, line in enumerate(lines) if "vdpbf16ps" in line or "vfmadd231ps" in line]

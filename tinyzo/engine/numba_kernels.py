@@ -244,29 +244,15 @@ def fold(raw, storage, terms, salt_0, salt_1, scratch, counters):
 
 # -- matmul ----------------------------------------------------------------------------------
 
-_one, _two, _three = (tile_multiplier(TILE, min(v, TILE.vectors), False) for v in (1, 2, 3))
-_one_b, _two_b, _three_b = (tile_multiplier(TILE, min(v, TILE.vectors), True) for v in (1, 2, 3))
-transpose = square_transpose(LANES)
+multiply_tile, transpose = tile_multiplier(TILE), square_transpose(LANES)
 
 
 @kernel
 def multiply(bf16, width, n, w, w_at, w_stride, x, x_at, c, c_at, c_stride, steps, first):
-    """n rows of C by tiles as wide as the panel of X is; n is rounded up to ROWS."""
+    """n rows of C, rounded up to ROWS, by tiles as wide as the panel of X is."""
     for j in range(0, n, ROWS):
         wj, cj = w_at + j * w_stride, c_at + j * c_stride
-        if bf16:
-            if width == 3 * LANES:
-                _three_b(w, wj, w_stride, x, x_at, c, cj, c_stride, steps, first)
-            elif width == 2 * LANES:
-                _two_b(w, wj, w_stride, x, x_at, c, cj, c_stride, steps, first)
-            else:
-                _one_b(w, wj, w_stride, x, x_at, c, cj, c_stride, steps, first)
-        elif width == 3 * LANES:
-            _three(w, wj, w_stride, x, x_at, c, cj, c_stride, steps, first)
-        elif width == 2 * LANES:
-            _two(w, wj, w_stride, x, x_at, c, cj, c_stride, steps, first)
-        else:
-            _one(w, wj, w_stride, x, x_at, c, cj, c_stride, steps, first)
+        multiply_tile(bf16, width, w, wj, w_stride, x, x_at, c, cj, c_stride, steps, first)
 
 
 @kernel

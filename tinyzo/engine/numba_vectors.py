@@ -11,6 +11,7 @@ loops, half the words, and another multiply-add: dpbf16ps, bfdot, or widening by
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
@@ -56,6 +57,10 @@ def choose_tile(features: set[str], triple: str) -> Tile:
     return Tile(4, 4, 2, False, "")
 
 
+DOTS = {
+    "avx512bf16": "llvm.x86.avx512bf16.dpbf16ps.512",
+    "bfdot": "llvm.aarch64.neon.bfdot.v4f32.v8bf16",
+}
 TILE = choose_tile(cpu_features(), llvm.get_process_triple())
 
 
@@ -70,146 +75,152 @@ class _Bfloat(ir.Type):  # llvmlite has no name for it
         return hash(_Bfloat)
 
 
-def _call(builder: Any, name: str, *arguments: Any) -> Any:
-    """A call of an LLVM intrinsic whose result is of its first argument's type."""
-    kinds = [a.type for a in arguments]
-    function = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(kinds[0], kinds), name
-    )
-    return builder.call(function, arguments)
+class _Code:
+    """Writes vector code into a function of Numba's: vectors of `lanes` float32."""
+
+    def __init__(self, context: Any, builder: Any, lanes: int) -> None:
+        self.context, self.builder, self.lanes = context, builder, lanes
+        self.vector = ir.VectorType(F32, lanes)
+        self.zero = ir.Constant(self.vector, [0.0] * lanes)
+
+    def pointer(self, kind: Any, array: Any, at: Any) -> Any:
+        """To element `at` of a Numba array."""
+        data = self.context.make_array(kind)(self.context, self.builder, array).data
+        return self.builder.gep(data, [at])
+
+    def element(self, base: Any, i: int, stride: Any, j: Any) -> Any:
+        """To base[i stride + j]."""
+        row = self.builder.mul(stride, ir.Constant(I64, i))
+        return self.builder.gep(base, [self.builder.add(row, j)])
+
+    def place(self, base: Any, i: int, stride: Any, j: int = 0) -> Any:
+        """To the vector that begins at base[i stride + j]."""
+        element = self.element(base, i, stride, ir.Constant(I64, j))
+        return self.builder.bitcast(element, self.vector.as_pointer())
+
+    def load(self, *place: Any) -> Any:
+        return self.builder.load(self.place(*place), align=4)
+
+    def store(self, value: Any, *place: Any) -> None:
+        self.builder.store(value, self.place(*place), align=4)
+
+    def shuffle(self, a: Any, b: Any, lanes: list[int]) -> Any:
+        """Lanes of a, then of b, by number."""
+        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, self.lanes), lanes))
+
+    def spread(self, word: Any) -> Any:
+        """One float in all lanes."""
+        first = self.builder.insert_element(self.zero, word, ir.Constant(I32, 0))
+        return self.shuffle(first, first, [0] * self.lanes)
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """An instruction that LLVM knows by name; its result is of its first argument's type."""
+        kinds = [a.type for a in arguments]
+        kind = ir.FunctionType(kinds[0], kinds)
+        return self.builder.call(
+            cgutils.get_or_insert_function(self.builder.module, kind, name), arguments
+        )
+
+    def multiply_add(self, tile: Tile, a: Any, b: Any, total: Any) -> Any:
+        """a b + total, of floats."""
+        if tile.has_fma:
+            return self.call(f"llvm.fma.v{self.lanes}f32", a, b, total)
+        return self.builder.fadd(total, self.builder.fmul(a, b))
+
+    def multiply_add_pairs(self, tile: Tile, a: Any, b: Any, total: Any) -> Any:
+        """The same of pairs of bfloat16, their products summed in float32."""
+        if tile.bf16:
+            pairs = ir.VectorType(_Bfloat(), 2 * self.lanes)
+            a, b = self.builder.bitcast(a, pairs), self.builder.bitcast(b, pairs)
+            return self.call(DOTS[tile.bf16], total, a, b)
+        words = ir.VectorType(I32, self.lanes)
+        a, b = self.builder.bitcast(a, words), self.builder.bitcast(b, words)
+        for widen, by in (self.builder.shl, 16), (self.builder.and_, -65536):
+            by = ir.Constant(words, [by] * self.lanes)
+            halves = (self.builder.bitcast(widen(v, by), self.vector) for v in (a, b))
+            total = self.multiply_add(tile, *halves, total)
+        return total
 
 
-def _multiply_add(builder: Any, tile: Tile, bf16: bool, a: Any, b: Any, total: Any) -> Any:
-    """total + a * b for vectors of words."""
+def _multiply(code: _Code, tile: Tile, vectors: int, bf16: bool, w, x, c, steps, first) -> None:
+    """One size of tile. w, c: (pointer, elements from row to row); x: pointer."""
+    builder, width = code.builder, ir.Constant(I64, vectors * code.lanes)
+    multiply_add = code.multiply_add_pairs if bf16 else code.multiply_add
+    before, loop, after = builder.block, *map(builder.append_basic_block, ("k", "sum"))
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    k = builder.phi(I64)
+    k.add_incoming(ir.Constant(I64, 0), before)
+    tiles = [(i, j) for i in range(tile.rows) for j in range(vectors)]
+    totals = {ij: builder.phi(code.vector) for ij in tiles}
+    row = builder.gep(x, [builder.mul(k, width)])
+    xs = [code.load(row, 0, width, j * code.lanes) for j in range(vectors)]
+    for i in range(tile.rows):
+        spread = code.spread(builder.load(code.element(w[0], i, w[1], k)))
+        for j in range(vectors):
+            total = totals[i, j]
+            total.add_incoming(code.zero, before)
+            totals[i, j] = multiply_add(tile, spread, xs[j], total)
+            total.add_incoming(totals[i, j], loop)
+    k_next = builder.add(k, ir.Constant(I64, 1))
+    k.add_incoming(k_next, loop)
+    builder.cbranch(builder.icmp_signed("<", k_next, steps), loop, after)
+    builder.position_at_end(after)
+    for i, j in tiles:
+        place = *(c[0], i, c[1]), j * code.lanes
+        old = builder.select(first, code.zero, code.load(*place))
+        code.store(builder.fadd(old, totals[i, j]), *place)
 
-    def add_product(x: Any, y: Any, total: Any) -> Any:
-        if tile.has_fma:  # the first argument gives _call the type of the result
-            return _call(builder, f"llvm.fma.v{tile.lanes}f32", x, y, total)
-        return builder.fadd(total, builder.fmul(x, y))
 
-    if not bf16:
-        return add_product(a, b, total)
-    if tile.bf16:
-        name = {
-            "avx512bf16": "llvm.x86.avx512bf16.dpbf16ps.512",
-            "bfdot": "llvm.aarch64.neon.bfdot.v4f32.v8bf16",
-        }[tile.bf16]
-        pairs = ir.VectorType(_Bfloat(), 2 * tile.lanes)
-        return _call(builder, name, total, builder.bitcast(a, pairs), builder.bitcast(b, pairs))
-    words = ir.VectorType(I32, tile.lanes)
-    a, b = builder.bitcast(a, words), builder.bitcast(b, words)
-    shift, mask = (ir.Constant(words, [n] * tile.lanes) for n in (16, -65536))
-    for half in (lambda v: builder.shl(v, shift), lambda v: builder.and_(v, mask)):
-        total = add_product(*(builder.bitcast(half(v), total.type) for v in (a, b)), total)
-    return total
+def tile_multiplier(tile: Tile) -> Any:
+    """The intrinsic (bf16, width, w, w_at, w_stride, x, x_at, c, c_at, c_stride, steps, first).
 
-
-def _pointer(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
-    return builder.gep(context.make_array(kind)(context, builder, array).data, [at])
-
-
-def tile_multiplier(tile: Tile, vectors: int, bf16: bool) -> Any:
-    """The intrinsic (w, w_at, w_stride, x, x_at, c, c_at, c_stride, steps, first) for one tile.
-
-    C[i, j] = sum over k of W[i, k] X[k, j], added to what C holds unless `first`; f32 arrays of
-    words, each with the index of its first word and of its rows; X's rows are as wide as the tile.
+    C[i, j] = sum over k of W[i, k] X[k, j], added to what C holds unless `first`, for the tile's
+    rows i and j < width, a multiple of its lanes. f32 arrays of words, each with the index of its
+    first word and the words from row to row; X's rows are `width` wide.
     """
-    vector = ir.VectorType(F32, tile.lanes)
-    width = tile.lanes * vectors
 
     @intrinsic
-    def multiply_tile(_, w, w_at, w_stride, x, x_at, c, c_at, c_stride, steps, first):
+    def multiply_tile(_, bf16, width, w, w_at, w_stride, x, x_at, c, c_at, c_stride, steps, first):
         def generate(context, builder, signature, arguments):
-            w, w_at, w_stride, x, x_at, c, c_at, c_stride, steps, first = arguments
-            kinds = signature.args
-            w = _pointer(context, builder, kinds[0], w, w_at)
-            x = _pointer(context, builder, kinds[3], x, x_at)
-            c = _pointer(context, builder, kinds[5], c, c_at)
-
-            def number(n: int) -> Any:
-                return ir.Constant(I64, n)
-
-            def load(base: Any, at: Any) -> Any:
-                place = builder.bitcast(builder.gep(base, [at]), vector.as_pointer())
-                return builder.load(place, align=4)
-
-            entry, loop, done = (
-                builder.block, builder.append_basic_block("k"), builder.append_basic_block("done"),
-            )  # fmt: skip
-            builder.branch(loop)
-            builder.position_at_end(loop)
-            k = builder.phi(I64)
-            k.add_incoming(number(0), entry)
-            totals = [[builder.phi(vector) for _ in range(vectors)] for _ in range(tile.rows)]
-            xs = [
-                load(x, builder.add(builder.mul(k, number(width)), number(j * tile.lanes)))
-                for j in range(vectors)
-            ]
-            sums = []
-            for i in range(tile.rows):
-                at = builder.add(builder.mul(w_stride, number(i)), k)
-                word = builder.load(builder.gep(w, [at]))
-                blank = ir.Constant(vector, ir.Undefined)
-                spread = builder.shuffle_vector(
-                    builder.insert_element(blank, word, ir.Constant(I32, 0)), blank,
-                    ir.Constant(ir.VectorType(I32, tile.lanes), [0] * tile.lanes),
-                )  # fmt: skip
-                sums.append([
-                    _multiply_add(builder, tile, bf16, spread, xs[j], totals[i][j])
-                    for j in range(vectors)
-                ])  # fmt: skip
-            next_k = builder.add(k, number(1))
-            k.add_incoming(next_k, builder.block)
-            zero = ir.Constant(vector, [0.0] * tile.lanes)
-            for i in range(tile.rows):
-                for j in range(vectors):
-                    totals[i][j].add_incoming(zero, entry)
-                    totals[i][j].add_incoming(sums[i][j], builder.block)
-            builder.cbranch(builder.icmp_signed("<", next_k, steps), loop, done)
-            builder.position_at_end(done)
-            for i in range(tile.rows):
-                for j in range(vectors):
-                    at = builder.add(builder.mul(c_stride, number(i)), number(j * tile.lanes))
-                    old = builder.select(first, zero, load(c, at))
-                    place = builder.bitcast(builder.gep(c, [at]), vector.as_pointer())
-                    builder.store(builder.fadd(old, sums[i][j]), place, align=4)
+            bf16, width, w, w_at, w_stride, x, x_at, c, c_at, c_stride, steps, first = arguments
+            code, kinds = _Code(context, builder, tile.lanes), signature.args
+            w = code.pointer(kinds[2], w, w_at), w_stride
+            x, c = code.pointer(kinds[5], x, x_at), (code.pointer(kinds[7], c, c_at), c_stride)
+            for vectors, pairs in itertools.product(range(1, tile.vectors + 1), (False, True)):
+                size = ir.Constant(I64, vectors * tile.lanes)
+                kind = builder.icmp_signed("==", bf16, ir.Constant(bf16.type, pairs))
+                wanted = builder.and_(builder.icmp_signed("==", width, size), kind)
+                with builder.if_then(wanted):
+                    _multiply(code, tile, vectors, pairs, w, x, c, steps, first)
             return context.get_dummy_value()
 
-        i64 = types.int64
-        return types.void(w, i64, i64, x, i64, c, i64, i64, i64, types.boolean), generate
+        i, yes = types.int64, types.boolean
+        return types.void(yes, i, w, i, i, x, i, c, i, i, i, yes), generate
 
     return multiply_tile
 
 
 def square_transpose(lanes: int) -> Any:
     """The intrinsic (a, a_at, a_stride, b, b_at, b_stride): b[j, i] = a[i, j], i, j < lanes."""
-    vector = ir.VectorType(F32, lanes)
 
     @intrinsic
     def transpose(_, a, a_at, a_stride, b, b_at, b_stride):
         def generate(context, builder, signature, arguments):
             a, a_at, a_stride, b, b_at, b_stride = arguments
-            a = _pointer(context, builder, signature.args[0], a, a_at)
-            b = _pointer(context, builder, signature.args[3], b, b_at)
-
-            def row(base: Any, stride: Any, i: int) -> Any:
-                place = builder.gep(base, [builder.mul(stride, ir.Constant(I64, i))])
-                return builder.bitcast(place, vector.as_pointer())
-
-            rows = [builder.load(row(a, a_stride, i), align=4) for i in range(lanes)]
+            code, kinds = _Code(context, builder, lanes), signature.args
+            a, b = code.pointer(kinds[0], a, a_at), code.pointer(kinds[3], b, b_at)
+            rows = [code.load(a, i, a_stride) for i in range(lanes)]
             s = 1
             while s < lanes:  # swap the off-diagonal squares of size s of each square of 2 s
                 low = [i if not i & s else lanes + i - s for i in range(lanes)]
                 high = [i + s if not i & s else lanes + i for i in range(lanes)]
-                masks = (ir.Constant(ir.VectorType(I32, lanes), m) for m in (low, high))
-                low, high = masks
                 for i in (i for i in range(lanes) if not i & s):
                     pair = rows[i], rows[i + s]
-                    rows[i] = builder.shuffle_vector(*pair, low)
-                    rows[i + s] = builder.shuffle_vector(*pair, high)
+                    rows[i], rows[i + s] = code.shuffle(*pair, low), code.shuffle(*pair, high)
                 s *= 2
             for i in range(lanes):
-                builder.store(rows[i], row(b, b_stride, i), align=4)
+                code.store(rows[i], b, i, b_stride)
             return context.get_dummy_value()
 
         i64 = types.int64
@@ -224,7 +235,7 @@ def fetch_add(_, counters, at, n):
 
     def generate(context, builder, signature, arguments):
         counters, at, n = arguments
-        place = _pointer(context, builder, signature.args[0], counters, at)
+        place = _Code(context, builder, 1).pointer(signature.args[0], counters, at)
         return builder.atomic_rmw("add", place, n, "seq_cst")
 
     return types.int64(counters, types.int64, types.int64), generate
