@@ -55,7 +55,8 @@ class NumbaEngine:
         """threads: None for one on each fast CPU. bf16: multiply bfloat16 weights as bfloat16."""
         cpus = fast_cpus()
         self.threads, self.bf16 = threads or len(cpus), bf16
-        self._cpus = cpus if hasattr(os, "sched_setaffinity") else None
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, cpus)  # of this thread and those that it starts
         self._todo: SimpleQueue = SimpleQueue()
         self._scratch = [np.empty(0, np.float32)] * self.threads
         self._packed = np.empty(0, np.float32)
@@ -66,8 +67,6 @@ class NumbaEngine:
         return NumbaView(weights, probes, self)
 
     def _work(self) -> None:
-        if self._cpus:
-            os.sched_setaffinity(0, self._cpus)
         while True:
             kernel, arguments, done = self._todo.get()
             try:
