@@ -207,7 +207,7 @@ def test_inspect(home, capsys, family):
     assert result["parameters"] == result["trainable"] == sum(sizes)
     assert result["bytes"] == 4 * sum(sizes)
     assert result["types"] == {"F32": len(sizes)}
-    assert result["plan"].keys() == {"interpreter", "weights", "tiles", "activations"}
+    assert result["plan"].keys() >= {"interpreter", "weights", "tiles", "activations"}
     assert result["plan_bytes"] == sum(result["plan"].values())
     huge = document(capsys, "inspect", home / family, "--tokens", 10**12)
     assert huge["plan_bytes"] > 10**12  # a plan allocates nothing

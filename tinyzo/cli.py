@@ -20,7 +20,7 @@ import numpy as np
 from tinyzo.engine.noise import FORMAT
 from tinyzo.errors import DataError, TinyzoError, UsageError
 from tinyzo.models.model import DTYPES, Model, load
-from tinyzo.runs import evaluate, export, memory, train
+from tinyzo.runs import doctor, evaluate, export, memory, train
 from tinyzo.runs.data import bind_task, load_data, load_evaluation
 from tinyzo.runs.journal import read_journal
 from tinyzo.runs.run import Run
@@ -95,6 +95,8 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("path", nargs="?", default=Settings.model, metavar="DIR|RUN")
     sub.add_argument("--batch-size", type=_count, default=8, help="for the memory plan")
     sub.add_argument("--tokens", type=_count, default=64, help="a sequence, for the memory plan")
+    sub = command("doctor", "environment, speed, and whether a model computes well", diagnose)
+    sub.add_argument("path", nargs="?", default=Settings.model, metavar="DIR")
     return parser
 
 
@@ -266,6 +268,16 @@ def inspect(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def diagnose(options: argparse.Namespace) -> dict[str, Any]:
+    """A line for each check, as it is made, with what to do below."""
+    checks = []
+    for check in doctor.examine(Settings(model=options.path).model_path):
+        checks.append(check)
+        hint = f"\n{'':17}hint: {check['hint']}" if check["hint"] else ""
+        _say(options, f"{'ok' if check['ok'] else 'BAD':4}{check['name']:13}{check['value']}{hint}")
+    return {"ok": all(check["ok"] for check in checks), "checks": checks}
+
+
 def _say(options: argparse.Namespace, text: str) -> None:
     if not options.json:
         print(text)
@@ -282,7 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json and result is not None:
             print(json.dumps(result))
         print(end="", flush=True)
-        return 0
+        return 0 if (result or {}).get("ok", True) else 1  # the doctor's
     except TinyzoError as error:
         return _fail(error, error.exit_code)
     except KeyboardInterrupt:

@@ -39,8 +39,8 @@ def quick(monkeypatch):
 
 
 @pytest.fixture
-def one_round(monkeypatch):
-    monkeypatch.setattr(doctor, "timeit", lambda task, number: task() is None or 1.0)
+def unmeasured(monkeypatch):
+    monkeypatch.setattr(doctor, "timeit", lambda task, number: 1.0)
 
 
 def by_name(checks):
@@ -179,7 +179,7 @@ def test_numpy_built_without_blas(monkeypatch):
 # --- engines ---
 
 
-def test_without_numba(monkeypatch, tmp_path, one_round):
+def test_without_numba(monkeypatch, tmp_path, unmeasured):
     monkeypatch.setitem(sys.modules, "tinyzo.engine.numba_engine", None)
     found = by_name(doctor.examine(write_model(tmp_path / "model")))
     assert list(found) == [*NAMES, "z numpy", "checkpoint"]
@@ -189,7 +189,7 @@ def test_without_numba(monkeypatch, tmp_path, one_round):
 
 
 @pytest.mark.parametrize("name", ["OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"])
-def test_what_slows_numpy(monkeypatch, one_round, name):
+def test_what_slows_numpy(monkeypatch, unmeasured, name):
     monkeypatch.setenv(name, "1")
     check = by_name(doctor.speed({"numpy": NumpyView}))["matmul"]
     assert check["ok"] and check["hint"] == f"NumPy is slower with {name}: unset it"

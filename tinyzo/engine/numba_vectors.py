@@ -57,6 +57,7 @@ def choose_tile(features: set[str], triple: str) -> Tile:
     return Tile(4, 4, 2, False, "")
 
 
+FEATURES = ("avx2", "fma", "avx512f", "avx512bf16", "neon", "bf16")  # that choose the tile
 DOTS = {
     "avx512bf16": "llvm.x86.avx512bf16.dpbf16ps.512",
     "bfdot": "llvm.aarch64.neon.bfdot.v4f32.v8bf16",
