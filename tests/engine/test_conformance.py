@@ -135,9 +135,7 @@ def test_folded_bytes(name, dtype, engine, kind, terms, decay):
             w = w * np.float32(1 - decay)
         for seed, coefficient in terms:
             w = w + np.float32(coefficient) * tinyzo.noise(seed, tensor, raw.shape, kind)
-        bits = noise.words(
-            noise.key(terms[0][0], tensor, "rounding"), noise.counters(0, raw.shape)
-        )
+        bits = noise.words(noise.key(terms[0][0], tensor, "rounding"), noise.counters(0, raw.shape))
         expected[tensor] = narrow(w, raw.dtype, bits).tobytes()
     weights.add(terms, decay)
     assert raw_bytes(weights) == expected

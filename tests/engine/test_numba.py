@@ -177,7 +177,8 @@ def test_linear_of_any_size_is_the_oracle(count, rows, inner, bf16):
             assert np.abs(found - expected).max() < tolerance
             picked = np.array([rows - 1, 0, rows // 2, 0])
             scores = weights.view(probes).scores("w.weight", x, picked, "w.bias")
-            assert np.abs(scores - (found - residual)[..., picked]).max() < 1e-5
+            exact = expected - residual  # a decoder is multiplied in float32 in any case
+            assert np.abs(scores - exact[..., picked]).max() < 4 * (inner + 8) * 2.0**-24
 
 
 def test_bf16_products_round_each_operand_and_sum_in_float32():

@@ -217,8 +217,13 @@ class NumbaView(NumpyView):
         bias: np.ndarray = NOTHING[2],
         residual: np.ndarray = NOTHING[3],
     ) -> np.ndarray:
-        """x W^T + bias + residual of the given rows of W: f32[P, N, R]. bias: f32[P, R]."""
+        """x W^T + bias + residual of the given rows of W: f32[P, N, R]. bias: f32[P, R].
+
+        Rows, so a decoder's, are multiplied in float32 whatever the storage: products in bfloat16
+        there cost more of the projected gradient than in all layers below (docs/decisions.md).
+        """
         terms, engine, (height, width) = self._terms(name), self._engine, self.weights.shape(name)
+        bf16 = engine.bf16 and rows is None and self.weights.dtype(name) == np.uint16
         rows = np.arange(height) if rows is None else rows
         if x.shape[2] != width:
             raise ShapeError(
@@ -227,7 +232,6 @@ class NumbaView(NumpyView):
             )
         out = self.empty(x, len(rows))
         copies, count, columns = out.shape
-        bf16 = engine.bf16 and self.weights.dtype(name) == np.uint16
         block = min(BLOCK, max(2 * LANES, padded(columns // (4 * engine.threads), 2 * LANES)))
         tokens, words = padded(count, LANES), -(-width // (2 if bf16 else 1))
         tiles = len(terms.seeds) * block * DEPTH
@@ -247,9 +251,8 @@ class NumbaView(NumpyView):
     def scores(
         self, name: str, h: np.ndarray, rows: np.ndarray | None = None, bias: str | None = None
     ) -> np.ndarray:
-        b = NOTHING[2] if bias is None else self.vector(bias)[:, 0]
-        if bias is not None and rows is not None:
-            b = np.ascontiguousarray(b[:, rows])
+        rows = np.arange(self.weights.shape(name)[0]) if rows is None else rows
+        b = NOTHING[2] if bias is None else np.ascontiguousarray(self.vector(bias)[:, 0, rows])
         return self.multiply_rows(name, h, rows, b)
 
     def project(
