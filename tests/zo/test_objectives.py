@@ -96,6 +96,40 @@ def test_candidates_of_any_number_and_length(sizes):
         assert np.isneginf(row[n:]).all()
 
 
+def one_token_examples() -> list[Example]:
+    candidates = [((5,), (9,)), ((9,), (5,)), ((3,), (4,), (28,))]
+    return [Example((2, 7 + i, 11), c, -1, i % 2, "") for i, c in enumerate(candidates)]
+
+
+def test_candidates_of_one_token_read_only_their_rows(monkeypatch):
+    """The same loss as from log p, without the sum over the vocabulary, which they share."""
+    model, examples = MODELS["opt"](), one_token_examples()
+    expected = 0.0
+    for example in examples:
+        number = range(len(example.candidates))
+        log_p = np.array([token_log_p(model, example, c)[0] for c in number])
+        expected -= log_softmax(log_p)[example.label] / len(examples)
+    monkeypatch.setattr(model.architecture, "nll", None)
+    asked = []
+    logits = model.architecture.logits
+    monkeypatch.setattr(
+        model.architecture, "logits", lambda *a: [asked.append(a[3].tolist()), logits(*a)][1]
+    )
+    found = Objective(model, toy_task("opt"))(model.weights.view(), examples)
+    assert found == pytest.approx([expected], rel=1e-6)
+    assert asked == [[3, 4, 5, 9, 28]]
+
+
+def test_one_candidate_of_two_tokens_needs_all_log_p():
+    """Their means are compared with those of one token, so the sums over the vocabulary matter."""
+    model, task = MODELS["opt"](), toy_task("opt")
+    longer = Example((2, 7, 11), ((5,), (9, 6)), -1, 0, "")
+    together = Objective(model, task)(model.weights.view(), [*one_token_examples(), longer])
+    alone = [Objective(model, task)(model.weights.view(), [e])[0]
+             for e in [*one_token_examples(), longer]]  # fmt: skip
+    assert together == pytest.approx([np.mean(alone)], rel=1e-6)
+
+
 @cases
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
 def test_losses_agree_with_float64(name, loss, dtype):

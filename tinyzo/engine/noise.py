@@ -128,10 +128,14 @@ def counters(start: int, shape: tuple[int, ...]) -> np.ndarray:
 
     raises: ShapeError beyond element 2^32 (no tensor of RoBERTa or OPT comes near)
     """
-    stop = start + math.prod(shape)
+    stop = _check_count(start + math.prod(shape))
+    return np.arange(start, stop, dtype=np.uint32).reshape(shape)
+
+
+def _check_count(stop: int) -> int:
     if stop > 1 << 32:
         raise ShapeError(f"a tensor with element {stop}: z counts to 2^32", "split the tensor")
-    return np.arange(start, stop, dtype=np.uint32).reshape(shape)
+    return stop
 
 
 def noise(
@@ -141,7 +145,7 @@ def noise(
 
     seed: 0 .. 2^64 - 1 (0 is a seed like any other). kind: "gaussian" or "rademacher".
     """
-    z = np.empty(math.prod(shape), np.float32)
+    z = np.empty(_check_count(math.prod(shape)), np.float32)
     for start in range(0, z.size, BLOCK):
         part = z[start : start + BLOCK]
         part[:] = at(seed, name_or_index, counters(start, part.shape), kind)
