@@ -131,13 +131,16 @@ def make_terms(name: str, past: Sequence[Factor], probes: Sequence[Probe], kind:
     """What is added to a tensor as it is read; probes: () for the tensor itself."""
     seeds = list(dict.fromkeys(p.seed for p in probes if p.scale))
     keys = [noise.key(seed, name, kind) for seed in (*(f[0] for f in past), *seeds)]
-    places = [len(past) + seeds.index(p.seed) if p.scale else -1 for p in probes] or [-1]
+    places = [len(past) + seeds.index(p.seed) if p.scale else -1 for p in probes]
     return Terms(
         np.array(keys, np.uint32).reshape(-1, 2),
         np.array([f[1] for f in past], np.float32), np.array([f[2] for f in past], np.float32),
-        np.array(places, np.int64), np.array([p.scale for p in probes] or [0], np.float32),
+        np.array(places or [-1], np.int64), np.array([p.scale for p in probes] or [0], np.float32),
         kind == "rademacher",
     )  # fmt: skip
+
+
+NO_TERMS = make_terms("", (), (), "")
 
 
 @functools.cache
@@ -189,6 +192,8 @@ class NumbaView(NumpyView):
         self._engine, self._blocks = engine, (None, None, ())
 
     def _terms(self, name: str) -> Terms:
+        if not (self.perturbed or self.weights.pending):
+            return NO_TERMS
         past = self.weights.factors(name, self.weights.pending)
         return make_terms(name, past, self.probes if self.perturbed else (), self.weights.kind)
 
