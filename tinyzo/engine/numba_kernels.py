@@ -77,17 +77,15 @@ def fill_gaussian(key_0, key_1, start, z):
 
 @kernel
 def fill_signs(key_0, key_1, start, z):
-    """noise.rademacher of the elements start, start + 1, ...; one word serves 32 of them."""
-    i = 0
-    while i < z.size:
+    """noise.rademacher of the elements start, start + 1, ...; a bit becomes the sign of 1.
+
+    A word is made anew for each of its 32 elements: that is faster than to share it.
+    """
+    for i in range(z.size):
         at = U(start + U(i))
         word = random_word(key_0, key_1, U(at >> U(5)))
-        first = I(at & U(31))
-        n = min(32 - first, z.size - i)
-        part = z[i : i + n]
-        for j in range(n):
-            part[j] = F(1) - F(2) * F(I(U(word >> U(first + j)) & U(1)))
-        i += n
+        bit = U(U(word << U(U(31) - U(at & U(31)))) & U(0x80000000))
+        z[i] = U(bit | U(0x3F800000)).view(F)
 
 
 @kernel
@@ -149,27 +147,30 @@ def dithered_half(value, bits):
 
 
 @njit(inline="always")
-def read_row(raw, storage, row, start, terms, w, z):
-    """w = elements start, ... of a row of the tensor, the past's terms added. w, z: f32[n]."""
+def widen_row(raw, storage, row, start, w):
+    """w: f32[n] = elements start, ... of a row of the tensor; returns the first's number."""
     n = w.size
     if storage == F32:
-        floats = raw[row, 4 * start : 4 * (start + n)].view(F)
+        w[:] = raw[row, 4 * start : 4 * (start + n)].view(F)
+        return U(row * (raw.shape[1] // 4) + start)
+    halves = raw[row, 2 * start : 2 * (start + n)].view(np.uint16)
+    if storage == BF16:
         for i in range(n):
-            w[i] = floats[i]
+            w[i] = widen_bfloat(halves[i])
     else:
-        halves = raw[row, 2 * start : 2 * (start + n)].view(np.uint16)
-        if storage == BF16:
-            for i in range(n):
-                w[i] = widen_bfloat(halves[i])
-        else:
-            for i in range(n):
-                w[i] = widen_half(halves[i])
-    width = raw.shape[1] // 4 if storage == F32 else raw.shape[1] // 2
-    for t in range(terms.kept.size):
-        fill_noise(terms, t, U(row * width + start), z)
         for i in range(n):
-            w[i] = terms.kept[t] * w[i] + terms.added[t] * z[i]
-    return U(row * width + start)
+            w[i] = widen_half(halves[i])
+    return U(row * (raw.shape[1] // 2) + start)
+
+
+@njit(inline="always")
+def add_past(terms, index, w, z):
+    """w <- kept w + added z for each of the past's terms; index: the first element's number."""
+    for t in range(terms.kept.size):
+        fill_noise(terms, t, index, z)
+        kept, added = terms.kept[t], terms.added[t]
+        for i in range(w.size):
+            w[i] = kept * w[i] + added * z[i]
 
 
 @kernel
@@ -179,7 +180,8 @@ def copy_rows(raw, storage, rows, start, terms, w, z, copies, at, stride, apart,
     Copy c of row r goes to copies[at + r stride + c apart], as float32 or, in words, as bfloat16.
     """
     for r in range(rows.size):
-        index = read_row(raw, storage, rows[r], start, terms, w, z)
+        index = widen_row(raw, storage, rows[r], start, w)
+        add_past(terms, index, w, z)
         made = -1
         for c in range(terms.seeds.size):
             if terms.seeds[c] not in (-1, made):
@@ -226,12 +228,10 @@ def fold(raw, storage, terms, salt_0, salt_1, scratch, counters):
         for start in range(task, min(n, task + CHUNK), step):
             size = min(step, n - start)
             w, z = scratch[:size], scratch[step : step + size]
-            read_row(raw, storage, 0, start, terms, w, z)
-            if storage == F32:
-                floats = raw[0, 4 * start : 4 * (start + size)].view(F)
-                for i in range(size):
-                    floats[i] = w[i]
+            if storage == F32:  # in place
+                add_past(terms, U(start), raw[0, 4 * start : 4 * (start + size)].view(F), z)
                 continue
+            add_past(terms, widen_row(raw, storage, 0, start, w), w, z)
             halves = raw[0, 2 * start : 2 * (start + size)].view(np.uint16)
             for i in range(size):
                 bits = random_word(salt_0, salt_1, U(start + i))
