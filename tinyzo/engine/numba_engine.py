@@ -214,14 +214,9 @@ class NumbaView(NumpyView):
         rows, back = np.unique(ids, return_inverse=True)
         return self._rows(name, rows)[:, back]
 
-    def multiply_rows(
-        self,
-        name: str,
-        x: np.ndarray,
-        rows: np.ndarray | None = None,
-        bias: np.ndarray = NOTHING[2],
-        residual: np.ndarray = NOTHING[3],
-    ) -> np.ndarray:
+    def multiply_rows(self, name: str, x: np.ndarray, rows: np.ndarray | None = None,
+                      bias: np.ndarray = NOTHING[2], residual: np.ndarray = NOTHING[3]
+                      ) -> np.ndarray:  # fmt: skip
         """x W^T + bias + residual of the given rows of W: f32[P, N, R]. bias: f32[P, R].
 
         Rows, so a decoder's, are multiplied in float32 whatever the storage: products in bfloat16
@@ -253,16 +248,12 @@ class NumbaView(NumpyView):
         residual = NOTHING[3] if residual is None else np.ascontiguousarray(residual)
         return self.multiply_rows(f"{name}.weight", x, None, bias, residual)
 
-    def scores(
-        self, name: str, h: np.ndarray, rows: np.ndarray | None = None, bias: str | None = None
-    ) -> np.ndarray:
+    def scores(self, name: str, h: np.ndarray, rows=None, bias=None) -> np.ndarray:
         rows = np.arange(self.weights.shape(name)[0]) if rows is None else rows
         b = NOTHING[2] if bias is None else np.ascontiguousarray(self.vector(bias)[:, 0, rows])
         return self.multiply_rows(name, h, rows, b)
 
-    def project(
-        self, name: str, x: np.ndarray, out: np.ndarray | None = None
-    ) -> Iterator[tuple[int, int, np.ndarray]]:
+    def project(self, name: str, x: np.ndarray, out=None) -> Iterator[tuple[int, int, np.ndarray]]:
         count = self.weights.shape(name)[0]
         for start in range(0, count, VOCABULARY):
             stop = min(start + VOCABULARY, count)
@@ -277,15 +268,7 @@ class NumbaView(NumpyView):
         self._engine.run(kernels.norm, x, gain, bias, np.float32(ln_eps), out)
         return out
 
-    def attention(
-        self,
-        q: np.ndarray,
-        k: np.ndarray,
-        v: np.ndarray,
-        batch: Batch,
-        causal: bool,
-        rows: np.ndarray | None = None,
-    ) -> np.ndarray:
+    def attention(self, q, k, v, batch: Batch, causal: bool, rows=None) -> np.ndarray:
         if self._blocks[0] is not batch or self._blocks[1] is not rows:
             self._blocks = batch, rows, attention_layout(batch, rows)
         blocks, keys, places, longest = self._blocks[2]
@@ -302,28 +285,24 @@ class NumbaView(NumpyView):
     def log_sum_exp(self, y: np.ndarray, top: np.ndarray, total: np.ndarray) -> None:
         self._engine.run(kernels.log_sum_exp, y, top, total)
 
-    def gelu(self, x: np.ndarray) -> np.ndarray:
+    def gelu(self, x: np.ndarray, is_gelu: bool = True) -> np.ndarray:
         x = np.ascontiguousarray(x)
-        self._engine.run(kernels.activate, x.reshape(-1), True)
+        self._engine.run(kernels.activate, x.reshape(-1), is_gelu)
         return x
 
     def relu(self, x: np.ndarray) -> np.ndarray:
-        x = np.ascontiguousarray(x)
-        self._engine.run(kernels.activate, x.reshape(-1), False)
-        return x
+        return self.gelu(x, is_gelu=False)
 
 
 def attention_layout(batch: Batch, rows: np.ndarray | None) -> tuple[np.ndarray, ...]:
     """The blocks of queries, the keys of all of them, each query's place, the most keys."""
-    blocks, every, at, places = [], [], 0, []
+    blocks, every, places, at = [], [], [], 0
+    tokens = np.arange(len(batch.ids))
     for queries, keys, place in batch.attention_blocks(rows, QUERIES):
-        tokens = np.arange(keys.start, keys.stop) if isinstance(keys, slice) else keys
-        blocks.append((queries.start, queries.stop, at, at + len(tokens)))
-        every.append(tokens)
+        every.append(tokens[keys])
         places.append(place)
-        at += len(tokens)
-    longest = max(len(tokens) for tokens in every)
-    return np.array(blocks), np.concatenate(every), np.concatenate(places), longest
+        blocks.append((queries.start, queries.stop, at, at := at + len(every[-1])))
+    return np.array(blocks), np.concatenate(every), np.concatenate(places), max(map(len, every))
 
 
 if __name__ == "__main__":

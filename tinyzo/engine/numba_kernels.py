@@ -292,10 +292,22 @@ def pack_group(x, x_at, inner, count, words, bf16, packed, at, width, scratch):
     pack(scratch, 0, words, count, words, packed, at, width)
 
 
+@njit(inline="always")
+def panel(m, padded):
+    """The first token and the width of the panel that token m is in."""
+    first = m // WIDTH * WIDTH
+    return first, min(WIDTH, padded - first)
+
+
+@njit(inline="always")
+def own(p, copies):
+    """Probe p's among the copies, of which there may be one for all."""
+    return copies[p if copies.shape[0] > 1 else 0]
+
+
 @kernel
-def linear(
-    x, raw, storage, rows, terms, bias, residual, out, bf16, block, packed, scratch, counters
-):
+def linear(x, raw, storage, rows, terms, bias, residual, out, bf16, block, packed, scratch,
+           counters):  # fmt: skip
     """out = x W^T + bias + residual, W's rows perturbed as they are read.
 
     x: f32[1 or P, M, K]; raw: u8[., bytes]; rows: i64[N], those of raw that are multiplied;
@@ -312,13 +324,10 @@ def linear(
     g = fetch_add(counters, 0, 1)
     while g < groups:
         p, m = divmod(g * LANES, padded)
-        m0 = m // WIDTH * WIDTH
-        width = min(WIDTH, padded - m0)
-        at = (p * padded + m0) * words + m - m0
+        first, width = panel(m, padded)
+        at, source = (p * padded + first) * words + m - first, (p * count + m) * inner
         real = min(LANES, count - m)
-        pack_group(
-            x_flat, (p * count + m) * inner, inner, real, words, bf16, packed, at, width, scratch
-        )
+        pack_group(x_flat, source, inner, real, words, bf16, packed, at, width, scratch)
         fetch_add(counters, 1, 1)
         g = fetch_add(counters, 0, 1)
     while fetch_add(counters, 1, 0) < groups:
@@ -337,39 +346,29 @@ def linear(
             steps = min(DEPTH, words - k0)
             start = k0 * 2 if bf16 else k0
             size = min(depth, inner - start)
-            copy_rows(
-                raw, storage, rows[j0 : j0 + n], start, terms, w[:size], z[:size], scratch, 0,
-                DEPTH, block * DEPTH, bf16,
-            )  # fmt: skip
+            copy_rows(raw, storage, rows[j0 : j0 + n], start, terms, w[:size], z[:size], scratch,
+                      0, DEPTH, block * DEPTH, bf16)  # fmt: skip
             for p in range(copies):
                 tile = (p if terms.seeds.size > 1 else 0) * block * DEPTH
                 xp = p if x.shape[0] > 1 else 0
-                for m0 in range(0, padded, WIDTH):
-                    width = min(WIDTH, padded - m0)
-                    x_at = (xp * padded + m0) * words + k0 * width
-                    c_at = totals + (p * padded + m0) * block
-                    multiply(
-                        bf16, width, n, scratch, tile, DEPTH, packed, x_at, scratch, c_at, width,
-                        steps, k0 == 0,
-                    )  # fmt: skip
+                for m in range(0, padded, WIDTH):
+                    _, width = panel(m, padded)
+                    x_at = (xp * padded + m) * words + k0 * width
+                    c_at = totals + (p * padded + m) * block
+                    multiply(bf16, width, n, scratch, tile, DEPTH, packed, x_at, scratch, c_at,
+                             width, steps, k0 == 0)  # fmt: skip
         for p in range(copies):
             for m in range(0, count, LANES):
-                m0 = m // WIDTH * WIDTH
-                width = min(WIDTH, padded - m0)
-                c_at = totals + (p * padded + m0) * block + m - m0
-                at = (p * count + m) * columns + j0
-                real = min(LANES, count - m)
+                first, width = panel(m, padded)
+                c_at = totals + (p * padded + first) * block + m - first
+                at, real = (p * count + m) * columns + j0, min(LANES, count - m)
                 unpack(scratch, c_at, width, n, out_flat, at, columns, real)
                 for i in range(m, m + real):
                     row = out[p, i, j0 : j0 + n]
                     if bias.shape[0]:
-                        b = bias[p if bias.shape[0] > 1 else 0, j0 : j0 + n]
-                        for j in range(n):
-                            row[j] += b[j]
+                        row += own(p, bias)[j0 : j0 + n]
                     if residual.shape[0]:
-                        r = residual[p if residual.shape[0] > 1 else 0, i, j0 : j0 + n]
-                        for j in range(n):
-                            row[j] += r[j]
+                        row += own(p, residual)[i, j0 : j0 + n]
         task = fetch_add(counters, 2, 1)
 
 
@@ -434,7 +433,7 @@ def norm(x, gain, bias, ln_eps, out, scratch, counters):
     while task < copies * count:
         for t in range(task, min(copies * count, task + step)):
             p, i = t // count, t % count
-            row, y = x[p if x.shape[0] > 1 else 0, i], out[p, i]
+            row, y = own(p, x)[i], out[p, i]
             mean = F(0)
             for d in range(width):
                 mean += row[d]
@@ -444,8 +443,7 @@ def norm(x, gain, bias, ln_eps, out, scratch, counters):
                 square += (row[d] - mean) * (row[d] - mean)
             scale = F(1) / np.sqrt(square / F(width) + ln_eps)
             if gain.shape[0]:
-                g = gain[p if gain.shape[0] > 1 else 0]
-                b = bias[p if bias.shape[0] > 1 else 0]
+                g, b = own(p, gain), own(p, bias)
                 for d in range(width):
                     y[d] = (row[d] - mean) * scale * g[d] + b[d]
             else:
@@ -497,41 +495,35 @@ def attention(q, k, v, blocks, keys, places, causal, out, scratch, counters):
         q_rows = v_panels + n * wide
         scores = q_rows + t_padded * size
         sums = scores + t_padded * s_padded
-        pk, pv = (p if k.shape[0] > 1 else 0), (p if v.shape[0] > 1 else 0)
         for s in range(n):
-            key, value = k[pk, keys[s0 + s], h], v[pv, keys[s0 + s], h]
-            for d in range(size):
-                scratch[k_rows + s * size + d] = key[d]
+            key, value = own(p, k)[keys[s0 + s], h], own(p, v)[keys[s0 + s], h]
+            scratch[k_rows + s * size : k_rows + (s + 1) * size] = key
             for d in range(wide):
                 d0 = d // WIDTH * WIDTH
                 at = v_panels + d0 * n + s * min(WIDTH, wide - d0) + d - d0
                 scratch[at] = value[d] if d < size else F(0)
         for s in range(0, n, LANES):
-            first = s // WIDTH * WIDTH
-            at = k_panels + first * size + s - first
-            real, width = min(LANES, n - s), min(WIDTH, s_padded - first)
+            first, width = panel(s, s_padded)
+            at, real = k_panels + first * size + s - first, min(LANES, n - s)
             pack(scratch, k_rows + s * size, size, real, size, scratch, at, width)
         for t in range(t1 - t0):
-            query = q[p if q.shape[0] > 1 else 0, t0 + t, h]
+            query = own(p, q)[t0 + t, h]
             for d in range(size):
                 scratch[q_rows + t * size + d] = query[d] * scale
         for first in range(0, s_padded, WIDTH):
-            multiply(
-                False, min(WIDTH, s_padded - first), t1 - t0, scratch, q_rows, size,
-                scratch, k_panels + first * size, scratch, scores + first, s_padded, size, True,
-            )  # fmt: skip
+            _, width = panel(first, s_padded)
+            multiply(False, width, t1 - t0, scratch, q_rows, size, scratch,
+                     k_panels + first * size, scratch, scores + first, s_padded, size,
+                     True)  # fmt: skip
         for t in range(t1 - t0):
             seen = min(n, places[t0 + t] + 1) if causal else n
             row = scratch[scores + t * s_padded : scores + (t + 1) * s_padded]
             softmax(row[:seen])
             row[seen:] = F(0)
         for first in range(0, wide, WIDTH):
-            multiply(
-                False, min(WIDTH, wide - first), t1 - t0, scratch, scores, s_padded,
-                scratch, v_panels + first * n, scratch, sums + first, wide, n, True,
-            )  # fmt: skip
+            _, width = panel(first, wide)
+            multiply(False, width, t1 - t0, scratch, scores, s_padded, scratch,
+                     v_panels + first * n, scratch, sums + first, wide, n, True)  # fmt: skip
         for t in range(t1 - t0):
-            row = out[p, t0 + t, h]
-            for d in range(size):
-                row[d] = scratch[sums + t * wide + d]
+            out[p, t0 + t, h] = scratch[sums + t * wide : sums + t * wide + size]
         task = fetch_add(counters, 0, 1)
