@@ -71,13 +71,13 @@ class Timing:
 
 @dataclass(frozen=True)
 class Effort:
-    """Each call is repeated so often, and until it has taken so many seconds."""
+    """Each call has so many turns, and more until it has taken so many seconds."""
 
-    repeats: int
+    turns: int
     seconds: float
 
 
-FULL, QUICK = Effort(7, 0.5), Effort(3, 0.05)
+FULL, QUICK = Effort(5, 0.3), Effort(2, 0.05)
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -88,13 +88,19 @@ def timed(call: Callable[[], object]) -> float:
 
 
 def alternate(calls: Mapping[str, Callable[[], object]], effort: Effort) -> dict[str, Timing]:
-    """Time the calls in turns, A B C A B C ..., so that a slow minute of the machine is shared."""
+    """Time the calls in turns, A B C A B C ..., so that a slow minute of the machine is shared.
+
+    A turn waits, awake, until the last one's threads have gone to sleep (a BLAS's keep a core busy
+    for some 30 ms after its call), calls once untimed, and three times timed.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()  # warm-up, compilation
-    while any(len(s) < effort.repeats or sum(s) < effort.seconds for s in seconds.values()):
+    while any(len(s) < 3 * effort.turns or sum(s) < effort.seconds for s in seconds.values()):
         for name, call in calls.items():
-            seconds[name].append(timed(call))
+            until = time.perf_counter() + 0.05
+            while time.perf_counter() < until:
+                pass
+            call()
+            seconds[name] += [timed(call) for _ in range(3)]
     return {name: Timing.of(s) for name, s in seconds.items()}
 
 

@@ -31,6 +31,7 @@ from tinyzo.text.batches import Batch, pack_sequences
 
 BLOCK = 128  # rows of W that a thread takes at once, at most
 CODE = 52 << 20  # bytes that LLVM and the kernels take when they are first loaded, measured
+SPINS = 20_000  # looks at a counter before a thread goes to sleep: some 0.1 ms
 VOCABULARY = 4096  # rows of the decoder whose scores exist at once
 NOTHING = {n: np.zeros((0,) * n, np.float32) for n in (2, 3)}
 
@@ -58,8 +59,8 @@ class NumbaEngine:
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, cpus)  # of this thread and those that it starts
         self._todo: SimpleQueue = SimpleQueue()
-        self._scratch = [np.empty(0, np.float32)] * self.threads
-        self._packed = np.empty(0, np.float32)
+        self._scratch = [np.empty(0, np.float32)] * (self.threads + 1)  # the last one is shared
+        self._counters, self._lock = np.zeros(5, np.int64), threading.Lock()
         for _ in range(self.threads - 1):
             threading.Thread(target=self._work, daemon=True).start()
 
@@ -67,35 +68,50 @@ class NumbaEngine:
         return NumbaView(weights, probes, self)
 
     def _work(self) -> None:
+        number = 0
         while True:
-            kernel, arguments, done = self._todo.get()
+            kernels.spin_for_work(self._counters, number, SPINS)
+            number, kernel, arguments, done = self._todo.get()
+            error = None
             try:
                 kernel(*arguments)
-                done.put(None)
-            except BaseException as error:  # such as MemoryError; the caller raises it
-                done.put(error)
+            except BaseException as met:  # such as MemoryError; the caller raises it
+                error = met
+            done.put(error)
+            kernels.is_done(self._counters)
 
-    def run(self, kernel: Callable, *arguments: Any, scratch: int = 0, tasks: int = 2) -> None:
-        """A kernel on all threads, or on as many as it has tasks; scratch: floats for each."""
-        threads = min(self.threads, tasks)
-        for i in range(threads):
-            if self._scratch[i].size < scratch:
-                self._scratch[i] = np.empty(0, np.float32)  # given back before more is asked for
-                self._scratch[i] = np.empty(scratch, np.float32)
-        counters, done = np.zeros(3, np.int64), SimpleQueue()
-        for i in range(1, threads):
-            self._todo.put((kernel, (*arguments, self._scratch[i], counters), done))
-        kernel(*arguments, self._scratch[0], counters)
-        for error in [done.get() for _ in range(1, threads)]:
-            if error is not None:
+    def _room(self, i: int, size: int) -> np.ndarray:
+        """Scratch memory, which grows to what was once needed."""
+        if self._scratch[i].size < size:
+            self._scratch[i] = np.empty(0, np.float32)  # given back before more is asked for
+            self._scratch[i] = np.empty(size, np.float32)
+        return self._scratch[i]
+
+    def run(
+        self, kernel: Callable, *arguments: Any, scratch: int = 0, shared: int = 0, tasks: int = 2
+    ) -> None:
+        """A kernel on all threads, or on as many as it has tasks.
+
+        scratch: floats for each thread; shared: floats for all of them, an argument before that
+        """
+        with self._lock:
+            if shared:
+                arguments = *arguments, self._room(-1, shared)
+            threads = min(self.threads, tasks)
+            number = self._counters[3] + 1
+            self._counters[:] = 0, 0, 0, number, 0
+            first, *others = ((*arguments, self._room(i, scratch), self._counters)
+                              for i in range(threads))  # fmt: skip
+            done: SimpleQueue = SimpleQueue()
+            for each in others:
+                self._todo.put((number, kernel, each, done))
+            try:
+                kernel(*first)
+                kernels.spin_for_others(self._counters, len(others), SPINS)
+            finally:  # whatever happens, no thread is left behind in this run
+                errors = [done.get() for _ in others]
+            for error in filter(None, errors):
                 raise error
-
-    def packed(self, size: int) -> np.ndarray:
-        """Room for a matrix of activations as the register tile reads it."""
-        if self._packed.size < size:
-            self._packed = np.empty(0, np.float32)
-            self._packed = np.empty(size, np.float32)
-        return self._packed
 
     def plan(
         self, probes: int, tokens: int, width: int, wide: int, heads: int, longest: int
@@ -237,7 +253,7 @@ class NumbaView(NumpyView):
         tiles = len(terms.seeds) * block * DEPTH
         engine.run(
             kernels.linear, np.ascontiguousarray(x), *as_bytes(self.weights, name), rows, terms,
-            bias, residual, out, bf16, block, engine.packed(len(x) * tokens * words),
+            bias, residual, out, bf16, block, shared=len(x) * tokens * words,
             scratch=max(tiles + 4 * DEPTH + copies * tokens * block, LANES * words),
         )  # fmt: skip
         return out

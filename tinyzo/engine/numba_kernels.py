@@ -46,6 +46,30 @@ class Terms(NamedTuple):
     is_signs: bool
 
 
+# -- threads: counters are [task, packed, task of the second kind, run, threads that are done] -----
+
+
+@kernel
+def spin_for_work(counters, run, spins):
+    """Wait a little until another thread is at work on a run after this one, without the GIL."""
+    for _ in range(spins):
+        if fetch_add(counters, 3, 0) > run and fetch_add(counters, 0, 0) > 0:
+            break
+
+
+@kernel
+def spin_for_others(counters, others, spins):
+    """Wait a little until so many other threads are done."""
+    for _ in range(spins):
+        if fetch_add(counters, 4, 0) >= others:
+            break
+
+
+@kernel
+def is_done(counters):
+    fetch_add(counters, 4, 1)
+
+
 # -- noise -----------------------------------------------------------------------------------
 
 ROUND_1, ROUND_2, FIELDS = U(noise.ROUND_1), U(noise.ROUND_2), U(noise.FIELDS)
