@@ -20,7 +20,7 @@ from tinyzo.engine.numba_vectors import TILE, fetch_add, square_transpose, tile_
 from tinyzo.engine.numpy_engine import PHI_LIMIT, PHI_P, PHI_Q
 
 LANES, ROWS, WIDTH = TILE.lanes, TILE.rows, TILE.width
-DEPTH = 512
+DEPTH = 512  # words of k at once: a panel of X, and the rows of W that meet it, stay in L2
 CHUNK = 1 << 14  # elements of a task that goes through memory once
 
 F, I, U = np.float32, np.int32, np.uint32  # noqa: E741
@@ -46,7 +46,10 @@ class Terms(NamedTuple):
     is_signs: bool
 
 
-# -- threads: counters are [task, packed, task of the second kind, run, threads that are done] -----
+# -- threads ---------------------------------------------------------------------------------
+
+# counters: i64[5], the next task, how many of the first kind are done, the next of the second kind,
+# the number of the run, how many threads but the caller's have left it.
 
 
 @kernel

@@ -7,6 +7,8 @@
 Vector length and register tile follow from the CPU (Goto & van de Geijn 2008 on why a tile).
 A word is 32 bits: one float32, or two bfloat16 that are neighbours in k. So bfloat16 has the same
 loops, half the words, and another multiply-add: dpbf16ps, bfdot, or widening by shifts.
+
+Numba's cache of compiled kernels does not see a change of this file: touch numba_kernels.py.
 """
 
 from __future__ import annotations
