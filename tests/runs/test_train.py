@@ -200,6 +200,14 @@ def test_names_of_runs_count_up(home, tmp_path, monkeypatch):
     assert [str(path) for path in runs] == ["runs/reviews-opt-1", "runs/reviews-opt-2"]
 
 
+@pytest.mark.skipif("numba" not in ENGINES, reason="the numba engine needs Numba")
+def test_a_run_does_not_depend_on_the_number_of_threads(home, tmp_path):
+    for threads in ("1", "3"):
+        run = tmp_path / threads
+        assert start(home, run, "--engine", "numba", "--threads", threads) == 0
+        assert record(run) == record(home / "run")
+
+
 # --- disturbed ---
 
 

@@ -53,7 +53,8 @@ def choose_tile(features: set[str], triple: str) -> Tile:
     if triple.startswith(("aarch64", "arm64")):
         return Tile(4, 8, 2, True, "bfdot" if "bf16" in features else "")
     if "avx512f" in features:
-        return Tile(16, 8, 3, True, "avx512bf16" if "avx512bf16" in features else "")
+        known = llvm.llvm_version_info[0] >= 20  # older ones take words where we give bfloat
+        return Tile(16, 8, 3, True, "avx512bf16" if known and "avx512bf16" in features else "")
     if {"avx2", "fma"} <= features:
         return Tile(8, 4, 3, True, "")
     return Tile(4, 4, 2, False, "")
