@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import tinyzo
-from tinyzo.engine.engines import choose_engine, why_no_numba
+from tinyzo.engine.engines import why_no_numba
 from tinyzo.engine.numpy_engine import NumpyView
 from tinyzo.engine.weights import Probe, Weights, narrow
 from tinyzo.models import opt, roberta
@@ -19,9 +19,12 @@ from tinyzo.text.batches import Batch
 from tinyzo.text.tasks import BoundTask, Example, Task
 
 VOCABULARY, POSITIONS, DTYPE_NAMES = 29, 20, tuple(DTYPES)
-ENGINES: dict[str, Any] = {"numpy": NumpyView}  # and Numba's where it is, with two threads
+# And Numba's where it is, with two threads; products of bfloat16 as such are a test of their own.
+ENGINES: dict[str, Any] = {"numpy": NumpyView}
 if not why_no_numba():
-    ENGINES["numba"] = choose_engine("numba", 2)[1]
+    from tinyzo.engine.numba_engine import NumbaEngine
+
+    ENGINES["numba"] = NumbaEngine(2, bf16=False)
 WORDS = [11, 17, 5]  # RoBERTa's label words
 
 

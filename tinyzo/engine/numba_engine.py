@@ -30,7 +30,7 @@ from tinyzo.errors import ShapeError
 from tinyzo.text.batches import Batch, pack_sequences
 
 BLOCK = 128  # rows of W that a thread takes at once, at most
-CODE = 52 << 20  # bytes that LLVM and the kernels take when they are first loaded, measured
+CODE = 8 << 20  # bytes of the kernels that a first step loads, measured
 SPINS = 20_000  # looks at a counter before a thread goes to sleep: some 0.1 ms
 VOCABULARY = 4096  # rows of the decoder whose scores exist at once
 NOTHING = {n: np.zeros((0,) * n, np.float32) for n in (2, 3)}
@@ -61,6 +61,7 @@ class NumbaEngine:
         self._todo: SimpleQueue = SimpleQueue()
         self._scratch = [np.empty(0, np.float32)] * (self.threads + 1)  # the last one is shared
         self._counters, self._lock = np.zeros(5, np.int64), threading.Lock()
+        kernels.is_done(self._counters)  # loads LLVM's 45 MB now, so that a memory plan sees them
         for _ in range(self.threads - 1):
             threading.Thread(target=self._work, daemon=True).start()
 
