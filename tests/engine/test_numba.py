@@ -304,6 +304,8 @@ def test_a_cold_cache_is_filled_by_a_child(monkeypatch, tmp_path):
 
 def test_numba_is_not_imported_before_an_engine_is_asked_for():
     program = "import sys, tinyzo, tinyzo.cli; print({'numba', 'llvmlite'} & {*sys.modules})"
+    if os.environ.get("NUMBA_CPU_NAME") == "generic" and platform.machine() == "aarch64":
+        pytest.skip("an emulated Python starts no other")
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "set()\n"
 
 

@@ -9,48 +9,42 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tinyzo.checkpoints.files import os_errors, refuse
 from tinyzo.checkpoints.safetensors import open_safetensors
 from tinyzo.checkpoints.sources import Source
 from tinyzo.checkpoints.torch_bin import open_torch_bin
 from tinyzo.errors import CheckpointError, ConfigError
 
-WEIGHT_FILES = {
-    "model.safetensors": open_safetensors,
-    "model.safetensors.index.json": open_safetensors,
-    "pytorch_model.bin": open_torch_bin,
-    "pytorch_model.bin.index.json": open_torch_bin,
-}
+OPENERS = {"model.safetensors": open_safetensors, "pytorch_model.bin": open_torch_bin}
+WEIGHT_FILES = {file + end: OPENERS[file] for file in OPENERS for end in ("", ".index.json")}
 
 # Fields that cannot change what a forward pass computes: names and versions, dropout and
 # initialisation (training only), caching, heads of other tasks, and settings of generate().
-IGNORED = frozenset(
-    """
+IGNORED = frozenset("""
     _name_or_path architectures model_type transformers_version torch_dtype dtype language name
-    tokenizer_class prefix _commit_hash _attn_implementation
-    dropout attention_dropout activation_dropout hidden_dropout_prob layerdrop
-    attention_probs_dropout_prob classifier_dropout init_std initializer_range
-    gradient_checkpointing use_cache output_past output_attentions output_hidden_states
-    return_dict torchscript use_bfloat16 tf_legacy_loss chunk_size_feed_forward
-    id2label label2id num_labels problem_type finetuning_task task_specific_params
-    sep_token_id decoder_start_token_id forced_bos_token_id forced_eos_token_id
-    max_length min_length do_sample early_stopping num_beams num_beam_groups temperature top_k
-    top_p typical_p repetition_penalty length_penalty diversity_penalty no_repeat_ngram_size
-    encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores
-    return_dict_in_generate remove_invalid_values exponential_decay_length_penalty
-    suppress_tokens begin_suppress_tokens
-    """.split()  # noqa: SIM905 (a list of names to read, without its quotes)
-)
+    tokenizer_class prefix _commit_hash _attn_implementation dropout attention_dropout
+    activation_dropout hidden_dropout_prob layerdrop attention_probs_dropout_prob classifier_dropout
+    init_std initializer_range gradient_checkpointing use_cache output_past output_attentions
+    output_hidden_states return_dict torchscript use_bfloat16 tf_legacy_loss chunk_size_feed_forward
+    id2label label2id num_labels problem_type finetuning_task task_specific_params sep_token_id
+    decoder_start_token_id forced_bos_token_id forced_eos_token_id max_length min_length do_sample
+    early_stopping num_beams num_beam_groups temperature top_k top_p typical_p repetition_penalty
+    length_penalty diversity_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
+    num_return_sequences output_scores return_dict_in_generate remove_invalid_values
+    exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
+""".split())  # fmt: skip  # noqa: SIM905 (a list of names to read, without its quotes)
 # Fields whose usual value means "off": anything else would change the result.
 OFF = {"pruned_heads": {}, "is_encoder_decoder": False, "cross_attention_hidden_size": None}
 
 OTHER_HEADS = ("classifier.", "qa_outputs.", "score.", "classification_head.")
+PRETRAINED = "take the pretrained checkpoint with its language-model head: tinyzo tunes by prompts"
+INCOMPLETE = "an encoder without its head, or a download that is not complete"
 
-ConfigType = TypeVar("ConfigType")
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
@@ -86,9 +80,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def typed_config(
-    raw: dict[str, Any], kind: type[ConfigType], allowed: dict[str, tuple]
-) -> ConfigType:
+def typed_config(raw: dict[str, Any], kind: type[Config], allowed: dict[str, tuple]) -> Config:
     """The fields of config.json as a dataclass of the model, each one accounted for.
 
     raises: ConfigError when a field is unknown, of another type, or has a value not built
@@ -97,11 +89,9 @@ def typed_config(
     for name, value in raw.items():
         if name in OFF and value != OFF[name]:
             raise ConfigError(f"config.json: {name} = {value!r} is not built", "leave it out")
-        if name not in fields and name not in IGNORED and name not in OFF:
-            raise ConfigError(
-                f"config.json: unknown field {name!r} = {value!r}",
-                "if it does not change the forward pass, remove it from config.json",
-            )
+        if not (name in fields or name in IGNORED or name in OFF):
+            hint = "if it does not change the forward pass, remove it from config.json"
+            raise ConfigError(f"config.json: unknown field {name!r} = {value!r}", hint)
     values = {name: raw[name] for name in fields if name in raw}
     for name, value in values.items():
         if name in allowed and value not in allowed[name]:
@@ -112,8 +102,6 @@ def typed_config(
 
 
 def _check_type(name: str, value: Any, default: Any) -> None:
-    if default is None and value is None:
-        return
     wanted = int if default is None else type(default)
     right = type(value) in (int, float) if wanted is float else type(value) is wanted
     limits = ""
@@ -121,7 +109,7 @@ def _check_type(name: str, value: Any, default: Any) -> None:
         least = 1 if wanted is int and not name.endswith("_token_id") else 0  # sizes and counts
         right = right and least <= value < 1 << 31  # which also keeps NaN and infinity out
         limits = f" from {least} to 2^31"
-    if not right:
+    if not right and (value, default) != (None, None):
         raise ConfigError(f"config.json: {name} = {value!r}", f"expected {wanted.__name__}{limits}")
 
 
@@ -131,13 +119,11 @@ def weights_file(directory: Path) -> Path:
     raises: CheckpointError when there is none
     """
     if not directory.is_dir():
-        raise CheckpointError(f"{directory}: no such folder", "--model takes a model's folder")
+        refuse(directory, "no such folder", "--model takes a model's folder")
     for name in WEIGHT_FILES:
         if (directory / name).is_file():
             return directory / name
-    raise CheckpointError(
-        f"{directory}: none of {', '.join(WEIGHT_FILES)}", "download the model's weights into it"
-    )
+    refuse(directory, f"none of {', '.join(WEIGHT_FILES)}", "download the model's weights into it")
 
 
 def open_weights(directory: Path) -> Source:
@@ -161,71 +147,41 @@ def match_names(
         if full in found:
             raise CheckpointError(f"{found[full]} and {name} are both {full}", "keep one of them")
         found[full] = name
-    twins: dict[str, str] = {}
-    for second, first in layout.ties.items():
-        if second in found:
-            if first in found:
-                twins[found[second]] = first
-            else:
-                found[first] = found[second]
-    _refuse_others(found, known)
-    _refuse_missing([name for name in shapes if name not in found])
+    ties = [(second, first) for second, first in layout.ties.items() if second in found]
+    twins = {found[second]: first for second, first in ties if first in found}
+    found = {first: found[second] for second, first in ties} | found
+    others = [file for full, file in found.items() if full not in known]
+    if heads := [file for file in others if file.startswith(OTHER_HEADS)]:
+        refuse(heads[0], "the head of a fine-tuned classifier, which is out of scope", PRETRAINED)
+    _refuse_any("unexpected tensors", others, "is this another model?")
+    _refuse_any("missing tensors", [name for name in shapes if name not in found], INCOMPLETE)
     for name, shape in shapes.items():
         if (here := source.info(found[name]).shape) != shape:
-            raise CheckpointError(
-                f"{found[name]}: shape {list(here)}, config.json asks for {list(shape)}",
-                "config.json and the weights are of two different models",
-            )
+            why = f"shape {list(here)}, config.json asks for {list(shape)}"
+            refuse(found[name], why, "config.json and the weights are of two different models")
     return {name: found[name] for name in shapes}, twins
 
 
-def _refuse_others(found: dict[str, str], known: set[str]) -> None:
-    others = [file for full, file in found.items() if full not in known]
-    heads = [name for name in others if name.startswith(OTHER_HEADS)]
-    if heads:
-        raise CheckpointError(
-            f"{heads[0]}: the head of a fine-tuned classifier, which is out of scope",
-            "take the pretrained checkpoint with its language-model head: tinyzo tunes by prompts",
-        )
-    if others:
-        raise CheckpointError(f"unexpected tensors: {_listing(others)}", "is this another model?")
-
-
-def _refuse_missing(names: list[str]) -> None:
+def _refuse_any(what: str, names: list[str], hint: str) -> None:
     if names:
-        raise CheckpointError(
-            f"missing tensors: {_listing(names)}",
-            "an encoder without its head, or a download that is not complete",
-        )
-
-
-def _listing(names: list[str], most: int = 4) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        refuse(what, ", ".join(names[:4]) + more, hint)
 
 
 def fingerprint(directory: Path) -> str:
-    """SHA-256 of config.json and every weights file: what a run's journal builds on."""
+    """SHA-256 of config.json and every weights file: what a run's journal builds on.
+
+    raises: CheckpointError when one cannot be read
+    """
     open_weights(directory).close()  # refuses an index that names no plain files
     weights = weights_file(directory)
     files = [directory / "config.json", weights]
     if weights.name.endswith(".index.json"):
         parts = read_json(weights)["weight_map"].values()
         files += [directory / name for name in sorted(set(parts))]
-    return hash_files(files)
-
-
-def hash_files(files: Iterable[Path]) -> str:
-    """SHA-256 over the bytes of files, in order, 1 MB at a time.
-
-    raises: CheckpointError when one cannot be read
-    """
     digest = hashlib.sha256()
     for path in files:
-        try:
-            with open(path, "rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-        except OSError as error:
-            raise CheckpointError(f"{path}: {error.strerror}", "check the path") from None
+        with os_errors(CheckpointError, path, "check the path"), open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()

@@ -1,4 +1,7 @@
-"""Files that may be damaged or hostile: opened, read at an offset, parsed as JSON."""
+"""Files that may be damaged or hostile: opened, read at an offset, parsed as JSON.
+
+And what the system refuses, as an error of ours.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +9,53 @@ import io
 import json
 import os
 import stat
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from tinyzo.errors import CheckpointError
+from tinyzo.errors import CheckpointError, TinyzoError
 
 DAMAGED = "the file is damaged or of another kind: download or copy it again"
 _LFS_POINTER = b"version https://git-lfs"
 
 
-def refuse(path: object, why: str, hint: str = DAMAGED) -> NoReturn:
-    raise CheckpointError(f"{path}: {why}", hint)
+def refuse(what: object, why: str, hint: str = DAMAGED) -> NoReturn:
+    raise CheckpointError(f"{what}: {why}", hint)
+
+
+@contextmanager
+def os_errors(kind: type[TinyzoError], path: object, hint: str) -> Iterator[None]:
+    """What the system refuses inside becomes an error of that kind."""
+    try:
+        yield
+    except OSError as error:
+        raise _ours(kind, f"{path}: {error.strerror}", hint) from None
+
+
+def _ours(kind: type[TinyzoError], message: str, hint: str) -> TinyzoError:
+    """Says, where the kind is a variable, that what is raised is of our tree."""
+    return kind(message, hint)
+
+
+def new_directory(path: Path, kind: type[TinyzoError], taken: Iterable[str]) -> None:
+    """Make a directory, or use one, that has none of the files `taken`."""
+    for name in taken:
+        if (path / name).exists():
+            raise _ours(kind, f"{path} has a {name} already", "name another --output")
+    with os_errors(kind, path, "name another --output"):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def open_file(path: Path, opened: ExitStack) -> tuple[io.FileIO, int]:
     """A regular file, closed when `opened` is, and its size, which is not 0."""
-    try:
+    with os_errors(CheckpointError, path, "check the path"):
         if not stat.S_ISREG(path.stat().st_mode):  # opening a FIFO would wait for ever
             refuse(path, "it is not a file", "give the weights file itself")
         file = opened.enter_context(io.FileIO(path))
         head, size = file.read(len(_LFS_POINTER)), os.fstat(file.fileno()).st_size
-    except OSError as error:
-        refuse(path, error.strerror, "check the path")
     if head == _LFS_POINTER:
         refuse(path, "it is a git-lfs pointer, not the file", "run `git lfs pull` in its clone")
     if not head:
@@ -42,10 +67,8 @@ def read_at(file: io.FileIO, out: np.ndarray, offset: int) -> None:
     """Fill a C-contiguous array with the file's bytes from `offset` on."""
     left = out.reshape(-1).view(np.uint8).data
     while left:
-        try:
+        with os_errors(CheckpointError, file.name, "check the disk"):
             count = _pread(file, left, offset)
-        except OSError as error:
-            refuse(file.name, error.strerror, "check the disk")
         if not count:
             refuse(file.name, f"it is truncated: {len(left)} bytes are missing at {offset}")
         left, offset = left[count:], offset + count
@@ -62,6 +85,10 @@ def read_bytes(file: io.FileIO, size: int, offset: int) -> bytes:
     out = np.empty(size, np.uint8)
     read_at(file, out, offset)
     return out.tobytes()
+
+
+def is_natural(value: object) -> bool:
+    return type(value) is int and value >= 0  # isinstance would let True pass
 
 
 def parse_json(data: bytes, path: Path, **hooks: Any) -> dict[str, Any]:

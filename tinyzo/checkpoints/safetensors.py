@@ -10,6 +10,7 @@ Source: github.com/huggingface/safetensors, whose crate is the oracle of the tes
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -19,16 +20,11 @@ from typing import Any
 import numpy as np
 
 from tinyzo.checkpoints import files
-from tinyzo.checkpoints.sources import STORAGE, Sharded, Source, TensorInfo, is_natural, is_shape
-from tinyzo.errors import ShapeError
+from tinyzo.checkpoints.sources import STORAGE, Source, Stored, TensorInfo, is_shape
+from tinyzo.errors import CheckpointError, ShapeError
 
+Infos, Strings = Mapping[str, TensorInfo], Mapping[str, str] | None
 _MAX_HEADER_BYTES = 100_000_000  # the crate's own limit
-
-
-def open_safetensors(path: str | Path) -> Source:
-    """A `*.safetensors` file, or several behind a `*.safetensors.index.json`."""
-    sharded = Path(path).suffix == ".json"
-    return Sharded(path, SafetensorsFile) if sharded else SafetensorsFile(path)
 
 
 class SafetensorsFile(Source):
@@ -40,29 +36,30 @@ class SafetensorsFile(Source):
         and shapes that NumPy cannot hold
     """
 
-    metadata: dict[str, str]
-
-    def _load(self, opened: ExitStack) -> dict[str, TensorInfo]:
-        self._file, size = files.open_file(self.path, opened)
-        header_size = int.from_bytes(files.read_bytes(self._file, 8, 0), "little")
+    def _load(self, opened: ExitStack) -> dict[str, Stored]:
+        file, size = files.open_file(self.path, opened)
+        header_size = int.from_bytes(files.read_bytes(file, 8, 0), "little")
         data_start = 8 + header_size
         if header_size > _MAX_HEADER_BYTES or data_start > size:
             files.refuse(self.path, f"it claims a header of {header_size} bytes and has {size}")
-        header = files.read_bytes(self._file, header_size, 8)
-        self.metadata, infos, starts = _parse(header, size - data_start, self.path)
-        self._starts = {name: data_start + start for name, start in starts.items()}
-        return infos
-
-    def _fill(self, name: str, out: np.ndarray, start: int) -> None:
-        info = self._infos[name]
-        skipped = start * info.nbytes // info.shape[0] if start else 0
-        files.read_at(self._file, out, self._starts[name] + skipped)
+        header = files.read_bytes(file, header_size, 8)
+        self.metadata, infos = _parse(header, size - data_start, self.path)
+        tensors, start = {}, data_start
+        for name, info in infos.items():
+            tensors[name] = Stored(info, file, name, start, _stride(info.shape))
+            start += info.nbytes
+        return tensors
 
 
-def _parse(
-    header: bytes, data_size: int, path: Path
-) -> tuple[dict[str, str], dict[str, TensorInfo], dict[str, int]]:
-    """Metadata, infos and starts (in the data) of a header, once all of it has been checked."""
+open_safetensors = SafetensorsFile.open
+
+
+def _stride(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def _parse(header: bytes, data_size: int, path: Path) -> tuple[dict[str, str], Infos]:
+    """Metadata, and infos in the order of the data, once all of a header has been checked."""
     numbers = dict.fromkeys(("parse_int", "parse_float", "parse_constant"), _natural)
     entries = files.parse_json(header, path, **numbers)
     metadata = entries.pop("__metadata__", None)
@@ -70,17 +67,16 @@ def _parse(
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         files.refuse(path, "its __metadata__ is not a map of strings")
     spans = {name: _span(path, name, entry) for name, entry in entries.items()}
-    infos, starts, end = {}, {}, 0
-    for name in sorted(spans, key=lambda name: spans[name][:2]):
-        start, stop, info = spans[name]
+    infos, end = {}, 0
+    for name, (start, stop, info) in sorted(spans.items(), key=lambda item: item[1][:2]):
         if start != end:
             files.refuse(path, f"{name!r:.80} starts at byte {start} of the data, not at {end}")
         if stop - start != info.nbytes:
             files.refuse(path, f"{name!r:.80} has {stop - start} bytes, not {info.nbytes}")
-        infos[name], starts[name], end = info, start, stop
+        infos[name], end = info, stop
     if end != data_size:
         files.refuse(path, f"its tensors end at byte {end} of the data, the file at {data_size}")
-    return metadata, infos, starts
+    return metadata, infos
 
 
 def _natural(text: str) -> int:
@@ -98,7 +94,8 @@ def _span(path: Path, name: str, entry: Any) -> tuple[int, int, TensorInfo]:
         files.refuse(path, f"{name!r:.80} is of the unknown type {kind:.30}")
     if not isinstance(shape, list) or not is_shape(tuple(shape), dtype):
         files.refuse(path, f"{name!r:.80} has an impossible shape")
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(is_natural, offsets)):
+    naturals = isinstance(offsets, list) and all(map(files.is_natural, offsets))
+    if not naturals or len(offsets) != 2:
         files.refuse(path, f"{name!r:.80} has impossible data_offsets")
     return offsets[0], offsets[1], TensorInfo(dtype, tuple(shape))
 
@@ -116,12 +113,7 @@ class SafetensorsWriter(AbstractContextManager):
         that was there before is left as it was; ShapeError for a chunk that does not fit
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        infos: Mapping[str, TensorInfo],
-        metadata: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, path: str | Path, infos: Infos, metadata: Strings = None) -> None:
         self.path = Path(path)
         self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         self._partly = ExitStack()  # undoes what is on the disk so far
@@ -151,17 +143,13 @@ class SafetensorsWriter(AbstractContextManager):
         dtype, shape = self._infos[name]
         rows_fit = chunk.ndim == len(shape) and chunk.shape[1:] == shape[1:]
         if not rows_fit or chunk.dtype != STORAGE[dtype]:
-            raise ShapeError(
-                f"{name!r} is {dtype} {list(shape)}, not {chunk.dtype} {list(chunk.shape)}",
-                f"give rows of it, in {STORAGE[dtype]}",
-            )
+            wrong = f"{name!r} is {dtype} {list(shape)}, not {chunk.dtype} {list(chunk.shape)}"
+            raise ShapeError(wrong, f"give rows of it, in {STORAGE[dtype]}")
         expected = next(iter(self._missing), None)
         if chunk.nbytes and (name != expected or chunk.nbytes > self._missing[name]):
-            left = self._missing.get(expected, 0)
-            raise ShapeError(
-                f"{chunk.nbytes} bytes of {name!r} are given, {left} of {expected!r} are due",
-                "write each tensor once, in the order of names()",
-            )
+            due = f"{self._missing.get(expected, 0)} of {expected!r} are due"
+            wrong = f"{chunk.nbytes} bytes of {name!r} are given, {due}"
+            raise ShapeError(wrong, "write each tensor once, in the order of names()")
         with self._removed_on_failure():
             self._file.write(np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data)
         if chunk.nbytes:
@@ -179,17 +167,19 @@ class SafetensorsWriter(AbstractContextManager):
             self._file.close()
             os.replace(self._partial, self.path)
             with suppress(OSError):  # not every system can open a directory
-                _sync_directory(self.path.parent)
+                folder = os.open(self.path.parent, os.O_RDONLY)
+                self._partly.callback(os.close, folder)
+                os.fsync(folder)
+        self._discard()
 
     @contextmanager
     def _removed_on_failure(self) -> Iterator[None]:
+        hint = f"the file needs {self._size} bytes in a folder that can be written"
         try:
-            yield
-        except BaseException as error:
+            with files.os_errors(CheckpointError, self.path, hint):
+                yield
+        except BaseException:
             self._discard()
-            if isinstance(error, OSError):
-                hint = f"the file needs {self._size} bytes in a folder that can be written"
-                files.refuse(self.path, error.strerror, hint)
             raise
 
     def _discard(self) -> None:
@@ -200,7 +190,7 @@ class SafetensorsWriter(AbstractContextManager):
         self._discard() if kind else self.close()
 
 
-def _header(infos: Mapping[str, TensorInfo], metadata: Mapping[str, str] | None) -> bytes:
+def _header(infos: Infos, metadata: Strings) -> bytes:
     entries: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
     end = 0
     for name, (dtype, shape) in infos.items():
@@ -209,11 +199,3 @@ def _header(infos: Mapping[str, TensorInfo], metadata: Mapping[str, str] | None)
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":"))
     header = text.encode("utf-8", "surrogatepass")  # what is not UTF-8 then fails in `_parse`
     return header + b" " * (-len(header) % 8)  # the data starts aligned, as the crate's does
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,6 +10,7 @@ Nothing is mapped and nothing is cached: reading costs the memory of the buffer 
 
 from __future__ import annotations
 
+import io
 import math
 import sys
 from abc import abstractmethod
@@ -41,17 +42,30 @@ class TensorInfo(NamedTuple):
         return math.prod(self.shape) * STORAGE[self.dtype].itemsize
 
 
-def is_natural(value: object) -> bool:
-    return type(value) is int and value >= 0  # isinstance would let True pass
+class Stored(NamedTuple):
+    """A tensor in a file, whose bytes begin at `start`.
+
+    stride: element [i, j, ...] lies i * stride[0] + j * stride[1] + ... elements after the first
+    storage: the name of the bytes that it is made of; two tensors that are equal here are tied
+    """
+
+    info: TensorInfo
+    file: io.FileIO
+    storage: str
+    start: int
+    stride: tuple[int, ...]
+
+
+def reach(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
+    """How many elements the last one lies behind the first."""
+    return sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
 
 
 def is_shape(shape: tuple[object, ...], dtype: str) -> bool:
     """Whether NumPy can hold an array of that shape."""
-    return (
-        len(shape) <= 32  # axes, the most of NumPy 1
-        and all(is_natural(n) for n in shape)
-        and math.prod(n or 1 for n in shape) * STORAGE[dtype].itemsize <= sys.maxsize
-    )
+    if len(shape) > 32 or not all(map(files.is_natural, shape)):  # 32 axes: the most of NumPy 1
+        return False
+    return math.prod(n or 1 for n in shape) * STORAGE[dtype].itemsize <= sys.maxsize
 
 
 class Source(AbstractContextManager):
@@ -63,28 +77,31 @@ class Source(AbstractContextManager):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         with ExitStack() as opened:
-            self._infos = self._load(opened)
+            self._tensors = self._load(opened)
             self._opened = opened.pop_all()
 
+    @classmethod
+    def open(cls, path: str | Path) -> Source:
+        """A file of this kind, or several behind a `*.index.json`."""
+        return Sharded(path, cls) if Path(path).suffix == ".json" else cls(path)
+
     @abstractmethod
-    def _load(self, opened: ExitStack) -> dict[str, TensorInfo]:
+    def _load(self, opened: ExitStack) -> dict[str, Stored]:
         """Open the file, check it, and list what it holds."""
 
-    @abstractmethod
-    def _fill(self, name: str, out: np.ndarray, start: int) -> None:
-        """Fill `out`, which fits, with the rows from `start` on."""
-
     def names(self) -> list[str]:
-        return list(self._infos)
+        return list(self._tensors)
 
     def info(self, name: str) -> TensorInfo:
-        if name not in self._infos:
+        if name not in self._tensors:
             files.refuse(self.path, f"it has no tensor {name!r}", "`tinyzo inspect` lists them")
-        return self._infos[name]
+        return self._tensors[name].info
 
     def ties(self) -> dict[str, str]:
         """Each tensor whose bytes belong to another one before it, and that one's name."""
-        return {}
+        first: dict[Stored, str] = {}
+        firsts = {name: first.setdefault(place, name) for name, place in self._tensors.items()}
+        return {name: other for name, other in firsts.items() if name != other}
 
     def read_into(self, name: str, out: np.ndarray, start: int = 0) -> None:
         """Fill `out` with the rows start, start + 1, ... of a tensor; without axes, with all of it.
@@ -98,12 +115,13 @@ class Source(AbstractContextManager):
         fits = out.ndim == len(shape) and out.shape[1:] == shape[1:]
         there = 0 <= start <= start + sum(out.shape[:1]) <= sum(shape[:1])
         if not (fits and there and out.dtype == STORAGE[dtype] and out.flags.carray):
+            what = f"{name!r} {dtype} {list(shape)} from row {start} on"
             raise ShapeError(
-                f"{name!r} {dtype} {list(shape)} from row {start} on does not fit "
-                f"{out.dtype} {list(out.shape)}",
+                f"{what} does not fit {out.dtype} {list(out.shape)}",
                 f"give a writable C-contiguous array of {STORAGE[dtype]}, no longer than the rest",
             )
-        self._fill(name, out, start)
+        if out.size:
+            _fill(out, self._tensors[name], start)
 
     def read(self, name: str) -> np.ndarray:
         """The whole tensor, in its type of STORAGE."""
@@ -119,6 +137,19 @@ class Source(AbstractContextManager):
         self.close()
 
 
+def _fill(out: np.ndarray, place: Stored, first_row: int) -> None:
+    """Fill `out`, which fits and is not empty: at once, or by way of all that its rows span."""
+    start = place.start + (first_row * place.stride[0] * out.itemsize if first_row else 0)
+    axes = zip(out.shape, place.stride, out.strides, strict=True)
+    strides = [ours if n == 1 else step * out.itemsize for n, step, ours in axes]
+    if strides == list(out.strides):
+        files.read_at(place.file, out, start)
+    else:
+        span = np.empty(1 + reach(out.shape, place.stride), out.dtype)
+        files.read_at(place.file, span, start)
+        out[...] = np.ndarray(out.shape, out.dtype, span, 0, strides)
+
+
 class Sharded(Source):
     """The files that a `*.index.json` of transformers names in its `weight_map`, as one source.
 
@@ -130,12 +161,12 @@ class Sharded(Source):
         self._reader = reader
         super().__init__(path)
 
-    def _load(self, opened: ExitStack) -> dict[str, TensorInfo]:
+    def _load(self, opened: ExitStack) -> dict[str, Stored]:
         text = files.read_bytes(*files.open_file(self.path, opened), 0)
         places = files.parse_json(text, self.path).get("weight_map")
         if not isinstance(places, dict) or not all(isinstance(p, str) for p in places.values()):
             files.refuse(self.path, "its weight_map does not give each tensor the name of a file")
-        self._homes: dict[str, Source] = {}
+        tensors: dict[str, Stored] = {}
         for place in dict.fromkeys(places.values()):
             if set(place) & set("/\\:\0") or place in ("", ".", ".."):
                 files.refuse(self.path, f"the shard {place!r:.80} is not a plain file name")
@@ -144,11 +175,5 @@ class Sharded(Source):
             for name in sorted(held ^ promised):
                 found = f"but {place} {'has' if name in held else 'lacks'} it"
                 files.refuse(self.path, f"it places {name!r:.80} in {places.get(name)}, {found}")
-            self._homes.update(dict.fromkeys(shard.names(), shard))
-        return {name: shard.info(name) for name, shard in self._homes.items()}
-
-    def _fill(self, name: str, out: np.ndarray, start: int) -> None:
-        self._homes[name]._fill(name, out, start)
-
-    def ties(self) -> dict[str, str]:
-        return {a: b for shard in set(self._homes.values()) for a, b in shard.ties().items()}
+            tensors |= shard._tensors
+        return tensors

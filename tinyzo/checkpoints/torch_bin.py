@@ -23,21 +23,14 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from tinyzo.checkpoints import files
-from tinyzo.checkpoints.sources import Sharded, Source, TensorInfo, is_natural, is_shape
+from tinyzo.checkpoints.sources import STORAGE, Source, Stored, TensorInfo, is_shape, reach
 
 _MAX_LISTING_BYTES = 8 << 20  # of a pickle or a ZIP directory: 40,000 tensors, 1 GB of objects
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
 _RESAVE = "save it again with PyTorch 1.6 or newer: torch.save(model.state_dict(), path)"
 _HOSTILE = f"if you do not trust its author, do not use it; else {_RESAVE}"
-
-
-def open_torch_bin(path: str | Path) -> Source:
-    """A `pytorch_model.bin`, or several behind a `pytorch_model.bin.index.json`."""
-    return Sharded(path, TorchBin) if Path(path).suffix == ".json" else TorchBin(path)
 
 
 class TorchBin(Source):
@@ -48,57 +41,35 @@ class TorchBin(Source):
     differs: the ZIP's checksums are not compared
     """
 
-    def _load(self, opened: ExitStack) -> dict[str, TensorInfo]:
-        self._file, size = files.open_file(self.path, opened)
-        members = _members(self._file, size)
+    def _load(self, opened: ExitStack) -> dict[str, Stored]:
+        file, size = files.open_file(self.path, opened)
+        members = _members(file, size)
         pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(pickles) != 1:
             files.refuse(self.path, f"it has {len(pickles)} members */data.pkl, not one", _RESAVE)
         prefix = pickles[0].removesuffix("data.pkl")
-        if self._read(members.get(prefix + "byteorder", (0, 0))) not in (b"", b"little"):
+        if _read(file, *members.get(prefix + "byteorder", (0, 0))) not in (b"", b"little"):
             files.refuse(self.path, "it was written on a big-endian machine", _RESAVE)
-        self._views = _state_dict(self._read(members[pickles[0]]), self.path)
-        self._starts = {}
-        for name, view in self._views.items():
+        tensors = {}
+        for name, view in _state_dict(_read(file, *members[pickles[0]]), self.path).items():
             key, dtype, numel = view.storage
-            self._starts[name], size = members.get(f"{prefix}data/{key}", (0, None))
-            needed = TensorInfo(dtype, (numel,)).nbytes
-            if size != needed:
+            start, size = members.get(f"{prefix}data/{key}", (0, None))
+            if size != (needed := numel * STORAGE[dtype].itemsize):
                 why = f"{name!r:.80} needs a storage of {needed} bytes and has one of {size}"
                 files.refuse(self.path, why)
-        return {name: TensorInfo(v.storage.dtype, v.shape) for name, v in self._views.items()}
-
-    def _read(self, member: tuple[int, int]) -> bytes:
-        start, size = member
-        if size > _MAX_LISTING_BYTES:
-            why = f"it needs {size} bytes to describe its tensors, which is too many"
-            files.refuse(self.path, why, _HOSTILE)
-        return files.read_bytes(self._file, size, start)
-
-    def _fill(self, name: str, out: np.ndarray, start: int) -> None:
-        if not out.size:
-            return
-        view = self._views[name]
-        offset = view.offset + (start * view.stride[0] if start else 0)
-        place = self._starts[name] + offset * out.itemsize
-        axes = zip(out.shape, view.stride, out.strides, strict=True)
-        strides = [ours if n == 1 else step * out.itemsize for n, step, ours in axes]
-        if strides == list(out.strides):
-            files.read_at(self._file, out, place)
-        else:
-            span = np.empty(1 + _reach(out.shape, view.stride), out.dtype)
-            files.read_at(self._file, span, place)
-            out[...] = np.ndarray(out.shape, out.dtype, span, 0, strides)
-
-    def ties(self) -> dict[str, str]:
-        first: dict[_View, str] = {}
-        firsts = {name: first.setdefault(view, name) for name, view in self._views.items()}
-        return {name: other for name, other in firsts.items() if name != other}
+            start += view.offset * STORAGE[dtype].itemsize
+            tensors[name] = Stored(TensorInfo(dtype, view.shape), file, key, start, view.stride)
+        return tensors
 
 
-def _reach(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
-    """How far the last element lies behind the first."""
-    return sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
+open_torch_bin = TorchBin.open
+
+
+def _read(file: io.FileIO, start: int, size: int) -> bytes:
+    if size > _MAX_LISTING_BYTES:
+        why = f"it needs {size} bytes to describe its tensors, which is too many"
+        files.refuse(file.name, why, _HOSTILE)
+    return files.read_bytes(file, size, start)
 
 
 # --- the ZIP, of which zipfile reads the directory only ---
@@ -125,8 +96,7 @@ def _members(file: io.FileIO, file_size: int) -> dict[str, tuple[int, int]]:
             infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error) as error:
         files.refuse(file.name, f"its ZIP directory is damaged: {error}")
-    members: dict[str, tuple[int, int]] = {}
-    end = 0
+    members, end = {}, 0
     for info in infos:
         name = info.orig_filename
         if name in members or info.header_offset < end:
@@ -156,10 +126,9 @@ def _locate(file: io.FileIO, file_size: int, info: zipfile.ZipInfo) -> tuple[int
 
 
 _StorageType = Enum("_StorageType", {
-    "BFloat16Storage": "BF16", "BoolStorage": "BOOL", "ByteStorage": "U8", "CharStorage": "I8",
-    "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "IntStorage": "I32",
-    "LongStorage": "I64", "ShortStorage": "I16",
-})  # fmt: skip
+    "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16",
+    "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8",
+    "ByteStorage": "U8", "BoolStorage": "BOOL"})  # fmt: skip
 
 
 class _Storage(NamedTuple):
@@ -207,12 +176,12 @@ def _tensor(*arguments: object) -> _View:
         case (_Storage() as storage, offset, tuple(shape), tuple(stride), _, _) if (
             len(shape) == len(stride)
             and is_shape(shape, storage.dtype)
-            and all(map(is_natural, (offset, *stride)))
+            and all(map(files.is_natural, (offset, *stride)))
         ):
             pass
         case _:
             raise ValueError("a tensor has an impossible offset, shape or stride")
-    if 0 not in shape and offset + _reach(shape, stride) >= storage.numel:
+    if 0 not in shape and offset + reach(shape, stride) >= storage.numel:
         raise ValueError(f"a tensor reaches beyond the {storage.numel} elements of its storage")
     if math.prod(shape) > storage.numel:
         raise ValueError("a tensor has more elements than its storage")
@@ -220,18 +189,15 @@ def _tensor(*arguments: object) -> _View:
 
 
 def _parameter(*arguments: object) -> _View:
-    match arguments:
-        case (_View() as data, _, _):
-            return data
-    raise ValueError("a parameter is not made of a tensor")
+    if len(arguments) != 3 or not isinstance(arguments[0], _View):
+        raise ValueError("a parameter is not made of a tensor")
+    return arguments[0]
 
 
-_GLOBALS: dict[str, object] = {
-    "collections.OrderedDict": _ordered_dict,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_parameter": _parameter,
-    **{f"torch.{kind.name}": kind for kind in _StorageType},
-}
+_GLOBALS: dict[str, object] = {f"torch.{kind.name}": kind for kind in _StorageType}
+_GLOBALS["collections.OrderedDict"] = _ordered_dict
+_GLOBALS["torch._utils._rebuild_tensor_v2"] = _tensor
+_GLOBALS["torch._utils._rebuild_parameter"] = _parameter
 
 
 class _Machine:
@@ -239,9 +205,7 @@ class _Machine:
 
     def __init__(self, program: bytes) -> None:
         self.program, self.at = program, 0
-        self.stack: list[Any] = []
-        self.below: list[list[Any]] = []  # the stacks under each mark
-        self.memo: dict[int, Any] = {}
+        self.stack, self.below, self.memo = [], [], {}  # below: the stacks under each mark
 
     def run(self) -> Any:
         while (opcode := self.take(1)) != b".":
@@ -259,9 +223,6 @@ class _Machine:
 
     def number(self, width: int, signed: bool = False) -> int:
         return int.from_bytes(self.take(width), "little", signed=signed)
-
-    def text(self, width: int) -> str:
-        return self.take(self.number(width)).decode()
 
     def line(self) -> str:
         return self.take(self.program.index(b"\n", self.at) + 1 - self.at)[:-1].decode()
@@ -291,7 +252,7 @@ class _Machine:
 
     def storage(self) -> None:
         match self.stack.pop():
-            case ("storage", _StorageType() as kind, str(key), str(), n) if is_natural(n):
+            case ("storage", _StorageType() as kind, str(key), str(), n) if files.is_natural(n):
                 self.push(_Storage(key, kind.value, n))
             case _:
                 raise ValueError("a storage is not described as torch.save does")
@@ -312,34 +273,29 @@ class _Machine:
 
 # What torch.save emits for a state dict, with pickle protocol 2 (its default) to 5.
 _STEPS: dict[bytes, Callable[[_Machine], object]] = {
-    b"\x80": lambda m: m.take(1),  # PROTO
-    b"\x95": lambda m: m.take(8),  # FRAME
-    b"N": lambda m: m.push(None),
-    b"\x88": lambda m: m.push(True),
-    b"\x89": lambda m: m.push(False),
-    b"K": lambda m: m.push(m.number(1)),
-    b"M": lambda m: m.push(m.number(2)),
+    # protocol, frame: not needed
+    b"\x80": lambda m: m.take(1), b"\x95": lambda m: m.take(8),
+    # constants
+    b"N": lambda m: m.push(None), b"\x88": lambda m: m.push(True), b"\x89": lambda m: m.push(False),
+    # integers
+    b"K": lambda m: m.push(m.number(1)), b"M": lambda m: m.push(m.number(2)),
     b"J": lambda m: m.push(m.number(4, signed=True)),
-    b"\x8a": lambda m: m.push(m.number(m.number(1), signed=True)),  # LONG1
-    b"X": lambda m: m.push(m.text(4)),
-    b"\x8c": lambda m: m.push(m.text(1)),
-    b")": lambda m: m.push(()),
-    b"\x85": lambda m: m.push(m.pop(1)),
-    b"\x86": lambda m: m.push(m.pop(2)),
-    b"\x87": lambda m: m.push(m.pop(3)),
-    b"(": _Machine.mark,
-    b"t": lambda m: m.push(m.pop_to_mark()),
+    b"\x8a": lambda m: m.push(m.number(m.number(1), signed=True)),
+    # strings
+    b"X": lambda m: m.push(m.take(m.number(4)).decode()),
+    b"\x8c": lambda m: m.push(m.take(m.number(1)).decode()),
+    # tuples: of none, one, two, three, of all since the mark
+    b")": lambda m: m.push(()), b"\x85": lambda m: m.push(m.pop(1)),
+    b"\x86": lambda m: m.push(m.pop(2)), b"\x87": lambda m: m.push(m.pop(3)),
+    b"(": _Machine.mark, b"t": lambda m: m.push(m.pop_to_mark()),
+    # a dict; one item, or all since the mark, put into it
     b"}": lambda m: m.push({}),
-    b"s": lambda m: m.set_items(m.pop(2)),
-    b"u": lambda m: m.set_items(m.pop_to_mark()),
-    b"q": lambda m: m.put(m.number(1)),
-    b"r": lambda m: m.put(m.number(4)),
+    b"s": lambda m: m.set_items(m.pop(2)), b"u": lambda m: m.set_items(m.pop_to_mark()),
+    # what is met again
+    b"q": lambda m: m.put(m.number(1)), b"r": lambda m: m.put(m.number(4)),
     b"\x94": lambda m: m.put(len(m.memo)),
-    b"h": lambda m: m.push(m.memo[m.number(1)]),
-    b"j": lambda m: m.push(m.memo[m.number(4)]),
-    b"c": lambda m: m.find(m.line(), m.line()),
-    b"\x93": lambda m: m.find(*m.pop(2)),  # STACK_GLOBAL
-    b"Q": _Machine.storage,
-    b"R": _Machine.call,
-    b"b": lambda m: m.stack.pop(),  # BUILD: the `_metadata` of an OrderedDict, not needed
-}
+    b"h": lambda m: m.push(m.memo[m.number(1)]), b"j": lambda m: m.push(m.memo[m.number(4)]),
+    # globals, storages, calls; BUILD, the `_metadata` of an OrderedDict, which is dropped
+    b"c": lambda m: m.find(m.line(), m.line()), b"\x93": lambda m: m.find(*m.pop(2)),
+    b"Q": _Machine.storage, b"R": _Machine.call, b"b": lambda m: m.stack.pop(),
+}  # fmt: skip

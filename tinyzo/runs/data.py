@@ -81,14 +81,12 @@ def load_data(bound: BoundTask, settings: Settings) -> Data:
     if not splits.train:
         raise DataError(f"{settings.data_path}: no training rows", "add a file named train")
     chosen, reported = choose_rows(bound.task, splits, settings)
-    train, dev, test = ([bound.encode(row) for row in rows] for rows in
-                        (chosen.train, chosen.dev, chosen.test))  # fmt: skip
-    return Data(train, dev, test, reported)
+    examples = {name: [bound.encode(row) for row in rows] for name, rows in vars(chosen).items()}
+    return Data(**examples, reported=reported)
 
 
 def load_evaluation(bound: BoundTask, settings: Settings) -> Data:
     """Only the examples to report on, of a model that was not tuned here: a file alone is all."""
-    splits = load_splits(bound.task, settings.data_path)
-    reported, rows = splits.evaluation
+    reported, rows = load_splits(bound.task, settings.data_path).evaluation
     rows = _reported_rows(bound.task, rows, settings)
     return Data([], [], [bound.encode(row) for row in rows], reported)

@@ -58,7 +58,5 @@ def predict(objective: Objective, examples: Sequence[Example]) -> Iterator[np.nd
 
 def _check(value: float, rows: int) -> None:
     if not math.isfinite(value):
-        raise NumericError(
-            f"the model gives {value} on {rows} rows",
-            "its weights hold values that are not finite, or grew too large: try a smaller lr",
-        )
+        hint = "its weights hold values that are not finite, or grew too large: try a smaller lr"
+        raise NumericError(f"the model gives {value} on {rows} rows", hint)

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from tinyzo.checkpoints.directory import WEIGHT_FILES, open_weights, read_json
+from tinyzo.checkpoints.files import new_directory
 from tinyzo.checkpoints.safetensors import SafetensorsWriter
 from tinyzo.checkpoints.sources import TensorInfo
 from tinyzo.checkpoints.torch_bin import open_torch_bin
@@ -16,6 +17,7 @@ from tinyzo.runs.run import Run
 METADATA = {"format": "pt"}  # transformers looks for it
 TAGS = {"float32": "F32", "float16": "F16", "uint16": "BF16"}
 NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+TAKEN = ("config.json", *WEIGHT_FILES)  # a directory with one of these is a model's already
 # Everything small that belongs to a model's folder; weights of any kind do not.
 COMPANIONS = ("*.json", "merges.txt", "vocab.txt", "LICENSE*", "NOTICE*", "README*")
 
@@ -26,7 +28,7 @@ def replay(run: Run, output: Path, step: int | None = None) -> Path:
     step: after so many steps; None: the best on dev. returns the directory
     raises: CheckpointError when `output` has a model already or cannot be written
     """
-    _new_directory(output)
+    new_directory(output, CheckpointError, TAKEN)
     model = run.model(step)
     weights = model.weights
     infos = {n: TensorInfo(TAGS[weights.dtype(n).name], weights.shape(n)) for n in weights.names()}
@@ -48,9 +50,8 @@ def convert(path: Path, output: Path) -> Path:
     Holds about one tensor at a time. Tensors that share their bytes are written once, under
     their first name. returns the directory
     """
-    source = open_torch_bin(path) if path.is_file() else open_weights(path)
-    with source:
-        _new_directory(output)
+    with open_torch_bin(path) if path.is_file() else open_weights(path) as source:
+        new_directory(output, CheckpointError, TAKEN)
         twins = source.ties()
         infos = {name: source.info(name) for name in source.names() if name not in twins}
         with SafetensorsWriter(output / "model.safetensors", infos, METADATA) as writer:
@@ -58,16 +59,6 @@ def convert(path: Path, output: Path) -> Path:
                 writer.write(name, source.read(name))
     _copy_companions(path if path.is_dir() else path.parent, output)
     return output
-
-
-def _new_directory(output: Path) -> None:
-    for name in ("config.json", *WEIGHT_FILES):
-        if (output / name).exists():
-            raise CheckpointError(f"{output} has a {name} already", "name another --output")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"{output}: {error.strerror}", "name another --output") from None
 
 
 def _copy_companions(source: Path, output: Path) -> None:

@@ -15,11 +15,12 @@ import errno
 import os
 import struct
 import zlib
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
+from tinyzo.checkpoints.files import os_errors
 from tinyzo.engine import noise
 from tinyzo.engine.noise import KINDS
 from tinyzo.errors import RunError
@@ -40,10 +41,8 @@ class Header:
     base: str
 
     def pack(self) -> bytes:
-        z = KINDS[self.kind], noise.FORMAT
-        base = bytes.fromhex(self.base)
-        body = HEADER.pack(MAGIC, FORMAT, self.losses, self.terms, *z, base, 0)[:-4]
-        return body + struct.pack("<I", zlib.crc32(body))
+        z, base = (KINDS[self.kind], noise.FORMAT), bytes.fromhex(self.base)
+        return _sealed(HEADER, 0, MAGIC, FORMAT, self.losses, self.terms, *z, base)
 
     def __str__(self) -> str:
         terms = f"{self.losses} losses and {self.terms} {self.kind} terms a step"
@@ -63,10 +62,8 @@ class Journal(AbstractContextManager):
         raises: RunError when another process holds it, it belongs to another base, or is corrupt
         """
         self.path, self.header = path, header
-        try:
+        with os_errors(RunError, path, "a run must be writable"):
             self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (held until close)
-        except OSError as error:
-            raise RunError(f"{path}: {error.strerror}", "a run must be writable") from None
         try:
             self._read()
         except BaseException:
@@ -82,10 +79,8 @@ class Journal(AbstractContextManager):
             self._write(start)
         header, self.steps, self._crc = read_journal(self.path)
         if header != self.header:
-            raise RunError(
-                f"{self.path}: it records {header}; this run has {self.header}",
-                "a journal belongs to the run that wrote it",
-            )
+            why = f"it records {header}; this run has {self.header}"
+            raise RunError(f"{self.path}: {why}", "a journal belongs to the run that wrote it")
         self._file.truncate(HEADER.size + len(self.steps) * header.record.size)
 
     def append(self, step: Step) -> None:
@@ -93,23 +88,16 @@ class Journal(AbstractContextManager):
 
         raises: RunError when the disk is full; theta and the journal then part by this step
         """
-        terms = (x for term in step.terms for x in term)
-        number = len(self.steps) + 1
-        record = self.header.record
-        fields = (number, step.decay, step.projected_gradient, *step.losses, *terms)
-        body = record.pack(*fields, 0)[:-4]
-        self._crc = zlib.crc32(body, self._crc)
-        self._write(body + struct.pack("<I", self._crc))
+        numbers = (len(self.steps) + 1, step.decay, step.projected_gradient, *step.losses)
+        record = _sealed(self.header.record, self._crc, *numbers, *chain(*step.terms))
+        self._crc = int.from_bytes(record[-4:], "little")
+        self._write(record)
         self.steps.append(step)
 
     def _write(self, data: bytes) -> None:
-        try:
+        with os_errors(RunError, self.path, "make room on the disk, then --resume"):
             if self._file.write(data) < len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            raise RunError(
-                f"{self.path}: {error.strerror}", "make room on the disk, then --resume"
-            ) from None
 
     def sync(self) -> None:
         """Push what is written through to the disk, against loss of power."""
@@ -127,27 +115,24 @@ def read_journal(path: Path) -> tuple[Header, list[Step], int]:
 
     raises: RunError when it cannot be read or a record before the last is wrong, by number
     """
-    try:
+    with os_errors(RunError, path, "name a run's directory"):
         data = path.read_bytes()
-    except OSError as error:
-        raise RunError(f"{path}: {error.strerror}", "name a run's directory") from None
     header = _read_header(path, data)
-    record = header.record
+    record, losses = header.record, header.losses
     steps: list[Step] = []
     crc = zlib.crc32(data[: HEADER.size - 4])  # with its own CRC, any header would give the same
     count = (len(data) - HEADER.size) // record.size
     for i in range(count):
         at = HEADER.size + i * record.size
-        body = data[at : at + record.size - 4]
         number, decay, gradient, *rest, stored = record.unpack_from(data, at)
-        expected = zlib.crc32(body, crc)
+        expected = zlib.crc32(data[at : at + record.size - 4], crc)
         if stored != expected or number != i + 1:
             if i == count - 1:
                 break
             raise RunError(f"{path}: record {i + 1} of {count} is corrupt", INTERFERED)
         crc = expected
-        terms = _pairs(rest[header.losses :])
-        steps.append(Step(tuple(rest[: header.losses]), gradient, terms, decay))
+        terms = tuple(zip(rest[losses::2], rest[losses + 1 :: 2], strict=True))
+        steps.append(Step(tuple(rest[:losses]), gradient, terms, decay))
     return header, steps, crc
 
 
@@ -156,27 +141,27 @@ def _read_header(path: Path, data: bytes) -> Header:
         raise RunError(f"{path}: not a journal of tinyzo", "name a run's directory")
     _, version, losses, terms, kind, z_format, base, crc = HEADER.unpack_from(data)
     if (version, z_format) != (FORMAT, noise.FORMAT):
-        raise RunError(
-            f"{path}: its header says journal format {version} and z format {z_format}",
-            f"this tinyzo reads {FORMAT} and {noise.FORMAT}; "
-            "if it wrote this, restore it from a copy",
-        )
+        why = f"its header says journal format {version} and z format {z_format}"
+        ours = f"this tinyzo reads {FORMAT} and {noise.FORMAT}"
+        raise RunError(f"{path}: {why}", f"{ours}; if it wrote this, restore it from a copy")
     kinds = {number: name for name, number in KINDS.items()}
     if crc != zlib.crc32(data[: HEADER.size - 4]) or kind not in kinds:
         raise RunError(f"{path}: its header is corrupt", "restore the journal from a copy")
     return Header(losses, terms, kinds[kind], base.hex())
 
 
-def _pairs(flat: Sequence[float]) -> tuple[tuple[int, float], ...]:
-    return tuple(zip(map(int, flat[::2]), flat[1::2], strict=True))
+def _sealed(layout: struct.Struct, crc: int, *fields: object) -> bytes:
+    """The fields, and a CRC-32 of them that goes on from `crc`."""
+    body = layout.pack(*fields, 0)[:-4]
+    return body + struct.pack("<I", zlib.crc32(body, crc))
 
 
 def _lock(file, path: Path) -> None:
-    try:
+    with suppress(ImportError):  # Windows has no flock: two processes on one run go unseen there
         import fcntl
-    except ImportError:  # Windows has no flock: two processes on one run go unseen there
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise RunError(f"{path}: another process is at work on this run", "wait for it") from None
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            why = "another process is at work on this run"
+            raise RunError(f"{path}: {why}", "wait for it") from None

@@ -25,11 +25,8 @@ def progress(done: int, steps: int) -> Any:
 
 def show(bar: Any, metrics: dict[str, Any], accuracy: float | None) -> None:
     """One step forward on the bar: loss, accuracy on dev, s/step, peak memory."""
-    fields = {
-        "loss": f"{metrics['loss']:.4f}",
-        "s/step": f"{metrics['seconds']:.3f}",
-        "peak": f"{metrics['peak_bytes'] / MEGABYTE:.0f}MB",
-    }
+    fields = {"loss": f"{metrics['loss']:.4f}", "s/step": f"{metrics['seconds']:.3f}"}
+    fields["peak"] = f"{metrics['peak_bytes'] / MEGABYTE:.0f}MB"
     if accuracy is not None:
         fields["dev"] = f"{accuracy:.3f}"
     bar.set_postfix(fields, refresh=False)

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import json
 import platform
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tinyzo.checkpoints.directory import fingerprint
+from tinyzo.checkpoints.files import new_directory, os_errors
 from tinyzo.errors import RunError
 from tinyzo.models.model import MODELS, Model, load
 from tinyzo.runs.journal import read_journal
@@ -31,10 +33,7 @@ class Run:
 
     def __init__(self, path: Path, settings: Settings, about: dict[str, Any]) -> None:
         self.path, self.settings, self.about = path, settings, about
-
-    @property
-    def journal_path(self) -> Path:
-        return self.path / "journal"
+        self.journal_path = path / "journal"
 
     @property
     def result(self) -> dict[str, Any]:
@@ -49,13 +48,7 @@ class Run:
 
         raises: RunError when there is a run or a model in it already, or it cannot be made
         """
-        for name in ("run.toml", "config.json"):
-            if (self.path / name).exists():
-                raise RunError(f"{self.path} has a {name} already", "name another --output")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"{self.path}: {error.strerror}", "name another --output") from None
+        new_directory(self.path, RunError, ("run.toml", "config.json"))
         self.about |= {"numpy": np.__version__, "machine": platform.machine()}
         self.save()
 
@@ -70,11 +63,9 @@ class Run:
         raises: RunError when the disk is full or the directory cannot be written
         """
         partial = self.path / f"{file}.partial"
-        try:
+        with os_errors(RunError, self.path / file, ROOM):
             partial.write_text(text, encoding="utf-8")
             partial.replace(self.path / file)
-        except OSError as error:
-            raise RunError(f"{self.path / file}: {error.strerror}", ROOM) from None
 
     @classmethod
     def open(cls, path: Path) -> Run:
@@ -84,11 +75,9 @@ class Run:
         """
         if not (path / "run.toml").is_file():
             raise RunError(f"{path}: no run.toml, so not a run", "name the --output of finetune")
-        match read_toml(path / "run.toml"):
-            case {
-                "about": {"base": str(), "family": str(family)} as about,
-                "settings": dict(values),
-            } if family in MODELS:
+        toml = read_toml(path / "run.toml")
+        match toml.get("about"), toml.get("settings"):
+            case {"base": str(), "family": str(family)} as about, dict(values) if family in MODELS:
                 settings = settings_from(values, f"{path}/run.toml").complete(family)
                 return cls(path, settings, about)
         raise RunError(f"{path}/run.toml is not a run's", "restore it from a copy")
@@ -98,15 +87,12 @@ class Run:
 
         raises: RunError when its files have changed since
         """
-        directory = self.settings.model_path
-        if (found := fingerprint(directory)) != self.about["base"]:
-            raise RunError(
-                f"{directory} has changed since the run began ({found[:12]}, then "
-                f"{self.about['base'][:12]})",
-                "restore the checkpoint, or begin a new run",
-            )
-        s = self.settings
-        return load(directory, s.engine, s.residency, s.dtype, s.threads)
+        s, base = self.settings, self.about["base"]
+        if (found := fingerprint(s.model_path)) != base:
+            what = f"{s.model_path} has changed since the run began"
+            both = f"{found[:12]}, then {base[:12]}"
+            raise RunError(f"{what} ({both})", "restore the checkpoint, or begin a new run")
+        return load(s.model_path, s.engine, s.residency, s.dtype, s.threads)
 
     def model(self, step: int | None = None) -> Model:
         """The model after `step` steps; None: the step that did best on dev."""
@@ -133,24 +119,18 @@ class Run:
         evaluations = self.evaluations("dev")
         if not evaluations:
             return len(read_journal(self.journal_path)[1])
-        by_loss = self.about["family"] == "opt"
-
-        def badness(step: int) -> tuple[float, ...]:
-            e = evaluations[step]
-            return (e["loss"],) if by_loss else (-e["accuracy"], e["loss"])
-
-        return min(sorted(evaluations), key=badness)
+        by_accuracy = self.about["family"] == "roberta"
+        ranks = ((-by_accuracy * e["accuracy"], e["loss"], s) for s, e in evaluations.items())
+        return min(ranks)[-1]
 
     def record(self, file: str, line: dict[str, Any]) -> None:
         """Append an object to metrics.jsonl or events.jsonl.
 
         raises: RunError when the disk is full
         """
-        try:
-            with open(self.path / file, "a", encoding="utf-8") as lines:
-                lines.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise RunError(f"{self.path / file}: {error.strerror}", ROOM) from None
+        path = self.path / file
+        with os_errors(RunError, path, ROOM), open(path, "a", encoding="utf-8") as lines:
+            lines.write(json.dumps(line) + "\n")
 
     def keep_lines(self, file: str, most: int) -> int:
         """Cut a file of lines after `most` whole ones, dropping a torn one; returns how many."""
@@ -163,9 +143,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a .jsonl file up to the first that is torn; none when there is no file."""
     lines: list[dict[str, Any]] = []
     if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
+        with suppress(ValueError):
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 lines.append(json.loads(line))
-            except ValueError:
-                break
     return lines

@@ -8,12 +8,15 @@ probability is read one token earlier. Same loss as the published code, a fracti
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
 from tinyzo.errors import DataError
 from tinyzo.text.tasks import Example
+
+Block = tuple[slice, slice | np.ndarray, np.ndarray]  # queries, keys, places of the queries
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,7 @@ class Batch:
     counts: np.ndarray | None = None
     labels: np.ndarray | None = None
 
-    def attention_blocks(
-        self, rows: np.ndarray | None, size: int
-    ) -> Iterator[tuple[slice, slice | np.ndarray, np.ndarray]]:
+    def attention_blocks(self, rows: np.ndarray | None, size: int) -> Iterator[Block]:
         """What attends to what, segment by segment, at most `size` queries at once.
 
         rows: the tokens that ask (ascending), None for all. Yields the queries as a slice of
@@ -62,14 +63,11 @@ class Batch:
                 yield queries, keys, before + rows[queries] - start
 
 
-@dataclass
 class Packer:
     """Grows a batch segment by segment."""
 
-    ids: list[int] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
-    starts: list[int] = field(default_factory=lambda: [0])
-    parents: list[int] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.ids, self.positions, self.starts, self.parents = [], [], [0], []
 
     def segment(self, ids: Sequence[int], parent: int = -1) -> int:
         """Append one segment; returns its number."""
@@ -81,9 +79,8 @@ class Packer:
         return len(self.parents) - 1
 
     def batch(self, **what) -> Batch:
-        arrays = (self.ids, self.positions, self.starts, self.parents)
-        what = {name: None if w is None else np.array(w, np.int64) for name, w in what.items()}
-        return Batch(*(np.array(a, np.int64) for a in arrays), **what)
+        """The segments, and what is read of them."""
+        return Batch(**{name: np.array(w, np.int64) for name, w in (vars(self) | what).items()})
 
 
 def pack_sequences(sequences: Sequence[Sequence[int]]) -> Batch:
@@ -104,8 +101,7 @@ def pack_masks(examples: Sequence[Example], words: Sequence[int]) -> Batch:
     packer = Packer()
     read = [packer.starts[packer.segment(e.prompt)] + e.mask_at for e in examples]
     labels = [e.label for e in examples]
-    counts = [len(words)] * len(examples)
-    return packer.batch(read=read, words=words, counts=counts, labels=labels)
+    return packer.batch(read=read, words=words, counts=[len(words)] * len(read), labels=labels)
 
 
 def pack_candidates(examples: Sequence[Example], gold_only: bool = False) -> Batch:
@@ -113,30 +109,21 @@ def pack_candidates(examples: Sequence[Example], gold_only: bool = False) -> Bat
 
     gold_only leaves the other candidates out, since the language-model loss never reads them.
     """
-    packer = Packer()
-    readers: list[int] = []
-    targets: list[int] = []
-    lengths: list[int] = []
-    counts: list[int] = []
-    for example in examples:
+    packer, readers = Packer(), []
+    chosen = [(e.candidates[e.label],) if gold_only else e.candidates for e in examples]
+    for example, candidates in zip(examples, chosen, strict=True):
         prompt = packer.segment(example.prompt)
         last = len(packer.ids) - 1
-        candidates = example.candidates
-        if gold_only:
-            candidates = (candidates[example.label],)
         for candidate in candidates:
-            readers.append(last)
             if len(candidate) > 1:
-                child = packer.segment(candidate[:-1], prompt)
-                readers += range(packer.starts[child], packer.starts[child + 1])
-            targets += candidate
-            lengths.append(len(candidate))
-        counts.append(len(candidates))
+                packer.segment(candidate[:-1], prompt)
+            readers += [last, *range(len(packer.ids) + 1 - len(candidate), len(packer.ids))]
     read, at = np.unique(readers, return_inverse=True)
-    labels = [0 if gold_only else e.label for e in examples]
+    every = list(chain(*chosen))
     return packer.batch(
-        read=read, at=at, targets=targets, lengths=lengths, counts=counts, labels=labels
-    )
+        read=read, at=at, targets=list(chain(*every)), lengths=list(map(len, every)),
+        counts=list(map(len, chosen)), labels=[0 if gold_only else e.label for e in examples],
+    )  # fmt: skip
 
 
 def packed_size(example: Example) -> int:
@@ -161,7 +148,6 @@ def batch_rows(step: int, rows: int, batch_size: int, data_seed: int) -> np.ndar
 
     A pure function, so that resuming needs no state. returns i64[<= batch_size]
     """
-    per_epoch = -(-rows // batch_size)
-    epoch, place = divmod(step, per_epoch)
+    epoch, place = divmod(step, -(-rows // batch_size))
     order = np.random.RandomState([data_seed, epoch]).permutation(rows)
     return order[place * batch_size : (place + 1) * batch_size]

@@ -13,22 +13,16 @@ from functools import cache, lru_cache
 from heapq import heapify, heappop, heappush
 
 # Unicode White_Space. Python's own \s and str.strip() also take U+001C to U+001F.
-WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
-    map(chr, range(0x2000, 0x200B))
-)
+_WIDE_SPACES = "".join(map(chr, range(0x2000, 0x200B)))
+WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + _WIDE_SPACES
+Merges = list[tuple[str, str]]
 LONGEST_CACHED_WORD = 64  # characters: so that 16,384 cached words stay a few megabytes
 
 
-def _byte_characters() -> dict[str, int]:
-    """GPT-2's alphabet: printable Latin-1 bytes are themselves, the others follow from U+0100."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = sorted(set(range(0x100)) - set(printable))
-    return {chr(byte): byte for byte in printable} | {
-        chr(0x100 + index): byte for index, byte in enumerate(others)
-    }
-
-
-BYTE_OF = _byte_characters()
+# GPT-2's alphabet: printable Latin-1 bytes are themselves, the others follow from U+0100.
+_PRINTABLE = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+BYTE_OF = {chr(byte): byte for byte in sorted(_PRINTABLE)}
+BYTE_OF |= {chr(0x100 + i): byte for i, byte in enumerate(sorted({*range(256)} - _PRINTABLE))}
 
 
 def piece_bytes(piece: str) -> bytes:
@@ -36,10 +30,9 @@ def piece_bytes(piece: str) -> bytes:
 
     returns: its characters mapped back to bytes; UTF-8 for an item outside the alphabet
     """
-    try:
-        return bytes([BYTE_OF[character] for character in piece])
-    except KeyError:
-        return piece.encode()
+    if BYTE_OF.keys() >= set(piece):
+        return bytes(BYTE_OF[character] for character in piece)
+    return piece.encode()
 
 
 @cache
@@ -52,10 +45,8 @@ def word_pattern() -> re.Pattern[str]:
     """
     # No letter or number lies above plane 3; the planes 4 to 13 are unassigned.
     kinds = "".join([unicodedata.category(chr(code))[0] for code in range(0x40000)])
-    letter, number = (
-        "".join(f"{chr(run.start())}-{chr(run.end() - 1)}" for run in re.finditer(kind, kinds))
-        for kind in ("L+", "N+")
-    )
+    runs = (re.finditer(kind, kinds) for kind in ("L+", "N+"))
+    letter, number = ("".join(f"{chr(r.start())}-{chr(r.end() - 1)}" for r in run) for run in runs)
     space = WHITE_SPACE
     return re.compile(
         f"'(?:s|t|re|ve|m|ll|d)| ?[{letter}]+| ?[{number}]+| ?[^{space}{letter}{number}]+"
@@ -72,34 +63,26 @@ class BytePairEncoder:
               on their left, as RoBERTa's <mask> does
     """
 
-    def __init__(
-        self, ids: dict[str, int], merges: list[tuple[str, str]], specials: dict[str, bool]
-    ) -> None:
+    def __init__(self, ids: dict[str, int], merges: Merges, specials: dict[str, bool]) -> None:
         self._byte_ids = [ids[char] for char in sorted(BYTE_OF, key=BYTE_OF.__getitem__)]
         self._ranks = {ids[a] << 32 | ids[b]: rank for rank, (a, b) in enumerate(merges)}
         self._merged = array("I", [ids[a + b] for a, b in merges])
-        self._specials = {text: (ids[text], strips) for text, strips in specials.items()}
-        longest_first = sorted(specials, key=len, reverse=True)
-        self._special_pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self._ids, self._strips = ids, {text for text, strips in specials.items() if strips}
+        longest_first = "|".join(map(re.escape, sorted(specials, key=len, reverse=True)))
+        self._special_pattern = re.compile(f"({longest_first or '(?!)'})")
         self._cached_merge = lru_cache(maxsize=16_384)(self._merge)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text; specials inside it become their own id, and none are added."""
         ids: list[int] = []
-        start = 0
-        for match in self._special_pattern.finditer(text):
-            special_id, strips = self._specials[match[0]]
-            before = text[start : match.start()]
-            ids += self._encode_words(before.rstrip(WHITE_SPACE) if strips else before)
-            ids.append(special_id)
-            start = match.end()
-        return ids + self._encode_words(text[start:])
-
-    def _encode_words(self, text: str) -> list[int]:
-        ids: list[int] = []
-        for word in word_pattern().findall(text):
-            cached = len(word) <= LONGEST_CACHED_WORD
-            ids += self._cached_merge(word) if cached else self._merge(word)
+        parts = self._special_pattern.split(text)  # text, special, text, special, ..., text
+        for stretch, special in zip(parts[::2], [*parts[1::2], ""], strict=True):
+            stretch = stretch.rstrip(WHITE_SPACE) if special in self._strips else stretch
+            for word in word_pattern().findall(stretch):
+                cached = len(word) <= LONGEST_CACHED_WORD
+                ids += self._cached_merge(word) if cached else self._merge(word)
+            if special:
+                ids.append(self._ids[special])
         return ids
 
     def _merge(self, word: str) -> list[int]:

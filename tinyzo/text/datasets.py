@@ -8,14 +8,12 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tinyzo.errors import DataError
-
-if TYPE_CHECKING:
-    from tinyzo.text.tasks import Task
+from tinyzo.text.tasks import Task
 
 # What the files of a split are called: in GLUE, in SuperGLUE, in k-shot folders, by other people.
 STEMS = {
@@ -122,9 +120,8 @@ def kshot(task: Task, rows: Sequence[Row], k: int, seed: int) -> tuple[list[Row]
     for row in draw(rows, len(rows), seed):
         groups.setdefault(task.label(row), []).append(row)
     for index, label in enumerate(task.labels):
-        found, wanted = len(groups.get(index, ())), 2 * k
-        if found < wanted:
-            message = f"label {label!r} has {found} rows where k={k} takes {wanted}, half for dev"
+        if (found := len(groups.get(index, ()))) < 2 * k:
+            message = f"label {label!r} has {found} rows where k={k} takes {2 * k}, half for dev"
             raise DataError(f"{task.name}: {message}", f"use k <= {found // 2}, or more data")
     train = [row for group in groups.values() for row in group[:k]]
     return train, [row for group in groups.values() for row in group[k : 2 * k]]

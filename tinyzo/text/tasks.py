@@ -13,18 +13,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from string import Formatter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinyzo.errors import DataError
-
-if TYPE_CHECKING:
-    from tinyzo.text.tokenizer import Tokenizer
+from tinyzo.text.tokenizer import Tokenizer
 
 Row = Mapping[str, Any]  # of datasets.Row, which knows its file and line, or any dict
 MASK = "<mask>"
 EDITS: dict[str, Callable[[str], str]] = {
-    "strip": str.strip,
-    "lower": str.lower,
+    "strip": str.strip, "lower": str.lower,
     "lower_first": lambda text: text[:1].lower() + text[1:],
     "lower_word": lambda text: re.sub(r"^(?!I( |$))[^ ]+", lambda m: m[0].lower(), text),
     "upper_first": lambda text: text[:1].upper() + text[1:],
@@ -33,7 +30,7 @@ EDITS: dict[str, Callable[[str], str]] = {
     "unquote": lambda text: text.strip('"'),
     "ask": lambda text: text if text.endswith("?") else text + "?",
     "conjunction": lambda text: {"cause": "because", "effect": "so"}.get(text, text),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,6 @@ class Task:
     columns: tuple[str, ...] | None = None
     n_dev: int = 500
     loss: str = "classification"
-    metric: str = "accuracy"
 
     def find(self, row: Row, name: str) -> Any:
         """What a row has under a name, its alias, or a path into nested JSON; None for nothing."""
@@ -90,10 +86,9 @@ class Task:
         value = self.find(row, self.label_field)
         said = str(value) if isinstance(value, (str, int)) else f"<{type(value).__name__}>"
         key, names = said.strip().lower(), [label.lower() for label in self.labels]
-        indices = [str(index) for index in range(len(names))] if self.by_index else []
-        for known in (names, indices):
-            if key in known:
-                return known.index(key)
+        known = [*names, *map(str, range(len(names)))] if self.by_index else names
+        if key in known:
+            return known.index(key) % len(names)
         found = "missing" if value is None else repr(said[:40])
         raise _bad(row, f"{self.label_field} is {found}, not one of {', '.join(self.labels)}")
 
@@ -169,17 +164,13 @@ class BoundTask:
                 mask = len(parts) - 1, parts[-1].index(self.tokenizer.mask_id)
         parts.append([self.tokenizer.eos_id])
         if sum(map(len, parts[: mask[0]])) + mask[1] >= self.max_length:
-            self._shorten(row, parts, texts)
+            while (length := sum(map(len, parts))) > self.max_length:
+                if not (longest := max(texts, key=len)):
+                    message = f"the template alone has {length} tokens, {self.max_length} fit"
+                    raise _bad(row, message, "shorten the template")
+                longest.pop()
         mask_at = sum(map(len, parts[: mask[0]])) + mask[1]
         return tuple(itertools.chain(*parts))[: self.max_length], (), mask_at
-
-    def _shorten(self, row: Row, parts: list[list[int]], texts: list[list[int]]) -> None:
-        while (length := sum(map(len, parts))) > self.max_length:
-            longest = max(texts, key=len)
-            if not longest:
-                message = f"the template alone has {length} tokens, {self.max_length} fit"
-                raise _bad(row, message, "shorten the template")
-            longest.pop()
 
     def _with_candidates(self, row: Row) -> tuple[tuple, tuple, int]:
         """Prompt and candidate encoded together, and split where the prompt alone would end.
@@ -187,10 +178,9 @@ class BoundTask:
         differs: too long a prompt is cut from the left for the longest candidate, so that all of
                  them share it; published code cuts each sequence by its own length
         """
-        prompt, *joint = (
-            self.tokenizer.encode("".join(text for _, text in self.task.fill(t, row)).strip(" "))
-            for t in (self.task.template, *(self.task.template + word for word in self.task.words))
-        )
+        templates = (self.task.template + word for word in ("", *self.task.words))
+        filled = ("".join(text for _, text in self.task.fill(t, row)) for t in templates)
+        prompt, *joint = (self.tokenizer.encode(text.strip(" ")) for text in filled)
         split, heads = len(prompt), {tuple(ids[: len(prompt)]) for ids in joint}
         candidates = tuple(tuple(ids[split:]) for ids in joint)
         cut = max(0, 1 + split + max(map(len, candidates)) - self.max_length)
@@ -260,23 +250,14 @@ def _plain(name: str) -> str:
 
 
 REVIEWS = {"labels": ("terrible", "great"), "words": (" terrible", " great"), "label_field": "mood"}
-TOPICS = {
-    "labels": ("movie", "phone", "food"),
-    "words": (" movie", " phone", " food"),
-    "label_field": "topic",
-}
+TOPICS = {"labels": ("movie", "phone", "food"), "words": (" movie", " phone", " food"),
+          "label_field": "topic"}  # fmt: skip
 SST2 = {"labels": ("0", "1"), "words": (" terrible", " great")}
-RTE = {
-    "labels": ("entailment", "not_entailment"),
-    "aliases": {"premise": "sentence1", "hypothesis": "sentence2"},
-}
-NLI = {
-    "template": "{sentence1:chop}? <mask>, {sentence2:lower_first}",
-    "labels": ("contradiction", "entailment", "neutral"),
-    "words": (" No", " Yes", " Maybe"),
-    "label_field": "gold_label",
-    "max_length": 256,
-}
+RTE = {"labels": ("entailment", "not_entailment"),
+       "aliases": {"premise": "sentence1", "hypothesis": "sentence2"}}  # fmt: skip
+NLI = {"template": "{sentence1:chop}? <mask>, {sentence2:lower_first}", "max_length": 256,
+       "labels": ("contradiction", "entailment", "neutral"), "words": (" No", " Yes", " Maybe"),
+       "label_field": "gold_label"}  # fmt: skip
 NO_YES = {"labels": ("false", "true"), "words": ("No", "Yes")}
 CSV = ("label", "sentence")
 
@@ -297,11 +278,9 @@ TASKS = (
     Task("topics", "opt", "{text} It is about my", **TOPICS),
     Task("reviews", "opt", "{text} It was", **REVIEWS),
     Task("SST-2", "opt", "{sentence:strip} It was", **SST2),
-    Task("RTE", "opt",
-         '{premise}\nDoes this mean that "{hypothesis}" is true? Yes or No?\n',
+    Task("RTE", "opt", '{premise}\nDoes this mean that "{hypothesis}" is true? Yes or No?\n',
          words=("Yes", "No"), **RTE),
-    Task("CB", "opt",
-         'Suppose {premise} Can we infer that "{hypothesis}"? Yes, No, or Maybe?\n',
+    Task("CB", "opt", 'Suppose {premise} Can we infer that "{hypothesis}"? Yes, No, or Maybe?\n',
          ("entailment", "contradiction", "neutral"), ("Yes", "No", "Maybe"), n_dev=100),
     Task("BoolQ", "opt", "{passage} {question:ask:upper_first}\n", ("true", "false"),
          ("Yes", "No"), aliases={"label": "answer"}),

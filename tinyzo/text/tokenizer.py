@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tinyzo.errors import TokenizerError
-from tinyzo.text.bpe import BYTE_OF, BytePairEncoder, piece_bytes
+from tinyzo.text.bpe import BYTE_OF, BytePairEncoder, Merges, piece_bytes
 
 Encode = Callable[[str], list[int]]
-Merges = list[tuple[str, str]]
 
 # What transformers holds for special. OPT's vocabulary has <s> and <mask> too, as plain text.
 _ROBERTA = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
