@@ -115,7 +115,8 @@ def row(name: str, *cells: Any) -> None:
 
 def finish(*packages: str, **results: Any) -> None:
     """Print the JSON document. packages: versions to name besides NumPy's and Numba's."""
-    about = {"benchmark": Path(sys.argv[0]).stem, "command": shlex.join(sys.orig_argv)}
+    command = shlex.join(["python", *sys.orig_argv[1:]])
+    about = {"benchmark": Path(sys.argv[0]).stem, "command": command}
     document = about | {"machine": machine(*packages)} | results
     print(json.dumps(document, default=asdict))  # of the dataclasses
 
