@@ -187,7 +187,7 @@ def compile_kernels() -> None:
     print("tinyzo: compiling kernels, once on this machine", file=sys.stderr, flush=True)
     shapes = {"w.weight": (8, 8), "w.bias": (8,)}
     tensors = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
-    weights = Weights(tensors, NumbaEngine(1))
+    weights = Weights(tensors, NumbaEngine(2))
     theta, batch = weights.view([Probe(1, 1e-3), Probe(1, -1e-3)]), pack_sequences([[0, 1]])
     x = theta.embed("w.weight", batch.ids)
     x = theta.gelu(theta.linear("w", theta.norm("w", x, 1e-5), residual=x))
