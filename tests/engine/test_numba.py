@@ -295,7 +295,8 @@ def test_a_child_compiles_every_kernel():
 def test_a_cold_cache_is_filled_by_a_child(monkeypatch, tmp_path):
     children = []
 
-    def run(child, **_):
+    def run(child, cwd, **_):
+        assert (cwd / "tinyzo" / "engine").is_dir() or cwd == tmp_path.parents[1]
         children.append(child)
         raise OSError("no child can be had")
 

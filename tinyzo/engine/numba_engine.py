@@ -169,8 +169,9 @@ def shared_engine(threads: int | None = None) -> NumbaEngine:
     """
     if not _is_compiled():
         child = [sys.executable, "-m", "tinyzo.engine.numba_engine"]
+        here = Path(kernels.__file__).parents[2]  # so that the child imports this very package
         with contextlib.suppress(OSError):  # no child can be had: each is compiled when needed
-            subprocess.run(child, stdout=subprocess.DEVNULL, check=False)
+            subprocess.run(child, stdout=subprocess.DEVNULL, check=False, cwd=here)
     return NumbaEngine(threads)
 
 
