@@ -32,8 +32,7 @@ def choose_engine(name: str, threads: int | None) -> tuple[str, Callable[..., An
     raises: ConfigError for an unknown name, or "numba" where it cannot be had
     """
     if name not in ("auto", *ENGINES):
-        known = ", ".join(ENGINES)
-        raise ConfigError(f"engine {name!r} is not built", f"one of auto, {known}")
+        raise ConfigError(f"engine {name!r} is not built", f"one of auto, {', '.join(ENGINES)}")
     if name == "numpy":
         return "numpy", NumpyView
     if reason := why_no_numba():

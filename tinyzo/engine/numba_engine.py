@@ -130,8 +130,7 @@ class NumbaEngine:
         """NumpyView.fold, to the same bytes."""
         raw, kind = as_bytes(weights, name)
         key = map(np.uint32, noise.key(salt, name, "rounding"))
-        terms = make_terms(name, factors, (), weights.kind)
-        tasks = raw.size // kernels.CHUNK + 1
+        terms, tasks = make_terms(name, factors, (), weights.kind), raw.size // kernels.CHUNK + 1
         self.run(kernels.fold, raw.reshape(1, -1), kind, terms, *key, scratch=2048, tasks=tasks)
 
 
@@ -177,8 +176,8 @@ def shared_engine(threads: int | None = None) -> NumbaEngine:
 
 def _is_compiled() -> bool:
     """Whether this Python's cache has the largest kernel, no older than its source."""
-    version = "".join(map(str, sys.version_info[:2]))
-    found = Path(kernels.linear.stats.cache_path).glob(f"*.linear-*.py{version}*.nbi")
+    major, minor = sys.version_info[:2]
+    found = Path(kernels.linear.stats.cache_path).glob(f"*.linear-*.py{major}{minor}*.nbi")
     source = Path(kernels.__file__).stat().st_mtime
     return any(index.stat().st_mtime >= source for index in found)
 
@@ -261,8 +260,8 @@ class NumbaView(NumpyView):
         return out
 
     def linear(self, name: str, x: np.ndarray, residual: np.ndarray | None = None) -> np.ndarray:
-        has_bias = f"{name}.bias" in self.weights
-        bias = self.vector(f"{name}.bias")[:, 0] if has_bias else NOTHING[2]
+        given = f"{name}.bias" in self.weights
+        bias = self.vector(f"{name}.bias")[:, 0] if given else NOTHING[2]
         residual = NOTHING[3] if residual is None else np.ascontiguousarray(residual)
         return self.multiply_rows(f"{name}.weight", x, None, bias, residual)
 
@@ -282,8 +281,8 @@ class NumbaView(NumpyView):
         if f"{name}.weight" in self.weights:
             gain, bias = (self.vector(f"{name}.{part}")[:, 0] for part in ("weight", "bias"))
         out = np.empty((max(len(x), len(gain)), *x.shape[1:]), np.float32)
-        x = np.ascontiguousarray(x)
-        self._engine.run(kernels.norm, x, gain, bias, np.float32(ln_eps), out)
+        ln_eps = np.float32(ln_eps)
+        self._engine.run(kernels.norm, np.ascontiguousarray(x), gain, bias, ln_eps, out)
         return out
 
     def attention(self, q, k, v, batch: Batch, causal: bool, rows=None) -> np.ndarray:
