@@ -26,7 +26,6 @@ from tinyzo.engine.numba_kernels import DEPTH, LANES, ROWS, Terms
 from tinyzo.engine.numba_vectors import TILE
 from tinyzo.engine.numpy_engine import QUERIES, NumpyView
 from tinyzo.engine.weights import Factor, Probe, Weights
-from tinyzo.errors import ShapeError
 from tinyzo.text.batches import Batch, pack_sequences
 
 BLOCK = 128  # rows of W that a thread takes at once, at most
@@ -242,11 +241,7 @@ class NumbaView(NumpyView):
         terms, engine, (height, width) = self._terms(name), self._engine, self.weights.shape(name)
         bf16 = engine.bf16 and rows is None and self.weights.dtype(name) == np.uint16
         rows = np.arange(height) if rows is None else rows
-        if x.shape[2] != width:
-            raise ShapeError(
-                f"{name} [{height}, {width}] does not take width {x.shape[2]}",
-                "check config.json against the weights",
-            )
+        self.check_width(name, x)
         out = self.empty(x, len(rows))
         copies, count, columns = out.shape
         block = min(BLOCK, max(2 * LANES, padded(columns // (4 * engine.threads), 2 * LANES)))

@@ -101,16 +101,20 @@ class NumpyView:
         w = self.weights.rows(name, 0, n)
         return np.stack(list(self.copies(name, w, self.weights.index(name, 0, n))))[:, None]
 
-    def project(
-        self, name: str, x: np.ndarray, out: np.ndarray | None = None
-    ) -> Iterator[tuple[int, int, np.ndarray]]:
-        """x W^T in tiles of W's rows: (start, stop, f32[P, N, stop - start]), in `out` if given."""
+    def check_width(self, name: str, x: np.ndarray) -> None:
+        """raises: ShapeError when the matrix does not take rows as wide as x's"""
         rows, width = self.weights.shape(name)
         if x.shape[-1] != width:
             raise ShapeError(
                 f"{name} [{rows}, {width}] does not take width {x.shape[-1]}",
                 "check config.json against the weights",
             )
+
+    def project(
+        self, name: str, x: np.ndarray, out: np.ndarray | None = None
+    ) -> Iterator[tuple[int, int, np.ndarray]]:
+        """x W^T in tiles of W's rows: (start, stop, f32[P, N, stop - start]), in `out` if given."""
+        self.check_width(name, x)
         for start, stop in self.weights.tiles(name):
             w = self.weights.rows(name, start, stop)
             here = None if out is None else out[..., start:stop]
