@@ -11,20 +11,23 @@ import json
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tinyzo.engine.engines import ENGINES
 from tinyzo.engine.noise import FORMAT
 from tinyzo.errors import DataError, TinyzoError, UsageError
-from tinyzo.models.model import DTYPES, Model, load
+from tinyzo.models.model import DTYPES, RESIDENCIES, Model, load, open_model
 from tinyzo.runs import doctor, evaluate, export, memory, train
 from tinyzo.runs.data import bind_task, load_data, load_evaluation
 from tinyzo.runs.journal import read_journal
 from tinyzo.runs.run import Run
 from tinyzo.runs.settings import Settings, read_toml, settings_from
+from tinyzo.runs.snapshots import MOST, TAGS, tuned_model
 from tinyzo.text.datasets import Row
 from tinyzo.text.tasks import BoundTask
 from tinyzo.zo.objectives import Objective
@@ -46,12 +49,14 @@ HELP = {
     "train_rows": "most rows to train on, without --k-shot", "limit": "most rows to report on",
     "eval_every": "steps between evaluations on dev",
     "micro_batch_tokens": "most packed tokens computed at once",
-    "engine": "arithmetic", "residency": "where the weights live",
+    "engine": "arithmetic", "residency": "where the weights live: in memory, or in their file",
+    "memory_budget": "most memory to take, as 400MB: chooses engine, residency, micro-batches",
+    "fold_every": "steps between writings of the weights into the run; 0: none, only the journal",
     "dtype": "how weights are stored", "threads": "of the engine",
 }  # fmt: skip
 CHOICES = {
     "method": tuple(train.METHODS), "schedule": tuple(SCHEDULES), "dtype": ("auto", *DTYPES),
-    "engine": ("auto", "numba", "numpy"), "residency": ("auto", "resident", "streamed"),
+    "engine": ("auto", *ENGINES), "residency": RESIDENCIES,
 }  # fmt: skip
 ABOUT_TASK = {"task": None, "template": None, "label_words": None}
 ABOUT_DATA = {"data": None, "label_field": Settings.label_field}
@@ -95,6 +100,8 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("path", nargs="?", default=Settings.model, metavar="DIR|RUN")
     sub.add_argument("--batch-size", type=_count, default=8, help="for the memory plan")
     sub.add_argument("--tokens", type=_count, default=64, help="a sequence, for the memory plan")
+    sub.add_argument("--plan", action="store_true", help="every way to hold it in memory")
+    _add_setting(sub, "memory_budget")
     sub = command("doctor", "environment, speed, and whether a model computes well", diagnose)
     sub.add_argument("path", nargs="?", default=Settings.model, metavar="DIR")
     return parser
@@ -166,7 +173,7 @@ def _open(options: argparse.Namespace, needs_data: bool = True) -> tuple[Model, 
     same = given.get("task", task).lower() == task.lower() and "template" not in given
     changes = given if same else ABOUT_TASK | ABOUT_DATA | given
     settings = dataclasses.replace(run.settings, **changes | {"model": run.settings.model})
-    model = run.base_model() if getattr(options, "zero_shot", False) else run.model()
+    model = tuned_model(run, 0 if getattr(options, "zero_shot", False) else None)
     return model, settings.complete(model.family, needs_data), same and "data" not in given
 
 
@@ -251,21 +258,32 @@ def inspect(options: argparse.Namespace) -> dict[str, Any]:
         settings = run.settings
         result = {"run": str(path), "steps": len(steps), "best_step": run.best_step(),
                   "base": header.base, "noise_format": FORMAT}  # fmt: skip
-    model = load(settings.model_path, dtype=settings.dtype)
+    settings = dataclasses.replace(settings, memory_budget=options.memory_budget)
+    model = open_model(settings.model_path, settings.dtype)
     weights = model.weights
     parameters = sum(math.prod(weights.shape(name)) for name in weights.names())
-    plan = memory.plan(model, options.batch_size * options.tokens, options.tokens)
-    types: dict[str, int] = {}
-    for name in weights.names():
-        tag = export.TAGS[weights.dtype(name).name]
-        types[tag] = types.get(tag, 0) + 1
+    loads = [memory.Load(options.batch_size * options.tokens, options.tokens, probes=2)]
+    plan = memory.choose(model, settings, loads)
+    every = list(memory.plans(model, settings, loads)) if options.plan else [plan]
     result |= {
         "model": str(settings.model_path), "family": model.family, "parameters": parameters,
-        "trainable": parameters, "tensors": len(weights.names()), "types": types,
-        "bytes": weights.nbytes(), "plan": plan, "plan_bytes": sum(plan.values()),
+        "trainable": parameters, "tensors": len(weights.names()),
+        "types": dict(Counter(TAGS[weights.dtype(name).name] for name in weights.names())),
+        "bytes": weights.nbytes(), "plan": plan.parts, "plan_bytes": plan.total,
+        "written": _written(weights.nbytes()), "plans": list(map(dataclasses.asdict, every)),
     }  # fmt: skip
-    _say(options, "\n".join(f"{name:14} {value}" for name, value in result.items()))
+    shown = {k: v for k, v in result.items() if k not in ("plan", "plans")}
+    lines = [f"{name:14} {value}" for name, value in shown.items()]
+    _say(options, "\n".join(lines + [f"{'plan':14} {each}" for each in every]))
     return result
+
+
+def _written(size: int) -> str:
+    """What a run writes, and what that means for flash."""
+    return (f"56 bytes a step, and {size / 1e6:.0f} MB with each snapshot of the weights: every "
+            f"{MOST} steps if resident, if streamed as measured (or --fold-every K; 0: none). "
+            f"20,000 steps with K = 1 are {size * 2e4 / 1e12:.1f} TB of flash's wear, with K = 8 "
+            f"{size * 2500 / 1e12:.1f}")  # fmt: skip
 
 
 def diagnose(options: argparse.Namespace) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import io
 import json
 import os
 import stat
+import threading
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +20,7 @@ import numpy as np
 from tinyzo.errors import CheckpointError, TinyzoError
 
 DAMAGED = "the file is damaged or of another kind: download or copy it again"
+_SEEKING = threading.Lock()
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -77,8 +79,32 @@ def read_at(file: io.FileIO, out: np.ndarray, offset: int) -> None:
 def _pread(file: io.FileIO, out: memoryview, offset: int) -> int:
     if hasattr(os, "preadv"):
         return os.preadv(file.fileno(), [out], offset)
-    file.seek(offset)  # Windows
-    return file.readinto(out)
+    with _SEEKING:  # Windows
+        file.seek(offset)
+        return file.readinto(out)
+
+
+def lock(file: Any, kind: type[TinyzoError], held: str) -> None:
+    """Hold a file for this process alone; held: what to say when another one does."""
+    with suppress(ImportError):  # Windows has no flock: two processes go unseen there
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise _ours(kind, held, "wait for it") from None
+
+
+def put_in_place(file: Any, partial: Path, path: Path) -> None:
+    """Close a file that is whole, and give it its name: safe from a loss of power from here on."""
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+    os.replace(partial, path)
+    with suppress(OSError):  # not every system can open a directory
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
 
 
 def read_bytes(file: io.FileIO, size: int, offset: int) -> bytes:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -115,9 +114,9 @@ class SafetensorsWriter(AbstractContextManager):
 
     def __init__(self, path: str | Path, infos: Infos, metadata: Strings = None) -> None:
         self.path = Path(path)
-        self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
+        self.partial = self.path.with_name(f".{self.path.name}.partial")
         self._partly = ExitStack()  # undoes what is on the disk so far
-        self._partly.callback(self._partial.unlink, missing_ok=True)
+        self._partly.callback(self.partial.unlink, missing_ok=True)
         rank = {dtype: -place for place, dtype in enumerate(STORAGE)}
         names = sorted(infos, key=lambda name: (rank[infos[name].dtype], name))
         self._infos = {name: TensorInfo(*infos[name]) for name in names}
@@ -127,8 +126,10 @@ class SafetensorsWriter(AbstractContextManager):
         _parse(header, data_size, self.path)  # never write what cannot be read
         self._size = 8 + len(header) + data_size
         with self._removed_on_failure():
-            file = open(self._partial, "wb")  # noqa: SIM115 (the ExitStack closes it)
+            file = open(self.partial, "ab")  # noqa: SIM115 (the ExitStack closes it)
             self._file = self._partly.enter_context(file)
+            files.lock(file, CheckpointError, f"{self.path}: another process is writing it")
+            file.truncate(0)  # what a process left that died
             self._file.write(len(header).to_bytes(8, "little") + header)
 
     def names(self) -> list[str]:
@@ -152,6 +153,7 @@ class SafetensorsWriter(AbstractContextManager):
             raise ShapeError(wrong, "write each tensor once, in the order of names()")
         with self._removed_on_failure():
             self._file.write(np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data)
+            self._file.flush()  # so that `partial` can be read as soon as all is written
         if chunk.nbytes:
             self._missing[name] -= chunk.nbytes
         if not self._missing.get(name, 1):
@@ -162,14 +164,7 @@ class SafetensorsWriter(AbstractContextManager):
         with self._removed_on_failure():
             for name, left in self._missing.items():
                 files.refuse(self.path, f"{name!r} lacks {left} bytes", "write all of its rows")
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            os.replace(self._partial, self.path)
-            with suppress(OSError):  # not every system can open a directory
-                folder = os.open(self.path.parent, os.O_RDONLY)
-                self._partly.callback(os.close, folder)
-                os.fsync(folder)
+            files.put_in_place(self._file, self.partial, self.path)
         self._discard()
 
     @contextmanager

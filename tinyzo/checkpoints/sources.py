@@ -74,6 +74,8 @@ class Source(AbstractContextManager):
     raises: CheckpointError for a file that is missing, damaged or hostile
     """
 
+    _opened = ExitStack()  # nothing yet
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         with ExitStack() as opened:
@@ -132,6 +134,8 @@ class Source(AbstractContextManager):
 
     def close(self) -> None:
         self._opened.close()
+
+    __del__ = close
 
     def __exit__(self, *exc: object) -> None:
         self.close()

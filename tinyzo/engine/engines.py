@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from tinyzo.engine.numpy_engine import NumpyView
 from tinyzo.errors import ConfigError
 
 ENGINES = ("numba", "numpy")
+
+
+def may_have_numba() -> bool:
+    """Whether Numba is installed and wanted; it is not loaded, which would take its memory."""
+    return os.environ.get("TINYZO_NO_NUMBA", "0") in ("", "0") and bool(find_spec("numba"))
 
 
 def why_no_numba() -> str:
@@ -23,6 +30,19 @@ def why_no_numba() -> str:
     except RuntimeError as error:  # Numba finds no folder that it can write
         return f"{error}: set NUMBA_CACHE_DIR to a folder that can be written"
     return ""
+
+
+def fast_cpus(root: Path = Path("/sys/devices/system/cpu")) -> set[int]:
+    """The CPUs this process may use, on big.LITTLE only those of the highest frequency."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    allowed = allowed or set(range(os.cpu_count() or 1))
+    speed = {}
+    for cpu in allowed:
+        try:
+            speed[cpu] = int((root / f"cpu{cpu}/cpufreq/cpuinfo_max_freq").read_text())
+        except (OSError, ValueError):
+            return allowed
+    return {cpu for cpu in allowed if speed[cpu] == max(speed.values())}
 
 
 def choose_engine(name: str, threads: int | None) -> tuple[str, Callable[..., Any]]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -22,30 +23,17 @@ import numpy as np
 
 from tinyzo.engine import noise
 from tinyzo.engine import numba_kernels as kernels
+from tinyzo.engine.engines import fast_cpus
 from tinyzo.engine.numba_kernels import DEPTH, LANES, ROWS, Terms
 from tinyzo.engine.numba_vectors import TILE
 from tinyzo.engine.numpy_engine import QUERIES, NumpyView
-from tinyzo.engine.weights import Factor, Probe, Weights
+from tinyzo.engine.weights import Block, Probe, Weights, salt
 from tinyzo.text.batches import Batch, pack_sequences
 
 BLOCK = 128  # rows of W that a thread takes at once, at most
-CODE = 8 << 20  # bytes of the kernels that a first step loads, measured
 SPINS = 20_000  # looks at a counter before a thread goes to sleep: some 0.1 ms
 VOCABULARY = 4096  # rows of the decoder whose scores exist at once
 NOTHING = {n: np.zeros((0,) * n, np.float32) for n in (2, 3)}
-
-
-def fast_cpus(root: Path = Path("/sys/devices/system/cpu")) -> set[int]:
-    """The CPUs this process may use, on big.LITTLE only those of the highest frequency."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-    allowed = allowed or set(range(os.cpu_count() or 1))
-    speed = {}
-    for cpu in allowed:
-        try:
-            speed[cpu] = int((root / f"cpu{cpu}/cpufreq/cpuinfo_max_freq").read_text())
-        except (OSError, ValueError):
-            return allowed
-    return {cpu for cpu in allowed if speed[cpu] == max(speed.values())}
 
 
 class NumbaEngine:
@@ -113,49 +101,41 @@ class NumbaEngine:
             for error in filter(None, errors):
                 raise error
 
-    def plan(
-        self, probes: int, tokens: int, width: int, wide: int, heads: int, longest: int
-    ) -> dict[str, int]:
-        """NumpyView.plan. tiles: of W for each probe, their product, and x packed for them."""
-        linear = probes * BLOCK * (DEPTH + padded(tokens, LANES)) + 4 * DEPTH
-        keys = longest * (3 * width // heads + QUERIES)
-        return {
-            "tiles": 4 * (self.threads * max(linear, keys) + probes * tokens * wide),
-            "activations": 4 * probes * tokens * max(3 * width + wide, 7 * width),
-            "code": CODE,
-        }
-
-    def fold(self, weights: Weights, name: str, factors: Sequence[Factor], salt: int) -> None:
+    def fold(self, weights: Weights, name: str, raw: np.ndarray, start: int) -> None:
         """NumpyView.fold, to the same bytes."""
-        raw, kind = as_bytes(weights, name)
-        key = map(np.uint32, noise.key(salt, name, "rounding"))
-        terms, tasks = make_terms(name, factors, (), weights.kind), raw.size // kernels.CHUNK + 1
-        self.run(kernels.fold, raw.reshape(1, -1), kind, terms, *key, scratch=2048, tasks=tasks)
+        terms, first = make_terms(weights, name, ()), start * math.prod(raw.shape[1:])
+        flat, tasks = as_bytes(raw.reshape(1, -1)), raw.size // kernels.CHUNK + 1
+        self.run(kernels.fold, *flat, terms, first, scratch=2048, tasks=tasks)
 
 
 STORAGE = {"float32": kernels.F32, "uint16": kernels.BF16, "float16": kernels.F16}
 
 
-def as_bytes(weights: Weights, name: str) -> tuple[np.ndarray, int]:
-    """A tensor as the kernels know it, a vector being one row: u8[rows, bytes], and its type."""
-    stored = weights.stored(name)
-    return stored.reshape(-1, stored.shape[-1]).view(np.uint8), STORAGE[stored.dtype.name]
+def as_bytes(raw: np.ndarray) -> tuple[np.ndarray, int]:
+    """Rows as the kernels know them: u8[rows, bytes], and their type."""
+    return raw.view(np.uint8), STORAGE[raw.dtype.name]
 
 
-def make_terms(name: str, past: Sequence[Factor], probes: Sequence[Probe], kind: str) -> Terms:
+def make_terms(weights: Weights, name: str, probes: Sequence[Probe]) -> Terms:
     """What is added to a tensor as it is read; probes: () for the tensor itself."""
+    is_matrix, kind = len(weights.shape(name)) > 1, weights.kind
+    past: list[tuple] = []  # seed, kept, added, whether w is rounded then, and by which seed
+    for terms, decay in weights.pending:
+        each = [[seed, 1.0, added, False, 0] for seed, added in terms or [(0, 0.0)]]
+        each[0][1] = 1 - decay if is_matrix else 1.0
+        each[-1][3:] = True, salt(terms)
+        past += each
     seeds = list(dict.fromkeys(p.seed for p in probes if p.scale))
-    keys = [noise.key(seed, name, kind) for seed in (*(f[0] for f in past), *seeds)]
+    keys = [noise.key(seed, name, kind) for seed in (*(t[0] for t in past), *seeds)]
+    salts = [noise.key(t[4], name, "rounding") for t in past]
     places = [len(past) + seeds.index(p.seed) if p.scale else -1 for p in probes]
     return Terms(
         np.array(keys, np.uint32).reshape(-1, 2),
-        np.array([f[1] for f in past], np.float32), np.array([f[2] for f in past], np.float32),
+        np.array([t[1] for t in past], np.float32), np.array([t[2] for t in past], np.float32),
+        np.array([t[3] for t in past], np.bool_), np.array(salts, np.uint32).reshape(-1, 2),
         np.array(places or [-1], np.int64), np.array([p.scale for p in probes] or [0], np.float32),
         kind == "rademacher",
     )  # fmt: skip
-
-
-NO_TERMS = make_terms("", (), (), "")
 
 
 @functools.cache
@@ -184,12 +164,12 @@ def _is_compiled() -> bool:
 def compile_kernels() -> None:
     """Run every kernel once, which leaves it compiled in Numba's cache."""
     print("tinyzo: compiling kernels, once on this machine", file=sys.stderr, flush=True)
-    shapes = {"w.weight": (8, 8), "w.bias": (8,)}
+    shapes = {"w.weight": (8, 8), "w.bias": (8,), "n.weight": (8,), "n.bias": (8,)}
     tensors = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
     weights = Weights(tensors, NumbaEngine(2))
     theta, batch = weights.view([Probe(1, 1e-3), Probe(1, -1e-3)]), pack_sequences([[0, 1]])
     x = theta.embed("w.weight", batch.ids)
-    x = theta.gelu(theta.linear("w", theta.norm("w", x, 1e-5), residual=x))
+    x = theta.gelu(theta.linear("w", theta.norm("n", x, 1e-5), residual=x))
     q = x[:, :, None]
     theta.attention(q, q, q, batch, causal=True)
     theta.nll("w.weight", x, np.zeros(1, np.int64), np.zeros(1, np.int64), "w.bias")
@@ -208,68 +188,72 @@ class NumbaView(NumpyView):
         self._engine, self._blocks = engine, (None, None, ())
 
     def _terms(self, name: str) -> Terms:
-        if not (self.perturbed or self.weights.pending):
-            return NO_TERMS
-        past = self.weights.factors(name, self.weights.pending)
-        return make_terms(name, past, self.probes if self.perturbed else (), self.weights.kind)
+        return make_terms(self.weights, name, self.probes if self.perturbed else ())
 
-    def _rows(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Rows of a table as each probe has them, a vector being one row: f32[P, R, D]."""
-        terms, width = self._terms(name), self.weights.shape(name)[-1]
-        out = np.empty((len(terms.seeds), len(rows), width), np.float32)
+    def _rows(self, name: str, raw: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Rows, of these numbers, as each probe has them: f32[P, R, D]."""
+        terms, (count, width) = self._terms(name), raw.shape
+        out = np.empty((len(terms.seeds), count, width), np.float32)
         self._engine.run(
-            kernels.perturbed_rows, *as_bytes(self.weights, name), rows, terms, out,
+            kernels.perturbed_rows, *as_bytes(raw), rows, terms, out,
             scratch=2 * width, tasks=out.size // kernels.CHUNK + 1,
         )  # fmt: skip
         return out
 
     def vector(self, name: str) -> np.ndarray:
-        return self._rows(name, np.zeros(1, np.int64))
+        return self._rows(name, self.weights.stored(name)[None], np.zeros(1, np.int64))
 
     def embed(self, name: str, ids: np.ndarray) -> np.ndarray:
         rows, back = np.unique(ids, return_inverse=True)
-        return self._rows(name, rows)[:, back]
+        return self._rows(name, self.weights.store.gather(name, rows), rows)[:, back]
 
-    def multiply_rows(self, name: str, x: np.ndarray, rows: np.ndarray | None = None,
-                      bias: np.ndarray = NOTHING[2], residual: np.ndarray = NOTHING[3]
-                      ) -> np.ndarray:  # fmt: skip
-        """x W^T + bias + residual of the given rows of W: f32[P, N, R]. bias: f32[P, R].
+    def multiply_rows(self, name: str, x: np.ndarray, blocks: Iterable[Block], count: int,
+                      bias: np.ndarray = NOTHING[2], residual: np.ndarray = NOTHING[3],
+                      bf16: bool = False) -> np.ndarray:  # fmt: skip
+        """x W^T + bias + residual of some rows of W: f32[P, N, count]. bias: f32[P, count].
 
-        Rows, so a decoder's, are multiplied in float32 whatever the storage: products in bfloat16
-        there cost more of the projected gradient than in all layers below (docs/decisions.md).
+        blocks: those rows in blocks, with the number of a block's first row, or of each.
+        bf16: in bfloat16 where W is. Not for a decoder's rows: products in bfloat16 there cost more
+        of the projected gradient than in all layers below (docs/decisions.md).
         """
-        terms, engine, (height, width) = self._terms(name), self._engine, self.weights.shape(name)
-        bf16 = engine.bf16 and rows is None and self.weights.dtype(name) == np.uint16
-        rows = np.arange(height) if rows is None else rows
         self.check_width(name, x)
-        out = self.empty(x, len(rows))
-        copies, count, columns = out.shape
-        block = min(BLOCK, max(2 * LANES, padded(columns // (4 * engine.threads), 2 * LANES)))
-        tokens, words = padded(count, LANES), -(-width // (2 if bf16 else 1))
-        tiles = len(terms.seeds) * block * DEPTH
-        engine.run(
-            kernels.linear, np.ascontiguousarray(x), *as_bytes(self.weights, name), rows, terms,
-            bias, residual, out, bf16, block, shared=len(x) * tokens * words,
-            scratch=max(tiles + 4 * DEPTH + copies * tokens * block, LANES * words),
-        )  # fmt: skip
+        terms, engine, column = self._terms(name), self._engine, 0
+        bf16 = bf16 and engine.bf16 and self.weights.dtype(name) == np.uint16
+        x, out = np.ascontiguousarray(x), self.empty(x, count)
+        copies, tokens, words = len(out), padded(x.shape[1], LANES), -(-x.shape[2] // (1 + bf16))
+        for first, raw in blocks:
+            rows = np.arange(first, first + len(raw)) if isinstance(first, int) else first
+            part = padded(len(raw) // (4 * engine.threads), 2 * LANES)
+            block = min(BLOCK, max(2 * LANES, part))
+            tiles = len(terms.seeds) * block * DEPTH
+            engine.run(
+                kernels.linear, x, *as_bytes(raw), rows, terms, bias, residual, out, column, bf16,
+                block, shared=len(x) * tokens * words,
+                scratch=max(tiles + 4 * DEPTH + copies * tokens * block, LANES * words),
+            )  # fmt: skip
+            column += len(raw)
         return out
 
     def linear(self, name: str, x: np.ndarray, residual: np.ndarray | None = None) -> np.ndarray:
-        given = f"{name}.bias" in self.weights
+        given, matrix = f"{name}.bias" in self.weights, f"{name}.weight"
         bias = self.vector(f"{name}.bias")[:, 0] if given else NOTHING[2]
         residual = NOTHING[3] if residual is None else np.ascontiguousarray(residual)
-        return self.multiply_rows(f"{name}.weight", x, None, bias, residual)
+        blocks, count = self.weights.store.blocks(matrix), self.weights.shape(matrix)[0]
+        return self.multiply_rows(matrix, x, blocks, count, bias, residual, bf16=True)
 
     def scores(self, name: str, h: np.ndarray, rows=None, bias=None) -> np.ndarray:
-        rows = np.arange(self.weights.shape(name)[0]) if rows is None else rows
+        store, count = self.weights.store, self.weights.shape(name)[0]
+        blocks = store.blocks(name) if rows is None else [(rows, store.gather(name, rows))]
+        rows = np.arange(count) if rows is None else rows
         b = NOTHING[2] if bias is None else np.ascontiguousarray(self.vector(bias)[:, 0, rows])
-        return self.multiply_rows(name, h, rows, b)
+        return self.multiply_rows(name, h, blocks, len(rows), b)
 
     def project(self, name: str, x: np.ndarray, out=None) -> Iterator[tuple[int, int, np.ndarray]]:
         count = self.weights.shape(name)[0]
         for start in range(0, count, VOCABULARY):
             stop = min(start + VOCABULARY, count)
-            yield start, stop, self.multiply_rows(name, x, np.arange(start, stop))
+            blocks = self.weights.store.blocks(name, start, stop)
+            yield start, stop, self.multiply_rows(name, x, blocks, stop - start)
 
     def norm(self, name: str, x: np.ndarray, ln_eps: float) -> np.ndarray:
         gain = bias = NOTHING[2]

@@ -30,10 +30,11 @@ ordered_freely = njit(**OPTIONS, fastmath={"reassoc", "contract", "nsz", "arcp"}
 
 
 class Terms(NamedTuple):
-    """What is added to a tensor as it is read: the past's terms for all, then one for each probe.
+    """What is added to a tensor as it is read: what is pending, then one z for each probe.
 
-    keys: u32[T + S, 2], noise.key of the past's terms, then of the probes' seeds
+    keys: u32[T + S, 2], noise.key of the pending terms, then of the probes' seeds
     kept, added: f32[T], w <- kept w + added z, in this order
+    rounds: bool[T], whether an update ends there, after which w is rounded; salts: u32[T, 2]
     seeds: i64[C], for each copy of the weights the place of its z in keys, or -1; scales: f32[C]
     is_signs: whether z is rademacher
     """
@@ -41,6 +42,8 @@ class Terms(NamedTuple):
     keys: np.ndarray
     kept: np.ndarray
     added: np.ndarray
+    rounds: np.ndarray
+    salts: np.ndarray
     seeds: np.ndarray
     scales: np.ndarray
     is_signs: bool
@@ -151,8 +154,8 @@ def nearest_bfloat(value):
 
 @njit(inline="always")
 def dithered_bfloat(value, bits):
-    """One of the two bfloat16 beside a float32, at random: weights.narrow."""
-    return np.uint16(U(F(value).view(U) + U(bits >> U(16))) >> U(16))
+    """One of the two bfloat16 beside a float32, at random, as float32: weights.narrow."""
+    return U(U(F(value).view(U) + U(bits >> U(16))) & U(0xFFFF0000)).view(F)
 
 
 @njit(inline="always")
@@ -160,9 +163,14 @@ def dithered_half(value, bits):
     """The same for float16."""
     exponent = U(F(value).view(U) & U(0x7F800000))
     ulp = U(max(exponent, U(113 << 23)) - U(10 << 23)).view(F)
-    dither = F(I(bits >> U(19))) * F(2.0**-13)
-    rounded = F(np.floor(value / ulp + dither) * ulp)  # exact in float16, or beyond it
-    word = rounded.view(U)
+    rounded = F(np.floor(value / ulp + F(I(bits >> U(19))) * F(2.0**-13)) * ulp)
+    return rounded if abs(rounded) < F(65536) or rounded != rounded else rounded * F(np.inf)
+
+
+@njit(inline="always")
+def half_bits(value):
+    """The bits of a float32 that float16 holds."""
+    word = F(value).view(U)
     size = U(word & U(0x7FFFFFFF))
     if size < U(113 << 23):  # subnormal: a multiple of 2^-24
         code = U(I(U(size).view(F) * F(2.0**24)))
@@ -175,11 +183,11 @@ def dithered_half(value, bits):
 
 @njit(inline="always")
 def widen_row(raw, storage, row, start, w):
-    """w: f32[n] = elements start, ... of a row of the tensor; returns the first's number."""
+    """w: f32[n] = elements start, ... of a row."""
     n = w.size
     if storage == F32:
         w[:] = raw[row, 4 * start : 4 * (start + n)].view(F)
-        return U(row * (raw.shape[1] // 4) + start)
+        return
     halves = raw[row, 2 * start : 2 * (start + n)].view(np.uint16)
     if storage == BF16:
         for i in range(n):
@@ -187,28 +195,36 @@ def widen_row(raw, storage, row, start, w):
     else:
         for i in range(n):
             w[i] = widen_half(halves[i])
-    return U(row * (raw.shape[1] // 2) + start)
 
 
 @njit(inline="always")
-def add_past(terms, index, w, z):
-    """w <- kept w + added z for each of the past's terms; index: the first element's number."""
+def add_pending(terms, storage, index, w, z):
+    """Weights.now: w <- kept w + added z for each term; index: the first element's number."""
     for t in range(terms.kept.size):
         fill_noise(terms, t, index, z)
         kept, added = terms.kept[t], terms.added[t]
+        salt_0, salt_1 = terms.salts[t, 0], terms.salts[t, 1]
         for i in range(w.size):
             w[i] = kept * w[i] + added * z[i]
+        if terms.rounds[t] and storage == BF16:
+            for i in range(w.size):
+                w[i] = dithered_bfloat(w[i], random_word(salt_0, salt_1, U(index + U(i))))
+        if terms.rounds[t] and storage == F16:
+            for i in range(w.size):
+                w[i] = dithered_half(w[i], random_word(salt_0, salt_1, U(index + U(i))))
 
 
 @kernel
 def copy_rows(raw, storage, rows, start, terms, w, z, copies, at, stride, apart, bf16):
     """Elements start, ... of some rows as each probe has them, w.size of each.
 
+    raw: u8[R, bytes]; rows: i64[R], their numbers in the tensor
     Copy c of row r goes to copies[at + r stride + c apart], as float32 or, in words, as bfloat16.
     """
     for r in range(rows.size):
-        index = widen_row(raw, storage, rows[r], start, w)
-        add_past(terms, index, w, z)
+        widen_row(raw, storage, r, start, w)
+        index = U(rows[r] * (raw.shape[1] // (4 if storage == F32 else 2)) + start)
+        add_pending(terms, storage, index, w, z)
         made = -1
         for c in range(terms.seeds.size):
             if terms.seeds[c] not in (-1, made):
@@ -232,40 +248,37 @@ def copy_rows(raw, storage, rows, start, terms, w, z, copies, at, stride, apart,
 
 @kernel
 def perturbed_rows(raw, storage, rows, terms, out, scratch, counters):
-    """Rows of a table for each probe. rows: i64[R]; out: f32[C, R, D]."""
+    """Rows of a table for each probe. rows: i64[R], their numbers; out: f32[C, R, D]."""
     _, count, width = out.shape
     flat = out.reshape(-1)
     w, z = scratch[:width], scratch[width : 2 * width]
     step = 8
     task = fetch_add(counters, 0, step)
     while task < count:
-        some = rows[task : task + step]
-        copy_rows(
-            raw, storage, some, 0, terms, w, z, flat, task * width, width, count * width, False
-        )
+        some, numbers = raw[task : task + step], rows[task : task + step]
+        copy_rows(some, storage, numbers, 0, terms, w, z, flat, task * width, width, count * width,
+                  False)  # fmt: skip
         task = fetch_add(counters, 0, step)
 
 
 @kernel
-def fold(raw, storage, terms, salt_0, salt_1, scratch, counters):
-    """w <- kept w + added z for each term, in place, rounded once. raw: u8[1, bytes]."""
+def fold(raw, storage, terms, first, scratch, counters):
+    """What is pending into the bytes. raw: u8[1, bytes]; first: the first element's number."""
     n, step = raw.shape[1] // (4 if storage == F32 else 2), 1024
     task = fetch_add(counters, 0, CHUNK)
     while task < n:
         for start in range(task, min(n, task + CHUNK), step):
             size = min(step, n - start)
-            w, z = scratch[:size], scratch[step : step + size]
-            if storage == F32:  # in place
-                add_past(terms, U(start), raw[0, 4 * start : 4 * (start + size)].view(F), z)
+            w, z, index = scratch[:size], scratch[step : step + size], U(first + start)
+            if storage == F32:
+                in_place = raw[0, 4 * start : 4 * (start + size)].view(F)
+                add_pending(terms, storage, index, in_place, z)
                 continue
-            add_past(terms, widen_row(raw, storage, 0, start, w), w, z)
+            widen_row(raw, storage, 0, start, w)
+            add_pending(terms, storage, index, w, z)
             halves = raw[0, 2 * start : 2 * (start + size)].view(np.uint16)
             for i in range(size):
-                bits = random_word(salt_0, salt_1, U(start + i))
-                if storage == BF16:
-                    halves[i] = dithered_bfloat(w[i], bits)
-                else:
-                    halves[i] = dithered_half(w[i], bits)
+                halves[i] = nearest_bfloat(w[i]) if storage == BF16 else half_bits(w[i])
         task = fetch_add(counters, 0, CHUNK)
 
 
@@ -333,12 +346,13 @@ def own(p, copies):
 
 
 @kernel
-def linear(x, raw, storage, rows, terms, bias, residual, out, bf16, block, packed, scratch,
+def linear(x, raw, storage, rows, terms, bias, residual, out, column, bf16, block, packed, scratch,
            counters):  # fmt: skip
-    """out = x W^T + bias + residual, W's rows perturbed as they are read.
+    """out = x W^T + bias + residual for some rows of W, perturbed as they are read.
 
-    x: f32[1 or P, M, K]; raw: u8[., bytes]; rows: i64[N], those of raw that are multiplied;
+    x: f32[1 or P, M, K]; raw: u8[R, bytes]; rows: i64[R], their numbers in the tensor
     bias: f32[0 or 1 or P, N]; residual: f32[0 or 1 or P, M, N]; out: f32[P, M, N]
+    column: of out (and bias and residual) where their products begin
     block: rows of W in a task; packed: f32[X's copies * M rounded up to LANES * words of k]
     """
     copies, count, columns = out.shape
@@ -364,17 +378,17 @@ def linear(x, raw, storage, rows, terms, bias, residual, out, bf16, block, packe
     tiles = terms.seeds.size * block * DEPTH
     w, z = scratch[tiles : tiles + depth], scratch[tiles + depth : tiles + 2 * depth]
     totals = tiles + 2 * depth
-    blocks = (columns + block - 1) // block
+    blocks = (rows.size + block - 1) // block
     task = fetch_add(counters, 2, 1)
     while task < blocks:
-        j0 = task * block
-        n = min(block, columns - j0)
+        n = min(block, rows.size - task * block)
+        some, numbers = raw[task * block :][:n], rows[task * block :][:n]
         for k0 in range(0, words, DEPTH):
             steps = min(DEPTH, words - k0)
             start = k0 * 2 if bf16 else k0
             size = min(depth, inner - start)
-            copy_rows(raw, storage, rows[j0 : j0 + n], start, terms, w[:size], z[:size], scratch,
-                      0, DEPTH, block * DEPTH, bf16)  # fmt: skip
+            copy_rows(some, storage, numbers, start, terms, w[:size], z[:size], scratch, 0, DEPTH,
+                      block * DEPTH, bf16)  # fmt: skip
             for p in range(copies):
                 tile = (p if terms.seeds.size > 1 else 0) * block * DEPTH
                 xp = p if x.shape[0] > 1 else 0
@@ -384,6 +398,7 @@ def linear(x, raw, storage, rows, terms, bias, residual, out, bf16, block, packe
                     c_at = totals + (p * padded + m) * block
                     multiply(bf16, width, n, scratch, tile, DEPTH, packed, x_at, scratch, c_at,
                              width, steps, k0 == 0)  # fmt: skip
+        j0 = column + task * block
         for p in range(copies):
             for m in range(0, count, LANES):
                 first, width = panel(m, padded)

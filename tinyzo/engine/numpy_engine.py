@@ -7,12 +7,12 @@ its z made once per seed, and W + scale * z lives only while it is multiplied.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
 from tinyzo.engine import noise
-from tinyzo.engine.weights import TILE, Factor, Probe, Weights, apply_factors, narrow, widen
+from tinyzo.engine.weights import Probe, Weights, narrow, split
 from tinyzo.errors import ShapeError
 from tinyzo.text.batches import Batch
 
@@ -51,33 +51,11 @@ class NumpyView:
         self.perturbed = any(probe.scale for probe in probes)
 
     @staticmethod
-    def fold(weights: Weights, name: str, factors: Sequence[Factor], salt: int) -> None:
-        """w <- kept w + added z for each factor, into a tensor's bytes, tile by tile.
-
-        16-bit storage is rounded stochastically, by random words that are made from salt.
-        """
-        for start, stop in weights.tiles(name):
-            stored, index = weights.stored(name)[start:stop], weights.index(name, start, stop)
-            w = apply_factors(widen(stored), name, index, factors, weights.kind)
-            bits = noise.words(noise.key(salt, name, "rounding"), index)
-            stored[...] = narrow(w, stored.dtype, bits)
-
-    @staticmethod
-    def plan(
-        probes: int, tokens: int, width: int, wide: int, heads: int, longest: int
-    ) -> dict[str, int]:
-        """Bytes that a forward pass holds beside the weights, at its widest point.
-
-        tiles: w, z and the work of making z, and one tile of projections for each probe
-        activations: of the feed-forward layer, `wide`, or the attention of one segment
-        """
-        tile, scores = max(TILE, width), heads * min(longest, QUERIES) * longest
-        return {
-            "tiles": 4 * (8 * tile + probes * tokens * max(1, tile // width)),
-            "activations": 4
-            * probes
-            * (tokens * max(4 * width + 2 * wide, 9 * width) + 2 * scores),
-        }
+    def fold(weights: Weights, name: str, raw: np.ndarray, start: int) -> None:
+        """What is pending into the bytes of some of a tensor's rows, from row `start` on."""
+        for first, tile in split(start, raw):
+            w = weights.now(name, tile, weights.index(name, first, first + len(tile)))
+            tile[...] = narrow(w, tile.dtype, None)  # exact: rounded by `now`
 
     # -- the perturbation ------------------------------------------------------------------
 
@@ -98,8 +76,8 @@ class NumpyView:
     def vector(self, name: str) -> np.ndarray:
         """A bias or a LayerNorm vector: f32[P, 1, D]."""
         (n,) = self.weights.shape(name)
-        w = self.weights.rows(name, 0, n)
-        return np.stack(list(self.copies(name, w, self.weights.index(name, 0, n))))[:, None]
+        index = self.weights.index(name, 0, n)
+        return np.stack(list(self.copies(name, self.weights.read(name), index)))[:, None]
 
     def check_width(self, name: str, x: np.ndarray) -> None:
         """raises: ShapeError when the matrix does not take rows as wide as x's"""
@@ -115,10 +93,11 @@ class NumpyView:
     ) -> Iterator[tuple[int, int, np.ndarray]]:
         """x W^T in tiles of W's rows: (start, stop, f32[P, N, stop - start]), in `out` if given."""
         self.check_width(name, x)
-        for start, stop in self.weights.tiles(name):
-            w = self.weights.rows(name, start, stop)
+        for start, raw in self.weights.tiles(name):
+            stop = start + len(raw)
             here = None if out is None else out[..., start:stop]
             index = self.weights.index(name, start, stop)
+            w = self.weights.now(name, raw, index)
             yield start, stop, self.multiply(x, name, w, index, here)
 
     def multiply(

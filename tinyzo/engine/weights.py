@@ -10,8 +10,10 @@ so the result is the same on every machine.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,20 +32,9 @@ class Probe:
     scale: float
 
 
+Block = tuple[int, np.ndarray]  # the number of its first row, and its rows in storage type
 Term = tuple[int, float]  # (seed, coefficient): theta += coefficient * z(seed)
-Update = tuple[Sequence[Term], float]  # theta <- (1 - decay) theta + its terms; (terms, decay)
-Factor = tuple[int, float, float]  # (seed, kept, added): w <- kept w + added z(seed)
-
-
-def factors(updates: Sequence[Update], is_matrix: bool) -> list[Factor]:
-    """What updates do to one tensor, in order. Decay reaches matrices only: no bias, no norm."""
-    every: list[Factor] = []
-    for terms, decay in updates:
-        kept = 1 - decay if is_matrix else 1.0
-        for seed, coefficient in terms or [(0, 0.0)]:
-            every.append((seed, kept, coefficient))
-            kept = 1.0
-    return every
+Update = tuple[Sequence[Term], float]  # (terms, decay): theta <- (1 - decay) theta + its terms
 
 
 def widen(raw: np.ndarray) -> np.ndarray:
@@ -73,71 +64,104 @@ def narrow(values: np.ndarray, dtype: np.dtype, bits: np.ndarray | None) -> np.n
     return (np.floor(values / ulp + dither) * ulp).astype(np.float16)
 
 
+class Resident:
+    """Where the bytes live: here in memory, changed in place. streaming.py has the other place.
+
+    shapes, dtypes: of each tensor, by name; held_bytes: what the weights take of memory
+    """
+
+    is_resident = True
+
+    def __init__(self, tensors: dict[str, np.ndarray]) -> None:
+        self.tensors = tensors
+        self.shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        self.dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
+        self.held_bytes = sum(tensor.nbytes for tensor in tensors.values())
+
+    def read(self, name: str) -> np.ndarray:
+        """A whole tensor, in its storage type."""
+        return self.tensors[name]
+
+    def blocks(
+        self, name: str, start: int = 0, stop: int | None = None, sweep: str = ""
+    ) -> Iterator[Block]:
+        """Rows start .. stop in blocks: (number of the first row, rows in storage type)."""
+        yield start, self.tensors[name][start:stop]
+
+    def gather(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """The given rows, in storage type."""
+        return self.tensors[name][rows]
+
+
 class Weights:
     """Named tensors with the verbs that zeroth-order training needs: read, view, add.
 
-    tensors: name -> f32, f16 or u16 (bfloat16) array, owned and changed in place.
+    store:   where the bytes live; a dict of arrays is Resident: name -> f32, f16 or u16 (bfloat16).
     engine:  makes a view, engine(weights, probes), and folds; it holds all the arithmetic.
     kind:    the distribution of z.
     pending: updates that count in all that is read and are not yet in the bytes.
     """
 
-    def __init__(
-        self, tensors: dict[str, np.ndarray], engine: Callable[..., Any], kind: str = "gaussian"
-    ) -> None:
-        self._tensors, self.engine, self.kind = tensors, engine, kind
+    def __init__(self, store: Any, engine: Any, kind: str = "gaussian") -> None:
+        self.store = Resident(store) if isinstance(store, dict) else store
+        self.engine, self.kind = engine, kind
         self.pending: list[Update] = []
 
     def names(self) -> list[str]:
         """The tensors, by the checkpoint's own names."""
-        return list(self._tensors)
+        return list(self.store.shapes)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._tensors
+        return name in self.store.shapes
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._tensors[name].shape
+        return self.store.shapes[name]
 
     def dtype(self, name: str) -> np.dtype:
-        return self._tensors[name].dtype
+        return self.store.dtypes[name]
 
     def nbytes(self) -> int:
-        return sum(t.nbytes for t in self._tensors.values())
+        """Of all tensors as they are stored, wherever that is."""
+        return sum(math.prod(self.shape(n)) * self.dtype(n).itemsize for n in self.names())
 
     def stored(self, name: str) -> np.ndarray:
         """One tensor's bytes in their storage type, without what is pending: not to write."""
-        return self._tensors[name]
+        return self.store.read(name)
 
     def read(self, name: str) -> np.ndarray:
         """A copy of one tensor as it is now: f32."""
-        return self.rows(name, 0, len(self._tensors[name])).copy()
-
-    def rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Rows start .. stop, or single elements of a vector: f32, to read and not to write."""
-        return self._now(name, self._tensors[name][start:stop], self.index(name, start, stop))
+        return self.now(name, self.stored(name), self.index(name, 0, self.shape(name)[0])).copy()
 
     def gather(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """The given rows: f32[len(rows), ...]."""
-        return self._now(name, self._tensors[name][rows], self.row_index(name, rows))
+        """The given rows as they are now: f32[len(rows), ...]."""
+        return self.now(name, self.store.gather(name, rows), self.row_index(name, rows))
 
-    def _now(self, name: str, raw: np.ndarray, index: np.ndarray) -> np.ndarray:
-        pending = self.factors(name, self.pending)
-        return apply_factors(widen(raw), name, index, pending, self.kind)
+    def tiles(self, name: str) -> Iterator[Block]:
+        """The tensor's bytes as (first row, rows of about TILE elements), in turn."""
+        for block in self.store.blocks(name):
+            yield from split(*block)
 
-    def factors(self, name: str, updates: Sequence[Update]) -> list[Factor]:
-        """What updates do to a tensor."""
-        return factors(updates, len(self.shape(name)) > 1)
+    def now(self, name: str, raw: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """What is stored, with what is pending: each update added, and rounded as in storage.
 
-    def tiles(self, name: str) -> Iterator[tuple[int, int]]:
-        """The tensor as ranges of rows of about TILE elements."""
-        rows, *rest = self.shape(name)
-        step = max(1, TILE // int(np.prod(rest)))
-        return ((start, min(start + step, rows)) for start in range(0, rows, step))
+        raw: elements of a tensor; index: u32, their flat numbers, kept; returns f32 of that shape
+        """
+        w, is_matrix = widen(raw), len(self.shape(name)) > 1
+        for terms, decay in self.pending:
+            if decay and is_matrix:
+                w = np.float32(1 - decay) * w
+            for seed, coefficient in terms:
+                z = noise.at(seed, name, index.copy(), self.kind)
+                w = w + np.float32(coefficient) * z
+            if raw.dtype != np.float32:
+                bits = noise.words(noise.key(salt(terms), name, "rounding"), index.copy())
+                w = widen(narrow(w, raw.dtype, bits))
+        return w
 
     def index(self, name: str, start: int, stop: int) -> np.ndarray:
         """The flat element numbers of rows start .. stop, the counters of z: u32."""
         rest = self.shape(name)[1:]
-        return noise.counters(start * int(np.prod(rest)), (stop - start, *rest))
+        return noise.counters(start * math.prod(rest), (stop - start, *rest))
 
     def row_index(self, name: str, rows: np.ndarray) -> np.ndarray:
         """The flat element numbers of the given rows: u32[len(rows), ...]."""
@@ -152,8 +176,8 @@ class Weights:
     def add(self, terms: Sequence[Term], decay: float = 0.0, fold: bool = True) -> None:
         """theta <- (1 - decay) theta + sum_i c_i z(seed_i); decay reaches matrices only.
 
-        fold: into the bytes, in place, with all that is pending, rounded once by the newest seed;
-        otherwise it stays pending.
+        fold: into the bytes at once, where they are in memory; else it is pending. The result is
+        the same: 16-bit storage is rounded after each update, by words that its first seed makes.
         raises: NumericError when a coefficient is not finite; theta is then unchanged
         """
         if not (np.abs([decay, *(c for _, c in terms)]) <= np.finfo(np.float32).max).all():
@@ -162,17 +186,42 @@ class Weights:
             )
         self.pending.append((tuple(terms), decay))
         if fold:
-            salt = terms[0][0] if terms else 0
-            for name in self._tensors:
-                self.engine.fold(self, name, self.factors(name, self.pending), salt)
+            self.fold()
+
+    def fold(self) -> None:
+        """All that is pending into the bytes, in one sweep, where they are in memory."""
+        if self.pending and self.store.is_resident:
+            for name in self.names():
+                self.engine.fold(self, name, self.stored(name), 0)
+            self.pending.clear()
+
+    def write(self, write: Callable[[str, np.ndarray], None], names: Sequence[str]) -> None:
+        """Give `write` each tensor as it is now: its name and, block by block, its bytes."""
+        self.fold()
+        for name in names:
+            for start, raw in self.store.blocks(name, sweep="write"):
+                if self.pending:
+                    self.engine.fold(self, name, raw, start)
+                write(name, raw)
+
+    def move(self, path: Path) -> None:
+        """Where they are streamed: to a file of what `write` gave, so that nothing is pending."""
+        if not self.store.is_resident:
+            self.store.move(path)
             self.pending.clear()
 
 
-def apply_factors(
-    w: np.ndarray, name: str, index: np.ndarray, factors: Sequence[Factor], kind: str
-) -> np.ndarray:
-    """w <- kept w + added z for each factor. w: f32, kept; index: u32, its elements' numbers."""
-    for seed, kept, added in factors:
-        z = noise.at(seed, name, index.copy(), kind)
-        w = np.float32(kept) * w + np.float32(added) * z
-    return w
+def salt(terms: Sequence[Term]) -> int:
+    """The seed of an update's rounding."""
+    return terms[0][0] if terms else 0
+
+
+def split(start: int, raw: np.ndarray) -> Iterator[Block]:
+    """A block in tiles of about TILE elements: (first row, rows)."""
+    rows = tile_rows(raw.shape)
+    return ((start + at, raw[at : at + rows]) for at in range(0, len(raw), rows))
+
+
+def tile_rows(shape: tuple[int, ...]) -> int:
+    """How many rows of a tensor are a tile."""
+    return max(1, TILE // math.prod(shape[1:]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,13 +14,16 @@ import numpy as np
 from tinyzo.checkpoints.directory import match_names, open_weights, read_json, typed_config
 from tinyzo.checkpoints.sources import Source
 from tinyzo.engine.engines import choose_engine
-from tinyzo.engine.weights import Weights, narrow, widen
+from tinyzo.engine.numpy_engine import NumpyView
+from tinyzo.engine.streaming import TILES, Streamed
+from tinyzo.engine.weights import Weights
 from tinyzo.errors import CheckpointError, ConfigError, DataError
 from tinyzo.models import opt, roberta
 from tinyzo.text.batches import Batch, pack_sequences
 from tinyzo.text.tokenizer import Tokenizer, load_tokenizer
 
 MODELS: dict[str, ModuleType] = {"roberta": roberta, "opt": opt}
+RESIDENCIES = ("auto", "resident", "streamed")
 DTYPES = {"f32": "<f4", "f16": "<f2", "bf16": "<u2"}
 
 
@@ -26,12 +31,26 @@ class Model:
     """A checkpoint ready to compute. `family` is "roberta" or "opt"."""
 
     def __init__(
-        self, family: str, config: Any, weights: Weights, directory: Path, engine: str
+        self, family: str, config: Any, weights: Weights, directory: Path, engine: str = "numpy"
     ) -> None:
         self.family, self.config, self.weights = family, config, weights
         self.directory, self.engine = directory, engine
         self.architecture = MODELS[family]
         self._tokenizer: Tokenizer | None = None
+
+    def settle(
+        self, engine: str = "auto", residency: str = "auto", threads: int | None = None,
+        tiles: int = TILES,
+    ) -> Model:  # fmt: skip
+        """Choose what computes, and whether the weights, still in their file, come into memory."""
+        self.engine, self.weights.engine = choose_engine(engine, threads)
+        is_small = self.weights.nbytes() < free_bytes() / 2
+        if residency == "resident" or (residency == "auto" and is_small):
+            self.weights.store = self.weights.store.load()
+            self.weights.fold()  # what a run has added since
+        else:
+            self.weights.store.resize(tiles)
+        return self
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -83,21 +102,36 @@ def load(
 ) -> Model:
     """Open a Hugging Face folder of RoBERTa (masked LM) or OPT (causal LM).
 
-    engine: "auto", "numba" or "numpy". residency: "auto" or "resident": weights in memory.
+    engine: "auto", "numba" or "numpy". residency: "resident": weights in memory; "streamed": read
+    from the file in every pass; "auto": resident if they take less than half of the free memory.
     dtype: what they are stored as, "f32", "bf16" or "f16"; None or "auto": as in the file.
     threads: of the numba engine; None: one on each fast CPU. NumPy's BLAS has its own.
     raises: CheckpointError, ConfigError (also for a choice that is not built)
     """
-    if residency not in ("auto", "resident"):
-        raise ConfigError(f"residency {residency!r} is not built", "one of auto, resident")
-    name, views = choose_engine(engine, threads)
+    if residency not in RESIDENCIES:
+        known = ", ".join(RESIDENCIES)
+        raise ConfigError(f"residency {residency!r} is not built", f"one of {known}")
+    return open_model(path, dtype).settle(engine, residency, threads)
+
+
+def open_model(path: str | Path, dtype: str | None = None) -> Model:
+    """A checked model whose weights are still in their file; `settle` makes it ready."""
     if dtype not in (None, "auto", *DTYPES):
         raise ConfigError(f"dtype {dtype!r} is not built", f"one of auto, {', '.join(DTYPES)}")
     directory = Path(path)
-    with open_weights(directory) as source:
+    with ExitStack() as opened:
+        source = opened.enter_context(open_weights(directory))
         family, config = read_config(directory)
-        tensors = read_tensors(source, MODELS[family], config, dtype)
-    return Model(family, config, Weights(tensors, views), directory, name)
+        store = open_tensors(source, MODELS[family], config, DTYPES.get(dtype))
+        opened.pop_all()
+    return Model(family, config, Weights(store, NumpyView), directory)
+
+
+def free_bytes(path: Path = Path("/proc/meminfo")) -> float:
+    """The memory that the system can give to new processes; infinite where it does not say."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    return next(found, math.inf)
 
 
 def read_config(directory: Path) -> tuple[str, Any]:
@@ -121,10 +155,10 @@ def read_config(directory: Path) -> tuple[str, Any]:
     return family, config
 
 
-def read_tensors(
+def open_tensors(
     source: Source, architecture: ModuleType, config: Any, dtype: str | None
-) -> dict[str, np.ndarray]:
-    """All parameters of the model, one at a time into their final storage type.
+) -> Streamed:
+    """All parameters of the model, by its own names.
 
     raises: CheckpointError for tensors missing, unexpected, misshapen, untied or not floating
     """
@@ -136,27 +170,12 @@ def read_tensors(
         )
     shapes = dict(architecture.shapes(config))
     names, twins = match_names(source, shapes, architecture.LAYOUT)
-    tensors = {name: _read(source, file, dtype) for name, file in names.items()}
     for second, first in twins.items():
-        if not np.array_equal(_read(source, second, dtype), tensors[first]):
+        both = (Streamed(source, {first: file}, dtype) for file in (second, names[first]))
+        blocks = zip(*(each.blocks(first) for each in both), strict=True)
+        if not all(np.array_equal(a, b) for (_, a), (_, b) in blocks):
             raise CheckpointError(
                 f"{second} is not tied to {first}: their values differ",
                 "a model with an output projection of its own is not built",
             )
-    return tensors
-
-
-def _read(source: Source, name: str, dtype: str | None) -> np.ndarray:
-    info = source.info(name)
-    if info.dtype not in ("F32", "F16", "BF16", "F64"):
-        raise CheckpointError(f"{name}: {info.dtype} weights", "only F32, F16, BF16, F64 are read")
-    raw = source.read(name)
-    same = raw.dtype if info.dtype != "F64" else np.dtype(np.float32)
-    target = same if dtype in (None, "auto") else np.dtype(DTYPES[dtype])
-    if raw.dtype == target:
-        return raw
-    with np.errstate(over="ignore"):
-        values = narrow(widen(raw), target, None)
-    if np.isinf(widen(values)).any() and not np.isinf(raw).any():
-        raise CheckpointError(f"{name}: values too large for {target.name}", "use another --dtype")
-    return values
+    return Streamed(source, names, dtype)

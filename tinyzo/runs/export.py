@@ -9,13 +9,12 @@ from pathlib import Path
 from tinyzo.checkpoints.directory import WEIGHT_FILES, open_weights, read_json
 from tinyzo.checkpoints.files import new_directory
 from tinyzo.checkpoints.safetensors import SafetensorsWriter
-from tinyzo.checkpoints.sources import TensorInfo
 from tinyzo.checkpoints.torch_bin import open_torch_bin
 from tinyzo.errors import CheckpointError
 from tinyzo.runs.run import Run
+from tinyzo.runs.snapshots import infos_of, tuned_model
 
 METADATA = {"format": "pt"}  # transformers looks for it
-TAGS = {"float32": "F32", "float16": "F16", "uint16": "BF16"}
 NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 TAKEN = ("config.json", *WEIGHT_FILES)  # a directory with one of these is a model's already
 # Everything small that belongs to a model's folder; weights of any kind do not.
@@ -29,18 +28,16 @@ def replay(run: Run, output: Path, step: int | None = None) -> Path:
     raises: CheckpointError when `output` has a model already or cannot be written
     """
     new_directory(output, CheckpointError, TAKEN)
-    model = run.model(step)
-    weights = model.weights
-    infos = {n: TensorInfo(TAGS[weights.dtype(n).name], weights.shape(n)) for n in weights.names()}
-    with SafetensorsWriter(output / "model.safetensors", infos, METADATA) as writer:
-        for name in writer.names():
-            writer.write(name, weights.stored(name))
-    _copy_companions(model.directory, output)
+    model = tuned_model(run, step)
+    infos = infos_of(model.weights)
     kinds = {NAMES[info.dtype] for info in infos.values()}
     config = read_json(model.directory / "config.json")
     config.pop("torch_dtype", None)
     config["dtype"] = kinds.pop() if len(kinds) == 1 else "float32"
-    (output / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    with SafetensorsWriter(output / "model.safetensors", infos, METADATA) as writer:
+        model.weights.write(writer.write, writer.names())
+        _copy_companions(model.directory, output)
+        (output / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return output
 
 
@@ -57,7 +54,7 @@ def convert(path: Path, output: Path) -> Path:
         with SafetensorsWriter(output / "model.safetensors", infos, METADATA) as writer:
             for name in writer.names():
                 writer.write(name, source.read(name))
-    _copy_companions(path if path.is_dir() else path.parent, output)
+            _copy_companions(path if path.is_dir() else path.parent, output)
     return output
 
 

@@ -15,12 +15,12 @@ import errno
 import os
 import struct
 import zlib
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from tinyzo.checkpoints.files import os_errors
+from tinyzo.checkpoints.files import lock, os_errors
 from tinyzo.engine import noise
 from tinyzo.engine.noise import KINDS
 from tinyzo.errors import RunError
@@ -71,7 +71,7 @@ class Journal(AbstractContextManager):
             raise
 
     def _read(self) -> None:
-        _lock(self._file, self.path)
+        lock(self._file, RunError, f"{self.path}: another process is at work on this run")
         self._file.seek(0)
         start = self.header.pack()
         if len(found := self._file.read(len(start))) < len(start) and start.startswith(found):
@@ -136,6 +136,13 @@ def read_journal(path: Path) -> tuple[Header, list[Step], int]:
     return header, steps, crc
 
 
+def record_crc(path: Path, step: int) -> str:
+    """The CRC of the record of a step, which says what history led to it."""
+    data = path.read_bytes()
+    end = HEADER.size + step * _read_header(path, data).record.size
+    return data[end - 4 : end].hex()
+
+
 def _read_header(path: Path, data: bytes) -> Header:
     if len(data) < HEADER.size or not data.startswith(MAGIC):
         raise RunError(f"{path}: not a journal of tinyzo", "name a run's directory")
@@ -154,14 +161,3 @@ def _sealed(layout: struct.Struct, crc: int, *fields: object) -> bytes:
     """The fields, and a CRC-32 of them that goes on from `crc`."""
     body = layout.pack(*fields, 0)[:-4]
     return body + struct.pack("<I", zlib.crc32(body, crc))
-
-
-def _lock(file, path: Path) -> None:
-    with suppress(ImportError):  # Windows has no flock: two processes on one run go unseen there
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            why = "another process is at work on this run"
-            raise RunError(f"{path}: {why}", "wait for it") from None

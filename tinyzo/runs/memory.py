@@ -1,4 +1,4 @@
-"""What a run holds in memory: planned before it is allocated, and measured.
+"""What a run holds in memory: planned before it is allocated, chosen to fit, and measured.
 
 The peak is VmHWM of /proc/self/status, the largest resident set of this process: ru_maxrss
 survives exec and would count the parent's too.
@@ -6,11 +6,23 @@ survives exec and would count the parent's too.
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tinyzo.models.model import Model
+from tinyzo.engine import weights
+from tinyzo.engine.engines import fast_cpus, may_have_numba
+from tinyzo.engine.numpy_engine import QUERIES
+from tinyzo.errors import ConfigError
+from tinyzo.models.model import Model, free_bytes
+from tinyzo.runs.settings import Settings, parse_bytes
 
 STATUS = Path("/proc/self/status")
+NUMBA, KERNELS = 107 << 20, 8 << 20  # measured: Numba and LLVM, loaded; our compiled kernels
+BLOCK, DEPTH = 128, 512  # of the numba engine: rows of W that a thread takes, words of k at once
+SIZES = ((512, 32), (256, 8), (128, 2), (64, 1))  # tokens of a micro-batch, tiles of a block
 
 
 def status_bytes(field: str) -> int:
@@ -32,14 +44,109 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def plan(model: Model, tokens: int, longest: int, probes: int = 2) -> dict[str, int]:
-    """Bytes that a step on `tokens` packed tokens will hold, part by part.
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """What is computed at once: so many packed tokens, unless micro-batches are smaller."""
 
-    interpreter: what is resident now, less the weights: Python, NumPy, tokenizer, data
-    the rest, the engine's own: tiles in work, activations at the widest point, compiled code
+    tokens: int
+    longest: int
+    probes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A way to hold a run in memory. parts: bytes, by what they are for."""
+
+    engine: str
+    residency: str
+    micro_batch_tokens: int
+    tiles: int
+    parts: dict[str, int]
+
+    def fix(self, settings: Settings) -> Settings:
+        """The settings with what the plan chose to fit a budget."""
+        if not settings.memory_budget:
+            return settings
+        engine = "numpy" if self.engine == "numpy" else settings.engine
+        return dataclasses.replace(settings, engine=engine, residency=self.residency,
+                                   micro_batch_tokens=self.micro_batch_tokens)  # fmt: skip
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+    def __str__(self) -> str:
+        parts = {**self.parts, "total": self.total}
+        listing = ", ".join(f"{name} {value / 2**20:.0f} MB" for name, value in parts.items())
+        micro = f"{self.micro_batch_tokens} tokens at once"
+        return f"{self.engine}, {self.residency}, {micro}: {listing}"
+
+
+def plans(
+    model: Model, settings: Settings, loads: Sequence[Load], is_fixed: bool = False
+) -> Iterator[Plan]:
+    """Every way that the settings leave open, the fastest first; is_fixed: no other micro-batch."""
+    engines = ("numba", "numpy") if may_have_numba() else ("numpy",)
+    residencies = ("resident", "streamed")
+    for engine in engines if settings.engine == "auto" else (settings.engine,):
+        for where in residencies if settings.residency == "auto" else (settings.residency,):
+            for tokens, tiles in SIZES:
+                tokens = min(2**32 if is_fixed else tokens, settings.micro_batch_tokens)
+                every = (_parts(model, engine, settings.threads, tokens, load) for load in loads)
+                parts = max(every, key=lambda parts: sum(parts.values()))
+                blocks = 2 * model.weights.store.block_bytes(tiles)
+                held = model.weights.nbytes() if where == "resident" else blocks
+                yield Plan(engine, where, tokens, tiles, {"weights": held, **parts})
+
+
+def choose(
+    model: Model, settings: Settings, loads: Sequence[Load], is_fixed: bool = False
+) -> Plan:
+    """The fastest plan within the budget; without one, weights in memory if half of it suffices.
+
+    model: not settled yet
+    raises: ConfigError when none fits, with the smallest budget that does
     """
-    config, weights = model.config, model.weights.nbytes()
-    widths = config.hidden_size, getattr(config, "intermediate_size", None) or config.ffn_dim
-    arrays = model.weights.engine.plan(probes, tokens, *widths, config.num_attention_heads, longest)
-    interpreter = max(0, status_bytes("VmRSS") - weights)
-    return {"interpreter": interpreter, "weights": weights, **arrays}
+    every = list(plans(model, settings, loads, is_fixed))
+    if settings.memory_budget is None:
+        first = every[0]
+        every = [p for p in every if (p.engine, p.tiles) == (first.engine, first.tiles)]
+        return next((plan for plan in every if plan.total < free_bytes() / 2), every[-1])
+    budget = parse_bytes(settings.memory_budget)
+    for plan in every:
+        if plan.total <= budget:
+            return plan
+    least = math.ceil(min(plan.total for plan in every) / 1e6)
+    what = f"--memory-budget {settings.memory_budget} is too small"
+    raise ConfigError(what, f"the smallest that fits is {least}MB")
+
+
+def _parts(
+    model: Model, engine: str, threads: int | None, tokens: int, load: Load
+) -> dict[str, int]:
+    """Bytes that a forward pass holds beside the weights, at its widest point.
+
+    interpreter: what is resident now: Python, NumPy, tokenizer, data
+    code: of the numba engine, as far as it is not loaded yet
+    activations: of the feed-forward layer, or the attention of one segment
+    tiles: w, z and the work of making z; packed activations, and products of one tile
+    """
+    config, longest, probes = model.config, load.longest, load.probes
+    width = config.hidden_size
+    wide = getattr(config, "intermediate_size", None) or config.ffn_dim
+    heads, tokens = config.num_attention_heads, max(longest, min(tokens, load.tokens))
+    parts = {"interpreter": status_bytes("VmRSS")}
+    if engine == "numpy":
+        tile, scores = max(weights.TILE, width), heads * min(longest, QUERIES) * longest
+        parts["tiles"] = 4 * (8 * tile + probes * tokens * max(1, tile // width))
+        rows = tokens * max(4 * width + 2 * wide, 9 * width) + 2 * scores
+        return parts | {"activations": 4 * probes * rows}
+    linear = probes * BLOCK * (DEPTH + tokens) + 4 * DEPTH
+    keys = longest * (3 * width // heads + QUERIES)
+    each = (threads or len(fast_cpus())) * max(linear, keys)
+    loaded = "tinyzo.engine.numba_engine" in sys.modules
+    return parts | {
+        "code": KERNELS if loaded else NUMBA + KERNELS,
+        "tiles": 4 * (each + probes * tokens * wide),
+        "activations": 4 * probes * tokens * max(3 * width + wide, 7 * width),
+    }

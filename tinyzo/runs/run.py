@@ -4,6 +4,7 @@
     journal         the terms: the fine-tune itself
     metrics.jsonl   one object a step
     events.jsonl    evaluations and errors
+    weights-<step>.safetensors    the weights after so many steps, for a quick resumption
     result.json     the summary, when it is done
     loss.png        the losses, where matplotlib is installed
 """
@@ -11,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from contextlib import suppress
 from pathlib import Path
@@ -19,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from tinyzo.checkpoints.directory import fingerprint
-from tinyzo.checkpoints.files import new_directory, os_errors
+from tinyzo.checkpoints.files import new_directory, os_errors, put_in_place
 from tinyzo.errors import RunError
-from tinyzo.models.model import MODELS, Model, load
+from tinyzo.models.model import MODELS, Model, open_model
 from tinyzo.runs.journal import read_journal
 from tinyzo.runs.settings import Settings, read_toml, settings_from
 
@@ -63,9 +65,9 @@ class Run:
         raises: RunError when the disk is full or the directory cannot be written
         """
         partial = self.path / f"{file}.partial"
-        with os_errors(RunError, self.path / file, ROOM):
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(self.path / file)
+        with os_errors(RunError, self.path / file, ROOM), open(partial, "wb") as new:
+            new.write(text.encode())
+            put_in_place(new, partial, self.path / file)
 
     @classmethod
     def open(cls, path: Path) -> Run:
@@ -83,7 +85,7 @@ class Run:
         raise RunError(f"{path}/run.toml is not a run's", "restore it from a copy")
 
     def base_model(self) -> Model:
-        """The checkpoint that the run began with, as it is in memory before any step.
+        """The checkpoint that the run began with, its weights still in their file.
 
         raises: RunError when its files have changed since
         """
@@ -92,18 +94,7 @@ class Run:
             what = f"{s.model_path} has changed since the run began"
             both = f"{found[:12]}, then {base[:12]}"
             raise RunError(f"{what} ({both})", "restore the checkpoint, or begin a new run")
-        return load(s.model_path, s.engine, s.residency, s.dtype, s.threads)
-
-    def model(self, step: int | None = None) -> Model:
-        """The model after `step` steps; None: the step that did best on dev."""
-        model = self.base_model()
-        steps = read_journal(self.journal_path)[1]
-        step = self.best_step() if step is None else step
-        if not 0 <= step <= len(steps):
-            raise RunError(f"{self.path}: no step {step}", f"it has {len(steps)} steps")
-        for done in steps[:step]:
-            model.weights.add(done.terms, done.decay)
-        return model
+        return open_model(s.model_path, s.dtype)
 
     def evaluations(self, split: str) -> dict[int, dict[str, Any]]:
         """The evaluations on a split, by step."""
@@ -131,6 +122,11 @@ class Run:
         path = self.path / file
         with os_errors(RunError, path, ROOM), open(path, "a", encoding="utf-8") as lines:
             lines.write(json.dumps(line) + "\n")
+
+    def sync(self, file: str) -> None:
+        """Push what is written to a file through to the disk, against loss of power."""
+        with suppress(FileNotFoundError), open(self.path / file, "ab") as lines:
+            os.fsync(lines.fileno())
 
     def keep_lines(self, file: str, most: int) -> int:
         """Cut a file of lines after `most` whole ones, dropping a torn one; returns how many."""

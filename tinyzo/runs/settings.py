@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ TINY = {"lr": 5e-5, "eps": 1e-3, "batch_size": 32, "steps": 500, "eval_every": 1
 RANGES = {
     "steps": (0, 2**32 - 1), "batch_size": (1, 2**32), "eval_every": (1, 2**32),
     "micro_batch_tokens": (1, 2**32), "k_shot": (1, 2**32), "limit": (1, 2**32),
-    "train_rows": (1, 2**32), "warmup": (0, 2**32), "threads": (1, 2**16), "seed": (0, 2**64 - 1),
+    "fold_every": (0, 2**32), "train_rows": (1, 2**32),
+    "warmup": (0, 2**32), "threads": (1, 2**16), "seed": (0, 2**64 - 1),
     "data_seed": (0, 2**32 - 1), "lr": (0, 1e30), "eps": (1e-30, 1e30), "weight_decay": (0, 1e30),
 }  # fmt: skip
 
@@ -48,6 +50,8 @@ class Settings:
     k_shot: draw the published k-shot split from the training file. train_rows: else at most so
     many. limit: at most so many rows to report on. seed makes z, data_seed the rows and order.
     micro_batch_tokens: a batch is computed in parts of at most so many packed tokens.
+    memory_budget: a size such as 400MB, which engine, residency and micro-batches then fit.
+    fold_every: steps between two writings of the weights into the run's directory; 0: none.
     """
 
     model: str = "roberta-tiny"
@@ -70,9 +74,11 @@ class Settings:
     train_rows: int = 1000
     limit: int | None = None
     eval_every: int | None = None
-    micro_batch_tokens: int = 4096
+    micro_batch_tokens: int = 512
     engine: str = "auto"
     residency: str = "auto"
+    memory_budget: str | None = None
+    fold_every: int | None = None
     dtype: str = "auto"
     threads: int | None = None
 
@@ -122,6 +128,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 raise UsageError(f"{name} = {value}", f"{name} is from {least} to {most}")
+        if self.memory_budget:
+            parse_bytes(self.memory_budget)
         try:
             self.to_toml().encode()
         except UnicodeEncodeError:
@@ -132,6 +140,18 @@ class Settings:
         items = ((k, v) for k, v in dataclasses.asdict(self).items() if v is not None)
         lines = (f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in items)
         return "".join(lines).replace("\x7f", "\\u007f")  # JSON leaves it, TOML does not
+
+
+def parse_bytes(text: str) -> int:
+    """A size such as 400MB, 1.5G or 256MiB.
+
+    raises: UsageError for another text
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]?)(i?)B?", text, re.IGNORECASE)
+    if not match:
+        raise UsageError(f"memory_budget = {text!r}", "a size such as 400MB or 1.5GB")
+    power = " KMG".index(match[2].upper() or " ")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

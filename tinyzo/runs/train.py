@@ -5,22 +5,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tinyzo import __version__
 from tinyzo.checkpoints.directory import fingerprint
-from tinyzo.engine.engines import why_no_numba
+from tinyzo.engine.engines import ENGINES, why_no_numba
 from tinyzo.engine.noise import step_seed
 from tinyzo.errors import ConfigError, NumericError, RunError, UsageError
-from tinyzo.models.model import Model, load
+from tinyzo.models.model import RESIDENCIES, Model, open_model
 from tinyzo.runs import memory, report
 from tinyzo.runs.data import Data, bind_task, load_data
 from tinyzo.runs.evaluate import Evaluation, evaluate
 from tinyzo.runs.journal import Header, Journal
 from tinyzo.runs.run import Run, read_lines
 from tinyzo.runs.settings import Settings, settings_from
+from tinyzo.runs.snapshots import Snapshots, tuned_model
 from tinyzo.text.batches import batch_rows, packed_size
 from tinyzo.text.tasks import Example
 from tinyzo.zo.mezo import Step, mezo_step
@@ -37,6 +38,8 @@ class Method:
     terms: int
 
 
+# What does not change what a run computes, and may be chosen anew when it is resumed.
+FREE = ("steps", "fold_every", "residency", "threads", "memory_budget")
 METHODS = {"mezo": Method(mezo_step, losses=2, terms=1)}
 
 
@@ -59,25 +62,54 @@ def finetune(
     bound = bind_task(model, run.settings)
     data = load_data(bound, run.settings)
     _check_digest(run, data.digest())
+    loads = list(_loads(data, run.settings))
+    plan = memory.choose(model, run.settings, loads, is_fixed=resume is not None)
     if resume is None:
+        run.settings = plan.fix(run.settings)
+        _settle(run, model, plan)
         run.create()  # not before: a mistake in what was asked for leaves no directory behind
-    objective = Objective(model, bound, run.settings.micro_batch_tokens)
-    method = METHODS[run.settings.method]
+    method, passes = METHODS[run.settings.method], -(-loads[0].tokens // plan.micro_batch_tokens)
     header = Header(method.losses, method.terms, model.weights.kind, run.about["base"])
-    with Journal(run.journal_path, header) as journal:
+    with (
+        Journal(run.journal_path, header) as journal,
+        Snapshots(run, run.settings.fold_every, passes) as snapshots,
+    ):
         if (steps := run.settings.steps) < (done := len(journal.steps)):
             raise UsageError(f"--steps {steps}: the run has done {done}", "none can be taken back")
         run.save()
-        Training(run, objective, data, journal, method).go()
+        start = snapshots.restore(model, done)
+        if resume is not None:
+            _settle(run, model, plan)
+        objective = Objective(model, bound, run.settings.micro_batch_tokens)
+        Training(run, objective, data, journal, method, snapshots).go(start)
     return run
+
+
+def _settle(run: Run, model: Model, plan: memory.Plan) -> None:
+    """Make the model ready as planned, having said how."""
+    s, asked = run.settings, "numpy" if plan.engine == "numpy" else run.settings.engine
+    report.say(f"run {run.path}\nmemory plan: {plan}")
+    model.settle(asked, plan.residency, s.threads, plan.tiles)
+    if model.engine != plan.engine:
+        report.say(f"engine numpy, the slow one ({why_no_numba()})")
+
+
+def _loads(data: Data, settings: Settings) -> Iterator[memory.Load]:
+    """What a step and the evaluations compute at once, at most."""
+    for examples, rows, probes in (
+        (data.train, settings.batch_size, 2), (data.dev, None, 1), (data.test, None, 1)
+    ):  # fmt: skip
+        sizes = sorted(map(packed_size, examples), reverse=True)[:rows] or [0]
+        yield memory.Load(sum(sizes), sizes[0], probes)
 
 
 def _begin(output: str | Path | None, settings: Settings) -> tuple[Run, Model]:
     if (settings.model_path / "run.toml").is_file():
         raise UsageError(f"{settings.model} is a run", "--resume it, or tune what replay writes")
-    model = load(
-        settings.model_path, settings.engine, settings.residency, settings.dtype, settings.threads
-    )
+    for name, known in (("engine", ("auto", *ENGINES)), ("residency", RESIDENCIES)):
+        if (asked := getattr(settings, name)) not in known:
+            raise ConfigError(f"{name} {asked!r} is not built", f"one of {', '.join(known)}")
+    model = open_model(settings.model_path, settings.dtype)
     settings = settings.complete(model.family)
     if settings.method not in METHODS:
         known = ", ".join(METHODS)
@@ -97,18 +129,17 @@ def _begin(output: str | Path | None, settings: Settings) -> tuple[Run, Model]:
 
 def _reopen(path: Path, choices: dict[str, Any]) -> tuple[Run, Model]:
     run = Run.open(path)
-    if others := choices.keys() - {"steps"}:
+    if others := choices.keys() - FREE:
         raise UsageError(
             f"--resume keeps the run's settings; {', '.join(sorted(others))} cannot change",
-            "only --steps may be given with --resume",
+            f"only {', '.join(FREE)} may be given with --resume",
         )
-    steps, settings = settings_from(choices, "--resume").steps, run.settings
-    if steps not in (None, settings.steps):
-        if settings.schedule != "constant":
-            why = f"the {settings.schedule} schedule runs over {settings.steps}"
-            raise UsageError(f"--steps {steps}: {why}", "only a constant lr can go on")
-        run.settings = dataclasses.replace(settings, steps=steps)
-        run.settings.check()
+    asked, before = settings_from(choices, "--resume"), run.settings.steps
+    run.settings = dataclasses.replace(run.settings, **{n: getattr(asked, n) for n in choices})
+    run.settings.check()
+    if run.settings.steps != before and run.settings.schedule != "constant":
+        why = f"the {run.settings.schedule} schedule runs over {before}"
+        raise UsageError(f"--steps {run.settings.steps}: {why}", "only a constant lr can go on")
     return run, run.base_model()
 
 
@@ -135,26 +166,33 @@ class Training:
     data: Data
     journal: Journal
     method: Method
+    snapshots: Snapshots
     accuracy: float | None = None  # the newest on dev, for the line of progress
 
-    def go(self) -> None:
-        """Redo the steps that are done, take the others, and make each evaluation not yet made."""
+    def go(self, start: int) -> None:
+        """Redo the steps that are done, take the others, and make each evaluation not yet made.
+
+        start: how many steps the weights have in them
+        """
         self._catch_up()
-        self._plan()
-        done, s = list(self.journal.steps), self.run.settings
+        done, s, weights = list(self.journal.steps), self.run.settings, self.objective.model.weights
         try:
             self._evaluate(0, "test", self.data.test)
             self._evaluate(0, "dev", self.data.dev)
             with report.progress(len(done), s.steps) as bar:
-                for number in range(s.steps):
+                for number in range(start, s.steps):
                     if number < len(done):
-                        step = done[number]
-                        self.objective.model.weights.add(step.terms, step.decay)
+                        weights.add(done[number].terms, done[number].decay, fold=False)
                     else:
                         report.show(bar, self._step(number), self.accuracy)
                     if (number + 1) % s.eval_every == 0 or number + 1 == s.steps:
                         self.journal.sync()
                         self._evaluate(number + 1, "dev", self.data.dev)
+                    if number + 1 >= len(done) and self.snapshots.is_due(weights, number + 1):
+                        self.journal.sync()
+                        self.run.sync("events.jsonl")  # of steps that will not be redone
+                        self.snapshots.take(weights, number + 1)
+            self.snapshots.wait()
             self._finish()
         except NumericError as error:
             what = {"event": "error", "step": len(self.journal.steps), "message": error.message}
@@ -169,30 +207,14 @@ class Training:
         for number in range(kept, len(steps)):
             self._record(number, steps[number], seconds=None)
 
-    def _plan(self) -> None:
-        """Say what the largest of a step and the evaluations will hold."""
-        data, s, plans = self.data, self.run.settings, []
-        for examples, rows, probes in (
-            (data.train, s.batch_size, 2), (data.dev, None, 1), (data.test, None, 1)
-        ):  # fmt: skip
-            sizes = sorted(map(packed_size, examples), reverse=True)[:rows] or [0]
-            tokens = max(sizes[0], min(s.micro_batch_tokens, sum(sizes)))
-            plans.append(memory.plan(self.objective.model, tokens, sizes[0], probes))
-        parts = max(plans, key=lambda plan: sum(plan.values()))
-        parts["total"] = sum(parts.values())
-        listing = ", ".join(f"{k} {v / report.MEGABYTE:.0f} MB" for k, v in parts.items())
-        engine = self.objective.model.engine
-        slow = s.engine == "auto" and engine == "numpy"
-        why = f", the slow one ({why_no_numba()})" if slow else ""
-        report.say(f"run {self.run.path}, engine {engine}{why}\nmemory plan: {listing}")
-
     def _step(self, number: int) -> dict[str, Any]:
         """One step: batch, losses, update, journal, metrics."""
         s, start = self.run.settings, time.perf_counter()
         rows = batch_rows(number, len(self.data.train), s.batch_size, s.data_seed)
-        batch = [self.data.train[row] for row in rows]
+        batch, weights = [self.data.train[row] for row in rows], self.objective.model.weights
+        weights.fold()
         step = self.method.step(
-            self.objective.model.weights, self.objective, batch, step_seed(s.seed, number),
+            weights, self.objective, batch, step_seed(s.seed, number),
             s.eps, self._lr(number), s.weight_decay,
         )  # fmt: skip
         self.journal.append(step)
@@ -219,6 +241,7 @@ class Training:
         if known:
             result = Evaluation(known["examples"], known["accuracy"], known["loss"])
         elif examples:
+            self.objective.model.weights.fold()
             result = evaluate(self.objective, examples)
             event = {"event": "evaluation", "step": step, "split": split}
             self.run.record("events.jsonl", event | dataclasses.asdict(result))
@@ -234,7 +257,7 @@ class Training:
         if best != done:
             model = self.objective.model
             model.weights = None  # given back first: two sets of weights may not fit in memory
-            model.weights = self.run.model(best).weights
+            model.weights = tuned_model(self.run, best).weights
         final = self._evaluate(best, "test", self.data.test)
         zero = self.run.evaluations("test")[0]
         lines = read_lines(self.run.path / "metrics.jsonl")

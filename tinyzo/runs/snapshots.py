@@ -1,0 +1,143 @@
+"""The weights of a run, written now and then, so that few steps are ever redone.
+
+    weights-<step>.safetensors      theta after so many steps, in its storage type
+
+Only a cache: base and journal say it all, so one that is damaged, or of another history, is passed
+over. It is written beside the older ones and takes its name once it is safe on the disk, by a
+thread while the next steps are under way. Kept are the newest, and the newest up to the best step.
+
+Streamed weights are read from it from then on; what was added since is pending, and costs each pass
+its noise. So it is taken when that has cost as much as writing does: every sqrt(2 W / N) steps, for
+W seconds of writing and N of noise for one term in the passes of a step, both measured.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from timeit import timeit
+
+import numpy as np
+
+from tinyzo.checkpoints.safetensors import SafetensorsWriter, open_safetensors
+from tinyzo.checkpoints.sources import TensorInfo
+from tinyzo.engine.weights import Weights
+from tinyzo.errors import CheckpointError, RunError
+from tinyzo.models.model import Model
+from tinyzo.runs import report
+from tinyzo.runs.journal import read_journal, record_crc
+from tinyzo.runs.run import Run
+
+MOST = 1000  # steps that are redone
+TAGS = {"float32": "F32", "float16": "F16", "uint16": "BF16"}
+
+
+def infos_of(weights: Weights) -> dict[str, TensorInfo]:
+    """The weights as a safetensors file describes them."""
+    return {n: TensorInfo(TAGS[weights.dtype(n).name], weights.shape(n)) for n in weights.names()}
+
+
+def tuned_model(run: Run, step: int | None = None) -> Model:
+    """The model of a run after `step` steps; None: the step that did best on dev.
+
+    raises: RunError when it has no such step
+    """
+    steps, s = read_journal(run.journal_path)[1], run.settings
+    step = run.best_step() if step is None else step
+    if not 0 <= step <= len(steps):
+        raise RunError(f"{run.path}: no step {step}", f"it has {len(steps)} steps")
+    model = run.base_model()
+    for done in steps[Snapshots(run).restore(model, step) : step]:
+        model.weights.add(done.terms, done.decay, fold=False)
+    return model.settle(s.engine, s.residency, s.threads)
+
+
+class Snapshots(AbstractContextManager):
+    """Those of one run, which one process at a time adds to; leaving waits for the last one."""
+
+    def __init__(self, run: Run, every: int | None = None, passes: int = 1) -> None:
+        """every: steps between two, 0 for none, None for as many as are best; passes: of a step."""
+        self._run, self._every, self._passes = run, every, passes
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future = self._thread.submit(int)
+        self._last, self._seconds = 0, 0.0
+
+    def restore(self, model: Model, step: int) -> int:
+        """Move a model that is not settled to the newest snapshot up to a step, 0 if there is none.
+
+        returns: its step
+        """
+        for at, path in sorted(self._found().items(), reverse=True):
+            if at <= step and self._is_ours(path, at, model.weights):
+                model.weights.move(path)
+                self._last = at
+                return at
+        return 0
+
+    def _found(self) -> dict[int, Path]:
+        files = self._run.path.glob("weights-*.safetensors")
+        return {int(p.stem[8:]): p for p in files if p.stem[8:].isdecimal()}
+
+    def _is_ours(self, path: Path, step: int, weights: Weights) -> bool:
+        try:
+            with open_safetensors(path) as file:
+                infos = {name: file.info(name) for name in file.names()}
+                crc = file.metadata.get("journal")
+        except CheckpointError as error:
+            report.say(f"passed over: {error.message}")
+            return False
+        return infos == infos_of(weights) and crc == record_crc(self._run.journal_path, step)
+
+    def is_due(self, weights: Weights, step: int) -> bool:
+        """Whether it is time for one after this step; what it builds on then goes to the disk."""
+        every = self._every
+        if every is None and weights.store.is_resident:
+            every = MOST
+        elif every is None:
+            self._seconds = self._seconds or weights.nbytes() / 200e6
+            cost = seconds_a_term(weights) * self._passes
+            every = min(MOST, max(1, round(math.sqrt(2 * self._seconds / cost))))
+        return bool(every) and step - self._last >= every
+
+    def take(self, weights: Weights, step: int) -> None:
+        """Write theta, which is as after that step."""
+        self.wait()
+        start, path = time.perf_counter(), self._run.path / f"weights-{step}.safetensors"
+        crc = record_crc(self._run.journal_path, step)
+        with ExitStack() as undone:
+            writer = SafetensorsWriter(path, infos_of(weights), {"format": "pt", "journal": crc})
+            undone.enter_context(writer)
+            weights.write(writer.write, writer.names())
+            weights.move(writer.partial)
+            undone.pop_all()
+        best = max((n for n in self._found() if n <= self._run.best_step()), default=0)
+        old = [p for n, p in self._found().items() if n != best]
+        self._writing = self._thread.submit(self._finish, writer, old, start)
+        self._last = step
+
+    def _finish(self, writer: SafetensorsWriter, old: list[Path], start: float) -> None:
+        writer.close()
+        for path in old:
+            path.unlink(missing_ok=True)
+        self._seconds = time.perf_counter() - start
+
+    def wait(self) -> None:
+        """Until the last one is on the disk.
+
+        raises: CheckpointError when it cannot be written
+        """
+        self._writing.result()
+
+    def __exit__(self, *exc: object) -> None:
+        self._thread.shutdown()
+
+
+def seconds_a_term(weights: Weights) -> float:
+    """What one pending term costs a pass over all weights, measured on a million of them."""
+    dtype = weights.dtype(weights.names()[0])
+    some = Weights({"w": np.zeros((1, 1 << 20), dtype)}, weights.engine, weights.kind)
+    elements = weights.nbytes() / dtype.itemsize
+    return min(timeit(lambda: some.add([(1, 0.0)]), number=1) for _ in range(3)) * elements / 2**20
