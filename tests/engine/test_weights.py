@@ -132,11 +132,12 @@ def test_tiles_rows_gather_and_index_agree(monkeypatch, tile):
     for name in weights.names():
         whole, shape = weights.read(name), weights.shape(name)
         numbers = np.arange(whole.size, dtype=np.uint32).reshape(shape)
-        ranges = list(weights.tiles(name))
-        assert [row for start, stop in ranges for row in range(start, stop)] == [*range(shape[0])]
-        for start, stop in ranges:
+        ranges = [(start, start + len(raw), raw) for start, raw in weights.tiles(name)]
+        every = [row for start, stop, _ in ranges for row in range(start, stop)]
+        assert every == [*range(shape[0])]
+        for start, stop, raw in ranges:
             assert stop - start == 1 or whole[start:stop].size <= tile
-            assert np.array_equal(weights.rows(name, start, stop), whole[start:stop])
+            assert np.array_equal(widen(raw), whole[start:stop])
             assert np.array_equal(weights.index(name, start, stop), numbers[start:stop])
         picked = np.array([2, 0, 2])
         assert np.array_equal(weights.gather(name, picked), whole[picked])

@@ -20,6 +20,7 @@ from tinyzo.models.model import load
 from tinyzo.runs import report
 from tinyzo.runs.export import convert, replay
 from tinyzo.runs.run import Run
+from tinyzo.runs.snapshots import tuned_model
 
 GOLDEN = ROOT / "tests" / "golden"
 
@@ -39,7 +40,7 @@ def run(request, tmp_path_factory):
 
 def test_replay_writes_the_model_as_it_is_in_memory(run, tmp_path):
     assert replay(run, tmp_path / "new" / "tuned") == tmp_path / "new" / "tuned"
-    tuned, memory = load(tmp_path / "new" / "tuned"), run.model()
+    tuned, memory = load(tmp_path / "new" / "tuned"), tuned_model(run)
     assert tuned.weights.names() == memory.weights.names()
     for name in tuned.weights.names():
         np.testing.assert_array_equal(tuned.weights.stored(name), memory.weights.stored(name))
@@ -61,7 +62,7 @@ def test_replay_to_a_step(run, tmp_path):
 def test_the_safetensors_package_reads_it(run, tmp_path):
     safe_open = pytest.importorskip("safetensors").safe_open
     replay(run, tmp_path / "tuned")
-    weights = run.model().weights
+    weights = tuned_model(run).weights
     with safe_open(tmp_path / "tuned" / "model.safetensors", framework="np") as file:
         assert set(file.keys()) == set(weights.names())
         assert file.metadata() == {"format": "pt"}
@@ -86,7 +87,7 @@ def test_config_and_tokenizer_come_along(run, tmp_path):
     ]  # fmt: skip
     config = json.loads((tmp_path / "tuned" / "config.json").read_text())
     kinds = {"float32": "float32", "float16": "float16", "uint16": "bfloat16"}
-    model = run.model()
+    model = tuned_model(run)
     (dtype,) = {kinds[model.weights.dtype(n).name] for n in model.weights.names()}
     assert config.pop("dtype") == dtype
     before = json.loads((source / "config.json").read_text())

@@ -6,11 +6,13 @@ import json
 import re
 
 import pytest
-from folders import rows, shell, write_jsonl
-from tiny import tiny_opt, tiny_roberta
+from folders import rows, shell, write_jsonl, write_model
 
 from tinyzo.engine.numpy_engine import QUERIES
+from tinyzo.errors import ConfigError, UsageError
+from tinyzo.models.model import open_model
 from tinyzo.runs import memory
+from tinyzo.runs.settings import Settings, parse_bytes
 
 SHARE = 0.15  # measured when this was written: 0.5 to 8 %
 needs_proc = pytest.mark.skipif(not memory.STATUS.exists(), reason="no /proc to read the peak from")
@@ -20,7 +22,8 @@ needs_proc = pytest.mark.skipif(not memory.STATUS.exists(), reason="no /proc to 
 @pytest.mark.parametrize("model", ["roberta-tiny", "opt-tiny"])
 @pytest.mark.parametrize(
     "options",
-    [(), ("--batch-size", "120"), ("--batch-size", "2", "--dtype", "f32"), ("--engine", "numpy")],
+    [(), ("--batch-size", "120"), ("--batch-size", "2", "--dtype", "f32"), ("--engine", "numpy"),
+     ("--residency", "streamed"), ("--residency", "streamed", "--engine", "numpy")],
 )
 def test_the_plan_is_what_a_run_then_holds(tmp_path, model, options):
     process = shell(
@@ -64,14 +67,83 @@ def test_fields_of_proc(monkeypatch, tmp_path):
     assert memory.status_bytes("RssShmem") == 0
 
 
-@pytest.mark.parametrize("make", [tiny_roberta, tiny_opt])
-def test_parts_grow_as_they_should(make):
-    model = make()
-    base, wide, both = (memory.plan(model, *n) for n in ((64, 8, 1), (128, 8, 1), (64, 8, 2)))
+def parts(model, engine, *load, **settings):
+    """The first plan of an engine."""
+    settings = Settings(engine=engine, residency="resident", **settings)
+    return next(memory.plans(model, settings, [memory.Load(*load)])).parts
+
+
+@pytest.fixture
+def model(tmp_path):
+    return open_model(write_model(tmp_path / "model", "opt"))
+
+
+def test_parts_grow_as_they_should(model, monkeypatch):
+    base, wide, both = (parts(model, "numpy", *n) for n in ((64, 8, 1), (128, 8, 1), (64, 8, 2)))
     assert base.keys() == {"interpreter", "weights", "tiles", "activations"}
     assert base["weights"] == model.weights.nbytes()
     assert base["activations"] < wide["activations"] < 2 * base["activations"]
     assert both["activations"] == 2 * base["activations"]
-    long, longer = (memory.plan(model, 4096, n, 1)["activations"] for n in (QUERIES, 2 * QUERIES))
+    long, longer = (parts(model, "numpy", 512, n, 1)["activations"] for n in (QUERIES, 2 * QUERIES))
     heads = model.config.num_attention_heads
     assert longer - long == 4 * 2 * heads * QUERIES * QUERIES  # scores of one block of queries
+    one, two = (parts(model, "numba", 512, 8, 2, threads=n)["tiles"] for n in (1, 2))
+    assert two > one
+
+
+def test_micro_batches_bound_what_is_planned(model):
+    eight, sixty_four, small = (
+        parts(model, "numpy", tokens, 64, 2, micro_batch_tokens=most)["activations"]
+        for tokens, most in ((8 * 64, 512), (64 * 64, 512), (64 * 64, 128))
+    )
+    assert eight == sixty_four > small
+
+
+def test_a_budget_chooses_the_fastest_plan_that_fits(model, monkeypatch):
+    monkeypatch.setattr(memory, "may_have_numba", lambda: True)
+    monkeypatch.setattr(memory, "status_bytes", lambda field: 40 << 20)
+    loads = [memory.Load(4096, 64, 2), memory.Load(100, 64, 1)]
+    every = list(memory.plans(model, Settings(), loads))
+    assert [(p.engine, p.residency) for p in every[::4]] == [
+        ("numba", "resident"), ("numba", "streamed"), ("numpy", "resident"), ("numpy", "streamed")
+    ]  # fmt: skip
+    assert memory.choose(model, Settings(), loads) == every[0]
+    for plan in every:
+        settings = Settings(memory_budget=f"{plan.total}")
+        chosen = memory.choose(model, settings, loads)
+        assert chosen.total <= plan.total and every.index(chosen) <= every.index(plan)
+        fixed = chosen.fix(settings)
+        assert fixed.micro_batch_tokens == chosen.micro_batch_tokens
+        assert fixed.residency == chosen.residency
+        assert fixed.engine == ("numpy" if chosen.engine == "numpy" else "auto")
+    least = min(plan.total for plan in every)
+    with pytest.raises(ConfigError, match=r"budget 40MB is too small\n.*the smallest that fits"):
+        memory.choose(model, Settings(memory_budget="40MB"), loads)
+    assert memory.choose(model, Settings(memory_budget=f"{least / 1e6 + 1}MB"), loads)
+
+
+def test_a_resumed_run_keeps_its_micro_batches(model):
+    settings = Settings(memory_budget="900MB", micro_batch_tokens=300)
+    every = memory.plans(model, settings, [memory.Load(9, 9, 2)], is_fixed=True)
+    assert {plan.micro_batch_tokens for plan in every} == {300}
+
+
+def test_without_a_budget_weights_that_take_half_the_memory_stay_in_their_file(model, monkeypatch):
+    for free, where in ((1 << 40, "resident"), (1 << 20, "streamed")):
+        monkeypatch.setattr(memory, "free_bytes", lambda free=free: free)
+        plan = memory.choose(model, Settings(engine="numpy"), [memory.Load(64, 8, 2)])
+        assert (plan.residency, plan.micro_batch_tokens) == (where, 512)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("400MB", 400e6), ("1.5G", 1.5e9), ("256MiB", 256 << 20), ("7", 7), ("30 kb", 30_000)],
+)
+def test_sizes(text, size):
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "MB", "4 T", "-1GB", "1e9", "nan"])
+def test_what_is_no_size(text):
+    with pytest.raises(UsageError, match=r"a size such as 400MB or 1\.5GB"):
+        parse_bytes(text)

@@ -14,6 +14,7 @@ from tinyzo.models.model import load
 from tinyzo.runs import report
 from tinyzo.runs.journal import read_journal
 from tinyzo.runs.run import Run, read_lines
+from tinyzo.runs.snapshots import tuned_model
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def test_a_model_is_the_base_and_the_terms_so_far(home, run):
     model = load(home / "model")
     for number, step in enumerate(read_journal(run.journal_path)[1], 1):
         model.weights.add(step.terms, step.decay)
-        then = run.model(number).weights
+        then = tuned_model(run, number).weights
         for name in then.names():
             np.testing.assert_array_equal(then.stored(name), model.weights.stored(name))
 
@@ -44,15 +45,15 @@ def test_without_a_step_it_is_the_best_one(run):
     best = run.best_step()
     assert best == run.result["best_step"] == 4
     name = "model.decoder.embed_tokens.weight"
-    best_now, last = (run.model(step).weights.stored(name) for step in (None, 6))
-    np.testing.assert_array_equal(best_now, run.model(4).weights.stored(name))
+    best_now, last = (tuned_model(run, step).weights.stored(name) for step in (None, 6))
+    np.testing.assert_array_equal(best_now, tuned_model(run, 4).weights.stored(name))
     assert not np.array_equal(best_now, last)
 
 
 @pytest.mark.parametrize("step", [-1, 7])
 def test_a_step_that_was_not_taken(run, step):
     with pytest.raises(RunError, match=f"no step {step}\n  hint: it has 6 steps"):
-        run.model(step)
+        tuned_model(run, step)
 
 
 def evaluated(run, family, *evaluations):

@@ -21,6 +21,7 @@ from tinyzo.errors import CheckpointError, ConfigError, DataError, RunError, Usa
 from tinyzo.runs import report, train
 from tinyzo.runs.journal import Journal, read_journal
 from tinyzo.runs.run import Run
+from tinyzo.runs.snapshots import tuned_model
 
 # The best of its dev evaluations is step 4 of 6; and what a step does has all its parts.
 SEED_3 = ("--seed", "3", "--lr", "1e-2", "--weight-decay", "0.5")
@@ -158,7 +159,7 @@ def test_micro_batches_change_the_rounding_only(home, tmp_path, family):
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
 def test_storage_types(home, tmp_path, dtype):
     assert start(home, tmp_path / "run", "--dtype", dtype) == 0
-    model = Run.open(tmp_path / "run").model(6)
+    model = tuned_model(Run.open(tmp_path / "run"), 6)
     name = {"f32": "float32", "bf16": "uint16", "f16": "float16"}[dtype]
     assert {model.weights.dtype(n).name for n in model.weights.names()} == {name}
 

@@ -11,7 +11,13 @@ from typing import Any
 from tinyzo.engine.numpy_engine import NumpyView
 from tinyzo.errors import ConfigError
 
-ENGINES = ("numba", "numpy")
+ENGINES = ("auto", "numba", "numpy")
+
+
+def check_choice(what: str, choice: str, known: tuple[str, ...]) -> None:
+    """raises: ConfigError when a choice is not among the known ones"""
+    if choice not in known:
+        raise ConfigError(f"{what} {choice!r} is not built", f"one of {', '.join(known)}")
 
 
 def may_have_numba() -> bool:
@@ -51,8 +57,7 @@ def choose_engine(name: str, threads: int | None) -> tuple[str, Callable[..., An
     threads: of the numba engine, None for one on each fast CPU
     raises: ConfigError for an unknown name, or "numba" where it cannot be had
     """
-    if name not in ("auto", *ENGINES):
-        raise ConfigError(f"engine {name!r} is not built", f"one of auto, {', '.join(ENGINES)}")
+    check_choice("engine", name, ENGINES)
     if name == "numpy":
         return "numpy", NumpyView
     if reason := why_no_numba():

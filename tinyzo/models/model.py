@@ -13,7 +13,7 @@ import numpy as np
 
 from tinyzo.checkpoints.directory import match_names, open_weights, read_json, typed_config
 from tinyzo.checkpoints.sources import Source
-from tinyzo.engine.engines import choose_engine
+from tinyzo.engine.engines import ENGINES, check_choice, choose_engine
 from tinyzo.engine.numpy_engine import NumpyView
 from tinyzo.engine.streaming import TILES, Streamed
 from tinyzo.engine.weights import Weights
@@ -108,16 +108,14 @@ def load(
     threads: of the numba engine; None: one on each fast CPU. NumPy's BLAS has its own.
     raises: CheckpointError, ConfigError (also for a choice that is not built)
     """
-    if residency not in RESIDENCIES:
-        known = ", ".join(RESIDENCIES)
-        raise ConfigError(f"residency {residency!r} is not built", f"one of {known}")
+    check_choice("engine", engine, ENGINES)
+    check_choice("residency", residency, RESIDENCIES)
     return open_model(path, dtype).settle(engine, residency, threads)
 
 
 def open_model(path: str | Path, dtype: str | None = None) -> Model:
     """A checked model whose weights are still in their file; `settle` makes it ready."""
-    if dtype not in (None, "auto", *DTYPES):
-        raise ConfigError(f"dtype {dtype!r} is not built", f"one of auto, {', '.join(DTYPES)}")
+    check_choice("dtype", dtype or "auto", ("auto", *DTYPES))
     directory = Path(path)
     with ExitStack() as opened:
         source = opened.enter_context(open_weights(directory))

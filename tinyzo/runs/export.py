@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 from tinyzo.checkpoints.directory import WEIGHT_FILES, open_weights, read_json
 from tinyzo.checkpoints.files import new_directory
-from tinyzo.checkpoints.safetensors import SafetensorsWriter
+from tinyzo.checkpoints.safetensors import Infos, SafetensorsWriter
 from tinyzo.checkpoints.torch_bin import open_torch_bin
 from tinyzo.errors import CheckpointError
 from tinyzo.runs.run import Run
@@ -27,17 +30,13 @@ def replay(run: Run, output: Path, step: int | None = None) -> Path:
     step: after so many steps; None: the best on dev. returns the directory
     raises: CheckpointError when `output` has a model already or cannot be written
     """
-    new_directory(output, CheckpointError, TAKEN)
+    _check_new(output)
     model = tuned_model(run, step)
     infos = infos_of(model.weights)
     kinds = {NAMES[info.dtype] for info in infos.values()}
-    config = read_json(model.directory / "config.json")
-    config.pop("torch_dtype", None)
-    config["dtype"] = kinds.pop() if len(kinds) == 1 else "float32"
-    with SafetensorsWriter(output / "model.safetensors", infos, METADATA) as writer:
+    dtype = kinds.pop() if len(kinds) == 1 else "float32"
+    with _new_model(output, infos, model.directory, dtype) as writer:
         model.weights.write(writer.write, writer.names())
-        _copy_companions(model.directory, output)
-        (output / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return output
 
 
@@ -48,18 +47,40 @@ def convert(path: Path, output: Path) -> Path:
     their first name. returns the directory
     """
     with open_torch_bin(path) if path.is_file() else open_weights(path) as source:
-        new_directory(output, CheckpointError, TAKEN)
+        _check_new(output)
         twins = source.ties()
         infos = {name: source.info(name) for name in source.names() if name not in twins}
-        with SafetensorsWriter(output / "model.safetensors", infos, METADATA) as writer:
+        folder = path if path.is_dir() else path.parent
+        with _new_model(output, infos, folder) as writer:
             for name in writer.names():
                 writer.write(name, source.read(name))
-            _copy_companions(path if path.is_dir() else path.parent, output)
     return output
 
 
-def _copy_companions(source: Path, output: Path) -> None:
-    for pattern in COMPANIONS:
-        for path in source.glob(pattern):
-            if path.is_file() and not path.name.endswith(".index.json"):
-                shutil.copyfile(path, output / path.name)
+def _check_new(output: Path) -> None:
+    """Make a directory, unless it has a model; what an interrupted export left is none."""
+    is_ours = (output / ".model.safetensors.partial").exists()
+    new_directory(output, CheckpointError, () if is_ours else TAKEN)
+
+
+@contextmanager
+def _new_model(
+    output: Path, infos: Infos, source: Path, dtype: str | None = None
+) -> Iterator[SafetensorsWriter]:
+    """A directory that is a model once its weights have their name, which is the last thing done.
+
+    source: the directory whose companions come along; dtype: what config.json is to say
+    """
+    try:
+        with SafetensorsWriter(output / "model.safetensors", infos, METADATA) as writer:
+            yield writer
+            for path in chain.from_iterable(map(source.glob, COMPANIONS)):
+                if path.is_file() and not path.name.endswith(".index.json"):
+                    shutil.copyfile(path, output / path.name)
+            if dtype:
+                config = read_json(source / "config.json") | {"dtype": dtype}
+                config.pop("torch_dtype", None)
+                (output / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    except BaseException:
+        (output / "config.json").unlink(missing_ok=True)
+        raise

@@ -138,6 +138,6 @@ class Snapshots(AbstractContextManager):
 def seconds_a_term(weights: Weights) -> float:
     """What one pending term costs a pass over all weights, measured on a million of them."""
     dtype = weights.dtype(weights.names()[0])
-    some = Weights({"w": np.zeros((1, 1 << 20), dtype)}, weights.engine, weights.kind)
+    some = Weights({"w": np.zeros((1 << 10, 1 << 10), dtype)}, weights.engine, weights.kind)
     elements = weights.nbytes() / dtype.itemsize
     return min(timeit(lambda: some.add([(1, 0.0)]), number=1) for _ in range(3)) * elements / 2**20

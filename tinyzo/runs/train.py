@@ -11,9 +11,9 @@ from typing import Any
 
 from tinyzo import __version__
 from tinyzo.checkpoints.directory import fingerprint
-from tinyzo.engine.engines import ENGINES, why_no_numba
+from tinyzo.engine.engines import ENGINES, check_choice, why_no_numba
 from tinyzo.engine.noise import step_seed
-from tinyzo.errors import ConfigError, NumericError, RunError, UsageError
+from tinyzo.errors import NumericError, RunError, UsageError
 from tinyzo.models.model import RESIDENCIES, Model, open_model
 from tinyzo.runs import memory, report
 from tinyzo.runs.data import Data, bind_task, load_data
@@ -106,14 +106,11 @@ def _loads(data: Data, settings: Settings) -> Iterator[memory.Load]:
 def _begin(output: str | Path | None, settings: Settings) -> tuple[Run, Model]:
     if (settings.model_path / "run.toml").is_file():
         raise UsageError(f"{settings.model} is a run", "--resume it, or tune what replay writes")
-    for name, known in (("engine", ("auto", *ENGINES)), ("residency", RESIDENCIES)):
-        if (asked := getattr(settings, name)) not in known:
-            raise ConfigError(f"{name} {asked!r} is not built", f"one of {', '.join(known)}")
+    known = {"engine": ENGINES, "residency": RESIDENCIES, "method": tuple(METHODS)}
+    for name, choices in known.items():
+        check_choice(name, getattr(settings, name), choices)
     model = open_model(settings.model_path, settings.dtype)
     settings = settings.complete(model.family)
-    if settings.method not in METHODS:
-        known = ", ".join(METHODS)
-        raise ConfigError(f"method {settings.method!r} is not built", f"one of {known}")
     learning_rate(0, 1, 0.0, settings.schedule)  # refuses an unknown one
     path = settings.model_path
     model_name = path.name if settings.is_shipped_model else str(path.resolve())
