@@ -129,7 +129,7 @@ def test_blocks_are_few_and_each_is_read_once_a_pass(tmp_path, monkeypatch):
     examples, passes = examples_for("opt"), []
     for _ in range(4):
         objective(model)(model.weights.view(PAIR), examples)
-        model.weights.store._ahead[1].result()
+        model.weights.store._reader.submit(int).result()  # until it has read ahead
         passes.append(len(reads))
         reads.clear()
     assert passes[0] == passes[2] == passes[3]

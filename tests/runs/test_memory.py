@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pytest
-from folders import rows, shell, write_jsonl, write_model
+from folders import rows, shell, write_jsonl, write_model, write_tensors, write_vocabulary
 
-from tinyzo.engine.numpy_engine import QUERIES
+from tinyzo.engine.numpy_engine import QUERIES, NumpyView
+from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError, UsageError
-from tinyzo.models.model import open_model
+from tinyzo.models.model import MODELS, open_model
+from tinyzo.models.roberta import Config
 from tinyzo.runs import memory
 from tinyzo.runs.settings import Settings, parse_bytes
 
@@ -147,3 +150,32 @@ def test_sizes(text, size):
 def test_what_is_no_size(text):
     with pytest.raises(UsageError, match=r"a size such as 400MB or 1\.5GB"):
         parse_bytes(text)
+
+
+@needs_proc
+@pytest.mark.parametrize("where", ["resident", "streamed"])
+def test_the_plan_of_a_roberta_base(tmp_path, where):
+    """Of the real shapes: 125 million parameters, in bfloat16."""
+    directory = tmp_path / "base"
+    directory.mkdir()
+    write_vocabulary(directory)
+    config = {"vocab_size": 50265, "max_position_embeddings": 514, "layer_norm_eps": 1e-5}
+    architecture = MODELS["roberta"]
+    tensors = {
+        name: np.zeros(shape, np.uint16) for name, shape in architecture.shapes(Config(**config))
+    }
+    Weights(tensors, NumpyView).add([(1, 0.02)])
+    write_tensors(directory / "model.safetensors", tensors)
+    (directory / "config.json").write_text(json.dumps(config | {"model_type": "roberta"}))
+    data = write_jsonl(tmp_path / "rows.jsonl", rows(40))
+    process = shell(
+        "finetune", "--model", directory, "--task", "reviews", "--data", data, "--steps", "1",
+        "--batch-size", "8", "--limit", "8", "--residency", where, "--json", "--output", "run",
+        cwd=tmp_path,
+    )  # fmt: skip
+    output, log = process.communicate()
+    assert process.returncode == 0, log
+    peak = json.loads(output)["peak_bytes"]
+    planned = int(re.search(r"total (\d+) MB", log)[1]) << 20
+    print(planned / 1e6, peak / 1e6)
+    assert abs(planned - peak) < min(SHARE * peak, 20 << 20), (planned / 1e6, peak / 1e6)

@@ -50,13 +50,13 @@ class Streamed:
         self._reader = ThreadPoolExecutor(1)
         self._follows: dict[tuple[str, Place | None], Place] = {}  # what came after it last time
         self._last: Place | None = None
-        self._ahead: tuple[Place | None, Future] = None, self._reader.submit(int)
+        self._ahead: tuple[Place, Future] | None = None
         self.resize(tiles)
 
     def resize(self, tiles: int) -> None:
         """Take blocks of so many tiles from now on."""
-        self._ahead[1].result()
-        self._tiles, self._ahead = tiles, (None, self._reader.submit(int))
+        self._wait()
+        self._tiles = tiles
         self._buffers = [np.empty(self.block_bytes(tiles), np.uint8) for _ in range(2)]
 
     def block_bytes(self, tiles: int) -> int:
@@ -95,16 +95,20 @@ class Streamed:
 
     def _next(self, place: Place, sweep: str) -> np.ndarray:
         """A block; what followed it last time is read from now on, into the other buffer."""
-        expected, reading = self._ahead
-        raw = reading.result()  # even if another was expected: its buffer has to be free
+        expected, raw = self._wait()
         if expected != place:
             raw = self._read(place, self._buffers[0])
         self._follows[sweep, self._last], self._last = place, place
         self._buffers.reverse()
-        following = self._follows.get((sweep, place))
-        task = (self._read, following, self._buffers[0]) if following else (int,)
-        self._ahead = following, self._reader.submit(*task)
+        if following := self._follows.get((sweep, place)):
+            reading = self._reader.submit(self._read, following, self._buffers[0])
+            self._ahead = following, reading
         return raw
+
+    def _wait(self) -> tuple[Place | None, np.ndarray | None]:
+        """What was read ahead, if anything; both buffers are free of the reader then."""
+        ahead, self._ahead = self._ahead, None
+        return (ahead[0], ahead[1].result()) if ahead else (None, None)
 
     def _read(self, place: Place, buffer: np.ndarray) -> np.ndarray:
         """Rows of a tensor, by way of a buffer of bytes, in the type that is handed out."""
@@ -129,5 +133,5 @@ class Streamed:
         self.resize(self._tiles)
 
     def close(self) -> None:
-        self._ahead[1].result()
+        self._wait()
         self._source.close()

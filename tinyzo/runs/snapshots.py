@@ -62,8 +62,8 @@ class Snapshots(AbstractContextManager):
         """every: steps between two, 0 for none, None for as many as are best; passes: of a step."""
         self._run, self._every, self._passes = run, every, passes
         self._thread = ThreadPoolExecutor(1)
-        self._writing: Future = self._thread.submit(int)
-        self._last, self._seconds = 0, 0.0
+        self._writing: Future | None = None
+        self._last, self._seconds, self._term_seconds = 0, 0.0, 0.0
 
     def restore(self, model: Model, step: int) -> int:
         """Move a model that is not settled to the newest snapshot up to a step, 0 if there is none.
@@ -98,8 +98,9 @@ class Snapshots(AbstractContextManager):
             every = MOST
         elif every is None:
             self._seconds = self._seconds or weights.nbytes() / 200e6
-            cost = seconds_a_term(weights) * self._passes
-            every = min(MOST, max(1, round(math.sqrt(2 * self._seconds / cost))))
+            self._term_seconds = self._term_seconds or seconds_a_term(weights)
+            best = math.sqrt(2 * self._seconds / (self._term_seconds * self._passes))
+            every = min(MOST, max(1, round(best)))
         return bool(every) and step - self._last >= every
 
     def take(self, weights: Weights, step: int) -> None:
@@ -113,8 +114,8 @@ class Snapshots(AbstractContextManager):
             weights.write(writer.write, writer.names())
             weights.move(writer.partial)
             undone.pop_all()
-        best = max((n for n in self._found() if n <= self._run.best_step()), default=0)
-        old = [p for n, p in self._found().items() if n != best]
+        best = max(n for n in (0, step, *self._found()) if n <= self._run.best_step())
+        old = [p for n, p in self._found().items() if n not in (best, step)]
         self._writing = self._thread.submit(self._finish, writer, old, start)
         self._last = step
 
@@ -129,7 +130,8 @@ class Snapshots(AbstractContextManager):
 
         raises: CheckpointError when it cannot be written
         """
-        self._writing.result()
+        if self._writing:
+            self._writing.result()
 
     def __exit__(self, *exc: object) -> None:
         self._thread.shutdown()
