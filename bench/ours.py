@@ -22,6 +22,7 @@ import numpy as np
 from tinyzo.engine.numba_engine import NumbaEngine, NumbaView, shared_engine
 from tinyzo.engine.weights import Weights, narrow
 from tinyzo.models.model import DTYPES, MODELS, Model
+from tinyzo.runs.settings import Settings
 from tinyzo.text.batches import batch_rows, packed_size
 from tinyzo.text.datasets import load_splits
 from tinyzo.text.tasks import BoundTask, Example, Task, get_task
@@ -44,7 +45,7 @@ class Stepper:
         self.weights = synthetic(architecture.shapes(config), setup["dtype"], self.engine)
         model = Model(setup["family"], config, self.weights, Path(), "numba")
         bound, self.examples = (task_batch if setup["task"] else random_batch)(setup, config)
-        self.objective = Objective(model, bound)
+        self.objective = Objective(model, bound, Settings.micro_batch_tokens)
         self.calls = self.count()
         self.flops = sum(2 * m * k * n * count for (m, k, n), count in self.calls.items())
         self.about = {
@@ -84,8 +85,12 @@ class Stepper:
         m, k, n = self.calls.most_common(1)[0][0]
         name = next(name for name in self.weights.names() if self.weights.shape(name) == (n, k))
         theta, x = self.weights.view(), np.ones((1, m, k), np.float32)
-        theta.multiply_rows(name, x)
-        seconds = [common.timed(lambda: theta.multiply_rows(name, x)) for _ in range(3)]
+
+        def multiply() -> np.ndarray:
+            return theta.multiply_rows(name, x, self.weights.store.blocks(name), n, bf16=True)
+
+        multiply()
+        seconds = [common.timed(multiply) for _ in range(3)]
         return self.flops * statistics.median(seconds) / (2 * m * k * n)
 
 

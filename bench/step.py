@@ -32,6 +32,7 @@ SHAPES = {  # family, the rest of its config.json, layers, width, heads, feed-fo
     "roberta-large": ("roberta", ROBERTA, 24, 1024, 16, 4096),
     "opt-125m": ("opt", OPT, 12, 768, 12, 3072),
     "opt-1.3b": ("opt", OPT, 24, 2048, 32, 8192),
+    "opt-6.7b": ("opt", OPT, 32, 4096, 32, 16384),
 }
 BATCH_SIZES = {"roberta": 64, "opt": 16}
 COLUMNS = {
