@@ -236,7 +236,7 @@ def say_peers(found: dict[Case, dict[str, Any]], options: argparse.Namespace) ->
     """The peer's steps on the same batches."""
     say("\npeer", "peak", "s/step")
     peers = []
-    for case in {replace(case, engine="", residency="") for case in found}:
+    for case in dict.fromkeys(replace(case, engine="", residency="") for case in found):
         peers.append(peer := measure_peer(case, options))
         peak = megabytes(peer["peak_bytes"]) if "peak_bytes" in peer else [peer["reason"]]
         say(case, *peak, peer.get("seconds_per_step"))
