@@ -115,22 +115,28 @@ def layer(theta, config: Config, i: int, x: np.ndarray, batch: Batch, rows=None)
     def norm(part: str, x: np.ndarray, here: bool) -> np.ndarray:
         return theta.norm(f"{name}.{part}", x, 1e-5) if here else x
 
-    def heads(part: str, x: np.ndarray) -> np.ndarray:  # [P, N, D] -> [P, N, H, K]
-        y = theta.linear(f"{name}.self_attn.{part}", x)
+    before = config.do_layer_norm_before
+    x = attention(theta, config, name, x, norm("self_attn_layer_norm", x, before), batch, rows)
+    x = norm("self_attn_layer_norm", x, not before)
+    y = theta.linear(f"{name}.fc1", norm("final_layer_norm", x, before))
+    x = theta.linear(f"{name}.fc2", getattr(theta, config.activation_function)(y), residual=x)
+    return norm("final_layer_norm", x, not before)
+
+
+def attention(
+    theta, config: Config, name: str, x: np.ndarray, y: np.ndarray, batch: Batch, rows=None
+) -> np.ndarray:
+    """x + attention(y), of all tokens or of `rows`. x, y: f32[P, N, D]; f32[P, N or M, D]."""
+
+    def heads(part: str, y: np.ndarray) -> np.ndarray:  # [P, N, D] -> [P, N, H, K]
+        y = theta.linear(f"{name}.self_attn.{part}", y)
         return y.reshape(*y.shape[:2], config.num_attention_heads, -1)
 
-    before = config.do_layer_norm_before
-    y = norm("self_attn_layer_norm", x, before)
     k, v = heads("k_proj", y), heads("v_proj", y)
     if rows is not None:
         x, y = x[:, rows], y[:, rows]
     a = theta.attention(heads("q_proj", y), k, v, batch, causal=True, rows=rows)
-    x = theta.linear(f"{name}.self_attn.out_proj", a.reshape(*a.shape[:2], -1), residual=x)
-    x = norm("self_attn_layer_norm", x, not before)
-
-    y = theta.linear(f"{name}.fc1", norm("final_layer_norm", x, before))
-    x = theta.linear(f"{name}.fc2", getattr(theta, config.activation_function)(y), residual=x)
-    return norm("final_layer_norm", x, not before)
+    return theta.linear(f"{name}.self_attn.out_proj", a.reshape(*a.shape[:2], -1), residual=x)
 
 
 def hidden(theta, config: Config, batch: Batch) -> np.ndarray:

@@ -108,21 +108,25 @@ def embed(theta, config: Config, batch: Batch) -> np.ndarray:
 def layer(theta, config: Config, i: int, x: np.ndarray, batch: Batch, rows=None) -> np.ndarray:
     """One encoder layer. x: f32[P, N, D]; returns it, or only its `rows`: f32[P, M, D]."""
     name, ln_eps = f"roberta.encoder.layer.{i}", config.layer_norm_eps
+    x = attention(theta, config, f"{name}.attention", x, batch, rows)
+    x = theta.norm(f"{name}.attention.output.LayerNorm", x, ln_eps)
+    y = theta.gelu(theta.linear(f"{name}.intermediate.dense", x))
+    x = theta.linear(f"{name}.output.dense", y, residual=x)
+    return theta.norm(f"{name}.output.LayerNorm", x, ln_eps)
+
+
+def attention(theta, config: Config, name: str, x: np.ndarray, batch: Batch, rows) -> np.ndarray:
+    """x + attention(x), of all tokens or of `rows`. x: f32[P, N, D]; f32[P, N or M, D]."""
 
     def heads(part: str, x: np.ndarray) -> np.ndarray:  # [P, N, D] -> [P, N, H, K]
-        y = theta.linear(f"{name}.attention.self.{part}", x)
+        y = theta.linear(f"{name}.self.{part}", x)
         return y.reshape(*y.shape[:2], config.num_attention_heads, -1)
 
     k, v = heads("key", x), heads("value", x)
     if rows is not None:
         x = x[:, rows]
     a = theta.attention(heads("query", x), k, v, batch, causal=False, rows=rows)
-    x = theta.linear(f"{name}.attention.output.dense", a.reshape(*a.shape[:2], -1), residual=x)
-    x = theta.norm(f"{name}.attention.output.LayerNorm", x, ln_eps)
-
-    y = theta.gelu(theta.linear(f"{name}.intermediate.dense", x))
-    x = theta.linear(f"{name}.output.dense", y, residual=x)
-    return theta.norm(f"{name}.output.LayerNorm", x, ln_eps)
+    return theta.linear(f"{name}.output.dense", a.reshape(*a.shape[:2], -1), residual=x)
 
 
 def hidden(theta, config: Config, batch: Batch) -> np.ndarray:
