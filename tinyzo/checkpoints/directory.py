@@ -92,13 +92,12 @@ def typed_config(raw: dict[str, Any], kind: type[Config], allowed: dict[str, tup
         if not (name in fields or name in IGNORED or name in OFF):
             hint = "if it does not change the forward pass, remove it from config.json"
             raise ConfigError(f"config.json: unknown field {name!r} = {value!r}", hint)
-    values = {name: raw[name] for name in fields if name in raw}
-    for name, value in values.items():
         if name in allowed and value not in allowed[name]:
             known = ", ".join(map(repr, allowed[name]))
             raise ConfigError(f"config.json: {name} = {value!r} is not built", f"built: {known}")
-        _check_type(name, value, fields[name])
-    return kind(**values)
+        if name in fields:
+            _check_type(name, value, fields[name])
+    return kind(**{name: raw[name] for name in fields if name in raw})
 
 
 def _check_type(name: str, value: Any, default: Any) -> None:

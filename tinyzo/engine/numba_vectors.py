@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils, config
+from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 F32, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
@@ -41,11 +42,8 @@ class Tile(NamedTuple):
 
 def cpu_features() -> set[str]:
     """The features that Numba compiles for: this CPU's, or those of NUMBA_CPU_FEATURES."""
-    if config.CPU_FEATURES is not None:
-        return {f[1:] for f in config.CPU_FEATURES.split(",") if f.startswith("+")}
-    if config.CPU_NAME == "generic":
-        return set()
-    return {name for name, has in llvm.get_host_cpu_features().items() if has}
+    _triple, _name, features = cpu_target.target_context.codegen().magic_tuple()
+    return {f[1:] for f in features.split(",") if f.startswith("+")}
 
 
 def choose_tile(features: set[str], triple: str) -> Tile:
