@@ -176,8 +176,7 @@ def fingerprint(directory: Path) -> str:
     weights = weights_file(directory)
     files = [directory / "config.json", weights]
     if weights.name.endswith(".index.json"):
-        parts = read_json(weights)["weight_map"].values()
-        files += [directory / name for name in sorted(set(parts))]
+        files += [directory / name for name in sorted({*read_json(weights)["weight_map"].values()})]
     digest = hashlib.sha256()
     for path in files:
         with os_errors(CheckpointError, path, "check the path"), open(path, "rb") as file:

@@ -59,10 +59,8 @@ def choose_tile(features: set[str], triple: str) -> Tile:
 
 
 FEATURES = ("avx2", "fma", "avx512f", "avx512bf16", "neon", "bf16")  # that choose the tile
-DOTS = {
-    "avx512bf16": "llvm.x86.avx512bf16.dpbf16ps.512",
-    "bfdot": "llvm.aarch64.neon.bfdot.v4f32.v8bf16",
-}
+DOTS = {"avx512bf16": "llvm.x86.avx512bf16.dpbf16ps.512",
+        "bfdot": "llvm.aarch64.neon.bfdot.v4f32.v8bf16"}  # fmt: skip
 TILE = choose_tile(cpu_features(), llvm.get_process_triple())
 
 

@@ -16,11 +16,9 @@ from tinyzo.errors import DataError
 from tinyzo.text.tasks import Task
 
 # What the files of a split are called: in GLUE, in SuperGLUE, in k-shot folders, by other people.
-STEMS = {
-    "train": ("train", "train_first1000_hf"),
-    "dev": ("dev", "dev_matched", "dev32", "val", "valid", "validation"),
-    "test": ("test", "test_matched"),
-}
+STEMS = {"train": ("train", "train_first1000_hf"),
+         "dev": ("dev", "dev_matched", "dev32", "val", "valid", "validation"),
+         "test": ("test", "test_matched")}  # fmt: skip
 KINDS = {".tsv": "a row", ".csv": "a row", ".jsonl": "a JSON object", ".txt": "a TREC question"}
 SUFFIXES = ", ".join(KINDS)
 
