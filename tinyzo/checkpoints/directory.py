@@ -4,8 +4,6 @@ Everything is strict. A config field is used, or is on the list of ignored ones 
 refused by name; a tensor is the model's, or tied, or known to be idle, or is refused by name.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -9,8 +9,6 @@ a machine of our own that knows only the opcodes of torch.save, makes nothing bu
 strings, numbers and descriptions of tensors, and calls nothing but three functions of this file.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import pickletools

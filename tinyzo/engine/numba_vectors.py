@@ -11,8 +11,6 @@ loops, half the words, and another multiply-add: dpbf16ps, bfdot, or widening by
 Numba's cache of compiled kernels does not see a change of this file: touch numba_kernels.py.
 """
 
-from __future__ import annotations
-
 import itertools
 from typing import Any, NamedTuple
 

@@ -5,8 +5,6 @@ share their prompt that way, and the last token of a candidate needs no place at
 probability is read one token earlier. Same loss as the published code, a fraction of its work.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain

@@ -4,8 +4,6 @@ A text is cut into words by GPT-2's pattern, a word into bytes, and the bytes ar
 pair, the earliest learnt pair first. A vocabulary spells each byte as one printable character.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from array import array

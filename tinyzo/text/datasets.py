@@ -1,7 +1,5 @@
 """Reading the files people have, and drawing from them the rows that the papers used."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -5,8 +5,6 @@ behind: the way back does not meet the way out bit by bit. `zo/mezo.py` never wa
 Differs: 16-bit weights are rounded stochastically on the way, as by every fold here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
