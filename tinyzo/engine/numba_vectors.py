@@ -120,14 +120,13 @@ class _Code:
 
     def multiply_add_pairs(self, tile: Tile, a: Any, b: Any, total: Any) -> Any:
         """The same of pairs of bfloat16, their products summed in float32."""
+        lane, count = (BFLOAT, 2 * self.lanes) if tile.bf16 else (I32, self.lanes)
+        kind = ir.VectorType(lane, count)
+        a, b = self.builder.bitcast(a, kind), self.builder.bitcast(b, kind)
         if tile.bf16:
-            pairs = ir.VectorType(BFLOAT, 2 * self.lanes)
-            a, b = self.builder.bitcast(a, pairs), self.builder.bitcast(b, pairs)
             return self.call(DOTS[tile.bf16], total, a, b)
-        words = ir.VectorType(I32, self.lanes)
-        a, b = self.builder.bitcast(a, words), self.builder.bitcast(b, words)
         for widen, by in (self.builder.shl, 16), (self.builder.and_, -65536):
-            halves = (self.builder.bitcast(widen(v, words(by)), self.vector) for v in (a, b))
+            halves = (self.builder.bitcast(widen(v, kind(by)), self.vector) for v in (a, b))
             total = self.multiply_add(tile, *halves, total)
         return total
 
