@@ -136,15 +136,23 @@ def _multiply(code: _Code, tile: Tile, vectors: int, bf16: bool, w, x, c, steps,
     builder, width = code.builder, I64(vectors * code.lanes)
     multiply_add = code.multiply_add_pairs if bf16 else code.multiply_add
     tiles = [(i, j) for i in range(tile.rows) for j in range(vectors)]
-    totals = {ij: cgutils.alloca_once_value(builder, code.zero) for ij in tiles}
-    with cgutils.for_range(builder, steps) as loop:  # LLVM keeps the totals in registers
-        row = builder.gep(x, [builder.mul(loop.index, width)])
-        xs = [code.load(row, 0, width, j * code.lanes) for j in range(vectors)]
-        for i in range(tile.rows):
-            spread = code.spread(builder.load(code.element(w[0], i, w[1], loop.index)))
-            for j in range(vectors):
-                total = multiply_add(tile, spread, xs[j], builder.load(totals[i, j]))
-                builder.store(total, totals[i, j])
+    totals = {ij: cgutils.alloca_once_value(builder, code.zero) for ij in tiles}  # in registers
+    before, loop, after = builder.block, *map(builder.append_basic_block, ("k", "sum"))
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    k = builder.phi(I64)
+    row = builder.gep(x, [builder.mul(k, width)])
+    xs = [code.load(row, 0, width, j * code.lanes) for j in range(vectors)]
+    for i in range(tile.rows):
+        spread = code.spread(builder.load(code.element(w[0], i, w[1], k)))
+        for j in range(vectors):
+            total = multiply_add(tile, spread, xs[j], builder.load(totals[i, j]))
+            builder.store(total, totals[i, j])
+    k_next = builder.add(k, I64(1))
+    k.add_incoming(I64(0), before)
+    k.add_incoming(k_next, loop)
+    builder.cbranch(builder.icmp_signed("<", k_next, steps), loop, after)  # tested first, it spills
+    builder.position_at_end(after)
     for i, j in tiles:
         place = *(c[0], i, c[1]), j * code.lanes
         old = builder.select(first, code.zero, code.load(*place))
