@@ -4,8 +4,6 @@ Everything is strict. A config field is used, or is on the list of ignored ones 
 refused by name; a tensor is the model's, or tied, or known to be idle, or is refused by name.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
@@ -92,13 +90,12 @@ def typed_config(raw: dict[str, Any], kind: type[Config], allowed: dict[str, tup
         if not (name in fields or name in IGNORED or name in OFF):
             hint = "if it does not change the forward pass, remove it from config.json"
             raise ConfigError(f"config.json: unknown field {name!r} = {value!r}", hint)
-    values = {name: raw[name] for name in fields if name in raw}
-    for name, value in values.items():
         if name in allowed and value not in allowed[name]:
             known = ", ".join(map(repr, allowed[name]))
             raise ConfigError(f"config.json: {name} = {value!r} is not built", f"built: {known}")
-        _check_type(name, value, fields[name])
-    return kind(**values)
+        if name in fields:
+            _check_type(name, value, fields[name])
+    return kind(**{name: raw[name] for name in fields if name in raw})
 
 
 def _check_type(name: str, value: Any, default: Any) -> None:
@@ -177,8 +174,7 @@ def fingerprint(directory: Path) -> str:
     weights = weights_file(directory)
     files = [directory / "config.json", weights]
     if weights.name.endswith(".index.json"):
-        parts = read_json(weights)["weight_map"].values()
-        files += [directory / name for name in sorted(set(parts))]
+        files += [directory / name for name in sorted({*read_json(weights)["weight_map"].values()})]
     digest = hashlib.sha256()
     for path in files:
         with os_errors(CheckpointError, path, "check the path"), open(path, "rb") as file:

@@ -9,8 +9,6 @@ a machine of our own that knows only the opcodes of torch.save, makes nothing bu
 strings, numbers and descriptions of tensors, and calls nothing but three functions of this file.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import pickletools
@@ -173,14 +171,13 @@ def _ordered_dict(*arguments: object) -> dict[str, object]:
 
 def _tensor(*arguments: object) -> _View:
     match arguments:
-        case (_Storage() as storage, offset, tuple(shape), tuple(stride), _, _) if (
-            len(shape) == len(stride)
-            and is_shape(shape, storage.dtype)
-            and all(map(files.is_natural, (offset, *stride)))
-        ):
-            pass
+        case _Storage() as storage, offset, tuple(shape), tuple(stride), _, _:
+            natural = all(map(files.is_natural, (offset, *stride)))
+            possible = natural and len(shape) == len(stride) and is_shape(shape, storage.dtype)
         case _:
-            raise ValueError("a tensor has an impossible offset, shape or stride")
+            possible = False
+    if not possible:
+        raise ValueError("a tensor has an impossible offset, shape or stride")
     if 0 not in shape and offset + reach(shape, stride) >= storage.numel:
         raise ValueError(f"a tensor reaches beyond the {storage.numel} elements of its storage")
     if math.prod(shape) > storage.numel:

@@ -11,15 +11,14 @@ loops, half the words, and another multiply-add: dpbf16ps, bfdot, or widening by
 Numba's cache of compiled kernels does not see a change of this file: touch numba_kernels.py.
 """
 
-from __future__ import annotations
-
 import itertools
 from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils, config
+from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 F32, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
@@ -41,11 +40,8 @@ class Tile(NamedTuple):
 
 def cpu_features() -> set[str]:
     """The features that Numba compiles for: this CPU's, or those of NUMBA_CPU_FEATURES."""
-    if config.CPU_FEATURES is not None:
-        return {f[1:] for f in config.CPU_FEATURES.split(",") if f.startswith("+")}
-    if config.CPU_NAME == "generic":
-        return set()
-    return {name for name, has in llvm.get_host_cpu_features().items() if has}
+    _triple, _name, features = cpu_target.target_context.codegen().magic_tuple()
+    return {f[1:] for f in features.split(",") if f.startswith("+")}
 
 
 def choose_tile(features: set[str], triple: str) -> Tile:
@@ -61,10 +57,8 @@ def choose_tile(features: set[str], triple: str) -> Tile:
 
 
 FEATURES = ("avx2", "fma", "avx512f", "avx512bf16", "neon", "bf16")  # that choose the tile
-DOTS = {
-    "avx512bf16": "llvm.x86.avx512bf16.dpbf16ps.512",
-    "bfdot": "llvm.aarch64.neon.bfdot.v4f32.v8bf16",
-}
+DOTS = {"avx512bf16": "llvm.x86.avx512bf16.dpbf16ps.512",
+        "bfdot": "llvm.aarch64.neon.bfdot.v4f32.v8bf16"}  # fmt: skip
 TILE = choose_tile(cpu_features(), llvm.get_process_triple())
 
 
@@ -72,11 +66,8 @@ class _Bfloat(ir.Type):  # llvmlite has no name for it
     def _to_string(self) -> str:
         return "bfloat"
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Bfloat)
 
-    def __hash__(self) -> int:
-        return hash(_Bfloat)
+BFLOAT = _Bfloat()  # types of one element are one type only if the elements are
 
 
 class _Code:
@@ -85,7 +76,7 @@ class _Code:
     def __init__(self, context: Any, builder: Any, lanes: int) -> None:
         self.context, self.builder, self.lanes = context, builder, lanes
         self.vector = ir.VectorType(F32, lanes)
-        self.zero = ir.Constant(self.vector, [0.0] * lanes)
+        self.zero = self.vector(0.0)
 
     def pointer(self, kind: Any, array: Any, at: Any) -> Any:
         """To element `at` of a Numba array."""
@@ -94,13 +85,11 @@ class _Code:
 
     def element(self, base: Any, i: int, stride: Any, j: Any) -> Any:
         """To base[i stride + j]."""
-        row = self.builder.mul(stride, ir.Constant(I64, i))
-        return self.builder.gep(base, [self.builder.add(row, j)])
+        return self.builder.gep(base, [self.builder.add(self.builder.mul(stride, I64(i)), j)])
 
     def place(self, base: Any, i: int, stride: Any, j: int = 0) -> Any:
         """To the vector that begins at base[i stride + j]."""
-        element = self.element(base, i, stride, ir.Constant(I64, j))
-        return self.builder.bitcast(element, self.vector.as_pointer())
+        return self.builder.bitcast(self.element(base, i, stride, I64(j)), self.vector.as_pointer())
 
     def load(self, *place: Any) -> Any:
         return self.builder.load(self.place(*place), align=4)
@@ -110,20 +99,18 @@ class _Code:
 
     def shuffle(self, a: Any, b: Any, lanes: list[int]) -> Any:
         """Lanes of a, then of b, by number."""
-        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, self.lanes), lanes))
+        return self.builder.shuffle_vector(a, b, ir.VectorType(I32, self.lanes)(lanes))
 
     def spread(self, word: Any) -> Any:
         """One float in all lanes."""
-        first = self.builder.insert_element(self.zero, word, ir.Constant(I32, 0))
+        first = self.builder.insert_element(self.zero, word, I32(0))
         return self.shuffle(first, first, [0] * self.lanes)
 
     def call(self, name: str, *arguments: Any) -> Any:
         """An instruction that LLVM knows by name; its result is of its first argument's type."""
-        kinds = [a.type for a in arguments]
-        kind = ir.FunctionType(kinds[0], kinds)
-        return self.builder.call(
-            cgutils.get_or_insert_function(self.builder.module, kind, name), arguments
-        )
+        kind = ir.FunctionType(arguments[0].type, [a.type for a in arguments])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        return self.builder.call(function, arguments)
 
     def multiply_add(self, tile: Tile, a: Any, b: Any, total: Any) -> Any:
         """a b + total, of floats."""
@@ -133,47 +120,43 @@ class _Code:
 
     def multiply_add_pairs(self, tile: Tile, a: Any, b: Any, total: Any) -> Any:
         """The same of pairs of bfloat16, their products summed in float32."""
+        lane, count = (BFLOAT, 2 * self.lanes) if tile.bf16 else (I32, self.lanes)
+        kind = ir.VectorType(lane, count)
+        a, b = self.builder.bitcast(a, kind), self.builder.bitcast(b, kind)
         if tile.bf16:
-            pairs = ir.VectorType(_Bfloat(), 2 * self.lanes)
-            a, b = self.builder.bitcast(a, pairs), self.builder.bitcast(b, pairs)
             return self.call(DOTS[tile.bf16], total, a, b)
-        words = ir.VectorType(I32, self.lanes)
-        a, b = self.builder.bitcast(a, words), self.builder.bitcast(b, words)
         for widen, by in (self.builder.shl, 16), (self.builder.and_, -65536):
-            by = ir.Constant(words, [by] * self.lanes)
-            halves = (self.builder.bitcast(widen(v, by), self.vector) for v in (a, b))
+            halves = (self.builder.bitcast(widen(v, kind(by)), self.vector) for v in (a, b))
             total = self.multiply_add(tile, *halves, total)
         return total
 
 
 def _multiply(code: _Code, tile: Tile, vectors: int, bf16: bool, w, x, c, steps, first) -> None:
     """One size of tile. w, c: (pointer, elements from row to row); x: pointer."""
-    builder, width = code.builder, ir.Constant(I64, vectors * code.lanes)
+    builder, width = code.builder, I64(vectors * code.lanes)
     multiply_add = code.multiply_add_pairs if bf16 else code.multiply_add
+    tiles = [(i, j) for i in range(tile.rows) for j in range(vectors)]
+    totals = {ij: cgutils.alloca_once_value(builder, code.zero) for ij in tiles}  # in registers
     before, loop, after = builder.block, *map(builder.append_basic_block, ("k", "sum"))
     builder.branch(loop)
     builder.position_at_end(loop)
     k = builder.phi(I64)
-    k.add_incoming(ir.Constant(I64, 0), before)
-    tiles = [(i, j) for i in range(tile.rows) for j in range(vectors)]
-    totals = {ij: builder.phi(code.vector) for ij in tiles}
     row = builder.gep(x, [builder.mul(k, width)])
     xs = [code.load(row, 0, width, j * code.lanes) for j in range(vectors)]
     for i in range(tile.rows):
         spread = code.spread(builder.load(code.element(w[0], i, w[1], k)))
         for j in range(vectors):
-            total = totals[i, j]
-            total.add_incoming(code.zero, before)
-            totals[i, j] = multiply_add(tile, spread, xs[j], total)
-            total.add_incoming(totals[i, j], loop)
-    k_next = builder.add(k, ir.Constant(I64, 1))
+            total = multiply_add(tile, spread, xs[j], builder.load(totals[i, j]))
+            builder.store(total, totals[i, j])
+    k_next = builder.add(k, I64(1))
+    k.add_incoming(I64(0), before)
     k.add_incoming(k_next, loop)
-    builder.cbranch(builder.icmp_signed("<", k_next, steps), loop, after)
+    builder.cbranch(builder.icmp_signed("<", k_next, steps), loop, after)  # tested first, it spills
     builder.position_at_end(after)
     for i, j in tiles:
         place = *(c[0], i, c[1]), j * code.lanes
         old = builder.select(first, code.zero, code.load(*place))
-        code.store(builder.fadd(old, totals[i, j]), *place)
+        code.store(builder.fadd(old, builder.load(totals[i, j])), *place)
 
 
 def tile_multiplier(tile: Tile) -> Any:
@@ -192,10 +175,9 @@ def tile_multiplier(tile: Tile) -> Any:
             w = code.pointer(kinds[2], w, w_at), w_stride
             x, c = code.pointer(kinds[5], x, x_at), (code.pointer(kinds[7], c, c_at), c_stride)
             for vectors, pairs in itertools.product(range(1, tile.vectors + 1), (False, True)):
-                size = ir.Constant(I64, vectors * tile.lanes)
-                kind = builder.icmp_signed("==", bf16, ir.Constant(bf16.type, pairs))
-                wanted = builder.and_(builder.icmp_signed("==", width, size), kind)
-                with builder.if_then(wanted):
+                sized = builder.icmp_signed("==", width, I64(vectors * tile.lanes))
+                kind = builder.icmp_signed("==", bf16, bf16.type(pairs))
+                with builder.if_then(builder.and_(sized, kind)):
                     _multiply(code, tile, vectors, pairs, w, x, c, steps, first)
             return context.get_dummy_value()
 
@@ -215,14 +197,11 @@ def square_transpose(lanes: int) -> Any:
             code, kinds = _Code(context, builder, lanes), signature.args
             a, b = code.pointer(kinds[0], a, a_at), code.pointer(kinds[3], b, b_at)
             rows = [code.load(a, i, a_stride) for i in range(lanes)]
-            s = 1
-            while s < lanes:  # swap the off-diagonal squares of size s of each square of 2 s
-                low = [i if not i & s else lanes + i - s for i in range(lanes)]
-                high = [i + s if not i & s else lanes + i for i in range(lanes)]
-                for i in (i for i in range(lanes) if not i & s):
-                    pair = rows[i], rows[i + s]
-                    rows[i], rows[i + s] = code.shuffle(*pair, low), code.shuffle(*pair, high)
-                s *= 2
+            riffle = [lane for i in range(lanes) for lane in (i, lanes + i)]
+            for _ in range(lanes.bit_length() - 1):  # every time, half the rows between the others
+                pairs = zip(rows[: lanes // 2], rows[lanes // 2 :], strict=True)
+                halves = riffle[:lanes], riffle[lanes:]
+                rows = [code.shuffle(*pair, half) for pair in pairs for half in halves]
             for i in range(lanes):
                 code.store(rows[i], b, i, b_stride)
             return context.get_dummy_value()

@@ -1,7 +1,5 @@
 """From a task and its files to encoded examples: to train on, to choose by, to report."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 

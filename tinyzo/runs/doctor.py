@@ -4,8 +4,6 @@ A report is a row of checks, {"name", "ok", "value", "hint"}. What could be bett
 is needed and broken has one and is not ok.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import platform

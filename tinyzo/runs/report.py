@@ -1,7 +1,5 @@
 """What a person sees of a run: a line of progress, and the losses as a picture."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

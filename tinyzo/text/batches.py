@@ -5,8 +5,6 @@ share their prompt that way, and the last token of a candidate needs no place at
 probability is read one token earlier. Same loss as the published code, a fraction of its work.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -55,8 +53,7 @@ class Batch:
             keys, before = slice(start, stop), 0
             if parent >= 0:
                 first, last = self.starts[parent : parent + 2]
-                keys = np.r_[first:last, start:stop]
-                before = last - first
+                keys, before = np.r_[first:last, start:stop], last - first
             begin, end = np.searchsorted(rows, (start, stop))
             for i in range(begin, end, size):
                 queries = slice(i, min(i + size, end))
@@ -135,11 +132,10 @@ def micro_batches(examples: Sequence[Example], max_tokens: int) -> Iterator[Sequ
     """Consecutive parts of a batch of at most max_tokens packed tokens, one example at least."""
     start = tokens = 0
     for i, e in enumerate(examples):
-        size = packed_size(e)
-        if i > start and tokens + size > max_tokens:
+        tokens += packed_size(e)
+        if i > start and tokens > max_tokens:
             yield examples[start:i]
-            start, tokens = i, 0
-        tokens += size
+            start, tokens = i, packed_size(e)
     yield examples[start:]
 
 

@@ -4,8 +4,6 @@ A text is cut into words by GPT-2's pattern, a word into bytes, and the bytes ar
 pair, the earliest learnt pair first. A vocabulary spells each byte as one printable character.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from array import array
@@ -48,10 +46,8 @@ def word_pattern() -> re.Pattern[str]:
     runs = (re.finditer(kind, kinds) for kind in ("L+", "N+"))
     letter, number = ("".join(f"{chr(r.start())}-{chr(r.end() - 1)}" for r in run) for run in runs)
     space = WHITE_SPACE
-    return re.compile(
-        f"'(?:s|t|re|ve|m|ll|d)| ?[{letter}]+| ?[{number}]+| ?[^{space}{letter}{number}]+"
-        f"|[{space}]+(?![^{space}])|[{space}]+"
-    )
+    signs, spaces = f" ?[^{space}{letter}{number}]+", f"[{space}]+(?![^{space}])|[{space}]+"
+    return re.compile(f"'(?:s|t|re|ve|m|ll|d)| ?[{letter}]+| ?[{number}]+|{signs}|{spaces}")
 
 
 class BytePairEncoder:

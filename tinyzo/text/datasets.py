@@ -1,7 +1,5 @@
 """Reading the files people have, and drawing from them the rows that the papers used."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -16,11 +14,9 @@ from tinyzo.errors import DataError
 from tinyzo.text.tasks import Task
 
 # What the files of a split are called: in GLUE, in SuperGLUE, in k-shot folders, by other people.
-STEMS = {
-    "train": ("train", "train_first1000_hf"),
-    "dev": ("dev", "dev_matched", "dev32", "val", "valid", "validation"),
-    "test": ("test", "test_matched"),
-}
+STEMS = {"train": ("train", "train_first1000_hf"),
+         "dev": ("dev", "dev_matched", "dev32", "val", "valid", "validation"),
+         "test": ("test", "test_matched")}  # fmt: skip
 KINDS = {".tsv": "a row", ".csv": "a row", ".jsonl": "a JSON object", ".txt": "a TREC question"}
 SUFFIXES = ", ".join(KINDS)
 
@@ -84,9 +80,8 @@ def load_splits(task: Task, path: str | Path) -> Splits:
         return Splits(read_rows(path, task.columns), [], [])
     found: dict[str, list[Row]] = {}
     for split, stems in STEMS.items():
-        files = (path / (stem + suffix) for stem in stems for suffix in KINDS)
-        file = next((file for file in files if file.is_file()), None)
-        found[split] = read_rows(file, task.columns) if file else []
+        files = [f for stem in stems for end in KINDS if (f := path / (stem + end)).is_file()]
+        found[split] = read_rows(files[0], task.columns) if files else []
     if not any(found.values()):
         names = ", ".join(stem for stems in STEMS.values() for stem in stems)
         raise DataError(f"{path} holds no data", f"name the files {names}, ending in {SUFFIXES}")
@@ -127,10 +122,8 @@ def kshot(task: Task, rows: Sequence[Row], k: int, seed: int) -> tuple[list[Row]
     return train, [row for group in groups.values() for row in group[k : 2 * k]]
 
 
-def sample_opt(
-    train: Sequence[Row], evaluation: Sequence[Row],
-    n_train: int = 1000, n_dev: int = 500, n_eval: int = 1000, seed: int = 0,
-) -> Splits:  # fmt: skip
+def sample_opt(train: Sequence[Row], evaluation: Sequence[Row], n_train: int = 1000,
+               n_dev: int = 500, n_eval: int = 1000, seed: int = 0) -> Splits:  # fmt: skip
     """MeZO's rows for OPT: n_train + n_dev of one permutation, dev its end; then n_eval to test.
 
     raises:  DataError when nothing is left to train on; fewer than n_train rows are all taken

@@ -5,8 +5,6 @@ and for RoBERTa one `<mask>`. In byte-level BPE a space belongs to the word afte
 before a field is encoded with the field, and the one before the mask is the label word's.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -105,7 +103,7 @@ class Task:
                     text = EDITS[edit](text)
                 yield True, space + text
 
-    def bind(self, tokenizer: Tokenizer, max_length: int = 2048, bos_id: int = 0) -> BoundTask:
+    def bind(self, tokenizer: Tokenizer, max_length: int = 2048, bos_id: int = 0) -> "BoundTask":
         """The task with a vocabulary.
 
         max_length: the model's positions; the task's own max_length holds too

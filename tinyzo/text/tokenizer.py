@@ -1,7 +1,5 @@
 """Text to ids and back: one face over Hugging Face's `tokenizers` and our own BPE."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

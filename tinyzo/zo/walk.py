@@ -5,14 +5,12 @@ behind: the way back does not meet the way out bit by bit. `zo/mezo.py` never wa
 Differs: 16-bit weights are rounded stochastically on the way, as by every fold here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from tinyzo.engine.weights import Weights
-from tinyzo.zo.mezo import Loss, Step, check_finite
+from tinyzo.zo.mezo import Loss, Step, check_finite, mezo_step
 
 
 @contextmanager
@@ -28,15 +26,14 @@ def walked(weights: Weights, seed: int, scale: float) -> Iterator[Any]:
 def walk_step(
     weights: Weights, loss: Loss, batch: Any, seed: int, eps: float, lr: float, decay: float = 0.0
 ) -> Step:
-    """One step as `mezo_step`, its losses measured on perturbed weights in memory.
+    """One step of `mezo_step`, its losses measured on perturbed weights in memory.
 
     raises: NumericError when a loss is not finite; theta is then back, up to rounding
     """
-    losses = []
-    for scale in (+eps, -eps):
-        with walked(weights, seed, scale) as theta:
-            losses += check_finite(loss(theta, batch))
-    projected_gradient = (losses[0] - losses[1]) / (2 * eps)
-    terms = ((seed, -lr * projected_gradient),)
-    weights.add(terms, lr * decay)
-    return Step(tuple(losses), projected_gradient, terms, lr * decay)
+
+    def losses(_view: Any, batch: Any) -> Iterator[float]:
+        for scale in (+eps, -eps):
+            with walked(weights, seed, scale) as theta:
+                yield from check_finite(loss(theta, batch))
+
+    return mezo_step(weights, losses, batch, seed, eps, lr, decay)
