@@ -8,8 +8,6 @@ Dimensions in shape comments, everywhere:
 Weights are [out, in]. Parameters keep the checkpoint's own names.
 """
 
-from __future__ import annotations
-
 __version__ = "0.1.0"
 
 from tinyzo.engine.noise import noise

@@ -1,7 +1,5 @@
 """python -m tinyzo"""
 
-from __future__ import annotations
-
 import sys
 
 from tinyzo.cli import main

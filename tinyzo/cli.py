@@ -3,8 +3,6 @@
 Exit codes: 0 done, 1 failed with a reason and a hint, 2 wrong usage, 130 after Ctrl-C.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

@@ -11,8 +11,6 @@
       UsageError              exit code 2: the command itself is wrong
 """
 
-from __future__ import annotations
-
 
 class TinyzoError(Exception):
     """An error with a way out.

@@ -3,8 +3,6 @@
 And what the system refuses, as an error of ours.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -7,8 +7,6 @@
 Source: github.com/huggingface/safetensors, whose crate is the oracle of the tests.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Mapping

@@ -8,8 +8,6 @@
 Nothing is mapped and nothing is cached: reading costs the memory of the buffer that is filled.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import sys
@@ -83,7 +81,7 @@ class Source(AbstractContextManager):
             self._opened = opened.pop_all()
 
     @classmethod
-    def open(cls, path: str | Path) -> Source:
+    def open(cls, path: str | Path) -> "Source":
         """A file of this kind, or several behind a `*.index.json`."""
         return Sharded(path, cls) if Path(path).suffix == ".json" else cls(path)
 

@@ -1,7 +1,5 @@
 """Which engine computes: Numba's where Numba is, NumPy's everywhere."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from importlib.util import find_spec

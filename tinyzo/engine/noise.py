@@ -18,8 +18,6 @@ distribution function 1.1e-4, largest |z| 5.28. docs/decisions.md says what else
 rademacher: one bit of a word serves one element, 32 elements a word.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 

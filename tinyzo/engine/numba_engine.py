@@ -5,8 +5,6 @@ perturbed copy of a tensor exists. The threads are ours, since kernels that hold
 threading layer; BLAS is never called from more than one. Only the files numba_* import Numba.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import math
@@ -52,7 +50,7 @@ class NumbaEngine:
         for _ in range(self.threads - 1):
             threading.Thread(target=self._work, daemon=True).start()
 
-    def __call__(self, weights: Weights, probes: list[Probe]) -> NumbaView:
+    def __call__(self, weights: Weights, probes: list[Probe]) -> "NumbaView":
         return NumbaView(weights, probes, self)
 
     def _work(self) -> None:

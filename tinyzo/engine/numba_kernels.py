@@ -8,8 +8,6 @@ z and what is folded with it are bit by bit those of noise.py and numpy_engine.p
 there. Reductions over a row (norm, softmax, log-sum-exp) may be reordered by the compiler.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -5,8 +5,6 @@ A view stands for P perturbed copies of the model. Activations carry that axis i
 its z made once per seed, and W + scale * z lives only while it is multiplied.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

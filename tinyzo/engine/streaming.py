@@ -7,8 +7,6 @@ Both have the same verbs, and what is computed is the same to the bit. Nothing i
 of a mapped file count as memory of the process, those of a read file do not.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor

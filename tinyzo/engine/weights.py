@@ -8,8 +8,6 @@ on a bfloat16 weight would otherwise round to nothing; the bits come from the sa
 so the result is the same on every machine.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A loaded model: configuration, tokenizer, weights, and plain forward passes on them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -41,7 +39,7 @@ class Model:
     def settle(
         self, engine: str = "auto", residency: str = "auto", threads: int | None = None,
         tiles: int = TILES,
-    ) -> Model:  # fmt: skip
+    ) -> "Model":  # fmt: skip
         """Choose what computes, and whether the weights, still in their file, come into memory."""
         self.engine, self.weights.engine = choose_engine(engine, threads)
         is_small = self.weights.nbytes() < free_bytes() / 2

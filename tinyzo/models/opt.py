@@ -9,8 +9,6 @@
 Functions on a view `theta` of the weights; every name below is the checkpoint's own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Scores of examples under the weights as they are: accuracy, loss, predictions."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

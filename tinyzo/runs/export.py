@@ -1,7 +1,5 @@
 """Plain Hugging Face directories: of a run's tuned weights, or of a checkpoint converted."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator

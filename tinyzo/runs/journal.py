@@ -9,8 +9,6 @@ dropped, repeated or swapped unseen. A last record that is torn or wrong is as i
 (the step is done again, to the same bytes); a wrong record before it is an error with its number.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import struct

@@ -4,8 +4,6 @@ The peak is VmHWM of /proc/self/status, the largest resident set of this process
 survives exec and would count the parent's too.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import sys

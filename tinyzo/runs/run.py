@@ -9,8 +9,6 @@
     loss.png        the losses, where matplotlib is installed
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform
@@ -70,7 +68,7 @@ class Run:
             put_in_place(new, partial, self.path / file)
 
     @classmethod
-    def open(cls, path: Path) -> Run:
+    def open(cls, path: Path) -> "Run":
         """An existing run.
 
         raises: RunError when the directory is not one

@@ -1,6 +1,6 @@
 """Every choice of a run, with its default; written to run.toml and read back from it."""
 
-from __future__ import annotations
+from __future__ import annotations  # the types of fields are read as text
 
 import dataclasses
 import json

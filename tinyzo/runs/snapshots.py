@@ -11,8 +11,6 @@ its noise. So it is taken when that has cost as much as writing does: every sqrt
 W seconds of writing and N of noise for one term in the passes of a step, both measured.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """finetune: from settings to a run that is done, or that can be gone on with."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import time

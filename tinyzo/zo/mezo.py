@@ -9,8 +9,6 @@ makes the same z again from the seed. Differs from the paper: theta is not walke
 theta + eps z and back, so it stays exact; z belongs to (seed, tensor, element), not to an order.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

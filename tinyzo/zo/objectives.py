@@ -8,8 +8,6 @@ Sums are float64 over float32 scores, since a projected gradient is a small diff
 losses. A batch is split into micro-batches to bound memory; the sums add up.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

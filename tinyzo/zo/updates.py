@@ -7,8 +7,6 @@
 with lr (step + 1) / warmup during the first `warmup` steps.
 """
 
-from __future__ import annotations
-
 import math
 
 from tinyzo.errors import ConfigError
