@@ -25,7 +25,7 @@ TOP = {
     "numba": ("engine/numba_",),
     "llvmlite": ("engine/numba_",),
     "tqdm": ("runs/", "cli.py"),
-    "tomli": ("runs/", "cli.py"),
+    "tomli": ("checkpoints/files.py",),
 }
 LAZY = {"tokenizers", "matplotlib", "tqdm", "tomli"}
 

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyzo.checkpoints.files import read_toml
 from tinyzo.engine.engines import ENGINES
 from tinyzo.engine.noise import FORMAT
 from tinyzo.errors import DataError, TinyzoError, UsageError
@@ -24,34 +26,14 @@ from tinyzo.runs import doctor, evaluate, export, memory, train
 from tinyzo.runs.data import bind_task, load_data, load_evaluation
 from tinyzo.runs.journal import read_journal
 from tinyzo.runs.run import Run
-from tinyzo.runs.settings import Settings, read_toml, settings_from
+from tinyzo.runs.settings import Settings, settings_from
 from tinyzo.runs.snapshots import MOST, TAGS, tuned_model
 from tinyzo.text.datasets import Row
 from tinyzo.text.tasks import BoundTask
 from tinyzo.zo.objectives import Objective
 from tinyzo.zo.updates import SCHEDULES
 
-HELP = {
-    "model": "folder of a RoBERTa or OPT model, a run, or a shipped name (roberta-tiny, opt-tiny)",
-    "task": "SST-2, SST-5, TREC, RTE, SNLI, MNLI (RoBERTa); SST2, RTE, CB, BoolQ, WSC, WIC, COPA "
-            "(OPT); topics, reviews (shipped)",
-    "data": "folder with the task's files, or one .jsonl, .csv or .tsv",
-    "template": "a task of your own: '{text} It was <mask>.' (OPT: '{text} It was')",
-    "label_words": "a task of your own: the word for each label, as terrible,great",
-    "label_field": "column of the label",
-    "method": "how to step", "steps": "steps to take", "batch_size": "examples a step",
-    "lr": "learning rate", "eps": "size of the perturbation",
-    "schedule": "course of the learning rate", "warmup": "steps of rising learning rate",
-    "weight_decay": "pull of the matrices towards 0", "seed": "makes z",
-    "data_seed": "makes the rows and their order", "k_shot": "draw the published k-shot split",
-    "train_rows": "most rows to train on, without --k-shot", "limit": "most rows to report on",
-    "eval_every": "steps between evaluations on dev",
-    "micro_batch_tokens": "most packed tokens computed at once",
-    "engine": "arithmetic", "residency": "where the weights live: in memory, or in their file",
-    "memory_budget": "most memory to take, as 400MB: chooses engine, residency, micro-batches",
-    "fold_every": "steps between writings of the weights into the run; 0: none, only the journal",
-    "dtype": "how weights are stored", "threads": "of the engine",
-}  # fmt: skip
+HELP = dict(re.findall(r"^    (\w+): (.+)$", Settings.__doc__ or "", re.MULTILINE))
 CHOICES = {
     "method": tuple(train.METHODS), "schedule": tuple(SCHEDULES), "dtype": ("auto", *DTYPES),
     "engine": ENGINES, "residency": RESIDENCIES,
@@ -111,7 +93,7 @@ def _add_setting(parser: argparse.ArgumentParser, name: str) -> None:
     if "list" in kind:
         parse = _comma_list
     choices = CHOICES.get(name)
-    parser.add_argument(_option(name), type=parse, choices=choices, help=HELP[name])
+    parser.add_argument(_option(name), type=parse, choices=choices, help=HELP.get(name))
 
 
 def _option(name: str) -> str:

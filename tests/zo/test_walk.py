@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from tiny import MODELS, examples_for, raw_bytes, toy_task
+from walk import walk_step, walked
 
 import tinyzo
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import NumericError
 from tinyzo.zo.mezo import mezo_step
 from tinyzo.zo.objectives import Objective
-from tinyzo.zo.walk import walk_step, walked
 
 EPS, LR = 1e-3, 1e-2
 models = pytest.mark.parametrize("name", MODELS)

@@ -1,4 +1,4 @@
-"""Files that may be damaged or hostile: opened, read at an offset, parsed as JSON.
+"""Files that may be damaged or hostile: opened, read at an offset, parsed as JSON or TOML.
 
 And what the system refuses, as an error of ours.
 """
@@ -7,6 +7,7 @@ import io
 import json
 import os
 import stat
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,7 +16,12 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from tinyzo.errors import CheckpointError, TinyzoError
+from tinyzo.errors import CheckpointError, ConfigError, TinyzoError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 DAMAGED = "the file is damaged or of another kind: download or copy it again"
 _SEEKING = threading.Lock()
@@ -134,3 +140,14 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"{name!r:.80} is there twice")
         found[name] = value
     return found
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dictionary.
+
+    raises: ConfigError when it cannot be read or parsed
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}", "a file of lines such as lr = 1e-6") from None

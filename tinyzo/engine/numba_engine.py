@@ -276,9 +276,6 @@ class NumbaView(NumpyView):
         )  # fmt: skip
         return out
 
-    def log_sum_exp(self, y: np.ndarray, top: np.ndarray, total: np.ndarray) -> None:
-        self._engine.run(kernels.log_sum_exp, y, top, total)
-
     def gelu(self, x: np.ndarray, is_gelu: bool = True) -> np.ndarray:
         x = np.ascontiguousarray(x)
         self._engine.run(kernels.activate, x.reshape(-1), is_gelu)

@@ -446,25 +446,6 @@ def softmax(x):
 
 
 @ordered_freely
-def log_sum_exp(y, top, total, scratch, counters):
-    """Take y: f32[P, M, R] into a running sum: total e^top, f32[P, M] each."""
-    copies, count, _ = y.shape
-    task = fetch_add(counters, 0, 1)
-    while task < copies * count:
-        p, m = task // count, task % count
-        row = y[p, m]
-        new = top[p, m]
-        for i in range(row.size):
-            new = max(new, row[i])
-        part = F(0)
-        for i in range(row.size):
-            part += exponential(row[i] - new)
-        total[p, m] = total[p, m] * exponential(top[p, m] - new) + part
-        top[p, m] = new
-        task = fetch_add(counters, 0, 1)
-
-
-@ordered_freely
 def norm(x, gain, bias, ln_eps, out, scratch, counters):
     """LayerNorm of each token. x: f32[1 or P, N, D]; gain, bias: f32[0 or 1 or P, D]."""
     copies, count, width = out.shape

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from tinyzo.checkpoints.directory import fingerprint
-from tinyzo.checkpoints.files import new_directory, os_errors, put_in_place
+from tinyzo.checkpoints.files import new_directory, os_errors, put_in_place, read_toml
 from tinyzo.errors import RunError
 from tinyzo.models.model import MODELS, Model, open_model
 from tinyzo.runs.journal import read_journal
-from tinyzo.runs.settings import Settings, read_toml, settings_from
+from tinyzo.runs.settings import Settings, settings_from
 
 ROOM = "make room on the disk, or the directory writable, then --resume"
 

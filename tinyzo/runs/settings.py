@@ -6,18 +6,12 @@ import dataclasses
 import json
 import os
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyzo.errors import ConfigError, UsageError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from tinyzo.errors import UsageError
 
 # The models and the data that ship: installed beside the package's code, or in the checkout.
 HERE = Path(__file__).resolve().parents[1]
@@ -35,23 +29,46 @@ TINY = {"lr": 5e-5, "eps": 1e-3, "batch_size": 32, "steps": 500, "eval_every": 1
 RANGES = {
     "steps": (0, 2**32 - 1), "batch_size": (1, 2**32), "eval_every": (1, 2**32),
     "micro_batch_tokens": (1, 2**32), "k_shot": (1, 2**32), "limit": (1, 2**32),
-    "fold_every": (0, 2**32), "train_rows": (1, 2**32),
-    "warmup": (0, 2**32), "threads": (1, 2**16), "seed": (0, 2**64 - 1),
-    "data_seed": (0, 2**32 - 1), "lr": (0, 1e30), "eps": (1e-30, 1e30), "weight_decay": (0, 1e30),
+    "fold_every": (0, 2**32), "train_rows": (1, 2**32), "warmup": (0, 2**32),
+    "threads": (1, 2**16), "seed": (0, 2**64 - 1), "data_seed": (0, 2**32 - 1),
+    "lr": (0, 1e30), "eps": (1e-30, 1e30), "weight_decay": (0, 1e30),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a run; None means that `complete` fills it in.
+    """The settings of a run; a line for each, which `tinyzo finetune -h` shows too.
 
-    model: a folder, or the name of a shipped model. data: a folder or file, or a shipped set.
-    lr, eps, batch_size, steps: the papers' for full tuning, the shipped models' own for those.
-    k_shot: draw the published k-shot split from the training file. train_rows: else at most so
-    many. limit: at most so many rows to report on. seed makes z, data_seed the rows and order.
-    micro_batch_tokens: a batch is computed in parts of at most so many packed tokens.
-    memory_budget: a size such as 400MB, which engine, residency and micro-batches then fit.
-    fold_every: steps between two writings of the weights into the run's directory; 0: none.
+    None means that `complete` fills it in: for lr, eps, batch_size, steps with the papers' for full
+    tuning, or the shipped models' own.
+
+    model: folder of a RoBERTa or OPT model, a run, or a shipped name (roberta-tiny, opt-tiny)
+    task: topics, reviews, SST-2, RTE; RoBERTa: SST-5 TREC SNLI MNLI; OPT: CB BoolQ WSC WIC COPA
+    data: folder with the task's files, or one .jsonl, .csv or .tsv
+    template: a task of your own: '{text} It was <mask>.' (OPT: '{text} It was')
+    label_words: a task of your own: the word for each label, as terrible,great
+    label_field: column of the label
+    method: how to step
+    steps: steps to take
+    batch_size: examples a step
+    lr: learning rate
+    eps: size of the perturbation
+    schedule: course of the learning rate
+    warmup: steps of rising learning rate
+    weight_decay: pull of the matrices towards 0
+    seed: makes z
+    data_seed: makes the rows and their order
+    k_shot: draw the published k-shot split
+    train_rows: most rows to train on, without --k-shot
+    limit: most rows to report on
+    eval_every: steps between evaluations on dev
+    micro_batch_tokens: most packed tokens computed at once
+    engine: arithmetic
+    residency: where the weights live: in memory, or in their file
+    memory_budget: most memory to take, as 400MB: chooses engine, residency, micro-batches
+    fold_every: steps between writings of the weights into the run; 0: none, only the journal
+    dtype: how weights are stored
+    threads: of the engine
     """
 
     model: str = "roberta-tiny"
@@ -152,17 +169,6 @@ def parse_bytes(text: str) -> int:
         raise UsageError(f"memory_budget = {text!r}", "a size such as 400MB or 1.5GB")
     power = " KMG".index(match[2].upper() or " ")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as a dictionary.
-
-    raises: ConfigError when it cannot be read or parsed
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: {error}", "a file of lines such as lr = 1e-6") from None
 
 
 def settings_from(values: Mapping[str, Any], where: str) -> Settings:

@@ -1,4 +1,4 @@
-"""Tasks as rows of a table: a template, its label words, and the names that the files use.
+"""Tasks as rows of a table, tasks.toml: a template, its label words, names that the files use.
 
 A template is text with `{field}` for a column of the data, `{field:edit:edit}` for an edited one,
 and for RoBERTa one `<mask>`. In byte-level BPE a space belongs to the word after it, so the space
@@ -10,9 +10,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from string import Formatter
 from typing import Any
 
+from tinyzo.checkpoints.files import read_toml
 from tinyzo.errors import DataError
 from tinyzo.text.tokenizer import Tokenizer
 
@@ -247,45 +249,10 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-REVIEWS = {"labels": ("terrible", "great"), "words": (" terrible", " great"), "label_field": "mood"}
-TOPICS = {"labels": ("movie", "phone", "food"), "words": (" movie", " phone", " food"),
-          "label_field": "topic"}  # fmt: skip
-SST2 = {"labels": ("0", "1"), "words": (" terrible", " great")}
-RTE = {"labels": ("entailment", "not_entailment"),
-       "aliases": {"premise": "sentence1", "hypothesis": "sentence2"}}  # fmt: skip
-NLI = {"template": "{sentence1:chop}? <mask>, {sentence2:lower_first}", "max_length": 256,
-       "labels": ("contradiction", "entailment", "neutral"), "words": (" No", " Yes", " Maybe"),
-       "label_field": "gold_label"}  # fmt: skip
-NO_YES = {"labels": ("false", "true"), "words": ("No", "Yes")}
-CSV = ("label", "sentence")
+def _read_table(path: Path) -> tuple[Task, ...]:
+    """The rows of tasks.toml."""
+    lists, rows = ("labels", "words", "columns"), read_toml(path)["tasks"]
+    return tuple(Task(**row | {n: tuple(row[n]) for n in lists if n in row}) for row in rows)
 
-# Prompts, words and lengths of the code of Malladi et al. 2023; another prompt is another task.
-TASKS = (
-    Task("topics", "roberta", "My <mask>: {text}", **TOPICS),
-    Task("reviews", "roberta", "{text} It was <mask>.", **REVIEWS),
-    Task("SST-2", "roberta", "{sentence} It was <mask>.", max_length=128, **SST2),
-    Task("SST-5", "roberta", "{sentence:unquote} It was <mask>.", ("0", "1", "2", "3", "4"),
-         (" terrible", " bad", " okay", " good", " great"), 128, 110, columns=CSV),
-    Task("TREC", "roberta", "<mask>: {sentence}", ("DESC", "ENTY", "ABBR", "HUM", "LOC", "NUM"),
-         (" Description", " Entity", " Expression", " Human", " Location", " Number"), 128, 110,
-         by_index=True, columns=CSV),
-    Task("RTE", "roberta", "{premise:chop}? <mask>, {hypothesis:lower_first}",
-         words=(" Yes", " No"), max_length=256, sentence_limit=240, **RTE),
-    Task("SNLI", "roberta", **NLI),
-    Task("MNLI", "roberta", sentence_limit=240, **NLI),
-    Task("topics", "opt", "{text} It is about my", **TOPICS),
-    Task("reviews", "opt", "{text} It was", **REVIEWS),
-    Task("SST-2", "opt", "{sentence:strip} It was", **SST2),
-    Task("RTE", "opt", '{premise}\nDoes this mean that "{hypothesis}" is true? Yes or No?\n',
-         words=("Yes", "No"), **RTE),
-    Task("CB", "opt", 'Suppose {premise} Can we infer that "{hypothesis}"? Yes, No, or Maybe?\n',
-         ("entailment", "contradiction", "neutral"), ("Yes", "No", "Maybe"), n_dev=100),
-    Task("BoolQ", "opt", "{passage} {question:ask:upper_first}\n", ("true", "false"),
-         ("Yes", "No"), aliases={"label": "answer"}),
-    Task("WSC", "opt", "{text}\nIn the previous sentence, does the pronoun "
-         '"{target.span2_text:lower}" refer to {target.span1_text}? Yes or No?\n', **NO_YES),
-    Task("WIC", "opt", 'Does the word "{word}" have the same meaning in these two sentences? '
-         "Yes, No?\n{sentence1}\n{sentence2}\n", **NO_YES),
-    Task("COPA", "opt", "{premise:unstop} {question:conjunction}", ("0", "1"),
-         (" {choice1:lower_word}", " {choice2:lower_word}"), n_dev=100, loss="lm"),
-)  # fmt: skip
+
+TASKS = _read_table(Path(__file__).with_suffix(".toml"))
