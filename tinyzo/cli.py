@@ -208,10 +208,8 @@ def _row(bound: BoundTask, text: str) -> Row:
     try:
         return Row(**json.loads(text))
     except (ValueError, TypeError, RecursionError):
-        raise DataError(
-            f"{text[:40]!r}: the task reads {', '.join(bound.fields)}",
-            "give each text as a JSON object of these columns",
-        ) from None
+        raise DataError(f"{text[:40]!r}: the task reads {', '.join(bound.fields)}",
+                        "give each text as a JSON object of these columns") from None  # fmt: skip
 
 
 def replay(options: argparse.Namespace) -> dict[str, Any]:

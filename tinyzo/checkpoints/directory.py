@@ -129,9 +129,8 @@ def open_weights(directory: Path) -> Source:
     return WEIGHT_FILES[path.name](path)
 
 
-def match_names(
-    source: Source, shapes: dict[str, tuple[int, ...]], layout: Layout
-) -> tuple[dict[str, str], dict[str, str]]:
+def match_names(source: Source, shapes: dict[str, tuple[int, ...]],
+                layout: Layout) -> tuple[dict[str, str], dict[str, str]]:  # fmt: skip
     """Which tensor of the file each parameter is, and the tied twins left to compare.
 
     returns: parameter -> name in the file; second name in the file -> parameter it must equal

@@ -136,9 +136,8 @@ def _check_count(stop: int) -> int:
     return stop
 
 
-def noise(
-    seed: int, name_or_index: str | int, shape: tuple[int, ...], kind: str = "gaussian"
-) -> np.ndarray:
+def noise(seed: int, name_or_index: str | int, shape: tuple[int, ...],
+          kind: str = "gaussian") -> np.ndarray:  # fmt: skip
     """The z that every engine uses, for one whole tensor: f32[shape].
 
     seed: 0 .. 2^64 - 1 (0 is a seed like any other). kind: "gaussian" or "rademacher".

@@ -73,9 +73,8 @@ class NumbaEngine:
             self._scratch[i] = np.empty(size, np.float32)
         return self._scratch[i]
 
-    def run(
-        self, kernel: Callable, *arguments: Any, scratch: int = 0, shared: int = 0, tasks: int = 2
-    ) -> None:
+    def run(self, kernel: Callable, *arguments: Any, scratch: int = 0, shared: int = 0,
+            tasks: int = 2) -> None:  # fmt: skip
         """A kernel on all threads, or on as many as it has tasks.
 
         scratch: floats for each thread; shared: floats for all of them, an argument before that

@@ -81,14 +81,11 @@ class NumpyView:
         """raises: ShapeError when the matrix does not take rows as wide as x's"""
         rows, width = self.weights.shape(name)
         if x.shape[-1] != width:
-            raise ShapeError(
-                f"{name} [{rows}, {width}] does not take width {x.shape[-1]}",
-                "check config.json against the weights",
-            )
+            raise ShapeError(f"{name} [{rows}, {width}] does not take width {x.shape[-1]}",
+                             "check config.json against the weights")  # fmt: skip
 
-    def project(
-        self, name: str, x: np.ndarray, out: np.ndarray | None = None
-    ) -> Iterator[tuple[int, int, np.ndarray]]:
+    def project(self, name: str, x: np.ndarray,
+                out: np.ndarray | None = None) -> Iterator[tuple[int, int, np.ndarray]]:
         """x W^T in tiles of W's rows: (start, stop, f32[P, N, stop - start]), in `out` if given."""
         self.check_width(name, x)
         for start, raw in self.weights.tiles(name):
@@ -98,14 +95,8 @@ class NumpyView:
             w = self.weights.now(name, raw, index)
             yield start, stop, self.multiply(x, name, w, index, here)
 
-    def multiply(
-        self,
-        x: np.ndarray,
-        name: str,
-        w: np.ndarray,
-        index: np.ndarray,
-        out: np.ndarray | None = None,
-    ) -> np.ndarray:
+    def multiply(self, x: np.ndarray, name: str, w: np.ndarray, index: np.ndarray,
+                 out: np.ndarray | None = None) -> np.ndarray:  # fmt: skip
         """x w^T for each probe's w. x: f32[P or 1, N, D], w: f32[R, D]; f32[P or 1, N, R]."""
         if out is None:
             out = self.empty(x, len(w))
@@ -158,9 +149,8 @@ class NumpyView:
             x = x * self.vector(f"{name}.weight") + self.vector(f"{name}.bias")
         return x
 
-    def scores(
-        self, name: str, h: np.ndarray, rows: np.ndarray | None = None, bias: str | None = None
-    ) -> np.ndarray:
+    def scores(self, name: str, h: np.ndarray, rows: np.ndarray | None = None,
+               bias: str | None = None) -> np.ndarray:  # fmt: skip
         """The vocabulary projection h E^T + b, of all rows or of those asked for.
 
         h: f32[P, N, D]; rows: int[R]; bias: name of f32[V]; returns f32[P, N, R or V].
@@ -173,14 +163,8 @@ class NumpyView:
             y += self.vector(bias)[..., slice(None) if rows is None else rows]
         return y
 
-    def nll(
-        self,
-        name: str,
-        h: np.ndarray,
-        at: np.ndarray,
-        targets: np.ndarray,
-        bias: str | None = None,
-    ) -> np.ndarray:
+    def nll(self, name: str, h: np.ndarray, at: np.ndarray, targets: np.ndarray,
+            bias: str | None = None) -> np.ndarray:  # fmt: skip
         """-log p(target), the softmax over the vocabulary taken tile by tile.
 
         h: f32[P, N, D]; at: int[K], rows of h; targets: int[K]; returns f32[P, K].
@@ -199,15 +183,8 @@ class NumpyView:
 
     # -- mathematics without parameters ----------------------------------------------------
 
-    def attention(
-        self,
-        q: np.ndarray,
-        k: np.ndarray,
-        v: np.ndarray,
-        batch: Batch,
-        causal: bool,
-        rows: np.ndarray | None = None,
-    ) -> np.ndarray:
+    def attention(self, q: np.ndarray, k: np.ndarray, v: np.ndarray, batch: Batch, causal: bool,
+                  rows: np.ndarray | None = None) -> np.ndarray:  # fmt: skip
         """Scaled dot-product attention within each packed segment (Vaswani et al. 2017, eq. 1).
 
         softmax(q k^T / sqrt(K)) v; a segment sees its parent and itself, up to each query's own

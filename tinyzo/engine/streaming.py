@@ -28,9 +28,8 @@ class Streamed:
 
     is_resident = False
 
-    def __init__(
-        self, source: Source, names: dict[str, str], dtype: str | None = None, tiles: int = TILES
-    ) -> None:
+    def __init__(self, source: Source, names: dict[str, str], dtype: str | None = None,
+                 tiles: int = TILES) -> None:  # fmt: skip
         """names: of each parameter in the source. dtype: to hand out, "<f4", "<f2" or "<u2"
         (bfloat16); None: the file's. tiles: the size of a block, in tiles.
 
@@ -82,9 +81,8 @@ class Streamed:
         each = [self._read((name, row, row + 1), np.empty(size, np.uint8)) for row in rows.tolist()]
         return np.concatenate(each)
 
-    def blocks(
-        self, name: str, start: int = 0, stop: int | None = None, sweep: str = ""
-    ) -> Iterator[Block]:
+    def blocks(self, name: str, start: int = 0, stop: int | None = None,
+               sweep: str = "") -> Iterator[Block]:  # fmt: skip
         """sweep: within one, the same block is taken to come next as the last time."""
         rows = self._tiles * tile_rows(self.shapes[name])
         stop = self.shapes[name][0] if stop is None else stop

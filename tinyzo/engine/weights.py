@@ -80,9 +80,8 @@ class Resident:
         """A whole tensor, in its storage type."""
         return self.tensors[name]
 
-    def blocks(
-        self, name: str, start: int = 0, stop: int | None = None, sweep: str = ""
-    ) -> Iterator[Block]:
+    def blocks(self, name: str, start: int = 0, stop: int | None = None,
+               sweep: str = "") -> Iterator[Block]:  # fmt: skip
         """Rows start .. stop in blocks: (number of the first row, rows in storage type)."""
         yield start, self.tensors[name][start:stop]
 
@@ -179,9 +178,8 @@ class Weights:
         raises: NumericError when a coefficient is not finite; theta is then unchanged
         """
         if not (np.abs([decay, *(c for _, c in terms)]) <= np.finfo(np.float32).max).all():
-            raise NumericError(
-                f"an update that is not finite: {terms}", "a smaller lr or a clip helps"
-            )
+            raise NumericError(f"an update that is not finite: {terms}",
+                               "a smaller lr or a clip helps")  # fmt: skip
         self.pending.append((tuple(terms), decay))
         if fold:
             self.fold()

@@ -28,18 +28,15 @@ DTYPES = {"f32": "<f4", "f16": "<f2", "bf16": "<u2"}
 class Model:
     """A checkpoint ready to compute. `family` is "roberta" or "opt"."""
 
-    def __init__(
-        self, family: str, config: Any, weights: Weights, directory: Path, engine: str = "numpy"
-    ) -> None:
+    def __init__(self, family: str, config: Any, weights: Weights, directory: Path,
+                 engine: str = "numpy") -> None:  # fmt: skip
         self.family, self.config, self.weights = family, config, weights
         self.directory, self.engine = directory, engine
         self.architecture = MODELS[family]
         self._tokenizer: Tokenizer | None = None
 
-    def settle(
-        self, engine: str = "auto", residency: str = "auto", threads: int | None = None,
-        tiles: int = TILES,
-    ) -> "Model":  # fmt: skip
+    def settle(self, engine: str = "auto", residency: str = "auto", threads: int | None = None,
+               tiles: int = TILES) -> "Model":  # fmt: skip
         """Choose what computes, and whether the weights, still in their file, come into memory."""
         self.engine, self.weights.engine = choose_engine(engine, threads)
         is_small = self.weights.nbytes() < free_bytes() / 2
@@ -62,10 +59,8 @@ class Model:
         ids = np.concatenate([a for a in (batch.ids, batch.words, batch.targets) if a is not None])
         if ids.min() < 0 or ids.max() >= self.config.vocab_size:
             bad = ids.max() if ids.min() >= 0 else ids.min()
-            raise DataError(
-                f"token id {bad} is outside the vocabulary of {self.config.vocab_size}",
-                "the tokenizer's files and the weights are of two different models",
-            )
+            raise DataError(f"token id {bad} is outside the vocabulary of {self.config.vocab_size}",
+                            "the tokenizer's files and the weights are of two different models")
         if (length := int(batch.positions.max()) + 1) > self.config.max_length:
             raise DataError(
                 f"a sequence of {length} tokens; the model has {self.config.max_length} positions",
@@ -91,13 +86,8 @@ class Model:
         return np.split(self.architecture.logits(theta, self.config, h)[0], batch.starts[1:-1])
 
 
-def load(
-    path: str | Path,
-    engine: str = "auto",
-    residency: str = "auto",
-    dtype: str | None = None,
-    threads: int | None = None,
-) -> Model:
+def load(path: str | Path, engine: str = "auto", residency: str = "auto", dtype: str | None = None,
+         threads: int | None = None) -> Model:  # fmt: skip
     """Open a Hugging Face folder of RoBERTa (masked LM) or OPT (causal LM).
 
     engine: "auto", "numba" or "numpy". residency: "resident": weights in memory; "streamed": read
@@ -138,9 +128,8 @@ def read_config(directory: Path) -> tuple[str, Any]:
     raw = read_json(directory / "config.json")
     family = str(raw.get("model_type"))
     if family not in MODELS:
-        raise ConfigError(
-            f"{directory}: model_type {family!r} is not built", f"built: {', '.join(MODELS)}"
-        )
+        raise ConfigError(f"{directory}: model_type {family!r} is not built",
+                          f"built: {', '.join(MODELS)}")  # fmt: skip
     config = typed_config(raw, MODELS[family].Config, MODELS[family].ALLOWED)
     if config.hidden_size % config.num_attention_heads:
         raise ConfigError(
@@ -151,9 +140,8 @@ def read_config(directory: Path) -> tuple[str, Any]:
     return family, config
 
 
-def open_tensors(
-    source: Source, architecture: ModuleType, config: Any, dtype: str | None
-) -> Streamed:
+def open_tensors(source: Source, architecture: ModuleType, config: Any,
+                 dtype: str | None) -> Streamed:  # fmt: skip
     """All parameters of the model, by its own names.
 
     raises: CheckpointError for tensors missing, unexpected, misshapen, untied or not floating
@@ -170,8 +158,6 @@ def open_tensors(
         both = (Streamed(source, {first: file}, dtype) for file in (second, names[first]))
         blocks = zip(*(each.blocks(first) for each in both), strict=True)
         if not all(np.array_equal(a, b) for (_, a), (_, b) in blocks):
-            raise CheckpointError(
-                f"{second} is not tied to {first}: their values differ",
-                "a model with an output projection of its own is not built",
-            )
+            raise CheckpointError(f"{second} is not tied to {first}: their values differ",
+                                  "a model with an output projection of its own is not built")
     return Streamed(source, names, dtype)

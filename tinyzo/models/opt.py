@@ -121,9 +121,8 @@ def layer(theta, config: Config, i: int, x: np.ndarray, batch: Batch, rows=None)
     return norm("final_layer_norm", x, not before)
 
 
-def attention(
-    theta, config: Config, name: str, x: np.ndarray, y: np.ndarray, batch: Batch, rows=None
-) -> np.ndarray:
+def attention(theta, config: Config, name: str, x: np.ndarray, y: np.ndarray, batch: Batch,
+              rows=None) -> np.ndarray:  # fmt: skip
     """x + attention(y), of all tokens or of `rows`. x, y: f32[P, N, D]; f32[P, N or M, D]."""
 
     def heads(part: str, y: np.ndarray) -> np.ndarray:  # [P, N, D] -> [P, N, H, K]

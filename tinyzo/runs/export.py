@@ -62,9 +62,8 @@ def _check_new(output: Path) -> None:
 
 
 @contextmanager
-def _new_model(
-    output: Path, infos: Infos, source: Path, dtype: str | None = None
-) -> Iterator[SafetensorsWriter]:
+def _new_model(output: Path, infos: Infos, source: Path,
+               dtype: str | None = None) -> Iterator[SafetensorsWriter]:  # fmt: skip
     """A directory that is a model once its weights have their name, which is the last thing done.
 
     source: the directory whose companions come along; dtype: what config.json is to say

@@ -80,9 +80,8 @@ class Plan:
         return f"{self.engine}, {self.residency}, {micro}: {listing}"
 
 
-def plans(
-    model: Model, settings: Settings, loads: Sequence[Load], is_fixed: bool = False
-) -> Iterator[Plan]:
+def plans(model: Model, settings: Settings, loads: Sequence[Load],
+          is_fixed: bool = False) -> Iterator[Plan]:  # fmt: skip
     """Every way that the settings leave open, the fastest first; is_fixed: no other micro-batch."""
     engines = ("numba", "numpy") if may_have_numba() else ("numpy",)
     residencies = ("resident", "streamed")
@@ -97,9 +96,7 @@ def plans(
                 yield Plan(engine, where, tokens, tiles, {"weights": held, **parts})
 
 
-def choose(
-    model: Model, settings: Settings, loads: Sequence[Load], is_fixed: bool = False
-) -> Plan:
+def choose(model: Model, settings: Settings, loads: Sequence[Load], is_fixed: bool = False) -> Plan:
     """The fastest plan within the budget; without one, weights in memory if half of it suffices.
 
     model: not settled yet
@@ -119,9 +116,8 @@ def choose(
     raise ConfigError(what, f"the smallest that fits is {least}MB")
 
 
-def _parts(
-    model: Model, engine: str, threads: int | None, tokens: int, load: Load
-) -> dict[str, int]:
+def _parts(model: Model, engine: str, threads: int | None, tokens: int, load: Load) -> dict[str,
+           int]:  # fmt: skip
     """Bytes that a forward pass holds beside the weights, at its widest point.
 
     interpreter: what is resident now: Python, NumPy, tokenizer, data

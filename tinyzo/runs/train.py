@@ -41,9 +41,8 @@ FREE = ("steps", "fold_every", "residency", "threads", "memory_budget")
 METHODS = {"mezo": Method(mezo_step, losses=2, terms=1)}
 
 
-def finetune(
-    output: str | Path | None = None, resume: str | Path | None = None, **choices: Any
-) -> Run:
+def finetune(output: str | Path | None = None, resume: str | Path | None = None,
+             **choices: Any) -> Run:  # fmt: skip
     """Tune a model by forward passes; what `tinyzo finetune` calls.
 
     output: the run's new directory, by default runs/<task>-<model>-<n>. resume: go on with this
@@ -140,10 +139,8 @@ def _reopen(path: Path, choices: dict[str, Any]) -> tuple[Run, Model]:
 
 def _check_digest(run: Run, digest: str) -> None:
     if run.about.setdefault("data", digest) != digest:
-        raise RunError(
-            f"{run.settings.data_path}: the data have changed since the run began",
-            "restore them, or begin a new run",
-        )
+        raise RunError(f"{run.settings.data_path}: the data have changed since the run began",
+                       "restore them, or begin a new run")  # fmt: skip
 
 
 def _free_name(settings: Settings) -> Path:

@@ -215,9 +215,8 @@ def _bad(row: Row, message: str, hint: str = "") -> DataError:
     return DataError(f"{getattr(row, 'where', 'the input')}: {message}", hint)
 
 
-def custom_task(
-    template: str, label_words: Sequence[str], family: str, label_field: str = "label"
-) -> Task:
+def custom_task(template: str, label_words: Sequence[str], family: str,
+                label_field: str = "label") -> Task:  # fmt: skip
     """A task of the user's own; labels in the file are the words, or else their indices.
 
     raises:  DataError unless there are two or more words, all different, none empty

@@ -35,9 +35,8 @@ class Step:
         return sum(self.losses) / len(self.losses)
 
 
-def mezo_step(
-    weights: Weights, loss: Loss, batch: Any, seed: int, eps: float, lr: float, decay: float = 0.0
-) -> Step:
+def mezo_step(weights: Weights, loss: Loss, batch: Any, seed: int, eps: float, lr: float,
+              decay: float = 0.0) -> Step:  # fmt: skip
     """One MeZO step; theta changes in place.
 
     raises: NumericError when a loss is not finite; theta is then unchanged

@@ -18,9 +18,8 @@ SCHEDULES = {
 }
 
 
-def learning_rate(
-    step: int, steps: int, lr: float, schedule: str = "constant", warmup: int = 0
-) -> float:
+def learning_rate(step: int, steps: int, lr: float, schedule: str = "constant",
+                  warmup: int = 0) -> float:  # fmt: skip
     """The learning rate of step `step` (from 0) of `steps`.
 
     raises: ConfigError for an unknown schedule
