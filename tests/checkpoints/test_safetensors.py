@@ -18,7 +18,6 @@ from hostile import entry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyzo.checkpoints import files
 from tinyzo.checkpoints.safetensors import SafetensorsWriter, open_safetensors
 from tinyzo.checkpoints.sources import STORAGE, TensorInfo
 from tinyzo.errors import CheckpointError, ShapeError
@@ -400,11 +399,6 @@ def test_short_reads_are_continued(table, monkeypatch):
     rows_are_read(table)
 
 
-def test_without_preadv_rows_are_read_all_the_same(table, monkeypatch):
-    monkeypatch.delattr(os, "preadv")
-    rows_are_read(table)
-
-
 @pytest.mark.parametrize(
     "out, start",
     [
@@ -442,7 +436,7 @@ def test_a_file_that_shrinks_or_a_disk_that_fails_is_said(table, path, monkeypat
     def broken(*_):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(files, "_pread", broken)
+    monkeypatch.setattr(os, "preadv", broken)
     with pytest.raises(CheckpointError, match="Input/output error"):
         table.read("x")
 

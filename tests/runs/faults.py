@@ -1,4 +1,4 @@
-"""Commands that die, or find the disk full, at any chosen write; run as a script by `run_cases`.
+"""Commands that die, or find the disk full, at any chosen write; run as a script by `Workers`.
 
 A worker imports tinyzo once and forks for each command. In the fork every change below one folder
 is an event, named by what it does, to which file, for the how-manieth time ("write journal 3").
@@ -30,7 +30,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,21 +88,33 @@ class Ending:
     redone: list[int] = dataclasses.field(default_factory=list)
 
 
-def run_cases(cases: Sequence[Case], environment: dict[str, str]) -> list[list[Ending]]:
-    """The endings of each case's commands, by a worker on each processor."""
-    workers = max(1, min(os.cpu_count() or 1, len(cases)))
-    with ThreadPoolExecutor(workers) as pool:
-        parts = list(pool.map(lambda n: _run_part(cases[n::workers], environment), range(workers)))
-    return [parts[n % workers][n // workers] for n in range(len(cases))]
+class Workers(AbstractContextManager):
+    """A worker on each processor."""
 
+    def __init__(self, environment: dict[str, str]) -> None:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        command, count = [sys.executable, __file__], os.cpu_count() or 1
+        environment = os.environ | environment
+        self._all = [subprocess.Popen(command, env=environment, **pipes) for _ in range(count)]
 
-def _run_part(cases: Sequence[Case], environment: dict[str, str]) -> list[list[Ending]]:
-    process = subprocess.run(
-        [sys.executable, __file__], input=json.dumps([dataclasses.asdict(c) for c in cases]),
-        text=True, capture_output=True, env=os.environ | environment,
-    )  # fmt: skip
-    assert process.returncode == 0, process.stderr
-    return [[Ending(**e) for e in endings] for endings in json.loads(process.stdout)]
+    def run(self, cases: Sequence[Case]) -> list[list[Ending]]:
+        """The endings of each case's commands."""
+        count = len(self._all)
+        with ThreadPoolExecutor(count) as pool:
+            parts = list(
+                pool.map(self._run_part, self._all, (cases[n::count] for n in range(count)))
+            )
+        return [parts[n % count][n // count] for n in range(len(cases))]
+
+    def _run_part(self, worker: subprocess.Popen, cases: Sequence[Case]) -> list[list[Ending]]:
+        print(
+            json.dumps([dataclasses.asdict(case) for case in cases]), file=worker.stdin, flush=True
+        )
+        return [[Ending(**e) for e in endings] for endings in json.loads(worker.stdout.readline())]
+
+    def __exit__(self, *exc: object) -> None:
+        for worker in self._all:
+            worker.communicate()
 
 
 # --- the disk, inside the fork ---
@@ -368,11 +380,12 @@ def _work() -> None:
     from tinyzo.runs import report
 
     report.plot = lambda path: "not drawn"
-    cases = json.load(sys.stdin)
-    for case in cases:
-        case["faults"] = [Fault(**fault) for fault in case["faults"]]
-    endings = [_run_case(Case(**case)) for case in cases]
-    print(json.dumps([[dataclasses.asdict(e) for e in each] for each in endings]))
+    for line in sys.stdin:
+        endings = []
+        for case in json.loads(line):
+            case["faults"] = [Fault(**fault) for fault in case["faults"]]
+            endings.append([dataclasses.asdict(ending) for ending in _run_case(Case(**case))])
+        print(json.dumps(endings), flush=True)
 
 
 if __name__ == "__main__":

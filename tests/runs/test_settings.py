@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tinyzo.errors import ConfigError, UsageError
 from tinyzo.checkpoints.files import read_toml
+from tinyzo.errors import ConfigError, UsageError
 from tinyzo.runs.settings import RANGES, SHIPPED, TINY, Settings, settings_from
 
 OWN = {"template": "{text} <mask>", "label_words": ["bad", "good"], "data": "rows.jsonl"}

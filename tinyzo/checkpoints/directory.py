@@ -24,16 +24,18 @@ WEIGHT_FILES = {file + end: OPENERS[file] for file in OPENERS for end in ("", ".
 # initialisation (training only), caching, heads of other tasks, and settings of generate().
 IGNORED = frozenset("""
     _name_or_path architectures model_type transformers_version torch_dtype dtype language name
-    tokenizer_class prefix _commit_hash _attn_implementation dropout attention_dropout
-    activation_dropout hidden_dropout_prob layerdrop attention_probs_dropout_prob classifier_dropout
-    init_std initializer_range gradient_checkpointing use_cache output_past output_attentions
-    output_hidden_states return_dict torchscript use_bfloat16 tf_legacy_loss chunk_size_feed_forward
-    id2label label2id num_labels problem_type finetuning_task task_specific_params sep_token_id
-    decoder_start_token_id forced_bos_token_id forced_eos_token_id max_length min_length do_sample
-    early_stopping num_beams num_beam_groups temperature top_k top_p typical_p repetition_penalty
-    length_penalty diversity_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
-    num_return_sequences output_scores return_dict_in_generate remove_invalid_values
-    exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
+    tokenizer_class prefix bos_token_id eos_token_id _commit_hash _attn_implementation dropout
+    attention_dropout activation_dropout hidden_dropout_prob layerdrop
+    attention_probs_dropout_prob classifier_dropout init_std initializer_range
+    gradient_checkpointing use_cache output_past output_attentions output_hidden_states
+    return_dict torchscript use_bfloat16 tf_legacy_loss chunk_size_feed_forward id2label
+    label2id num_labels problem_type finetuning_task task_specific_params sep_token_id
+    decoder_start_token_id forced_bos_token_id forced_eos_token_id max_length min_length
+    do_sample early_stopping num_beams num_beam_groups temperature top_k top_p typical_p
+    repetition_penalty length_penalty diversity_penalty no_repeat_ngram_size
+    encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores
+    return_dict_in_generate remove_invalid_values exponential_decay_length_penalty
+    suppress_tokens begin_suppress_tokens
 """.split())  # fmt: skip  # noqa: SIM905 (a list of names to read, without its quotes)
 # Fields whose usual value means "off": anything else would change the result.
 OFF = {"pruned_heads": {}, "is_encoder_decoder": False, "cross_attention_hidden_size": None}

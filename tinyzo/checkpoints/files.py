@@ -8,7 +8,6 @@ import json
 import os
 import stat
 import sys
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -24,7 +23,6 @@ else:
     import tomli as tomllib
 
 DAMAGED = "the file is damaged or of another kind: download or copy it again"
-_SEEKING = threading.Lock()
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -74,18 +72,10 @@ def read_at(file: io.FileIO, out: np.ndarray, offset: int) -> None:
     left = out.reshape(-1).view(np.uint8).data
     while left:
         with os_errors(CheckpointError, file.name, "check the disk"):
-            count = _pread(file, left, offset)
+            count = os.preadv(file.fileno(), [left], offset)
         if not count:
             refuse(file.name, f"it is truncated: {len(left)} bytes are missing at {offset}")
         left, offset = left[count:], offset + count
-
-
-def _pread(file: io.FileIO, out: memoryview, offset: int) -> int:
-    if hasattr(os, "preadv"):
-        return os.preadv(file.fileno(), [out], offset)
-    with _SEEKING:  # Windows
-        file.seek(offset)
-        return file.readinto(out)
 
 
 def lock(file: Any, kind: type[TinyzoError], held: str) -> None:

@@ -109,7 +109,6 @@ class Source(AbstractContextManager):
         out: writable, C-contiguous, of the type in STORAGE and of the tensor's shape[1:]
         raises: ShapeError when `out` is not so or more rows are asked for than there are;
             CheckpointError when the file cannot be read or has shrunk
-        differs: without os.preadv (Windows), one thread at a time
         """
         dtype, shape = self.info(name)
         fits = out.ndim == len(shape) and out.shape[1:] == shape[1:]

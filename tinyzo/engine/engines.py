@@ -40,12 +40,11 @@ def fast_cpus(root: Path = Path("/sys/devices/system/cpu")) -> set[int]:
     """The CPUs this process may use, on big.LITTLE only those of the highest frequency."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     allowed = allowed or set(range(os.cpu_count() or 1))
-    speed = {}
-    for cpu in allowed:
-        try:
-            speed[cpu] = int((root / f"cpu{cpu}/cpufreq/cpuinfo_max_freq").read_text())
-        except (OSError, ValueError):
-            return allowed
+    try:
+        files = (root / f"cpu{cpu}/cpufreq/cpuinfo_max_freq" for cpu in allowed)
+        speed = {cpu: int(file.read_text()) for cpu, file in zip(allowed, files, strict=True)}
+    except (OSError, ValueError):
+        return allowed
     return {cpu for cpu in allowed if speed[cpu] == max(speed.values())}
 
 

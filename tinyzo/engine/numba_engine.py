@@ -187,23 +187,6 @@ class NumbaView(NumpyView):
     def _terms(self, name: str) -> Terms:
         return make_terms(self.weights, name, self.probes if self.perturbed else ())
 
-    def _rows(self, name: str, raw: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Rows, of these numbers, as each probe has them: f32[P, R, D]."""
-        terms, (count, width) = self._terms(name), raw.shape
-        out = np.empty((len(terms.seeds), count, width), np.float32)
-        self._engine.run(
-            kernels.perturbed_rows, *as_bytes(raw), rows, terms, out,
-            scratch=2 * width, tasks=out.size // kernels.CHUNK + 1,
-        )  # fmt: skip
-        return out
-
-    def vector(self, name: str) -> np.ndarray:
-        return self._rows(name, self.weights.stored(name)[None], np.zeros(1, np.int64))
-
-    def embed(self, name: str, ids: np.ndarray) -> np.ndarray:
-        rows, back = np.unique(ids, return_inverse=True)
-        return self._rows(name, self.weights.store.gather(name, rows), rows)[:, back]
-
     def multiply_rows(self, name: str, x: np.ndarray, blocks: Iterable[Block], count: int,
                       bias: np.ndarray = NOTHING[2], residual: np.ndarray = NOTHING[3],
                       bf16: bool = False) -> np.ndarray:  # fmt: skip
@@ -253,7 +236,7 @@ class NumbaView(NumpyView):
             yield start, stop, self.multiply_rows(name, x, blocks, stop - start)
 
     def norm(self, name: str, x: np.ndarray, ln_eps: float) -> np.ndarray:
-        gain = bias = NOTHING[2]
+        gain, bias = np.ones((1, x.shape[2]), np.float32), np.zeros((1, x.shape[2]), np.float32)
         if f"{name}.weight" in self.weights:
             gain, bias = (self.vector(f"{name}.{part}")[:, 0] for part in ("weight", "bias"))
         out = np.empty((max(len(x), len(gain)), *x.shape[1:]), np.float32)

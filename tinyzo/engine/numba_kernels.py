@@ -245,21 +245,6 @@ def copy_rows(raw, storage, rows, start, terms, w, z, copies, at, stride, apart,
 
 
 @kernel
-def perturbed_rows(raw, storage, rows, terms, out, scratch, counters):
-    """Rows of a table for each probe. rows: i64[R], their numbers; out: f32[C, R, D]."""
-    _, count, width = out.shape
-    flat = out.reshape(-1)
-    w, z = scratch[:width], scratch[width : 2 * width]
-    step = 8
-    task = fetch_add(counters, 0, step)
-    while task < count:
-        some, numbers = raw[task : task + step], rows[task : task + step]
-        copy_rows(some, storage, numbers, 0, terms, w, z, flat, task * width, width, count * width,
-                  False)  # fmt: skip
-        task = fetch_add(counters, 0, step)
-
-
-@kernel
 def fold(raw, storage, terms, first, scratch, counters):
     """What is pending into the bytes. raw: u8[1, bytes]; first: the first element's number."""
     n, step = raw.shape[1] // (4 if storage == F32 else 2), 1024
@@ -447,7 +432,7 @@ def softmax(x):
 
 @ordered_freely
 def norm(x, gain, bias, ln_eps, out, scratch, counters):
-    """LayerNorm of each token. x: f32[1 or P, N, D]; gain, bias: f32[0 or 1 or P, D]."""
+    """LayerNorm of each token. x: f32[1 or P, N, D]; gain, bias: f32[1 or P, D]."""
     copies, count, width = out.shape
     step = 8
     task = fetch_add(counters, 0, step)
@@ -463,13 +448,9 @@ def norm(x, gain, bias, ln_eps, out, scratch, counters):
             for d in range(width):
                 square += (row[d] - mean) * (row[d] - mean)
             scale = F(1) / np.sqrt(square / F(width) + ln_eps)
-            if gain.shape[0]:
-                g, b = own(p, gain), own(p, bias)
-                for d in range(width):
-                    y[d] = (row[d] - mean) * scale * g[d] + b[d]
-            else:
-                for d in range(width):
-                    y[d] = (row[d] - mean) * scale
+            g, b = own(p, gain), own(p, bias)
+            for d in range(width):
+                y[d] = (row[d] - mean) * scale * g[d] + b[d]
         task = fetch_add(counters, 0, step)
 
 

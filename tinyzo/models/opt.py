@@ -50,8 +50,6 @@ class Config:
     enable_bias: bool = True
     layer_norm_elementwise_affine: bool = True
     tie_word_embeddings: bool = True
-    bos_token_id: int = 2
-    eos_token_id: int = 2
     pad_token_id: int = 1
 
     @property
@@ -70,32 +68,24 @@ class Config:
 def shapes(config: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Every parameter's name and shape."""
     d, f, e = config.hidden_size, config.ffn_dim, config.embed_size
-
-    def linear(name: str, out: int, inner: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-        yield f"{name}.weight", (out, inner)
-        if config.enable_bias:
-            yield f"{name}.bias", (out,)
-
-    def norm(name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-        if config.layer_norm_elementwise_affine:
-            yield f"{name}.weight", (d,)
-            yield f"{name}.bias", (d,)
-
     yield TOKENS, (config.vocab_size, e)
     yield POSITIONS, (config.max_position_embeddings + OFFSET, d)
     if e != d:
         yield "model.decoder.project_in.weight", (d, e)
         yield "model.decoder.project_out.weight", (e, d)
+    parts: dict[str, tuple[int, ...]] = {}
     for i in range(config.num_hidden_layers):
-        name = f"model.decoder.layers.{i}"
-        for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            yield from linear(f"{name}.self_attn.{part}", d, d)
-        yield from norm(f"{name}.self_attn_layer_norm")
-        yield from linear(f"{name}.fc1", f, d)
-        yield from linear(f"{name}.fc2", d, f)
-        yield from norm(f"{name}.final_layer_norm")
-    if config.has_final_norm:
-        yield from norm("model.decoder.final_layer_norm")
+        name, projections = f"model.decoder.layers.{i}", ("q_proj", "k_proj", "v_proj", "out_proj")
+        parts |= {f"{name}.self_attn.{part}": (d, d) for part in projections}
+        parts |= {f"{name}.self_attn_layer_norm": (d,), f"{name}.fc1": (f, d),
+                  f"{name}.fc2": (d, f), f"{name}.final_layer_norm": (d,)}  # fmt: skip
+    parts |= {"model.decoder.final_layer_norm": (d,)} if config.has_final_norm else {}
+    for name, shape in parts.items():
+        is_norm = len(shape) == 1
+        if not is_norm or config.layer_norm_elementwise_affine:
+            yield f"{name}.weight", shape
+        if config.layer_norm_elementwise_affine if is_norm else config.enable_bias:
+            yield f"{name}.bias", shape[:1]
 
 
 def embed(theta, config: Config, batch: Batch) -> np.ndarray:

@@ -56,8 +56,6 @@ class Config:
     is_decoder: bool = False
     add_cross_attention: bool = False
     tie_word_embeddings: bool = True
-    bos_token_id: int = 0
-    eos_token_id: int = 2
     pad_token_id: int = 1
 
     @property
@@ -67,32 +65,22 @@ class Config:
 
 def shapes(config: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Every parameter's name and shape."""
-    d, f = config.hidden_size, config.intermediate_size
-
-    def linear(name: str, out: int, inner: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-        yield f"{name}.weight", (out, inner)
-        yield f"{name}.bias", (out,)
-
-    def norm(name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-        yield f"{name}.weight", (d,)
-        yield f"{name}.bias", (d,)
-
-    yield TOKENS, (config.vocab_size, d)
+    d, f, vocabulary = config.hidden_size, config.intermediate_size, config.vocab_size
+    yield TOKENS, (vocabulary, d)
     yield POSITIONS, (config.max_position_embeddings, d)
     yield TYPES, (config.type_vocab_size, d)
-    yield from norm("roberta.embeddings.LayerNorm")
+    square, norm = (d, d), (d,)
+    parts = {"roberta.embeddings.LayerNorm": norm}
     for i in range(config.num_hidden_layers):
         name = f"roberta.encoder.layer.{i}"
-        for part in ("query", "key", "value"):
-            yield from linear(f"{name}.attention.self.{part}", d, d)
-        yield from linear(f"{name}.attention.output.dense", d, d)
-        yield from norm(f"{name}.attention.output.LayerNorm")
-        yield from linear(f"{name}.intermediate.dense", f, d)
-        yield from linear(f"{name}.output.dense", d, f)
-        yield from norm(f"{name}.output.LayerNorm")
-    yield from linear("lm_head.dense", d, d)
-    yield from norm("lm_head.layer_norm")
-    yield "lm_head.bias", (config.vocab_size,)
+        parts |= {f"{name}.attention.self.{part}": square for part in ("query", "key", "value")}
+        parts |= {f"{name}.attention.output.dense": square,
+                  f"{name}.attention.output.LayerNorm": norm, f"{name}.intermediate.dense": (f, d),
+                  f"{name}.output.dense": (d, f), f"{name}.output.LayerNorm": norm}  # fmt: skip
+    for name, shape in (parts | {"lm_head.dense": square, "lm_head.layer_norm": norm}).items():
+        yield f"{name}.weight", shape
+        yield f"{name}.bias", shape[:1]
+    yield "lm_head.bias", (vocabulary,)
 
 
 def embed(theta, config: Config, batch: Batch) -> np.ndarray:

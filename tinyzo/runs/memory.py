@@ -102,22 +102,21 @@ def choose(model: Model, settings: Settings, loads: Sequence[Load], is_fixed: bo
     model: not settled yet
     raises: ConfigError when none fits, with the smallest budget that does
     """
-    every = list(plans(model, settings, loads, is_fixed))
-    if settings.memory_budget is None:
-        first = every[0]
-        every = [p for p in every if (p.engine, p.tiles) == (first.engine, first.tiles)]
-        return next((plan for plan in every if plan.total < free_bytes() / 2), every[-1])
-    budget = parse_bytes(settings.memory_budget)
-    for plan in every:
-        if plan.total <= budget:
-            return plan
-    least = math.ceil(min(plan.total for plan in every) / 1e6)
-    what = f"--memory-budget {settings.memory_budget} is too small"
-    raise ConfigError(what, f"the smallest that fits is {least}MB")
+    every, asked = list(plans(model, settings, loads, is_fixed)), settings.memory_budget
+    if asked is None:
+        every = [p for p in every if (p.engine, p.tiles) == (every[0].engine, every[0].tiles)]
+    budget = free_bytes() / 2 if asked is None else parse_bytes(asked)
+    fitting = [plan for plan in every if plan.total <= budget]
+    if asked and not fitting:
+        least = math.ceil(min(plan.total for plan in every) / 1e6)
+        why = f"--memory-budget {asked} is too small"
+        raise ConfigError(why, f"the smallest that fits is {least}MB")
+    return (fitting or every[-1:])[0]
 
 
-def _parts(model: Model, engine: str, threads: int | None, tokens: int, load: Load) -> dict[str,
-           int]:  # fmt: skip
+def _parts(
+    model: Model, engine: str, threads: int | None, tokens: int, load: Load
+) -> dict[str, int]:
     """Bytes that a forward pass holds beside the weights, at its widest point.
 
     interpreter: what is resident now: Python, NumPy, tokenizer, data
