@@ -29,7 +29,6 @@ from tinyzo.engine.weights import Block, Probe, Weights, salt
 from tinyzo.text.batches import Batch, pack_sequences
 
 BLOCK = 128  # rows of W that a thread takes at once, at most
-SPINS = 20_000  # looks at a counter before a thread goes to sleep: some 0.1 ms
 VOCABULARY = 4096  # rows of the decoder whose scores exist at once
 NOTHING = {n: np.zeros((0,) * n, np.float32) for n in (2, 3)}
 
@@ -45,8 +44,7 @@ class NumbaEngine:
             os.sched_setaffinity(0, cpus)  # of this thread and those that it starts
         self._todo: SimpleQueue = SimpleQueue()
         self._scratch = [np.empty(0, np.float32)] * (self.threads + 1)  # the last one is shared
-        self._counters, self._lock = np.zeros(5, np.int64), threading.Lock()
-        kernels.is_done(self._counters)  # loads LLVM's 45 MB now, so that a memory plan sees them
+        self._counters, self._lock = np.zeros(3, np.int64), threading.Lock()
         for _ in range(self.threads - 1):
             threading.Thread(target=self._work, daemon=True).start()
 
@@ -54,17 +52,14 @@ class NumbaEngine:
         return NumbaView(weights, probes, self)
 
     def _work(self) -> None:
-        number = 0
         while True:
-            kernels.spin_for_work(self._counters, number, SPINS)
-            number, kernel, arguments, done = self._todo.get()
+            kernel, arguments, done = self._todo.get()
             error = None
             try:
                 kernel(*arguments)
             except BaseException as met:  # such as MemoryError; the caller raises it
                 error = met
             done.put(error)
-            kernels.is_done(self._counters)
 
     def _room(self, i: int, size: int) -> np.ndarray:
         """Scratch memory, which grows to what was once needed."""
@@ -83,16 +78,14 @@ class NumbaEngine:
             if shared:
                 arguments = *arguments, self._room(-1, shared)
             threads = min(self.threads, tasks)
-            number = self._counters[3] + 1
-            self._counters[:] = 0, 0, 0, number, 0
+            self._counters[:] = 0
             first, *others = ((*arguments, self._room(i, scratch), self._counters)
                               for i in range(threads))  # fmt: skip
             done: SimpleQueue = SimpleQueue()
             for each in others:
-                self._todo.put((number, kernel, each, done))
+                self._todo.put((kernel, each, done))
             try:
                 kernel(*first)
-                kernels.spin_for_others(self._counters, len(others), SPINS)
             finally:  # whatever happens, no thread is left behind in this run
                 errors = [done.get() for _ in others]
             for error in filter(None, errors):

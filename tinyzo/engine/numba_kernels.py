@@ -49,29 +49,7 @@ class Terms(NamedTuple):
 
 # -- threads ---------------------------------------------------------------------------------
 
-# counters: i64[5], the next task, how many of the first kind are done, the next of the second kind,
-# the number of the run, how many threads but the caller's have left it.
-
-
-@kernel
-def spin_for_work(counters, run, spins):
-    """Wait a little until another thread is at work on a run after this one, without the GIL."""
-    for _ in range(spins):
-        if fetch_add(counters, 3, 0) > run and fetch_add(counters, 0, 0) > 0:
-            break
-
-
-@kernel
-def spin_for_others(counters, others, spins):
-    """Wait a little until so many other threads are done."""
-    for _ in range(spins):
-        if fetch_add(counters, 4, 0) >= others:
-            break
-
-
-@kernel
-def is_done(counters):
-    fetch_add(counters, 4, 1)
+# counters: i64[3], the next task, how many of the first kind are done, the next of the second kind.
 
 
 # -- noise -----------------------------------------------------------------------------------
