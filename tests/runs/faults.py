@@ -184,10 +184,10 @@ class Disk:
                 path.write_bytes(self._survives(safe, path.read_bytes()))
 
     def _survives(self, safe: bytes, written: bytes) -> bytes:
-        if self._random.random() < 0.5:
-            return safe
+        """What was synced, or all that was written, or what was synced and some of the rest."""
         least = len(safe) if written.startswith(safe) else len(written)
-        return written[: self._random.randint(least, len(written))]
+        cut = self._random.randint(least, len(written))
+        return self._random.choice([safe, written, written[:cut]])
 
     def _path(self, path: Any) -> Path | None:
         """A path below the root; None for any other."""
