@@ -49,59 +49,49 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, what: str, run: Any, fields: Iterable[str] = ()) -> Any:
-        sub = commands.add_parser(name, help=what, description=what)
+    def command(run: Any, fields: Iterable[str] = (), path: str | None = None) -> Any:
+        """A command: a function, whose name and docstring it has, and the settings it takes."""
+        what = (run.__doc__ or "").partition("\n")[0].rstrip(".")
+        sub = commands.add_parser(run.__name__.rstrip("_"), help=what, description=what)
         for field in fields:
             _add_setting(sub, field)
+        if path:  # of a model, where there may be none
+            default = {"nargs": "?", "default": Settings.model} if "[" in path else {}
+            sub.add_argument("path", metavar=path.strip("[]"), **default)
         sub.add_argument("--json", action="store_true", help="one JSON document, the last line")
         sub.set_defaults(run=run)
         return sub
 
-    every = [f.name for f in dataclasses.fields(Settings)]
-    what = "tune a model on a task; without arguments: the shipped model on the shipped task"
-    sub = command("finetune", what, finetune, every)
+    sub = command(finetune, [f.name for f in dataclasses.fields(Settings)])
     sub.add_argument("--output", metavar="RUN", help="the run's new directory")
     sub.add_argument("--resume", metavar="RUN", help="go on with a run (alone, or with --steps)")
     sub.add_argument("--config", metavar="FILE.toml", help="settings; options override them")
-    sub = command("evaluate", "accuracy and loss of a model or a run on a task", evaluate_model,
-                  ("model", *ABOUT_TASK, *ABOUT_DATA, "data_seed", "limit", "dtype"))  # fmt: skip
+    sub = command(evaluate_, ("model", *ABOUT_TASK, *ABOUT_DATA, "data_seed", "limit", "dtype"))
     sub.add_argument("--zero-shot", action="store_true", help="of a run: its base, not the result")
-    sub = command("predict", "label texts (arguments, or lines of stdin)", predict,
-                  ("model", *ABOUT_TASK, "dtype"))  # fmt: skip
+    sub = command(predict, ("model", *ABOUT_TASK, "dtype"))
     sub.add_argument("texts", nargs="*", metavar="TEXT", help="a text, or a JSON object of columns")
-    sub = command("replay", "write a run's tuned model as a Hugging Face directory", replay)
-    sub.add_argument("path", metavar="RUN")
+    sub = command(replay, path="RUN")
     sub.add_argument("--output", required=True, metavar="DIR")
     sub.add_argument("--step", type=_count, help="after so many steps; default: best on dev")
-    sub = command("convert", "pytorch_model.bin to safetensors, without PyTorch", convert)
-    sub.add_argument("path", metavar="DIR|FILE.bin")
-    sub.add_argument("--output", required=True, metavar="DIR")
-    sub = command("inspect", "parameters, types, memory plan of a model or run", inspect)
-    sub.add_argument("path", nargs="?", default=Settings.model, metavar="DIR|RUN")
+    command(convert, path="DIR|FILE.bin").add_argument("--output", required=True, metavar="DIR")
+    sub = command(inspect, ("memory_budget",), path="[DIR|RUN]")
     sub.add_argument("--batch-size", type=_count, default=8, help="for the memory plan")
     sub.add_argument("--tokens", type=_count, default=64, help="a sequence, for the memory plan")
     sub.add_argument("--plan", action="store_true", help="every way to hold it in memory")
-    _add_setting(sub, "memory_budget")
-    sub = command("doctor", "environment, speed, and whether a model computes well", diagnose)
-    sub.add_argument("path", nargs="?", default=Settings.model, metavar="DIR")
+    command(doctor_, path="[DIR]")
     return parser
 
 
 def _add_setting(parser: argparse.ArgumentParser, name: str) -> None:
-    kind = str(next(f.type for f in dataclasses.fields(Settings) if f.name == name))
-    parse = float if "float" in kind else int if "int" in kind else str
-    if "list" in kind:
-        parse = _comma_list
+    (kind,) = (f.type for f in dataclasses.fields(Settings) if f.name == name)
+    kind = kind.removesuffix(" | None")
+    parsers = {"float": float, "int": int, "str": str, "list[str]": lambda text: text.split(",")}
     choices = CHOICES.get(name)
-    parser.add_argument(_option(name), type=parse, choices=choices, help=HELP.get(name))
+    parser.add_argument(_option(name), type=parsers[kind], choices=choices, help=HELP.get(name))
 
 
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
-
-
-def _comma_list(text: str) -> list[str]:
-    return text.split(",")
 
 
 def _count(text: str) -> int:
@@ -116,7 +106,7 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def finetune(options: argparse.Namespace) -> dict[str, Any]:
-    """Begin or resume a run, and say what it reached."""
+    """Tune a model on a task; without arguments: the shipped model on the shipped task."""
     given = _given(options)
     if options.config:
         given = read_toml(Path(options.config)) | given
@@ -157,8 +147,8 @@ def _open(options: argparse.Namespace, needs_data: bool = True) -> tuple[Model, 
     return model, settings.complete(model.family, needs_data), same and "data" not in given
 
 
-def evaluate_model(options: argparse.Namespace) -> dict[str, Any]:
-    """Accuracy and loss of a folder, a shipped model or a run."""
+def evaluate_(options: argparse.Namespace) -> dict[str, Any]:
+    """Accuracy and loss of a model or a run on a task."""
     model, settings, own = _open(options)
     bound = bind_task(model, settings)
     data = (load_data if own else load_evaluation)(bound, settings)
@@ -174,9 +164,10 @@ def evaluate_model(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def predict(options: argparse.Namespace) -> None:
-    """One JSON object a line with --json, else the label, its probability and the text.
+    """Label texts (arguments, or lines of stdin).
 
-    A label is its word; of a task whose words are columns (COPA), what its files call it.
+    One JSON object a line with --json, else the label, its probability and the text. A label is
+    its word; of a task whose words are columns (COPA), what its files call it.
     """
     model, settings, _ = _open(options, needs_data=False)
     bound = bind_task(model, settings)
@@ -213,6 +204,7 @@ def _row(bound: BoundTask, text: str) -> Row:
 
 
 def replay(options: argparse.Namespace) -> dict[str, Any]:
+    """Write a run's tuned model as a Hugging Face directory."""
     run = Run.open(Path(options.path))
     output = export.replay(run, Path(options.output), options.step)
     _say(options, f"tuned model written to {output}")
@@ -220,13 +212,14 @@ def replay(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def convert(options: argparse.Namespace) -> dict[str, Any]:
+    """Rewrite pytorch_model.bin as safetensors, without PyTorch."""
     output = export.convert(Path(options.path), Path(options.output))
     _say(options, f"converted to {output / 'model.safetensors'}")
     return {"output": str(output), "peak_bytes": memory.peak_bytes()}
 
 
 def inspect(options: argparse.Namespace) -> dict[str, Any]:
-    """What a model or a run holds, and what a step on it would."""
+    """Parameters, types and memory plan of a model or a run."""
     path = Path(options.path)
     result: dict[str, Any] = {}
     settings = Settings(model=options.path)
@@ -258,14 +251,12 @@ def inspect(options: argparse.Namespace) -> dict[str, Any]:
 
 def _written(size: int) -> str:
     """What a run writes, and what that means for flash."""
-    return (f"56 bytes a step, and {size / 1e6:.0f} MB with each snapshot of the weights: every "
-            f"{MOST} steps if resident, if streamed as measured (or --fold-every K; 0: none). "
-            f"20,000 steps with K = 1 are {size * 2e4 / 1e12:.1f} TB of flash's wear, with K = 8 "
-            f"{size * 2500 / 1e12:.1f}")  # fmt: skip
+    return (f"56 bytes a step, and the weights every {MOST} steps, or if streamed every K as "
+            f"measured (--fold-every K; 0: never): {size * 2e4 / 1e9:.0f} / K GB in 20,000 steps")
 
 
-def diagnose(options: argparse.Namespace) -> dict[str, Any]:
-    """A line for each check, as it is made, with what to do below."""
+def doctor_(options: argparse.Namespace) -> dict[str, Any]:
+    """Environment, speed, and whether a model computes what it should."""
     checks = []
     for check in doctor.examine(Settings(model=options.path).model_path):
         checks.append(check)

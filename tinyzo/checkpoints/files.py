@@ -3,6 +3,7 @@
 And what the system refuses, as an error of ours.
 """
 
+import fcntl
 import io
 import json
 import os
@@ -80,13 +81,10 @@ def read_at(file: io.FileIO, out: np.ndarray, offset: int) -> None:
 
 def lock(file: Any, kind: type[TinyzoError], held: str) -> None:
     """Hold a file for this process alone; held: what to say when another one does."""
-    with suppress(ImportError):  # Windows has no flock: two processes go unseen there
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise _ours(kind, held, "wait for it") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise _ours(kind, held, "wait for it") from None
 
 
 def put_in_place(file: Any, partial: Path, path: Path) -> None:

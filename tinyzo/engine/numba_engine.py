@@ -251,13 +251,10 @@ class NumbaView(NumpyView):
         )  # fmt: skip
         return out
 
-    def gelu(self, x: np.ndarray, is_gelu: bool = True) -> np.ndarray:
+    def gelu(self, x: np.ndarray) -> np.ndarray:
         x = np.ascontiguousarray(x)
-        self._engine.run(kernels.activate, x.reshape(-1), is_gelu)
+        self._engine.run(kernels.gelu, x.reshape(-1))
         return x
-
-    def relu(self, x: np.ndarray) -> np.ndarray:
-        return self.gelu(x, is_gelu=False)
 
 
 def attention_layout(batch: Batch, rows: np.ndarray | None) -> tuple[np.ndarray, ...]:

@@ -382,18 +382,6 @@ Q0, Q1, Q2, Q3, Q4, Q5 = (F(c) for c in PHI_Q)
 LIMIT = F(PHI_LIMIT)
 
 
-@njit(inline="always")
-def exponential(x):
-    """e^x for x <= 88 within 2e-7 of it, 1e-38 below -87 (Cephes' polynomial, by W. J. Cody)."""
-    x = F(-87) if x < F(-87) else x  # NaN stays NaN
-    n = np.floor(x * F(1.44269504088896341) + F(0.5))
-    r = x - n * F(0.693359375) - n * F(-2.12194440e-4)
-    y = F(1.9875691500e-4) * r + F(1.3981999507e-3)
-    y = ((((y * r + F(8.3334519073e-3)) * r + F(4.1665795894e-2)) * r + F(1.6666665459e-1)) * r
-         + F(5.0000001201e-1))  # fmt: skip
-    return (y * r * r + r + F(1)) * U(U(I(n) + I(127)) << U(23)).view(F)
-
-
 @ordered_freely
 def softmax(x):
     """x <- e^x / sum e^x, in place."""
@@ -402,7 +390,7 @@ def softmax(x):
         top = max(top, x[i])
     total = F(0)
     for i in range(x.size):
-        x[i] = exponential(x[i] - top)
+        x[i] = np.exp(x[i] - top)
         total += x[i]
     for i in range(x.size):
         x[i] /= total
@@ -433,21 +421,17 @@ def norm(x, gain, bias, ln_eps, out, scratch, counters):
 
 
 @kernel
-def activate(x, is_gelu, scratch, counters):
-    """gelu or relu in place. x: f32[n]."""
+def gelu(x, scratch, counters):
+    """NumpyView.gelu. x: f32[n]."""
     task = fetch_add(counters, 0, CHUNK)
     while task < x.size:
         part = x[task : task + CHUNK]
-        if is_gelu:
-            for i in range(part.size):
-                t = min(max(part[i], -LIMIT), LIMIT)
-                s = t * t
-                top = ((((P5 * s + P4) * s + P3) * s + P2) * s + P1) * s + P0
-                low = ((((Q5 * s + Q4) * s + Q3) * s + Q2) * s + Q1) * s + Q0
-                part[i] *= t * top / low + F(0.5)
-        else:
-            for i in range(part.size):
-                part[i] = F(0) if part[i] < F(0) else part[i]
+        for i in range(part.size):
+            t = min(max(part[i], -LIMIT), LIMIT)
+            s = t * t
+            top = ((((P5 * s + P4) * s + P3) * s + P2) * s + P1) * s + P0
+            low = ((((Q5 * s + Q4) * s + Q3) * s + Q2) * s + Q1) * s + Q0
+            part[i] *= t * top / low + F(0.5)
         task = fetch_add(counters, 0, CHUNK)
 
 

@@ -30,7 +30,6 @@ class Tile(NamedTuple):
     lanes: int
     rows: int
     vectors: int
-    has_fma: bool
     bf16: str  # "avx512bf16", "bfdot", or "" where the CPU has no such instruction
 
     @property
@@ -47,13 +46,13 @@ def cpu_features() -> set[str]:
 def choose_tile(features: set[str], triple: str) -> Tile:
     """The tile for a CPU: 24 of 32 registers accumulate (AVX-512), 16 of 32 (NEON), 12 of 16."""
     if triple.startswith(("aarch64", "arm64")):
-        return Tile(4, 8, 2, True, "bfdot" if "bf16" in features else "")
+        return Tile(4, 8, 2, "bfdot" if "bf16" in features else "")
     if "avx512f" in features:
         known = llvm.llvm_version_info[0] >= 20  # older ones take words where we give bfloat
-        return Tile(16, 8, 3, True, "avx512bf16" if known and "avx512bf16" in features else "")
+        return Tile(16, 8, 3, "avx512bf16" if known and "avx512bf16" in features else "")
     if {"avx2", "fma"} <= features:
-        return Tile(8, 4, 3, True, "")
-    return Tile(4, 4, 2, False, "")
+        return Tile(8, 4, 3, "")
+    return Tile(4, 4, 2, "")
 
 
 FEATURES = ("avx2", "fma", "avx512f", "avx512bf16", "neon", "bf16")  # that choose the tile
@@ -114,9 +113,7 @@ class _Code:
 
     def multiply_add(self, tile: Tile, a: Any, b: Any, total: Any) -> Any:
         """a b + total, of floats."""
-        if tile.has_fma:
-            return self.call(f"llvm.fma.v{self.lanes}f32", a, b, total)
-        return self.builder.fadd(total, self.builder.fmul(a, b))
+        return self.call(f"llvm.fmuladd.v{self.lanes}f32", a, b, total)
 
     def multiply_add_pairs(self, tile: Tile, a: Any, b: Any, total: Any) -> Any:
         """The same of pairs of bfloat16, their products summed in float32."""

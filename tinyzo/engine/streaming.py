@@ -72,14 +72,10 @@ class Streamed:
         return Resident(tensors)
 
     def read(self, name: str) -> np.ndarray:
-        n = self.shapes[name][0]
-        size = self._source.info(self._names[name]).nbytes
-        return self._read((name, 0, n), np.empty(size, np.uint8))
+        return self._read((name, 0, self.shapes[name][0]))
 
     def gather(self, name: str, rows: np.ndarray) -> np.ndarray:
-        size = self._source.info(self._names[name]).nbytes // self.shapes[name][0]
-        each = [self._read((name, row, row + 1), np.empty(size, np.uint8)) for row in rows.tolist()]
-        return np.concatenate(each)
+        return np.concatenate([self._read((name, row, row + 1)) for row in rows.tolist()])
 
     def blocks(self, name: str, start: int = 0, stop: int | None = None,
                sweep: str = "") -> Iterator[Block]:  # fmt: skip
@@ -106,12 +102,12 @@ class Streamed:
         ahead, self._ahead = self._ahead, None
         return (ahead[0], ahead[1].result()) if ahead else (None, None)
 
-    def _read(self, place: Place, buffer: np.ndarray) -> np.ndarray:
-        """Rows of a tensor, by way of a buffer of bytes, in the type that is handed out."""
+    def _read(self, place: Place, buffer: np.ndarray | None = None) -> np.ndarray:
+        """Rows of a tensor, in a buffer of bytes if it is given, in the type that is handed out."""
         name, start, stop = place
         file, shape = self._names[name], (stop - start, *self.shapes[name][1:])
         dtype = STORAGE[self._source.info(file).dtype]
-        raw = buffer[: math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+        raw = np.empty(shape, dtype) if buffer is None else np.ndarray(shape, dtype, buffer)
         self._source.read_into(file, raw, start)
         if raw.dtype == (target := self.dtypes[name]):
             return raw

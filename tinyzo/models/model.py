@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,7 +34,6 @@ class Model:
         self.family, self.config, self.weights = family, config, weights
         self.directory, self.engine = directory, engine
         self.architecture = MODELS[family]
-        self._tokenizer: Tokenizer | None = None
 
     def settle(self, engine: str = "auto", residency: str = "auto", threads: int | None = None,
                tiles: int = TILES) -> "Model":  # fmt: skip
@@ -47,12 +47,10 @@ class Model:
             self.weights.store.resize(tiles)
         return self
 
-    @property
+    @cached_property
     def tokenizer(self) -> Tokenizer:
         """The folder's tokenizer, loaded when first asked for."""
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.directory)
-        return self._tokenizer
+        return load_tokenizer(self.directory)
 
     def check(self, batch: Batch) -> Batch:
         """raises: DataError when a token id or a length is beyond the model's tables"""

@@ -27,15 +27,12 @@ def evaluate(objective: Objective, examples: Sequence[Example]) -> Evaluation:
     raises: NumericError when the loss is not finite
     """
     right, total = 0, 0.0
-    theta = objective.model.weights.view()
-    for part in micro_batches(examples, objective.max_tokens):
-        batch = objective.pack(part)
-        scores = objective.scores(theta, batch)
-        right += int((scores[0].argmax(axis=-1) == batch.labels).sum())
-        total += float(cross_entropy(scores, batch.labels)[0])
+    for labels, scores in _scored(objective, examples):
+        right += int((scores.argmax(axis=-1) == labels).sum())
+        total += float(cross_entropy(scores[None], labels)[0])
     loss = total / len(examples)
     if objective.bound.task.loss == "lm":
-        loss = float(objective(theta, examples)[0])
+        loss = float(objective(objective.model.weights.view(), examples)[0])
     _check(loss, len(examples))
     return Evaluation(len(examples), right / len(examples), loss)
 
@@ -45,13 +42,18 @@ def predict(objective: Objective, examples: Sequence[Example]) -> Iterator[np.nd
 
     raises: NumericError when a score is not finite
     """
-    theta = objective.model.weights.view()
-    for part in micro_batches(examples, objective.max_tokens):
-        scores = objective.scores(theta, objective.pack(part))[0]
+    for labels, scores in _scored(objective, examples):
         top = scores.max(axis=-1, keepdims=True)
-        _check(float(top.sum()), len(part))
+        _check(float(top.sum()), len(labels))
         odds = np.exp(scores - top)
         yield from odds / odds.sum(axis=-1, keepdims=True)
+
+
+def _scored(objective: Objective, examples: Sequence[Example]) -> Iterator[tuple]:
+    """Labels, i64[B], and scores of the candidates, f64[B, C], of each micro-batch."""
+    theta = objective.model.weights.view()
+    for batch in map(objective.pack, micro_batches(examples, objective.max_tokens)):
+        yield batch.labels, objective.scores(theta, batch)[0]
 
 
 def _check(value: float, rows: int) -> None:

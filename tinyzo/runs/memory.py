@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from tinyzo.engine import weights
 from tinyzo.engine.engines import fast_cpus, may_have_numba
@@ -42,8 +43,7 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-@dataclasses.dataclass(frozen=True)
-class Load:
+class Load(NamedTuple):
     """What is computed at once: so many packed tokens, unless micro-batches are smaller."""
 
     tokens: int
@@ -60,14 +60,6 @@ class Plan:
     micro_batch_tokens: int
     tiles: int
     parts: dict[str, int]
-
-    def fix(self, settings: Settings) -> Settings:
-        """The settings with what the plan chose to fit a budget."""
-        if not settings.memory_budget:
-            return settings
-        engine = "numpy" if self.engine == "numpy" else settings.engine
-        return dataclasses.replace(settings, engine=engine, residency=self.residency,
-                                   micro_batch_tokens=self.micro_batch_tokens)  # fmt: skip
 
     @property
     def total(self) -> int:

@@ -62,7 +62,10 @@ def finetune(output: str | Path | None = None, resume: str | Path | None = None,
     loads = list(_loads(data, run.settings))
     plan = memory.choose(model, run.settings, loads, is_fixed=resume is not None)
     if resume is None:
-        run.settings = plan.fix(run.settings)
+        if run.settings.memory_budget:
+            names = ("engine", "residency", "micro_batch_tokens")
+            chosen = {name: getattr(plan, name) for name in names}
+            run.settings = dataclasses.replace(run.settings, **chosen)
         _settle(run, model, plan)
         run.create()  # not before: a mistake in what was asked for leaves no directory behind
     method, passes = METHODS[run.settings.method], -(-loads[0].tokens // plan.micro_batch_tokens)
