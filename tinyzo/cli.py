@@ -34,10 +34,8 @@ from tinyzo.zo.objectives import Objective
 from tinyzo.zo.updates import SCHEDULES
 
 HELP = dict(re.findall(r"^    (\w+): (.+)$", Settings.__doc__ or "", re.MULTILINE))
-CHOICES = {
-    "method": tuple(train.METHODS), "schedule": tuple(SCHEDULES), "dtype": ("auto", *DTYPES),
-    "engine": ENGINES, "residency": RESIDENCIES,
-}  # fmt: skip
+CHOICES = {"method": tuple(train.METHODS), "schedule": tuple(SCHEDULES), "dtype": ("auto", *DTYPES),
+           "engine": ENGINES, "residency": RESIDENCIES}  # fmt: skip
 ABOUT_TASK = {"task": None, "template": None, "label_words": None}
 ABOUT_DATA = {"data": None, "label_field": Settings.label_field}
 
@@ -156,11 +154,9 @@ def evaluate_(options: argparse.Namespace) -> dict[str, Any]:
     result = evaluate.evaluate(objective, data.test)
     _say(options, f"accuracy {result.accuracy:.4f}, loss {result.loss:.4f} "
                   f"on {result.examples} {data.reported} rows")  # fmt: skip
-    return {
-        "model": options.model or settings.model, "task": settings.task or "custom",
-        "examples": result.examples, "accuracy": result.accuracy, "loss": result.loss,
-        "split": data.reported, "peak_bytes": memory.peak_bytes(),
-    }  # fmt: skip
+    return {"model": options.model or settings.model, "task": settings.task or "custom",
+            "examples": result.examples, "accuracy": result.accuracy, "loss": result.loss,
+            "split": data.reported, "peak_bytes": memory.peak_bytes()}  # fmt: skip
 
 
 def predict(options: argparse.Namespace) -> None:
@@ -236,13 +232,11 @@ def inspect(options: argparse.Namespace) -> dict[str, Any]:
     loads = [memory.Load(options.batch_size * options.tokens, options.tokens, probes=2)]
     plan = memory.choose(model, settings, loads)
     every = list(memory.plans(model, settings, loads)) if options.plan else [plan]
-    result |= {
-        "model": str(settings.model_path), "family": model.family, "parameters": parameters,
-        "trainable": parameters, "tensors": len(weights.names()),
-        "types": dict(Counter(TAGS[weights.dtype(name).name] for name in weights.names())),
-        "bytes": weights.nbytes(), "plan": plan.parts, "plan_bytes": plan.total,
-        "written": _written(weights.nbytes()), "plans": list(map(dataclasses.asdict, every)),
-    }  # fmt: skip
+    result |= {"model": str(settings.model_path), "family": model.family, "parameters": parameters,
+               "trainable": parameters, "tensors": len(weights.names()),
+               "types": dict(Counter(TAGS[weights.dtype(name).name] for name in weights.names())),
+               "bytes": weights.nbytes(), "plan": plan.parts, "plan_bytes": plan.total,
+               "written": _written(weights.nbytes()), "plans": list(map(dataclasses.asdict, every))}
     shown = {k: v for k, v in result.items() if k not in ("plan", "plans")}
     lines = [f"{name:14} {value}" for name, value in shown.items()]
     _say(options, "\n".join(lines + [f"{'plan':14} {each}" for each in every]))

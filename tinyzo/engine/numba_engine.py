@@ -119,13 +119,12 @@ def make_terms(weights: Weights, name: str, probes: Sequence[Probe]) -> Terms:
     keys = [noise.key(seed, name, kind) for seed in (*(t[0] for t in past), *seeds)]
     salts = [noise.key(t[4], name, "rounding") for t in past]
     places = [len(past) + seeds.index(p.seed) if p.scale else -1 for p in probes]
-    return Terms(
-        np.array(keys, np.uint32).reshape(-1, 2),
-        np.array([t[1] for t in past], np.float32), np.array([t[2] for t in past], np.float32),
-        np.array([t[3] for t in past], np.bool_), np.array(salts, np.uint32).reshape(-1, 2),
-        np.array(places or [-1], np.int64), np.array([p.scale for p in probes] or [0], np.float32),
-        kind == "rademacher",
-    )  # fmt: skip
+    return Terms(np.array(keys, np.uint32).reshape(-1, 2),
+                 np.array([t[1] for t in past], np.float32),
+                 np.array([t[2] for t in past], np.float32),
+                 np.array([t[3] for t in past], np.bool_),
+                 np.array(salts, np.uint32).reshape(-1, 2), np.array(places or [-1], np.int64),
+                 np.array([p.scale for p in probes] or [0], np.float32), kind == "rademacher")
 
 
 @functools.cache
@@ -199,11 +198,9 @@ class NumbaView(NumpyView):
             part = padded(len(raw) // (4 * engine.threads), 2 * LANES)
             block = min(BLOCK, max(2 * LANES, part))
             tiles = len(terms.seeds) * block * DEPTH
-            engine.run(
-                kernels.linear, x, *as_bytes(raw), rows, terms, bias, residual, out, column, bf16,
-                block, shared=len(x) * tokens * words,
-                scratch=max(tiles + 4 * DEPTH + copies * tokens * block, LANES * words),
-            )  # fmt: skip
+            engine.run(kernels.linear, x, *as_bytes(raw), rows, terms, bias, residual, out, column,
+                       bf16, block, shared=len(x) * tokens * words,
+                       scratch=max(tiles + 4 * DEPTH + copies * tokens * block, LANES * words))
             column += len(raw)
         return out
 
@@ -245,10 +242,8 @@ class NumbaView(NumpyView):
         size, most = q.shape[-1], padded(min(QUERIES, len(places)), ROWS)
         wide, long = padded(size, LANES), padded(longest, LANES)
         q, k, v = map(np.ascontiguousarray, (q, k, v))
-        self._engine.run(
-            kernels.attention, q, k, v, blocks, keys, places, causal, out,
-            scratch=2 * long * size + long * wide + most * (size + long + wide),
-        )  # fmt: skip
+        self._engine.run(kernels.attention, q, k, v, blocks, keys, places, causal, out,
+                         scratch=2 * long * size + long * wide + most * (size + long + wide))
         return out
 
     def gelu(self, x: np.ndarray) -> np.ndarray:

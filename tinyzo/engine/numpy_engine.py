@@ -19,14 +19,10 @@ QUERIES = 128  # attention scores are made for so many queries at once
 # Phi(x) = 1/2 + x P(x^2) / Q(x^2) on |x| <= 5.5, within 7e-9: the normal distribution function,
 # fitted for tinyzo, since NumPy has no erf. Beyond 5.5 a float32 Phi is 0 or 1.
 PHI_LIMIT = 5.5
-PHI_P = (
-    0.39894223462721035, 0.03385265997064125, 0.004677261233943165, 0.00016882578683706924,
-    6.352116785300932e-06, 2.2749383392528723e-08,
-)  # fmt: skip
-PHI_Q = (
-    1.0, 0.25152195303413954, 0.02864587870524476, 0.0018844454405474056,
-    7.36475297521632e-05, 1.1975043840867986e-06,
-)  # fmt: skip
+PHI_P = (0.39894223462721035, 0.03385265997064125, 0.004677261233943165, 0.00016882578683706924,
+         6.352116785300932e-06, 2.2749383392528723e-08)  # fmt: skip
+PHI_Q = (1.0, 0.25152195303413954, 0.02864587870524476, 0.0018844454405474056, 7.36475297521632e-05,
+         1.1975043840867986e-06)  # fmt: skip
 
 
 def polynomial(coefficients: tuple[float, ...], x: np.ndarray) -> np.ndarray:

@@ -21,16 +21,9 @@ TOKENS = "model.decoder.embed_tokens.weight"
 POSITIONS = "model.decoder.embed_positions.weight"
 OFFSET = 2  # the table's first two rows are never used
 
-LAYOUT = Layout(
-    prefixes=("model.decoder.", "decoder.", ""),
-    base="model.decoder.",
-    ties={"lm_head.weight": TOKENS},
-    ignored=(),
-)
-ALLOWED = {
-    "activation_function": ("relu", "gelu"),
-    "tie_word_embeddings": (True,),
-}
+LAYOUT = Layout(prefixes=("model.decoder.", "decoder.", ""), base="model.decoder.",
+                ties={"lm_head.weight": TOKENS}, ignored=())  # fmt: skip
+ALLOWED = {"activation_function": ("relu", "gelu"), "tie_word_embeddings": (True,)}
 
 
 @dataclass(frozen=True)

@@ -30,13 +30,8 @@ LAYOUT = Layout(
         "roberta.pooler.dense.bias",
     ),
 )
-ALLOWED = {
-    "hidden_act": ("gelu",),
-    "position_embedding_type": ("absolute",),
-    "is_decoder": (False,),
-    "add_cross_attention": (False,),
-    "tie_word_embeddings": (True,),
-}
+ALLOWED = {"hidden_act": ("gelu",), "position_embedding_type": ("absolute",),
+           "is_decoder": (False,), "add_cross_attention": (False,), "tie_word_embeddings": (True,)}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from tinyzo.errors import ConfigError
 from tinyzo.models.model import Model, free_bytes
 from tinyzo.runs.settings import Settings, parse_bytes
 
+Parts = dict[str, int]  # bytes, by what they are for
 STATUS = Path("/proc/self/status")
 NUMBA, KERNELS = 107 << 20, 8 << 20  # measured: Numba and LLVM, loaded; our compiled kernels
 BLOCK, DEPTH = 128, 512  # of the numba engine: rows of W that a thread takes, words of k at once
@@ -53,13 +54,13 @@ class Load(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A way to hold a run in memory. parts: bytes, by what they are for."""
+    """A way to hold a run in memory."""
 
     engine: str
     residency: str
     micro_batch_tokens: int
     tiles: int
-    parts: dict[str, int]
+    parts: Parts
 
     @property
     def total(self) -> int:
@@ -106,9 +107,7 @@ def choose(model: Model, settings: Settings, loads: Sequence[Load], is_fixed: bo
     return (fitting or every[-1:])[0]
 
 
-def _parts(
-    model: Model, engine: str, threads: int | None, tokens: int, load: Load
-) -> dict[str, int]:
+def _parts(model: Model, engine: str, threads: int | None, tokens: int, load: Load) -> Parts:
     """Bytes that a forward pass holds beside the weights, at its widest point.
 
     interpreter: what is resident now: Python, NumPy, tokenizer, data
@@ -130,8 +129,6 @@ def _parts(
     keys = longest * (3 * width // heads + QUERIES)
     each = (threads or len(fast_cpus())) * max(linear, keys)
     loaded = "tinyzo.engine.numba_engine" in sys.modules
-    return parts | {
-        "code": KERNELS if loaded else NUMBA + KERNELS,
-        "tiles": 4 * (each + probes * tokens * wide),
-        "activations": 4 * probes * tokens * max(3 * width + wide, 7 * width),
-    }
+    return parts | {"code": KERNELS if loaded else NUMBA + KERNELS,
+                    "tiles": 4 * (each + probes * tokens * wide),
+                    "activations": 4 * probes * tokens * max(3 * width + wide, 7 * width)}

@@ -26,13 +26,11 @@ FAMILY = {"roberta": {"batch_size": 64, "data_seed": 42}, "opt": {"batch_size": 
 # Chosen on the dev split of `topics`: small models take larger steps than the papers'.
 TINY = {"lr": 5e-5, "eps": 1e-3, "batch_size": 32, "steps": 500, "eval_every": 100}
 
-RANGES = {
-    "steps": (0, 2**32 - 1), "batch_size": (1, 2**32), "eval_every": (1, 2**32),
-    "micro_batch_tokens": (1, 2**32), "k_shot": (1, 2**32), "limit": (1, 2**32),
-    "fold_every": (0, 2**32), "train_rows": (1, 2**32), "warmup": (0, 2**32),
-    "threads": (1, 2**16), "seed": (0, 2**64 - 1), "data_seed": (0, 2**32 - 1),
-    "lr": (0, 1e30), "eps": (1e-30, 1e30), "weight_decay": (0, 1e30),
-}  # fmt: skip
+RANGES = {"steps": (0, 2**32 - 1), "batch_size": (1, 2**32), "eval_every": (1, 2**32),
+          "micro_batch_tokens": (1, 2**32), "k_shot": (1, 2**32), "limit": (1, 2**32),
+          "fold_every": (0, 2**32), "train_rows": (1, 2**32), "warmup": (0, 2**32),
+          "threads": (1, 2**16), "seed": (0, 2**64 - 1), "data_seed": (0, 2**32 - 1),
+          "lr": (0, 1e30), "eps": (1e-30, 1e30), "weight_decay": (0, 1e30)}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -70,10 +70,8 @@ def finetune(output: str | Path | None = None, resume: str | Path | None = None,
         run.create()  # not before: a mistake in what was asked for leaves no directory behind
     method, passes = METHODS[run.settings.method], -(-loads[0].tokens // plan.micro_batch_tokens)
     header = Header(method.losses, method.terms, model.weights.kind, run.about["base"])
-    with (
-        Journal(run.journal_path, header) as journal,
-        Snapshots(run, run.settings.fold_every, passes) as snapshots,
-    ):
+    with (Journal(run.journal_path, header) as journal,
+          Snapshots(run, run.settings.fold_every, passes) as snapshots):  # fmt: skip
         if (steps := run.settings.steps) < (done := len(journal.steps)):
             raise UsageError(f"--steps {steps}: the run has done {done}", "none can be taken back")
         run.save()
@@ -96,9 +94,8 @@ def _settle(run: Run, model: Model, plan: memory.Plan) -> None:
 
 def _loads(data: Data, settings: Settings) -> Iterator[memory.Load]:
     """What a step and the evaluations compute at once, at most."""
-    for examples, rows, probes in (
-        (data.train, settings.batch_size, 2), (data.dev, None, 1), (data.test, None, 1)
-    ):  # fmt: skip
+    for examples, rows, probes in ((data.train, settings.batch_size, 2), (data.dev, None, 1),
+                                   (data.test, None, 1)):  # fmt: skip
         sizes = sorted(map(packed_size, examples), reverse=True)[:rows] or [0]
         yield memory.Load(sum(sizes), sizes[0], probes)
 
@@ -117,10 +114,8 @@ def _begin(output: str | Path | None, settings: Settings) -> tuple[Run, Model]:
     settings = dataclasses.replace(settings, model=model_name)
     if settings.data:
         settings = dataclasses.replace(settings, data=str(settings.data_path.resolve()))
-    about = {
-        "format": 1, "tinyzo": __version__, "family": model.family,
-        "base": fingerprint(settings.model_path),
-    }  # fmt: skip
+    about = {"format": 1, "tinyzo": __version__, "family": model.family,
+             "base": fingerprint(settings.model_path)}  # fmt: skip
     return Run(Path(output) if output else _free_name(settings), settings, about), model
 
 
@@ -208,10 +203,8 @@ class Training:
         rows = batch_rows(number, len(self.data.train), s.batch_size, s.data_seed)
         batch, weights = [self.data.train[row] for row in rows], self.objective.model.weights
         weights.fold()
-        step = self.method.step(
-            weights, self.objective, batch, step_seed(s.seed, number),
-            s.eps, self._lr(number), s.weight_decay,
-        )  # fmt: skip
+        step = self.method.step(weights, self.objective, batch, step_seed(s.seed, number), s.eps,
+                                self._lr(number), s.weight_decay)  # fmt: skip
         self.journal.append(step)
         return self._record(number, step, time.perf_counter() - start)
 
@@ -220,13 +213,10 @@ class Training:
         return learning_rate(number, s.steps, s.lr, s.schedule, s.warmup)
 
     def _record(self, number: int, step: Step, seconds: float | None) -> dict[str, Any]:
-        line = {
-            "step": number + 1, "loss": step.loss,
-            "loss_plus": step.losses[0], "loss_minus": step.losses[-1],
-            "projected_gradient": step.projected_gradient,
-            "lr": self._lr(number), "eps": self.run.settings.eps, "seed": step.terms[0][0],
-            "seconds": seconds, "forwards": len(step.losses), "peak_bytes": memory.peak_bytes(),
-        }  # fmt: skip
+        line = {"step": number + 1, "loss": step.loss, "loss_plus": step.losses[0],
+                "loss_minus": step.losses[-1], "projected_gradient": step.projected_gradient,
+                "lr": self._lr(number), "eps": self.run.settings.eps, "seed": step.terms[0][0],
+                "seconds": seconds, "forwards": len(step.losses), "peak_bytes": memory.peak_bytes()}
         self.run.record("metrics.jsonl", line)
         return line
 
@@ -257,15 +247,13 @@ class Training:
         zero = self.run.evaluations("test")[0]
         lines = read_lines(self.run.path / "metrics.jsonl")
         timed = [line["seconds"] for line in lines if line["seconds"] is not None]
-        result = {
-            "run": str(self.run.path), "model": self.run.settings.model,
-            "task": self.run.settings.task or "custom", "steps": done, "best_step": best,
-            "forwards": sum(line["forwards"] for line in lines),
-            "accuracy_zero_shot": zero["accuracy"], "accuracy": final.accuracy,
-            "loss_zero_shot": zero["loss"], "loss": final.loss,
-            "split": self.data.reported, "examples": final.examples,
-            "seconds": sum(timed), "seconds_per_step": sum(timed) / max(1, len(timed)),
-            "peak_bytes": memory.peak_bytes(),
-        }  # fmt: skip
+        result = {"run": str(self.run.path), "model": self.run.settings.model,
+                  "task": self.run.settings.task or "custom", "steps": done, "best_step": best,
+                  "forwards": sum(line["forwards"] for line in lines),
+                  "accuracy_zero_shot": zero["accuracy"], "accuracy": final.accuracy,
+                  "loss_zero_shot": zero["loss"], "loss": final.loss, "split": self.data.reported,
+                  "examples": final.examples, "seconds": sum(timed),
+                  "seconds_per_step": sum(timed) / max(1, len(timed)),
+                  "peak_bytes": memory.peak_bytes()}  # fmt: skip
         self.run.write("result.json", json.dumps(result) + "\n")
         report.say(report.plot(self.run.path))

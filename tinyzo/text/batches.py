@@ -117,10 +117,9 @@ def pack_candidates(examples: Sequence[Example], gold_only: bool = False) -> Bat
             readers += [last, *range(len(packer.ids) + 1 - len(candidate), len(packer.ids))]
     read, at = np.unique(readers, return_inverse=True)
     every = list(chain(*chosen))
-    return packer.batch(
-        read=read, at=at, targets=list(chain(*every)), lengths=list(map(len, every)),
-        counts=list(map(len, chosen)), labels=[0 if gold_only else e.label for e in examples],
-    )  # fmt: skip
+    return packer.batch(read=read, at=at, targets=list(chain(*every)),
+                        lengths=list(map(len, every)), counts=list(map(len, chosen)),
+                        labels=[0 if gold_only else e.label for e in examples])  # fmt: skip
 
 
 def packed_size(example: Example) -> int:

@@ -11,11 +11,8 @@ import math
 
 from tinyzo.errors import ConfigError
 
-SCHEDULES = {
-    "constant": lambda s: 1.0,
-    "linear": lambda s: 1.0 - s,
-    "cosine": lambda s: (1.0 + math.cos(math.pi * s)) / 2,
-}
+SCHEDULES = {"constant": lambda s: 1.0, "linear": lambda s: 1.0 - s,
+             "cosine": lambda s: (1.0 + math.cos(math.pi * s)) / 2}  # fmt: skip
 
 
 def learning_rate(step: int, steps: int, lr: float, schedule: str = "constant",
