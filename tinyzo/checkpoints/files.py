@@ -88,15 +88,23 @@ def lock(file: Any, kind: type[TinyzoError], held: str) -> None:
 
 
 def put_in_place(file: Any, partial: Path, path: Path) -> None:
-    """Close a file that is whole, and give it its name: safe from a loss of power from here on."""
+    """Give a file that is whole its name: safe from a loss of power from here on. It is closed."""
     file.flush()
     os.fsync(file.fileno())
-    file.close()
     os.replace(partial, path)
+    file.close()  # a lock ends here
     with suppress(OSError):  # not every system can open a directory
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write or replace a small file, whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    with open(partial, "wb") as new:
+        new.write(data)
+        put_in_place(new, partial, path)
 
 
 def read_bytes(file: io.FileIO, size: int, offset: int) -> bytes:

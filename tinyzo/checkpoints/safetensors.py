@@ -114,7 +114,6 @@ class SafetensorsWriter(AbstractContextManager):
         self.path = Path(path)
         self.partial = self.path.with_name(f".{self.path.name}.partial")
         self._partly = ExitStack()  # undoes what is on the disk so far
-        self._partly.callback(self.partial.unlink, missing_ok=True)
         rank = {dtype: -place for place, dtype in enumerate(STORAGE)}
         names = sorted(infos, key=lambda name: (rank[infos[name].dtype], name))
         self._infos = {name: TensorInfo(*infos[name]) for name in names}
@@ -127,6 +126,7 @@ class SafetensorsWriter(AbstractContextManager):
             file = open(self.partial, "ab")  # noqa: SIM115 (the ExitStack closes it)
             self._file = self._partly.enter_context(file)
             files.lock(file, CheckpointError, f"{self.path}: another process is writing it")
+            self._partly.callback(self.partial.unlink, missing_ok=True)
             file.truncate(0)  # what a process left that died
             self._file.write(len(header).to_bytes(8, "little") + header)
 

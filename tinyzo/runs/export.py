@@ -1,14 +1,13 @@
 """Plain Hugging Face directories: of a run's tuned weights, or of a checkpoint converted."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
 from tinyzo.checkpoints.directory import WEIGHT_FILES, open_weights, read_json
-from tinyzo.checkpoints.files import new_directory
+from tinyzo.checkpoints.files import new_directory, write_file
 from tinyzo.checkpoints.safetensors import Infos, SafetensorsWriter
 from tinyzo.checkpoints.torch_bin import open_torch_bin
 from tinyzo.errors import CheckpointError
@@ -68,16 +67,17 @@ def _new_model(output: Path, infos: Infos, source: Path,
 
     source: the directory whose companions come along; dtype: what config.json is to say
     """
+    writer = SafetensorsWriter(output / "model.safetensors", infos, METADATA)
     try:
-        with SafetensorsWriter(output / "model.safetensors", infos, METADATA) as writer:
+        with writer:
             yield writer
             for path in chain.from_iterable(map(source.glob, COMPANIONS)):
                 if path.is_file() and not path.name.endswith(".index.json"):
-                    shutil.copyfile(path, output / path.name)
+                    write_file(output / path.name, path.read_bytes())
             if dtype:
                 config = read_json(source / "config.json") | {"dtype": dtype}
                 config.pop("torch_dtype", None)
-                (output / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+                write_file(output / "config.json", (json.dumps(config, indent=2) + "\n").encode())
     except BaseException:
         (output / "config.json").unlink(missing_ok=True)
         raise

@@ -99,7 +99,8 @@ class Journal(AbstractContextManager):
 
     def sync(self) -> None:
         """Push what is written through to the disk, against loss of power."""
-        os.fsync(self._file.fileno())
+        with os_errors(RunError, self.path, "make room on the disk, then --resume"):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from tinyzo.checkpoints.directory import fingerprint
-from tinyzo.checkpoints.files import new_directory, os_errors, put_in_place, read_toml
+from tinyzo.checkpoints.files import new_directory, os_errors, read_toml, write_file
 from tinyzo.errors import RunError
 from tinyzo.models.model import MODELS, Model, open_model
 from tinyzo.runs.journal import read_journal
@@ -62,10 +62,8 @@ class Run:
 
         raises: RunError when the disk is full or the directory cannot be written
         """
-        partial = self.path / f"{file}.partial"
-        with os_errors(RunError, self.path / file, ROOM), open(partial, "wb") as new:
-            new.write(text.encode())
-            put_in_place(new, partial, self.path / file)
+        with os_errors(RunError, self.path / file, ROOM):
+            write_file(self.path / file, text.encode())
 
     @classmethod
     def open(cls, path: Path) -> "Run":
@@ -123,7 +121,8 @@ class Run:
 
     def sync(self, file: str) -> None:
         """Push what is written to a file through to the disk, against loss of power."""
-        with suppress(FileNotFoundError), open(self.path / file, "ab") as lines:
+        path = self.path / file
+        with os_errors(RunError, path, ROOM), open(path, "ab") as lines:
             os.fsync(lines.fileno())
 
     def keep_lines(self, file: str, most: int) -> int:

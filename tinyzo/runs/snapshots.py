@@ -2,9 +2,10 @@
 
     weights-<step>.safetensors      theta after so many steps, in its storage type
 
-Only a cache: base and journal say it all, so one that is damaged, or of another history, is passed
-over. It is written beside the older ones and takes its name once it is safe on the disk, by a
-thread while the next steps are under way. Kept are the newest, and the newest up to the best step.
+Only a cache: base and journal say it all, so one whose header is damaged, that is too short, or of
+another history, is passed over. It is written beside the older ones and takes its name once it is
+safe on the disk, by a thread while the next steps are under way. Kept are the newest, and the
+newest up to the best step.
 
 Streamed weights are read from it from then on; what was added since is pending, and costs each pass
 its noise. So it is taken when that has cost as much as writing does: every sqrt(2 W / N) steps, for
@@ -62,6 +63,11 @@ class Snapshots(AbstractContextManager):
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future | None = None
         self._last, self._seconds, self._term_seconds = 0, 0.0, 0.0
+
+    def __enter__(self) -> "Snapshots":
+        for partial in self._run.path.glob(".weights-*.partial"):
+            partial.unlink()  # of a process that died
+        return self
 
     def restore(self, model: Model, step: int) -> int:
         """Move a model that is not settled to the newest snapshot up to a step, 0 if there is none.

@@ -75,12 +75,18 @@ def finetune(output: str | Path | None = None, resume: str | Path | None = None,
         if (steps := run.settings.steps) < (done := len(journal.steps)):
             raise UsageError(f"--steps {steps}: the run has done {done}", "none can be taken back")
         run.save()
-        start = snapshots.restore(model, done)
+        start = snapshots.restore(model, _first_missing(run, data, done))
         if resume is not None:
             _settle(run, model, plan)
         objective = Objective(model, bound, run.settings.micro_batch_tokens)
         Training(run, objective, data, journal, method, snapshots).go(start)
     return run
+
+
+def _first_missing(run: Run, data: Data, done: int) -> int:
+    """The first step of those done whose evaluation is not on record, else the last one done."""
+    due = [("test", 0)] + [("dev", n) for n in range(0, done, run.settings.eval_every) if data.dev]
+    return min((n for split, n in due if n not in run.evaluations(split)), default=done)
 
 
 def _settle(run: Run, model: Model, plan: memory.Plan) -> None:
