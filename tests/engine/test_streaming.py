@@ -22,6 +22,12 @@ engines = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 models = pytest.mark.parametrize("name", MODELS)
 dtypes = pytest.mark.parametrize("dtype", DTYPE_NAMES)
 PAIR = [Probe(5, 1e-2), Probe(5, -1e-2)]
+PROBES = {
+    "itself": [Probe(0, 0.0)],
+    "one": [Probe(5, 1e-2)],
+    "pair": PAIR,
+    "three pairs": [Probe(seed, scale) for seed in (0, 5, 6) for scale in (1e-2, -1e-2)],
+}
 
 
 def streamed(model: Model, path, tiles: int = 2) -> Model:
@@ -72,6 +78,18 @@ def test_losses_and_steps_are_those_in_memory_bit_by_bit(tmp_path, name, dtype, 
         weights.write(lambda _, raw, parts=parts: parts.append(raw.tobytes()), names)
         written.append(b"".join(parts))
     assert written[0] == written[1]
+
+
+@engines
+@models
+@pytest.mark.parametrize("probes", PROBES.values(), ids=PROBES)
+def test_any_number_of_probes(tmp_path, name, engine, probes):
+    here = MODELS[name]("bf16", engine)
+    there = streamed(here, tmp_path / "w")
+    for model in (here, there):
+        model.weights.add([(8, 1e-2)], fold=False)
+    a, b = (objective(m)(m.weights.view(probes), examples_for(m.family)) for m in (here, there))
+    assert np.array_equal(a, b) and len(a) == len(probes)
 
 
 @engines
