@@ -46,7 +46,7 @@ def finetune(output: str | Path | None = None, resume: str | Path | None = None,
     """Tune a model by forward passes; what `tinyzo finetune` calls.
 
     output: the run's new directory, by default runs/<task>-<model>-<n>. resume: go on with this
-    run instead; then only `steps` may be chosen anew. choices: the fields of Settings.
+    run instead; then only FREE may be chosen anew. choices: the fields of Settings.
     returns: the finished run
     raises: TinyzoError; KeyboardInterrupt leaves a run that can be resumed
     """
@@ -60,18 +60,11 @@ def finetune(output: str | Path | None = None, resume: str | Path | None = None,
     data = load_data(bound, run.settings)
     _check_digest(run, data.digest())
     loads = list(_loads(data, run.settings))
-    plan = memory.choose(model, run.settings, loads, is_fixed=resume is not None)
-    if resume is None:
-        if run.settings.memory_budget:
-            names = ("engine", "residency", "micro_batch_tokens")
-            chosen = {name: getattr(plan, name) for name in names}
-            run.settings = dataclasses.replace(run.settings, **chosen)
-        _settle(run, model, plan)
-        run.create()  # not before: a mistake in what was asked for leaves no directory behind
-    method, passes = METHODS[run.settings.method], -(-loads[0].tokens // plan.micro_batch_tokens)
+    plan = _prepare(run, model, loads, is_new=resume is None)
+    passes = -(-loads[0].tokens // plan.micro_batch_tokens)
+    method, every = METHODS[run.settings.method], run.settings.fold_every
     header = Header(method.losses, method.terms, model.weights.kind, run.about["base"])
-    with (Journal(run.journal_path, header) as journal,
-          Snapshots(run, run.settings.fold_every, passes) as snapshots):  # fmt: skip
+    with Journal(run.journal_path, header) as journal, Snapshots(run, every, passes) as snapshots:
         if (steps := run.settings.steps) < (done := len(journal.steps)):
             raise UsageError(f"--steps {steps}: the run has done {done}", "none can be taken back")
         run.save()
@@ -81,6 +74,19 @@ def finetune(output: str | Path | None = None, resume: str | Path | None = None,
         objective = Objective(model, bound, run.settings.micro_batch_tokens)
         Training(run, objective, data, journal, method, snapshots).go(start)
     return run
+
+
+def _prepare(run: Run, model: Model, loads: list[memory.Load], is_new: bool) -> memory.Plan:
+    """Choose how to hold it in memory; a new run's model is made ready, and its directory made."""
+    plan = memory.choose(model, run.settings, loads, is_fixed=not is_new)
+    if is_new:
+        if run.settings.memory_budget:
+            names = ("engine", "residency", "micro_batch_tokens")
+            chosen = {name: getattr(plan, name) for name in names}
+            run.settings = dataclasses.replace(run.settings, **chosen)
+        _settle(run, model, plan)
+        run.create()  # not before: a mistake in what was asked for leaves no directory behind
+    return plan
 
 
 def _first_missing(run: Run, data: Data, done: int) -> int:
