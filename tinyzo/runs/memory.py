@@ -112,23 +112,22 @@ def _parts(model: Model, engine: str, threads: int | None, tokens: int, load: Lo
 
     interpreter: what is resident now: Python, NumPy, tokenizer, data
     code: of the numba engine, as far as it is not loaded yet
-    activations: of the feed-forward layer, or the attention of one segment
+    activations: of the feed-forward layer, or of attention, with its scores in NumPy
     tiles: w, z and the work of making z; packed activations, and products of one tile
     """
     config, longest, probes = model.config, load.longest, load.probes
     width = config.hidden_size
     wide = getattr(config, "intermediate_size", None) or config.ffn_dim
     heads, tokens = config.num_attention_heads, max(longest, min(tokens, load.tokens))
-    parts = {"interpreter": status_bytes("VmRSS")}
+    floats = tokens * max(4 * width + wide, 9 * width)
+    parts = {"interpreter": status_bytes("VmRSS"), "activations": 4 * probes * floats}
     if engine == "numpy":
         tile, scores = max(weights.TILE, width), heads * min(longest, QUERIES) * longest
-        parts["tiles"] = 4 * (8 * tile + probes * tokens * max(1, tile // width))
-        rows = tokens * max(4 * width + 2 * wide, 9 * width) + 2 * scores
-        return parts | {"activations": 4 * probes * rows}
+        parts["activations"] += 8 * probes * scores
+        return parts | {"tiles": 4 * (8 * tile + probes * tokens * max(1, tile // width))}
     linear = probes * BLOCK * (DEPTH + tokens) + 4 * DEPTH
     keys = longest * (3 * width // heads + QUERIES)
     each = (threads or len(fast_cpus())) * max(linear, keys)
     loaded = "tinyzo.engine.numba_engine" in sys.modules
     return parts | {"code": KERNELS if loaded else NUMBA + KERNELS,
-                    "tiles": 4 * (each + probes * tokens * wide),
-                    "activations": 4 * probes * tokens * max(3 * width + wide, 7 * width)}
+                    "tiles": 4 * (each + probes * tokens * wide)}
