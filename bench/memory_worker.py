@@ -67,8 +67,9 @@ class Trial:
     def __init__(self, setup: dict[str, Any], stack: ExitStack) -> None:
         self.points = {"imports": sizes()}
         self.is_cold = setup["cold"]
-        self.settings = s = Settings(**setup["settings"])
-        model = open_model(s.model_path)
+        asked = Settings(**setup["settings"])
+        model = open_model(asked.model_path)
+        self.settings = s = asked.complete(model.family, needs_data=False)
         self.examples = [
             Example(tuple(e["prompt"]), tuple(map(tuple, e["candidates"])), e["mask_at"],
                     e["label"], "") for e in setup["examples"]
@@ -79,7 +80,7 @@ class Trial:
         bound = BoundTask(task, None, [], setup["words"], model.config.max_length, 0)
         self.objective = Objective(model, bound, s.micro_batch_tokens)
         self.passes = len(list(micro_batches(self.examples, s.micro_batch_tokens)))
-        run = Run(Path(setup["run"]), s.complete(model.family, needs_data=False), {"base": BASE})
+        run = Run(Path(setup["run"]), s, {"base": BASE})
         run.create()
         header = Header(2, 1, model.weights.kind, BASE)
         self.journal = stack.enter_context(Journal(run.journal_path, header))

@@ -22,7 +22,7 @@ import numpy as np
 from tinyzo.engine.numba_engine import NumbaEngine, NumbaView, shared_engine
 from tinyzo.engine.weights import Weights, narrow
 from tinyzo.models.model import DTYPES, MODELS, Model
-from tinyzo.runs.settings import Settings
+from tinyzo.runs.settings import PAPERS
 from tinyzo.text.batches import batch_rows, packed_size
 from tinyzo.text.datasets import load_splits
 from tinyzo.text.tasks import BoundTask, Example, Task, get_task
@@ -45,7 +45,7 @@ class Stepper:
         self.weights = synthetic(architecture.shapes(config), setup["dtype"], self.engine)
         model = Model(setup["family"], config, self.weights, Path(), "numba")
         bound, self.examples = (task_batch if setup["task"] else random_batch)(setup, config)
-        self.objective = Objective(model, bound, Settings.micro_batch_tokens)
+        self.objective = Objective(model, bound, PAPERS["micro_batch_tokens"])
         self.calls = self.count()
         self.flops = sum(2 * m * k * n * count for (m, k, n), count in self.calls.items())
         self.about = {

@@ -22,7 +22,7 @@ Parts = dict[str, int]  # bytes, by what they are for
 STATUS = Path("/proc/self/status")
 NUMBA, KERNELS = 107 << 20, 8 << 20  # measured: Numba and LLVM, loaded; our compiled kernels
 BLOCK, DEPTH = 128, 512  # of the numba engine: rows of W that a thread takes, words of k at once
-SIZES = ((512, 32), (256, 8), (128, 2), (64, 1))  # tokens of a micro-batch, tiles of a block
+SIZES = ((2**32, 32), (256, 8), (128, 2), (64, 1))  # most tokens at once, tiles of a block
 
 
 def status_bytes(field: str) -> int:
@@ -81,7 +81,7 @@ def plans(model: Model, settings: Settings, loads: Sequence[Load],
     for engine in engines if settings.engine == "auto" else (settings.engine,):
         for where in residencies if settings.residency == "auto" else (settings.residency,):
             for tokens, tiles in SIZES:
-                tokens = min(2**32 if is_fixed else tokens, settings.micro_batch_tokens)
+                tokens = min(2**32 if is_fixed else tokens, settings.micro_batch_tokens or 512)
                 every = (_parts(model, engine, settings.threads, tokens, load) for load in loads)
                 parts = max(every, key=lambda parts: sum(parts.values()))
                 blocks = 2 * model.weights.store.block_bytes(tiles)

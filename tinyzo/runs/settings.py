@@ -20,11 +20,12 @@ SHIPPED = next((p for p in (HERE / "weights", HERE.parent / "weights") if p.is_d
 SHIPPED_TASKS = ("topics", "reviews")  # two columns of weights/reviews; the first by default
 
 # The papers', for tuning all parameters; data_seed is that of the published sets.
-PAPERS = {"lr": 1e-6, "eps": 1e-3, "steps": 10_000}
+PAPERS = {"lr": 1e-6, "eps": 1e-3, "steps": 10_000, "micro_batch_tokens": 512}
 FAMILY = {"roberta": {"batch_size": 64, "data_seed": 42}, "opt": {"batch_size": 16, "data_seed": 0}}
 
 # Chosen on the dev split of `topics`: small models take larger steps than the papers'.
-TINY = {"lr": 5e-5, "eps": 1e-3, "batch_size": 32, "steps": 500, "eval_every": 100}
+TINY = {"lr": 5e-5, "eps": 1e-3, "batch_size": 32, "steps": 500, "eval_every": 100,
+        "micro_batch_tokens": 4096}  # fmt: skip
 
 RANGES = {"steps": (0, 2**32 - 1), "batch_size": (1, 2**32), "eval_every": (1, 2**32),
           "micro_batch_tokens": (1, 2**32), "k_shot": (1, 2**32), "limit": (1, 2**32),
@@ -38,7 +39,7 @@ class Settings:
     """The settings of a run; a line for each, which `tinyzo finetune -h` shows too.
 
     None means that `complete` fills it in: for lr, eps, batch_size, steps with the papers' for full
-    tuning, or the shipped models' own.
+    tuning, or the shipped models' own, which are small enough for larger micro-batches.
 
     model: folder of a RoBERTa or OPT model, a run, or a shipped name (roberta-tiny, opt-tiny)
     task: topics, reviews, SST-2, RTE; RoBERTa: SST-5 TREC SNLI MNLI; OPT: CB BoolQ WSC WIC COPA
@@ -89,7 +90,7 @@ class Settings:
     train_rows: int = 1000
     limit: int | None = None
     eval_every: int | None = None
-    micro_batch_tokens: int = 512
+    micro_batch_tokens: int | None = None
     engine: str = "auto"
     residency: str = "auto"
     memory_budget: str | None = None
