@@ -5,7 +5,7 @@ arguments and a scratch array of their own, and share its tasks by a counter. Wh
 does not depend on who takes it, so results do not depend on the number of threads.
 
 z and what is folded with it are bit by bit those of noise.py and numpy_engine.py: no fast-math
-there. Reductions over a row (norm, softmax, log-sum-exp) may be reordered by the compiler.
+there. Reductions over a row (norm, softmax) may be reordered by the compiler.
 """
 
 from typing import NamedTuple
