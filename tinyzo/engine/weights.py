@@ -65,7 +65,7 @@ def narrow(values: np.ndarray, dtype: np.dtype, bits: np.ndarray | None) -> np.n
 class Resident:
     """Where the bytes live: here in memory, changed in place. streaming.py has the other place.
 
-    shapes, dtypes: of each tensor, by name; held_bytes: what the weights take of memory
+    shapes, dtypes: of each tensor, by name
     """
 
     is_resident = True
@@ -74,7 +74,6 @@ class Resident:
         self.tensors = tensors
         self.shapes = {name: tensor.shape for name, tensor in tensors.items()}
         self.dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
-        self.held_bytes = sum(tensor.nbytes for tensor in tensors.values())
 
     def read(self, name: str) -> np.ndarray:
         """A whole tensor, in its storage type."""

@@ -118,8 +118,9 @@ class Snapshots(AbstractContextManager):
             weights.write(writer.write, writer.names())
             weights.move(writer.partial)
             undone.pop_all()
-        best = max(n for n in (0, step, *self._found()) if n <= self._run.best_step())
-        old = [p for n, p in self._found().items() if n not in (best, step)]
+        found, best = self._found(), self._run.best_step()
+        kept = step, max((n for n in (step, *found) if n <= best), default=0)
+        old = [path for n, path in found.items() if n not in kept]
         self._writing = self._thread.submit(self._finish, writer, old, start)
         self._last = step
 

@@ -91,8 +91,10 @@ def _prepare(run: Run, model: Model, loads: list[memory.Load], is_new: bool) -> 
 
 def _first_missing(run: Run, data: Data, done: int) -> int:
     """The first step of those done whose evaluation is not on record, else the last one done."""
-    due = [("test", 0)] + [("dev", n) for n in range(0, done, run.settings.eval_every) if data.dev]
-    return min((n for split, n in due if n not in run.evaluations(split)), default=done)
+    if 0 not in run.evaluations("test"):
+        return 0
+    due, known = range(0, done, run.settings.eval_every), run.evaluations("dev")
+    return next((n for n in due if data.dev and n not in known), done)
 
 
 def _settle(run: Run, model: Model, plan: memory.Plan) -> None:
