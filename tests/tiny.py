@@ -114,6 +114,9 @@ class Float64View:
         bias = self.theta.get(f"{name}.bias")
         return y if bias is None else y + bias[:, None]
 
+    def cross_entropy(self, scores, labels, counts) -> np.ndarray:
+        return NumpyView.cross_entropy(self, scores, labels, counts)
+
     def norm(self, name: str, x: np.ndarray, ln_eps: float) -> np.ndarray:
         x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + ln_eps)
         return x * self.theta[f"{name}.weight"][:, None] + self.theta[f"{name}.bias"][:, None]
@@ -133,7 +136,7 @@ class Float64View:
         return -log_p[:, at, targets]
 
     def attention(
-        self, q: np.ndarray, k: np.ndarray, v: np.ndarray, batch: Batch, causal: bool, rows=None
+        self, name, q: np.ndarray, k: np.ndarray, v: np.ndarray, batch: Batch, causal: bool, rows=None
     ) -> np.ndarray:
         segment = np.repeat(np.arange(len(batch.parents)), np.diff(batch.starts))
         seen = (segment[:, None] == segment) | (batch.parents[segment][:, None] == segment)

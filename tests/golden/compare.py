@@ -70,7 +70,7 @@ def used_shares_of_logits(name: str, model: Model, case: Case) -> dict[str, floa
 def scaled_queries(factor: float) -> Callable[..., np.ndarray]:
     """Attention with scores multiplied by a factor."""
     right = NumpyView.attention
-    return lambda view, q, *others, **more: right(view, np.float32(factor) * q, *others, **more)
+    return lambda view, name, q, *o, **more: right(view, name, np.float32(factor) * q, *o, **more)
 
 
 def norm_with(wrong_ln_eps: float) -> Callable[..., np.ndarray]:

@@ -112,7 +112,7 @@ def test_long_attention_with_a_parent_is_a_direct_computation(engine, causal, ro
     q, k, v = np.random.RandomState(1).standard_normal((3, 2, 307, 2, 4)).astype(np.float32)
     q = q if rows is None else q[:, rows]
     found, exact = (
-        Weights({}, views).view().attention(q, k, v, batch, causal, rows)
+        Weights({}, views).view().attention("a", q, k, v, batch, causal, rows)
         for views in (engine, Float64View)
     )
     assert close(found, exact)
@@ -125,7 +125,7 @@ def test_attention_with_scores_beyond_exp_takes_the_largest(engine):
     k, v = np.random.RandomState(1).standard_normal((2, 1, 3, 1, 4)).astype(np.float32)
     k[0, :, 0, 0] = 1, 3, 2
     batch = pack_sequences([[2, 2, 2]])
-    found = Weights({}, engine).view().attention(q, k, v, batch, causal=True)
+    found = Weights({}, engine).view().attention("a", q, k, v, batch, causal=True)
     assert np.array_equal(found, v[:, [0, 1, 1]])
 
 
@@ -258,7 +258,7 @@ def test_what_is_not_a_number_stays_so(engine):
     theta = Weights({}, engine).view()
     q, batch = np.full((1, 2, 1, 3), np.nan, np.float32), pack_sequences([[2, 2]])
     assert np.isnan(theta.norm("none", x, 1e-5)).all()
-    assert np.isnan(theta.attention(q, q, q, batch, causal=False)).all()
+    assert np.isnan(theta.attention("a", q, q, q, batch, causal=False)).all()
     assert np.isnan(theta.gelu(x.copy())).all() and np.isnan(theta.relu(x.copy())).all()
 
 

@@ -110,7 +110,7 @@ def make_terms(weights: Weights, name: str, probes: Sequence[Probe]) -> Terms:
     """What is added to a tensor as it is read; probes: () for the tensor itself."""
     is_matrix, kind = len(weights.shape(name)) > 1, weights.kind
     past: list[tuple] = []  # seed, kept, added, whether w is rounded then, and by which seed
-    for terms, decay in weights.pending:
+    for terms, decay in weights.pending if name in weights.trained else ():
         each = [[seed, 1.0, added, False, 0] for seed, added in terms or [(0, 0.0)]]
         each[0][1] = 1 - decay if is_matrix else 1.0
         each[-1][3:] = True, salt(terms)
@@ -160,7 +160,7 @@ def compile_kernels() -> None:
     x = theta.embed("w.weight", batch.ids)
     x = theta.gelu(theta.linear("w", theta.norm("n", x, 1e-5), residual=x))
     q = x[:, :, None]
-    theta.attention(q, q, q, batch, causal=True)
+    theta.attention("w", q, q, q, batch, causal=True)
     theta.nll("w.weight", x, np.zeros(1, np.int64), np.zeros(1, np.int64), "w.bias")
     weights.add([(1, 0.0)])
 
@@ -176,9 +176,6 @@ class NumbaView(NumpyView):
         super().__init__(weights, probes)
         self._engine, self._blocks = engine, (None, None, ())
 
-    def _terms(self, name: str) -> Terms:
-        return make_terms(self.weights, name, self.probes if self.perturbed else ())
-
     def multiply_rows(self, name: str, x: np.ndarray, blocks: Iterable[Block], count: int,
                       bias: np.ndarray = NOTHING[2], residual: np.ndarray = NOTHING[3],
                       bf16: bool = False) -> np.ndarray:  # fmt: skip
@@ -189,10 +186,12 @@ class NumbaView(NumpyView):
         of the projected gradient than in all layers below (docs/decisions.md).
         """
         self.check_width(name, x)
-        terms, engine, column = self._terms(name), self._engine, 0
+        terms = make_terms(self.weights, name, self.probes if name in self.perturbed else ())
+        engine, column = self._engine, 0
         bf16 = bf16 and engine.bf16 and self.weights.dtype(name) == np.uint16
-        x, out = np.ascontiguousarray(x), self.empty(x, count)
-        copies, tokens, words = len(out), padded(x.shape[1], LANES), -(-x.shape[2] // (1 + bf16))
+        copies = max(self.count(name, x), len(bias), len(residual))
+        x, out = np.ascontiguousarray(x), np.empty((copies, x.shape[1], count), np.float32)
+        tokens, words = padded(x.shape[1], LANES), -(-x.shape[2] // (1 + bf16))
         for first, raw in blocks:
             rows = np.arange(first, first + len(raw)) if isinstance(first, int) else first
             part = padded(len(raw) // (4 * engine.threads), 2 * LANES)
@@ -209,7 +208,8 @@ class NumbaView(NumpyView):
         bias = self.vector(f"{name}.bias")[:, 0] if given else NOTHING[2]
         residual = NOTHING[3] if residual is None else np.ascontiguousarray(residual)
         blocks, count = self.weights.store.blocks(matrix), self.weights.shape(matrix)[0]
-        return self.multiply_rows(matrix, x, blocks, count, bias, residual, bf16=True)
+        y = self.multiply_rows(matrix, x, blocks, count, bias, residual, bf16=True)
+        return self.adapt(name, x, y)
 
     def scores(self, name: str, h: np.ndarray, rows=None, bias=None) -> np.ndarray:
         store, count = self.weights.store, self.weights.shape(name)[0]
@@ -229,14 +229,15 @@ class NumbaView(NumpyView):
         gain, bias = np.ones((1, x.shape[2]), np.float32), np.zeros((1, x.shape[2]), np.float32)
         if f"{name}.weight" in self.weights:
             gain, bias = (self.vector(f"{name}.{part}")[:, 0] for part in ("weight", "bias"))
-        out = np.empty((max(len(x), len(gain)), *x.shape[1:]), np.float32)
+        out = np.empty((max(len(x), len(gain), len(bias)), *x.shape[1:]), np.float32)
         ln_eps = np.float32(ln_eps)
         self._engine.run(kernels.norm, np.ascontiguousarray(x), gain, bias, ln_eps, out)
         return out
 
-    def attention(self, q, k, v, batch: Batch, causal: bool, rows=None) -> np.ndarray:
+    def attention(self, name, q, k, v, batch: Batch, causal: bool, rows=None) -> np.ndarray:
+        k, v, prefix = self.prefixed(name, k, v)
         if self._blocks[0] is not batch or self._blocks[1] is not rows:
-            self._blocks = batch, rows, attention_layout(batch, rows)
+            self._blocks = batch, rows, attention_layout(batch, rows, prefix)
         blocks, keys, places, longest = self._blocks[2]
         out = np.empty((max(len(q), len(k), len(v)), *q.shape[1:]), np.float32)
         size, most = q.shape[-1], padded(min(QUERIES, len(places)), ROWS)
@@ -252,11 +253,11 @@ class NumbaView(NumpyView):
         return x
 
 
-def attention_layout(batch: Batch, rows: np.ndarray | None) -> tuple[np.ndarray, ...]:
+def attention_layout(batch: Batch, rows: np.ndarray | None, prefix: int) -> tuple[np.ndarray, ...]:
     """The blocks of queries, the keys of all of them, each query's place, the most keys."""
     blocks, every, places, at = [], [], [], 0
-    tokens = np.arange(len(batch.ids))
-    for queries, keys, place in batch.attention_blocks(rows, QUERIES):
+    tokens = np.arange(len(batch.ids) + prefix)
+    for queries, keys, place in batch.attention_blocks(rows, QUERIES, prefix):
         every.append(tokens[keys])
         places.append(place)
         blocks.append((queries.start, queries.stop, at, at := at + len(every[-1])))

@@ -34,6 +34,16 @@ def polynomial(coefficients: tuple[float, ...], x: np.ndarray) -> np.ndarray:
     return total
 
 
+def present(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Scores of candidates, -inf for those that an example does not have. f64[P, B, C], i64[B]."""
+    return np.where(np.arange(scores.shape[-1]) < counts[:, None], scores, -np.inf)
+
+
+def plus(y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """y + z, in place unless z has more copies."""
+    return np.add(y, z, out=y if len(y) >= len(z) else None)
+
+
 class NumpyView:
     """P perturbed copies of the weights, seen through the verbs that a model needs.
 
@@ -42,7 +52,7 @@ class NumpyView:
 
     def __init__(self, weights: Weights, probes: list[Probe]) -> None:
         self.weights, self.probes = weights, probes
-        self.perturbed = any(probe.scale for probe in probes)
+        self.perturbed = weights.trained if any(probe.scale for probe in probes) else {}
 
     @staticmethod
     def fold(weights: Weights, name: str, raw: np.ndarray, start: int) -> None:
@@ -58,7 +68,7 @@ class NumpyView:
 
         w: f32, some elements of tensor `name`; index: u32, their flat numbers.
         """
-        if not self.perturbed:
+        if name not in self.perturbed:
             yield w
             return
         z: dict[int, np.ndarray] = {}
@@ -95,8 +105,8 @@ class NumpyView:
                  out: np.ndarray | None = None) -> np.ndarray:  # fmt: skip
         """x w^T for each probe's w. x: f32[P or 1, N, D], w: f32[R, D]; f32[P or 1, N, R]."""
         if out is None:
-            out = self.empty(x, len(w))
-        if not self.perturbed:
+            out = self.empty(name, x, len(w))
+        if name not in self.perturbed:
             return np.matmul(x, w.T, out=out)
         for p, copy in enumerate(self.copies(name, w, index)):
             np.matmul(x[p if len(x) > 1 else 0], copy.T, out=out[p])
@@ -104,15 +114,18 @@ class NumpyView:
 
     def full(self, name: str, x: np.ndarray) -> np.ndarray:
         """x W^T whole: f32[P, N, rows of W]."""
-        y = self.empty(x, self.weights.shape(name)[0])
+        y = self.empty(name, x, self.weights.shape(name)[0])
         for _ in self.project(name, x, y):
             pass
         return y
 
-    def empty(self, x: np.ndarray, width: int) -> np.ndarray:
-        """Room for what a perturbed matrix makes of x: f32[P, N, width]."""
-        copies = len(self.probes) if self.perturbed else len(x)
-        return np.empty((copies, x.shape[1], width), np.float32)
+    def empty(self, name: str, x: np.ndarray, width: int) -> np.ndarray:
+        """Room for what a matrix makes of x: f32[P, N, width]."""
+        return np.empty((self.count(name, x), x.shape[1], width), np.float32)
+
+    def count(self, name: str, x: np.ndarray) -> int:
+        """How many copies there are of what a tensor makes of x."""
+        return len(self.probes) if name in self.perturbed else len(x)
 
     def row_copies(self, name: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The given rows of a table and their flat element numbers."""
@@ -129,10 +142,17 @@ class NumpyView:
         """x W^T + b, and the residual on top. x: f32[P, N, D]; f32[P, N, out]. b is optional."""
         y = self.full(f"{name}.weight", x)
         if f"{name}.bias" in self.weights:
-            y += self.vector(f"{name}.bias")
-        if residual is not None:
-            y += residual
-        return y
+            y = plus(y, self.vector(f"{name}.bias"))
+        y = y if residual is None else plus(y, residual)
+        return self.adapt(name, x, y)
+
+    def adapt(self, name: str, x: np.ndarray, y: np.ndarray, rows=None) -> np.ndarray:
+        """y + s (x A^T) B^T, or some rows of B: LoRA (Hu et al. 2021), where there is one."""
+        b = f"{name}.lora_B.weight"
+        if b not in self.weights:
+            return y
+        low = self.full(f"{name}.lora_A.weight", x) * np.float32(self.weights.scale)
+        return plus(y, self.scores(b, low, rows))
 
     def norm(self, name: str, x: np.ndarray, ln_eps: float) -> np.ndarray:
         """LayerNorm (Ba et al. 2016) over the last axis. x: f32[P, N, D]; returns the same.
@@ -156,7 +176,7 @@ class NumpyView:
         else:
             y = self.multiply(h, name, *self.row_copies(name, rows))
         if bias is not None:
-            y += self.vector(bias)[..., slice(None) if rows is None else rows]
+            y = plus(y, self.vector(bias)[..., slice(None) if rows is None else rows])
         return y
 
     def nll(self, name: str, h: np.ndarray, at: np.ndarray, targets: np.ndarray,
@@ -166,12 +186,12 @@ class NumpyView:
         h: f32[P, N, D]; at: int[K], rows of h; targets: int[K]; returns f32[P, K].
         """
         b = self.vector(bias) if bias is not None else None
-        copies = len(self.probes) if self.perturbed else len(h)
+        copies = max(self.count(name, h), 1 if b is None else len(b))
         top = np.full((copies, h.shape[1]), -np.inf, np.float32)
         total, picked = np.zeros_like(top), np.empty((copies, len(at)), np.float32)
         for start, stop, y in self.project(name, h):
             if b is not None:
-                y += b[..., start:stop]
+                y = plus(y, b[..., start:stop])
             here = (start <= targets) & (targets < stop)
             picked[:, here] = y[:, at[here], targets[here] - start]
             self.log_sum_exp(y, top, total)
@@ -179,18 +199,20 @@ class NumpyView:
 
     # -- mathematics without parameters ----------------------------------------------------
 
-    def attention(self, q: np.ndarray, k: np.ndarray, v: np.ndarray, batch: Batch, causal: bool,
-                  rows: np.ndarray | None = None) -> np.ndarray:  # fmt: skip
+    def attention(self, name: str, q: np.ndarray, k: np.ndarray, v: np.ndarray, batch: Batch,
+                  causal: bool, rows: np.ndarray | None = None) -> np.ndarray:  # fmt: skip
         """Scaled dot-product attention within each packed segment (Vaswani et al. 2017, eq. 1).
 
         softmax(q k^T / sqrt(K)) v; a segment sees its parent and itself, up to each query's own
         place if causal. q: f32[P, M, H, K], the queries of tokens `rows` (None: all N);
         k, v: f32[P, N, H, K]; returns f32[P, M, H, K].
+        name: of the layer's attention, to find a prefix (Li & Liang 2021) that every query sees
         differs: no padding mask exists, since nothing is padded
         """
+        k, v, prefix = self.prefixed(name, k, v)
         out = np.empty((max(len(q), len(k), len(v)), *q.shape[1:]), np.float32)
         scale = np.float32(q.shape[-1] ** -0.5)
-        for queries, keys, places in batch.attention_blocks(rows, QUERIES):
+        for queries, keys, places in batch.attention_blocks(rows, QUERIES, prefix):
             # [P, H, T, K] x [P, H, K, S]
             score = q[:, queries].swapaxes(1, 2) @ k[:, keys].transpose(0, 2, 3, 1)
             score *= scale
@@ -202,6 +224,19 @@ class NumpyView:
             out[:, queries] = (score @ v[:, keys].swapaxes(1, 2)).swapaxes(1, 2)
         return out
 
+    def prefixed(self, name: str, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, ...]:
+        """k and v with the prefix's rows after the tokens', and how many those are."""
+        if f"{name}.prefix.key" not in self.weights:
+            return k, v, 0
+        rows = np.arange(self.weights.shape(f"{name}.prefix.key")[0])
+        both = []
+        for part, x in (("key", k), ("value", v)):
+            p = self.embed(f"{name}.prefix.{part}", rows).reshape(-1, len(rows), *x.shape[2:])
+            n = max(len(x), len(p))
+            parts = [np.broadcast_to(a, (n, *a.shape[1:])) for a in (x, p)]
+            both.append(np.concatenate(parts, axis=1))
+        return *both, len(rows)
+
     def log_sum_exp(self, y: np.ndarray, top: np.ndarray, total: np.ndarray) -> None:
         """Take y: f32[P, N, R] into the running sums total e^top: f32[P, N] each; y is spent."""
         new = np.maximum(top, y.max(axis=-1))
@@ -209,6 +244,18 @@ class NumpyView:
         total *= np.exp(top - new)
         total += np.exp(y, out=y).sum(axis=-1)
         top[...] = new
+
+    def cross_entropy(self, scores: np.ndarray, labels: np.ndarray,
+                      counts: np.ndarray) -> np.ndarray:  # fmt: skip
+        """Sum over the examples of -log softmax(scores)[label].
+
+        scores: f64[P, B, C]; labels: i64[B]; counts: i64[B], how many candidates each example has;
+        returns f64[P]
+        """
+        scores = present(scores, counts)
+        top = scores.max(axis=-1, keepdims=True)
+        log_total = top[..., 0] + np.log(np.exp(scores - top).sum(axis=-1))
+        return (log_total - scores[:, np.arange(len(labels)), labels]).sum(axis=-1)
 
     def gelu(self, x: np.ndarray) -> np.ndarray:
         """x Phi(x), the exact GELU (Hendrycks & Gimpel 2016), within 3e-7 |x|; x is overwritten."""

@@ -88,6 +88,9 @@ class Resident:
         """The given rows, in storage type."""
         return self.tensors[name][rows]
 
+    def move(self, path: Path) -> None:
+        """Nothing: what has been written is in memory too."""
+
 
 class Weights:
     """Named tensors with the verbs that zeroth-order training needs: read, view, add.
@@ -95,13 +98,17 @@ class Weights:
     store:   where the bytes live; a dict of arrays is Resident: name -> f32, f16 or u16 (bfloat16).
     engine:  makes a view, engine(weights, probes), and folds; it holds all the arithmetic.
     kind:    the distribution of z.
+    trained: the tensors that z reaches; all others stay as they are.
     pending: updates that count in all that is read and are not yet in the bytes.
+    scale:   of every adapter, alpha / r (adapters.py).
     """
 
     def __init__(self, store: Any, engine: Any, kind: str = "gaussian") -> None:
         self.store = Resident(store) if isinstance(store, dict) else store
         self.engine, self.kind = engine, kind
+        self.trained = dict.fromkeys(self.store.shapes)  # in order, and quick to look up
         self.pending: list[Update] = []
+        self.scale = 1.0
 
     def names(self) -> list[str]:
         """The tensors, by the checkpoint's own names."""
@@ -143,7 +150,7 @@ class Weights:
         raw: elements of a tensor; index: u32, their flat numbers, kept; returns f32 of that shape
         """
         w, is_matrix = widen(raw), len(self.shape(name)) > 1
-        for terms, decay in self.pending:
+        for terms, decay in self.pending if name in self.trained else ():
             if decay and is_matrix:
                 w = np.float32(1 - decay) * w
             for seed, coefficient in terms:
@@ -186,7 +193,7 @@ class Weights:
     def fold(self) -> None:
         """All that is pending into the bytes, in one sweep, where they are in memory."""
         if self.pending and self.store.is_resident:
-            for name in self.names():
+            for name in self.trained:
                 self.engine.fold(self, name, self.stored(name), 0)
             self.pending.clear()
 
@@ -195,15 +202,14 @@ class Weights:
         self.fold()
         for name in names:
             for start, raw in self.store.blocks(name, sweep="write"):
-                if self.pending:
+                if self.pending and name in self.trained:
                     self.engine.fold(self, name, raw, start)
                 write(name, raw)
 
     def move(self, path: Path) -> None:
-        """Where they are streamed: to a file of what `write` gave, so that nothing is pending."""
-        if not self.store.is_resident:
-            self.store.move(path)
-            self.pending.clear()
+        """To a file of what `write` gave, where they are not in memory; so nothing is pending."""
+        self.store.move(path)
+        self.pending.clear()
 
 
 def salt(terms: Sequence[Term]) -> int:

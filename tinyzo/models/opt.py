@@ -115,7 +115,8 @@ def attention(theta, config: Config, name: str, x: np.ndarray, y: np.ndarray, ba
     k, v = heads("k_proj", y), heads("v_proj", y)
     if rows is not None:
         x, y = x[:, rows], y[:, rows]
-    a = theta.attention(heads("q_proj", y), k, v, batch, causal=True, rows=rows)
+    q = heads("q_proj", y)
+    a = theta.attention(f"{name}.self_attn", q, k, v, batch, causal=True, rows=rows)
     return theta.linear(f"{name}.self_attn.out_proj", a.reshape(*a.shape[:2], -1), residual=x)
 
 

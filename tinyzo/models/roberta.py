@@ -106,7 +106,8 @@ def attention(theta, config: Config, name: str, x: np.ndarray, batch: Batch, row
     k, v = heads("key", x), heads("value", x)
     if rows is not None:
         x = x[:, rows]
-    a = theta.attention(heads("query", x), k, v, batch, causal=False, rows=rows)
+    q = heads("query", x)
+    a = theta.attention(f"{name}.self", q, k, v, batch, causal=False, rows=rows)
     return theta.linear(f"{name}.output.dense", a.reshape(*a.shape[:2], -1), residual=x)
 
 

@@ -3,13 +3,15 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from tinyzo.engine.numpy_engine import present
 from tinyzo.errors import NumericError
 from tinyzo.text.batches import micro_batches
 from tinyzo.text.tasks import Example
-from tinyzo.zo.objectives import Objective, cross_entropy
+from tinyzo.zo.objectives import Objective
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,13 @@ def evaluate(objective: Objective, examples: Sequence[Example]) -> Evaluation:
     raises: NumericError when the loss is not finite
     """
     right, total = 0, 0.0
-    for labels, scores in _scored(objective, examples):
-        right += int((scores.argmax(axis=-1) == labels).sum())
-        total += float(cross_entropy(scores[None], labels)[0])
+    theta = objective.model.weights.view()
+    for batch, scores in _scored(objective, theta, examples):
+        right += int((scores.argmax(axis=-1) == batch.labels).sum())
+        total += float(theta.cross_entropy(scores[None], batch.labels, batch.counts)[0])
     loss = total / len(examples)
     if objective.bound.task.loss == "lm":
-        loss = float(objective(objective.model.weights.view(), examples)[0])
+        loss = float(objective(theta, examples)[0])
     _check(loss, len(examples))
     return Evaluation(len(examples), right / len(examples), loss)
 
@@ -42,18 +45,17 @@ def predict(objective: Objective, examples: Sequence[Example]) -> Iterator[np.nd
 
     raises: NumericError when a score is not finite
     """
-    for labels, scores in _scored(objective, examples):
+    for batch, scores in _scored(objective, objective.model.weights.view(), examples):
         top = scores.max(axis=-1, keepdims=True)
-        _check(float(top.sum()), len(labels))
+        _check(float(top.sum()), len(batch.labels))
         odds = np.exp(scores - top)
         yield from odds / odds.sum(axis=-1, keepdims=True)
 
 
-def _scored(objective: Objective, examples: Sequence[Example]) -> Iterator[tuple]:
-    """Labels, i64[B], and scores of the candidates, f64[B, C], of each micro-batch."""
-    theta = objective.model.weights.view()
+def _scored(objective: Objective, theta: Any, examples: Sequence[Example]) -> Iterator[tuple]:
+    """Each micro-batch, and the scores of its candidates: f64[B, C]."""
     for batch in map(objective.pack, micro_batches(examples, objective.max_tokens)):
-        yield batch.labels, objective.scores(theta, batch)[0]
+        yield batch, present(objective.scores(theta, batch), batch.counts)[0]
 
 
 def _check(value: float, rows: int) -> None:

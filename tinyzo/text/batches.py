@@ -42,8 +42,11 @@ class Batch:
     counts: np.ndarray | None = None
     labels: np.ndarray | None = None
 
-    def attention_blocks(self, rows: np.ndarray | None, size: int) -> Iterator[Block]:
+    def attention_blocks(self, rows: np.ndarray | None, size: int,
+                         prefix: int = 0) -> Iterator[Block]:  # fmt: skip
         """What attends to what, segment by segment, at most `size` queries at once.
+
+        prefix: so many keys after the tokens' come before all others.
 
         rows: the tokens that ask (ascending), None for all. Yields the queries as a slice of
         rows, the keys as tokens (parent's first), and each query's own place among the keys.
@@ -54,6 +57,9 @@ class Batch:
             if parent >= 0:
                 first, last = self.starts[parent : parent + 2]
                 keys, before = np.r_[first:last, start:stop], last - first
+            if prefix:
+                own = keys if parent >= 0 else np.arange(start, stop)
+                keys, before = np.r_[len(self.ids) : len(self.ids) + prefix, own], before + prefix
             begin, end = np.searchsorted(rows, (start, stop))
             for i in range(begin, end, size):
                 queries = slice(i, min(i + size, end))

@@ -39,7 +39,8 @@ class Objective:
                 count += len(batch.targets)
             else:
                 batch = self.pack(part)
-                total = total + cross_entropy(self.scores(theta, batch), batch.labels)
+                scores = self.scores(theta, batch)
+                total = total + theta.cross_entropy(scores, batch.labels, batch.counts)
                 count += len(part)
         return total / count
 
@@ -63,7 +64,7 @@ class Objective:
         return model.architecture.logits(theta, model.config, h, words).astype(np.float64)
 
     def scores(self, theta: Any, batch: Batch) -> np.ndarray:
-        """Each example's candidates: f64[P, B, C], -inf where an example has fewer than C.
+        """Each example's candidates: f64[P, B, C]; where an example has fewer than C, anything.
 
         Up to a number that all candidates of an example share: where each has one token, that is
         the sum over the vocabulary in log p, which is then not computed.
@@ -77,13 +78,6 @@ class Objective:
             starts = np.cumsum(batch.lengths) - batch.lengths
             sums = np.add.reduceat(self.token_nll(theta, batch), starts, axis=-1)
             means = -sums / batch.lengths
-        table = np.full((len(means), len(batch.counts), batch.counts.max()), -np.inf)
-        table[:, np.arange(table.shape[2]) < batch.counts[:, None]] = means
-        return table
-
-
-def cross_entropy(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Sum over the batch of -log softmax(scores)[label]. f64[P, B, C], i64[B]; f64[P]."""
-    top = scores.max(axis=-1, keepdims=True)
-    log_total = top[..., 0] + np.log(np.exp(scores - top).sum(axis=-1))
-    return (log_total - scores[:, np.arange(len(labels)), labels]).sum(axis=-1)
+        first = np.cumsum(batch.counts) - batch.counts
+        each = np.minimum(np.arange(batch.counts.max()), batch.counts[:, None] - 1)
+        return means[:, first[:, None] + each]
