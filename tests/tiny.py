@@ -135,9 +135,7 @@ class Float64View:
         log_p = y - np.log(np.exp(y).sum(-1, keepdims=True))
         return -log_p[:, at, targets]
 
-    def attention(
-        self, name, q: np.ndarray, k: np.ndarray, v: np.ndarray, batch: Batch, causal: bool, rows=None
-    ) -> np.ndarray:
+    def attention(self, name, q, k, v, batch: Batch, causal: bool, rows=None) -> np.ndarray:
         segment = np.repeat(np.arange(len(batch.parents)), np.diff(batch.starts))
         seen = (segment[:, None] == segment) | (batch.parents[segment][:, None] == segment)
         if causal:

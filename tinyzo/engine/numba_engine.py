@@ -25,7 +25,7 @@ from tinyzo.engine.engines import fast_cpus
 from tinyzo.engine.numba_kernels import DEPTH, LANES, ROWS, Terms
 from tinyzo.engine.numba_vectors import TILE
 from tinyzo.engine.numpy_engine import QUERIES, NumpyView
-from tinyzo.engine.weights import Block, Probe, Weights, salt
+from tinyzo.engine.weights import Block, Probe, Weights, adam_terms, salt
 from tinyzo.text.batches import Batch, pack_sequences
 
 BLOCK = 128  # rows of W that a thread takes at once, at most
@@ -95,7 +95,7 @@ class NumbaEngine:
         """NumpyView.fold, to the same bytes."""
         terms, first = make_terms(weights, name, ()), start * math.prod(raw.shape[1:])
         flat, tasks = as_bytes(raw.reshape(1, -1)), raw.size // kernels.CHUNK + 1
-        self.run(kernels.fold, *flat, terms, first, scratch=2048, tasks=tasks)
+        self.run(kernels.fold, *flat, terms, first, scratch=4096, tasks=tasks)
 
 
 STORAGE = {"float32": kernels.F32, "uint16": kernels.BF16, "float16": kernels.F16}
@@ -108,12 +108,14 @@ def as_bytes(raw: np.ndarray) -> tuple[np.ndarray, int]:
 
 def make_terms(weights: Weights, name: str, probes: Sequence[Probe]) -> Terms:
     """What is added to a tensor as it is read; probes: () for the tensor itself."""
-    is_matrix, kind = len(weights.shape(name)) > 1, weights.kind
-    past: list[tuple] = []  # seed, kept, added, whether w is rounded then, and by which seed
+    is_matrix, kind, adam = len(weights.shape(name)) > 1, weights.kind, weights.adam
+    past: list[list] = []  # seed, kept, added, rounded then by which seed, squares, Adam's rate
     for terms, decay in weights.pending if name in weights.trained else ():
-        each = [[seed, 1.0, added, False, 0] for seed, added in terms or [(0, 0.0)]]
-        each[0][1] = 1 - decay if is_matrix else 1.0
-        each[-1][3:] = True, salt(terms)
+        plain = ([(seed, added, 0.0) for seed, added in terms or [(0, 0.0)]], 0.0)
+        moments, rate = adam_terms(terms, adam) if adam else plain
+        each = [[seed, 1.0, added, False, 0, square, 0.0] for seed, added, square in moments]
+        each[-1 if adam else 0][1] = 1 - decay if is_matrix else 1.0
+        each[-1][3:5], each[-1][6] = (True, salt(terms)), rate
         past += each
     seeds = list(dict.fromkeys(p.seed for p in probes if p.scale))
     keys = [noise.key(seed, name, kind) for seed in (*(t[0] for t in past), *seeds)]
@@ -124,7 +126,9 @@ def make_terms(weights: Weights, name: str, probes: Sequence[Probe]) -> Terms:
                  np.array([t[2] for t in past], np.float32),
                  np.array([t[3] for t in past], np.bool_),
                  np.array(salts, np.uint32).reshape(-1, 2), np.array(places or [-1], np.int64),
-                 np.array([p.scale for p in probes] or [0], np.float32), kind == "rademacher")
+                 np.array([p.scale for p in probes] or [0], np.float32), kind == "rademacher",
+                 np.array([t[5:] for t in past if adam], np.float32).reshape(-1, 2),
+                 np.float32(weights.limits.get(name, np.inf)))
 
 
 @functools.cache
@@ -199,9 +203,13 @@ class NumbaView(NumpyView):
             tiles = len(terms.seeds) * block * DEPTH
             engine.run(kernels.linear, x, *as_bytes(raw), rows, terms, bias, residual, out, column,
                        bf16, block, shared=len(x) * tokens * words,
-                       scratch=max(tiles + 4 * DEPTH + copies * tokens * block, LANES * words))
+                       scratch=max(tiles + 8 * DEPTH + copies * tokens * block, LANES * words))
             column += len(raw)
         return out
+
+    def full(self, name: str, x: np.ndarray) -> np.ndarray:
+        store, count = self.weights.store, self.weights.shape(name)[0]
+        return self.multiply_rows(name, x, store.blocks(name), count)
 
     def linear(self, name: str, x: np.ndarray, residual: np.ndarray | None = None) -> np.ndarray:
         given, matrix = f"{name}.bias" in self.weights, f"{name}.weight"
@@ -216,7 +224,8 @@ class NumbaView(NumpyView):
         blocks = store.blocks(name) if rows is None else [(rows, store.gather(name, rows))]
         rows = np.arange(count) if rows is None else rows
         b = NOTHING[2] if bias is None else np.ascontiguousarray(self.vector(bias)[:, 0, rows])
-        return self.multiply_rows(name, h, blocks, len(rows), b)
+        y = self.multiply_rows(name, h, blocks, len(rows), b)
+        return self.adapt(name.removesuffix(".weight"), h, y, rows)
 
     def project(self, name: str, x: np.ndarray, out=None) -> Iterator[tuple[int, int, np.ndarray]]:
         count = self.weights.shape(name)[0]

@@ -16,6 +16,7 @@ from numba import njit
 from tinyzo.engine import noise
 from tinyzo.engine.numba_vectors import TILE, fetch_add, square_transpose, tile_multiplier
 from tinyzo.engine.numpy_engine import PHI_LIMIT, PHI_P, PHI_Q
+from tinyzo.engine.weights import FLOOR
 
 LANES, ROWS, WIDTH = TILE.lanes, TILE.rows, TILE.width
 DEPTH = 512  # words of k at once: a panel of X, and the rows of W that meet it, stay in L2
@@ -34,7 +35,8 @@ class Terms(NamedTuple):
     kept, added: f32[T], w <- kept w + added z, in this order
     rounds: bool[T], whether an update ends there, after which w is rounded; salts: u32[T, 2]
     seeds: i64[C], for each copy of the weights the place of its z in keys, or -1; scales: f32[C]
-    is_signs: whether z is rademacher
+    is_signs: whether z is rademacher; limit: z is 0 where |w| is larger
+    moments: f32[T, 2], what Adam adds z^2 with, and at an update's end its rate; or f32[0, 2]
     """
 
     keys: np.ndarray
@@ -45,6 +47,8 @@ class Terms(NamedTuple):
     seeds: np.ndarray
     scales: np.ndarray
     is_signs: bool
+    moments: np.ndarray
+    limit: float
 
 
 # -- threads ---------------------------------------------------------------------------------
@@ -95,11 +99,14 @@ def fill_signs(key_0, key_1, start, z):
 
 
 @kernel
-def fill_noise(terms, t, start, z):
+def fill_noise(terms, t, start, z, w):
     if terms.is_signs:
         fill_signs(terms.keys[t, 0], terms.keys[t, 1], start, z)
     else:
         fill_gaussian(terms.keys[t, 0], terms.keys[t, 1], start, z)
+    if terms.limit < np.inf:
+        for i in range(z.size):
+            z[i] = F(0) if abs(w[i]) > terms.limit else z[i]
 
 
 # -- storage: bytes, and what they are -----------------------------------------------------------
@@ -173,15 +180,32 @@ def widen_row(raw, storage, row, start, w):
             w[i] = widen_half(halves[i])
 
 
+@kernel
+def add_adam(terms, t, w, z, m, v):
+    """Weights.adam_change: one term more of its moments, and at the last one what it adds."""
+    if t == 0 or terms.rounds[t - 1]:
+        m[:], v[:] = F(0), F(0)
+    added, kept, square, rate = terms.added[t], terms.kept[t], *terms.moments[t]
+    for i in range(w.size):
+        m[i] = m[i] + added * z[i]
+        v[i] = v[i] + square * (z[i] * z[i])
+    if terms.rounds[t]:
+        for i in range(w.size):
+            w[i] = kept * w[i] + rate * (m[i] / (np.sqrt(v[i]) + FLOOR))
+
+
 @njit(inline="always")
-def add_pending(terms, storage, index, w, z):
+def add_pending(terms, storage, index, w, z, moments):
     """Weights.now: w <- kept w + added z for each term; index: the first element's number."""
     for t in range(terms.kept.size):
-        fill_noise(terms, t, index, z)
+        fill_noise(terms, t, index, z, w)
         kept, added = terms.kept[t], terms.added[t]
         salt_0, salt_1 = terms.salts[t, 0], terms.salts[t, 1]
-        for i in range(w.size):
-            w[i] = kept * w[i] + added * z[i]
+        if terms.moments.shape[0]:
+            add_adam(terms, t, w, z, moments[: w.size], moments[w.size : 2 * w.size])
+        else:
+            for i in range(w.size):
+                w[i] = kept * w[i] + added * z[i]
         if terms.rounds[t] and storage == BF16:
             for i in range(w.size):
                 w[i] = dithered_bfloat(w[i], random_word(salt_0, salt_1, U(index + U(i))))
@@ -191,7 +215,7 @@ def add_pending(terms, storage, index, w, z):
 
 
 @kernel
-def copy_rows(raw, storage, rows, start, terms, w, z, copies, at, stride, apart, bf16):
+def copy_rows(raw, storage, rows, start, terms, w, z, moments, copies, at, stride, apart, bf16):
     """Elements start, ... of some rows as each probe has them, w.size of each.
 
     raw: u8[R, bytes]; rows: i64[R], their numbers in the tensor
@@ -200,12 +224,12 @@ def copy_rows(raw, storage, rows, start, terms, w, z, copies, at, stride, apart,
     for r in range(rows.size):
         widen_row(raw, storage, r, start, w)
         index = U(rows[r] * (raw.shape[1] // (4 if storage == F32 else 2)) + start)
-        add_pending(terms, storage, index, w, z)
+        add_pending(terms, storage, index, w, z, moments)
         made = -1
         for c in range(terms.seeds.size):
             if terms.seeds[c] not in (-1, made):
                 made = terms.seeds[c]
-                fill_noise(terms, made, index, z)
+                fill_noise(terms, made, index, z, w)
             scale, first = terms.scales[c], at + r * stride + c * apart
             if terms.seeds[c] < 0 and not bf16:
                 copies[first : first + w.size] = w
@@ -231,12 +255,13 @@ def fold(raw, storage, terms, first, scratch, counters):
         for start in range(task, min(n, task + CHUNK), step):
             size = min(step, n - start)
             w, z, index = scratch[:size], scratch[step : step + size], U(first + start)
+            moments = scratch[2 * step :]
             if storage == F32:
                 in_place = raw[0, 4 * start : 4 * (start + size)].view(F)
-                add_pending(terms, storage, index, in_place, z)
+                add_pending(terms, storage, index, in_place, z, moments)
                 continue
             widen_row(raw, storage, 0, start, w)
-            add_pending(terms, storage, index, w, z)
+            add_pending(terms, storage, index, w, z, moments)
             halves = raw[0, 2 * start : 2 * (start + size)].view(np.uint16)
             for i in range(size):
                 halves[i] = nearest_bfloat(w[i]) if storage == BF16 else half_bits(w[i])
@@ -338,7 +363,7 @@ def linear(x, raw, storage, rows, terms, bias, residual, out, column, bf16, bloc
     depth = DEPTH * 2 if bf16 else DEPTH
     tiles = terms.seeds.size * block * DEPTH
     w, z = scratch[tiles : tiles + depth], scratch[tiles + depth : tiles + 2 * depth]
-    totals = tiles + 2 * depth
+    moments, totals = scratch[tiles + 2 * depth :], tiles + 4 * depth
     blocks = (rows.size + block - 1) // block
     task = fetch_add(counters, 2, 1)
     while task < blocks:
@@ -348,8 +373,8 @@ def linear(x, raw, storage, rows, terms, bias, residual, out, column, bf16, bloc
             steps = min(DEPTH, words - k0)
             start = k0 * 2 if bf16 else k0
             size = min(depth, inner - start)
-            copy_rows(some, storage, numbers, start, terms, w[:size], z[:size], scratch, 0, DEPTH,
-                      block * DEPTH, bf16)  # fmt: skip
+            copy_rows(some, storage, numbers, start, terms, w[:size], z[:size], moments, scratch, 0,
+                      DEPTH, block * DEPTH, bf16)  # fmt: skip
             for p in range(copies):
                 tile = (p if terms.seeds.size > 1 else 0) * block * DEPTH
                 xp = p if x.shape[0] > 1 else 0

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tinyzo.engine import noise
 from tinyzo.engine.weights import Probe, Weights, narrow, split
 from tinyzo.errors import ShapeError
 from tinyzo.text.batches import Batch
@@ -74,7 +73,7 @@ class NumpyView:
         z: dict[int, np.ndarray] = {}
         for probe in self.probes:
             if probe.scale and probe.seed not in z:
-                z[probe.seed] = noise.at(probe.seed, name, index.copy(), self.weights.kind)
+                z[probe.seed] = self.weights.direction(probe.seed, name, w, index)
             yield w + np.float32(probe.scale) * z[probe.seed] if probe.scale else w
 
     def vector(self, name: str) -> np.ndarray:
@@ -136,7 +135,11 @@ class NumpyView:
     def embed(self, name: str, ids: np.ndarray) -> np.ndarray:
         """Rows of a table. ids: int[N]; returns f32[P, N, D]."""
         rows, back = np.unique(ids, return_inverse=True)
-        return np.stack([copy[back] for copy in self.copies(name, *self.row_copies(name, rows))])
+        x = np.stack([copy[back] for copy in self.copies(name, *self.row_copies(name, rows))])
+        a, b = (f"{name.removesuffix('.weight')}.lora_{part}.weight" for part in "AB")
+        if b in self.weights:
+            x = plus(x, self.embed(b, ids) * np.float32(self.weights.scale) @ self.weights.read(a))
+        return x
 
     def linear(self, name: str, x: np.ndarray, residual: np.ndarray | None = None) -> np.ndarray:
         """x W^T + b, and the residual on top. x: f32[P, N, D]; f32[P, N, out]. b is optional."""
@@ -177,7 +180,7 @@ class NumpyView:
             y = self.multiply(h, name, *self.row_copies(name, rows))
         if bias is not None:
             y = plus(y, self.vector(bias)[..., slice(None) if rows is None else rows])
-        return y
+        return self.adapt(name.removesuffix(".weight"), h, y, rows)
 
     def nll(self, name: str, h: np.ndarray, at: np.ndarray, targets: np.ndarray,
             bias: str | None = None) -> np.ndarray:  # fmt: skip
@@ -192,6 +195,7 @@ class NumpyView:
         for start, stop, y in self.project(name, h):
             if b is not None:
                 y = plus(y, b[..., start:stop])
+            y = self.adapt(name.removesuffix(".weight"), h, y, np.arange(start, stop))
             here = (start <= targets) & (targets < stop)
             picked[:, here] = y[:, at[here], targets[here] - start]
             self.log_sum_exp(y, top, total)

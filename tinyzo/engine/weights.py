@@ -34,6 +34,9 @@ Block = tuple[int, np.ndarray]  # the number of its first row, and its rows in s
 Term = tuple[int, float]  # (seed, coefficient): theta += coefficient * z(seed)
 Update = tuple[Sequence[Term], float]  # (terms, decay): theta <- (1 - decay) theta + its terms
 
+# AdaMeZO (arXiv 2605.00650)
+BETA_1, BETA_2, BOOST, FLOOR = 0.7, 0.9, 100.0, np.float32(1e-5)
+
 
 def widen(raw: np.ndarray) -> np.ndarray:
     """Storage to float32, exactly. A float32 array comes back as it is, not as a copy."""
@@ -99,16 +102,19 @@ class Weights:
     engine:  makes a view, engine(weights, probes), and folds; it holds all the arithmetic.
     kind:    the distribution of z.
     trained: the tensors that z reaches; all others stay as they are.
+    limits:  of a tensor: z is 0 where |theta| is larger (Sparse-MeZO, arXiv 2402.15751).
+    scale:   of every adapter, alpha / r.
+    adam:    terms of a step, where updates are Adam's (`adam_terms`); 0 where they are sums.
     pending: updates that count in all that is read and are not yet in the bytes.
-    scale:   of every adapter, alpha / r (adapters.py).
     """
 
     def __init__(self, store: Any, engine: Any, kind: str = "gaussian") -> None:
         self.store = Resident(store) if isinstance(store, dict) else store
         self.engine, self.kind = engine, kind
         self.trained = dict.fromkeys(self.store.shapes)  # in order, and quick to look up
+        self.limits: dict[str, float] = {}
+        self.scale, self.adam = 1.0, 0
         self.pending: list[Update] = []
-        self.scale = 1.0
 
     def names(self) -> list[str]:
         """The tensors, by the checkpoint's own names."""
@@ -153,13 +159,31 @@ class Weights:
         for terms, decay in self.pending if name in self.trained else ():
             if decay and is_matrix:
                 w = np.float32(1 - decay) * w
-            for seed, coefficient in terms:
-                z = noise.at(seed, name, index.copy(), self.kind)
-                w = w + np.float32(coefficient) * z
+            if self.adam:
+                w = w + self.adam_change(terms, name, w, index)
+            else:
+                for seed, coefficient in terms:
+                    w = w + np.float32(coefficient) * self.direction(seed, name, w, index)
             if raw.dtype != np.float32:
                 bits = noise.words(noise.key(salt(terms), name, "rounding"), index.copy())
                 w = widen(narrow(w, raw.dtype, bits))
         return w
+
+    def direction(self, seed: int, name: str, w: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """z of some elements that are now w, f32; index as for `now`."""
+        z = noise.at(seed, name, index.copy(), self.kind)
+        limit = self.limits.get(name)
+        return z if limit is None else np.where(np.abs(w) > np.float32(limit), np.float32(0), z)
+
+    def adam_change(self, terms: Sequence[Term], name: str, w: np.ndarray,
+                    index: np.ndarray) -> np.ndarray:  # fmt: skip
+        """- 100 lr M / (sqrt(V) + 1e-5),  M = sum b1^k g z,  V = sum b2^k g^2 z^2 (AdaMeZO)."""
+        moments, rate = adam_terms(terms, self.adam)
+        m = v = np.float32(0)
+        for seed, first, second in moments:
+            z = self.direction(seed, name, w, index)
+            m, v = m + np.float32(first) * z, v + np.float32(second) * (z * z)
+        return np.float32(rate) * (m / (np.sqrt(v) + FLOOR))
 
     def index(self, name: str, start: int, stop: int) -> np.ndarray:
         """The flat element numbers of rows start .. stop, the counters of z: u32."""
@@ -204,12 +228,36 @@ class Weights:
             for start, raw in self.store.blocks(name, sweep="write"):
                 if self.pending and name in self.trained:
                     self.engine.fold(self, name, raw, start)
+                self.merge(name, raw, start)
                 write(name, raw)
+
+    def merge(self, name: str, raw: np.ndarray, start: int) -> None:
+        """s B A into some of a matrix's rows, where it has an adapter; rounded as an update is."""
+        a, b = (f"{name.removesuffix('.weight')}.lora_{part}.weight" for part in "AB")
+        if b not in self:
+            return
+        low, high = self.read(a), self.read(b) * np.float32(self.scale)
+        for first, tile in split(start, raw):
+            stop, w = first + len(tile), widen(tile)
+            for k in range(len(low)):
+                w = w + high[first:stop, k, None] * low[k]
+            key = noise.key(int(low.view(np.uint32)[0, 0]), name, "rounding")
+            tile[...] = narrow(w, tile.dtype, noise.words(key, self.index(name, first, stop)))
 
     def move(self, path: Path) -> None:
         """To a file of what `write` gave, where they are not in memory; so nothing is pending."""
         self.store.move(path)
         self.pending.clear()
+
+
+def adam_terms(terms: Sequence[Term],
+               each: int) -> tuple[list[tuple[int, float, float]], float]:  # fmt: skip
+    """(seed, b1^k g, b2^k g^2) of the last K steps, `each` terms a step, newest first; - 100 lr.
+
+    terms: (seed, g) of those steps, and at their end (any seed, lr)
+    """
+    aged = [(i // each, seed, g) for i, (seed, g) in enumerate(terms[:-1])]
+    return [(seed, BETA_1**k * g, BETA_2**k * g * g) for k, seed, g in aged], -BOOST * terms[-1][1]
 
 
 def salt(terms: Sequence[Term]) -> int:

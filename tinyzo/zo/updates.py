@@ -1,4 +1,14 @@
-"""How the learning rate runs over the steps (transformers' three common schedules).
+"""From projected gradients to what is added to theta, and how the learning rate runs.
+
+    sgd       -lr g z
+    sign      -lr sign(g) z
+    momentum  -lr sum_k 0.9^k g z                          over the last K steps, k = 0 the newest
+    adam      -100 lr M / (sqrt(V) + 1e-5)                 weights.adam_terms, over the last K steps
+
+An update is a list of terms, so a journal holds it. Those that look back have no state: the
+moments are made again from the seeds of the last K steps (AdaMeZO, 2605.00650).
+
+Schedules are transformers' three common ones:
 
     constant  lr
     linear    lr (1 - s)
@@ -8,8 +18,47 @@ with lr (step + 1) / warmup during the first `warmup` steps.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from tinyzo.engine.weights import Term
 from tinyzo.errors import ConfigError
+
+Past = Sequence[tuple[Sequence[int], Sequence[float]]]  # (seeds, g) of steps, the newest first
+UPDATES = ("sgd", "sign", "momentum", "adam")
+MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class Update:
+    """rule: one of UPDATES; window: K; clip: the most that |g| counts."""
+
+    rule: str = "sgd"
+    window: int = 10
+    clip: float = math.inf
+
+    @property
+    def memory(self) -> int:
+        """How many steps an update has terms of."""
+        return self.window if self.rule in ("momentum", "adam") else 1
+
+    def count(self, queries: int) -> int:
+        """How many terms a step has."""
+        return self.memory * queries + (self.rule == "adam")
+
+    def terms(self, past: Past, lr: float) -> tuple[Term, ...]:
+        """The terms of a step; where there are no K steps yet, the missing are 0."""
+        terms: list[Term] = []
+        for k in range(self.memory):
+            seeds, gradients = past[k] if k < len(past) else (past[0][0], [0.0] * len(past[0][1]))
+            for seed, g in zip(seeds, gradients, strict=True):
+                g = max(-self.clip, min(self.clip, g))
+                terms.append((seed, g if self.rule == "adam" else -lr * self.weight(k, g)))
+        return tuple(terms) + (((terms[0][0], lr),) if self.rule == "adam" else ())
+
+    def weight(self, k: int, g: float) -> float:
+        """What a projected gradient counts k steps later."""
+        return (g > 0) - (g < 0) if self.rule == "sign" else MOMENTUM**k * g
 
 SCHEDULES = {"constant": lambda s: 1.0, "linear": lambda s: 1.0 - s,
              "cosine": lambda s: (1.0 + math.cos(math.pi * s)) / 2}  # fmt: skip

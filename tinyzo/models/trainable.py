@@ -1,0 +1,170 @@
+"""What of a model is trained: all of it, some tensors by name, or small ones added to it.
+
+    full                 every parameter
+    'lm_head.*,*.bias'   the parameters that a pattern names; `bias` and `head` are two such
+    lora, lora-fa        W + s B A beside projections; lora-fa keeps A (Zhang et al. 2023)
+    prefix               keys and values that every query of a layer sees (Li & Liang 2021)
+
+But for `full`, what is trained lies in memory, in front of a checkpoint that nobody writes, and is
+all that a snapshot or an adapter file holds.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyzo.checkpoints.safetensors import open_safetensors
+from tinyzo.engine.noise import noise
+from tinyzo.engine.numpy_engine import NumpyView
+from tinyzo.engine.weights import Block, Resident, Weights
+from tinyzo.errors import ConfigError
+from tinyzo.models.model import Model
+from tinyzo.text.batches import pack_sequences
+
+ALIASES = {"bias": "*.bias", "head": "lm_head.*"}
+PREFIX = 5  # tokens
+LOW_RANK = 2  # of U and V, as LOZO has it
+SAMPLE = 1 << 18
+
+
+class Overlay:
+    """A store with tensors of its own, in memory, in front of another's; those alone are written.
+
+    load, resize and block_bytes are the other's, which may be streamed.
+    """
+
+    is_resident = True
+
+    def __init__(self, base: Any, own: dict[str, np.ndarray]) -> None:
+        self.base, self.own = base, Resident(own)
+        self.shapes = base.shapes | self.own.shapes
+        self.dtypes = base.dtypes | self.own.dtypes
+
+    def of(self, name: str) -> Any:
+        """The store that has a tensor."""
+        return self.own if name in self.own.tensors else self.base
+
+    def read(self, name: str) -> np.ndarray:
+        return self.of(name).read(name)
+
+    def blocks(self, name: str, *rows: Any, **how: Any) -> Iterator[Block]:
+        return self.of(name).blocks(name, *rows, **how)
+
+    def gather(self, name: str, rows: np.ndarray) -> np.ndarray:
+        return self.of(name).gather(name, rows)
+
+    def load(self) -> "Overlay":
+        return Overlay(self.base.load(), self.own.tensors)
+
+    def resize(self, tiles: int) -> None:
+        self.base.resize(tiles)
+
+    def block_bytes(self, tiles: int) -> int:
+        own = sum(tensor.nbytes for tensor in self.own.tensors.values())
+        return self.base.block_bytes(tiles) + own // 2  # a plan counts two blocks
+
+    def move(self, path: Path) -> None:
+        """Take the trained tensors of a snapshot."""
+        with open_safetensors(path) as file:
+            for name in file.names():
+                self.own.tensors[name][...] = file.read(name)
+
+
+def train_only(model: Model, what: str, seed: int, rank: int, alpha: float,
+               targets: Sequence[str] = ("query", "value", "q_proj", "v_proj")) -> None:  # fmt: skip
+    """Train `what` of a model, whose weights are still in their file, instead of all.
+
+    seed: makes LoRA's A, and the tokens of a prefix. rank, alpha: LoRA's r and alpha
+    targets: the projections that get one, by the last part of their names
+    raises: ConfigError when a pattern or the targets name nothing
+    """
+    weights, names = model.weights, model.weights.names()
+    if what == "full":
+        return
+    if what in ("lora", "lora-fa"):
+        ends = tuple(f".{target}.weight" for target in targets)
+        own = lora(weights, [name for name in names if name.endswith(ends)], rank, seed)
+        trained = [name for name in own if what == "lora" or ".lora_B." in name]
+        weights.scale = alpha / rank
+    elif what == "prefix":
+        own = trained = prefixes(model, seed)
+    else:
+        patterns = ALIASES.get(what, what).split(",")
+        matching = [n for n in names if any(fnmatchcase(n, pattern) for pattern in patterns)]
+        own = trained = {name: weights.stored(name) for name in matching}
+    if not own:
+        raise ConfigError(f"{what!r} names no tensor of the model", "tinyzo inspect DIR lists them")
+    _overlay(weights, own, trained)
+
+
+def _overlay(weights: Weights, own: dict[str, np.ndarray], trained: Iterable[str]) -> None:
+    weights.store = Overlay(weights.store, own)
+    weights.trained = dict.fromkeys(trained)
+
+
+def lora(weights: Weights, names: Iterable[str], rank: int, seed: int) -> dict[str, np.ndarray]:
+    """Adapters of matrices. A: f32[r, in], from the seed, of PEFT's variance; B: f32[out, r], 0."""
+    own = {}
+    for name in names:
+        (rows, width), module = weights.shape(name), name.removesuffix(".weight")
+        a = f"{module}.lora_A.weight"
+        own[a] = noise(seed, a, (rank, width)) * np.float32(1 / math.sqrt(3 * width))
+        own[f"{module}.lora_B.weight"] = np.zeros((rows, rank), np.float32)
+    return own
+
+
+def prefixes(model: Model, seed: int) -> dict[str, np.ndarray]:
+    """The keys and values that a few random tokens have in each layer: f32[PREFIX, D] each."""
+    own: dict[str, np.ndarray] = {}
+
+    class Recorder(NumpyView):
+        def attention(self, name: str, q: np.ndarray, k: np.ndarray, v: np.ndarray,
+                      *others: Any, **more: Any) -> np.ndarray:  # fmt: skip
+            own[f"{name}.prefix.key"] = k.reshape(k.shape[1], -1).copy()
+            own[f"{name}.prefix.value"] = v.reshape(v.shape[1], -1).copy()
+            return super().attention(name, q, k, v, *others, **more)
+
+    ids = np.random.RandomState(seed % 2**32).randint(0, model.config.vocab_size, PREFIX)
+    batch = pack_sequences([ids.tolist()])
+    model.architecture.hidden(Recorder(model.weights, []), model.config, batch)
+    return own
+
+
+def low_rank(weights: Weights, seed: int) -> None:
+    """Let matrices move by z = U V^T alone, of which V is kept for a while (LOZO, 2410.07698).
+
+    That is LoRA with B = U, the m x r numbers that move, and A = V^T, from the seed.
+    """
+    matrices = [name for name in weights.names() if len(weights.shape(name)) == 2]
+    own = lora(weights, matrices, LOW_RANK, seed)
+    moved = [name for name in own if ".lora_B." in name]
+    vectors = {n: weights.stored(n) for n in weights.names() if len(weights.shape(n)) == 1}
+    _overlay(weights, own | vectors, [*moved, *vectors])
+    renew(weights, seed)
+
+
+def renew(weights: Weights, seed: int) -> None:
+    """Another V, with U at 0; what has moved must have been merged."""
+    for name in weights.names():
+        if ".lora_B." in name:
+            weights.stored(name)[...] = 0
+        elif ".lora_A." in name:
+            weights.stored(name)[...] = noise(seed, name, weights.shape(name))
+
+
+def magnitude_limits(weights: Weights, share: float = 0.25) -> dict[str, float]:
+    """For each trained tensor, what so large a share of its elements does not exceed.
+
+    differs: a percentile of whole rows, evenly spaced, of some SAMPLE elements in all
+    """
+    limits = {}
+    for name in weights.trained:
+        rows, *rest = weights.shape(name)
+        every = max(1, rows * math.prod(rest) // SAMPLE)
+        sizes = np.sort(np.abs(weights.gather(name, np.arange(0, rows, every))), axis=None)
+        limits[name] = float(sizes[int(share * (sizes.size - 1))])
+    return limits
