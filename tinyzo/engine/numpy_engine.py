@@ -5,7 +5,7 @@ A view stands for P perturbed copies of the model. Activations carry that axis i
 its z made once per seed, and W + scale * z lives only while it is multiplied.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -31,6 +31,23 @@ def polynomial(coefficients: tuple[float, ...], x: np.ndarray) -> np.ndarray:
         total *= x
         total += np.float32(c)
     return total
+
+
+def normal_distribution(x: np.ndarray) -> np.ndarray:
+    """Phi(x) of the standard normal distribution, within 3e-7 in float32."""
+    t = np.clip(x, np.float32(-PHI_LIMIT), np.float32(PHI_LIMIT))
+    square = t * t
+    t *= polynomial(PHI_P, square)
+    t /= polynomial(PHI_Q, square)
+    t += np.float32(0.5)
+    return t
+
+
+def blocks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """Contiguous arrays of one size in flat blocks, small enough to stay in cache."""
+    flat = [array.reshape(-1) for array in arrays]
+    for start in range(0, flat[0].size, 1 << 14):
+        yield tuple(each[start : start + (1 << 14)] for each in flat)
 
 
 def present(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -162,10 +179,10 @@ class NumpyView:
 
         Without its two vectors in the checkpoint it only centres and scales.
         """
-        x = x - x.mean(axis=-1, keepdims=True)
-        x /= np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + np.float32(ln_eps))
+        x = self.standardise(x - x.mean(axis=-1, keepdims=True), np.float32(ln_eps))
         if f"{name}.weight" in self.weights:
-            x = x * self.vector(f"{name}.weight") + self.vector(f"{name}.bias")
+            x = self.bilinear(np.multiply, x, self.vector(f"{name}.weight"))
+            x = x + self.vector(f"{name}.bias")
         return x
 
     def scores(self, name: str, h: np.ndarray, rows: np.ndarray | None = None,
@@ -199,7 +216,7 @@ class NumpyView:
             here = (start <= targets) & (targets < stop)
             picked[:, here] = y[:, at[here], targets[here] - start]
             self.log_sum_exp(y, top, total)
-        return (np.log(total) + top)[:, at] - picked
+        return self.log_total(top, total)[:, at] - picked
 
     # -- mathematics without parameters ----------------------------------------------------
 
@@ -218,14 +235,13 @@ class NumpyView:
         scale = np.float32(q.shape[-1] ** -0.5)
         for queries, keys, places in batch.attention_blocks(rows, QUERIES, prefix):
             # [P, H, T, K] x [P, H, K, S]
-            score = q[:, queries].swapaxes(1, 2) @ k[:, keys].transpose(0, 2, 3, 1)
+            queried = q[:, queries].swapaxes(1, 2), k[:, keys].transpose(0, 2, 3, 1)
+            score = self.bilinear(np.matmul, *queried)
             score *= scale
-            if causal:
-                score[:, :, places[:, None] < np.arange(score.shape[-1])] = -np.inf
-            score -= score.max(axis=-1, keepdims=True)
-            np.exp(score, out=score)
-            score /= score.sum(axis=-1, keepdims=True)
-            out[:, queries] = (score @ v[:, keys].swapaxes(1, 2)).swapaxes(1, 2)
+            hidden = places[:, None] < np.arange(score.shape[-1]) if causal else None
+            score = self.softmax(score, hidden)
+            values = self.bilinear(np.matmul, score, v[:, keys].swapaxes(1, 2))
+            out[:, queries] = values.swapaxes(1, 2)
         return out
 
     def prefixed(self, name: str, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -241,6 +257,26 @@ class NumpyView:
             both.append(np.concatenate(parts, axis=1))
         return *both, len(rows)
 
+    # -- what is not linear in the activations ---------------------------------------------
+
+    def bilinear(self, f: Callable[..., np.ndarray], a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """f(a, b), f linear in both."""
+        return f(a, b)
+
+    def standardise(self, x: np.ndarray, ln_eps: np.float32) -> np.ndarray:
+        """x / sqrt(mean x^2 + ln_eps) over the last axis; x is overwritten."""
+        x /= np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + ln_eps)
+        return x
+
+    def softmax(self, score: np.ndarray, hidden: np.ndarray | None) -> np.ndarray:
+        """Over the last axis, in place. hidden: bool[T, S], which keys no query may see."""
+        if hidden is not None:
+            score[:, :, hidden] = -np.inf
+        score -= score.max(axis=-1, keepdims=True)
+        np.exp(score, out=score)
+        score /= score.sum(axis=-1, keepdims=True)
+        return score
+
     def log_sum_exp(self, y: np.ndarray, top: np.ndarray, total: np.ndarray) -> None:
         """Take y: f32[P, N, R] into the running sums total e^top: f32[P, N] each; y is spent."""
         new = np.maximum(top, y.max(axis=-1))
@@ -248,6 +284,10 @@ class NumpyView:
         total *= np.exp(top - new)
         total += np.exp(y, out=y).sum(axis=-1)
         top[...] = new
+
+    def log_total(self, top: np.ndarray, total: np.ndarray) -> np.ndarray:
+        """log(total e^top), of f32[P, N] each."""
+        return np.log(total) + top
 
     def cross_entropy(self, scores: np.ndarray, labels: np.ndarray,
                       counts: np.ndarray) -> np.ndarray:  # fmt: skip
@@ -263,15 +303,8 @@ class NumpyView:
 
     def gelu(self, x: np.ndarray) -> np.ndarray:
         """x Phi(x), the exact GELU (Hendrycks & Gimpel 2016), within 3e-7 |x|; x is overwritten."""
-        flat = x.reshape(-1)
-        for start in range(0, flat.size, 1 << 14):  # small blocks stay in cache
-            block = flat[start : start + (1 << 14)]
-            t = np.clip(block, np.float32(-PHI_LIMIT), np.float32(PHI_LIMIT))
-            square = t * t
-            t *= polynomial(PHI_P, square)
-            t /= polynomial(PHI_Q, square)
-            t += np.float32(0.5)
-            block *= t
+        for (block,) in blocks(x):
+            block *= normal_distribution(block)
         return x
 
     def relu(self, x: np.ndarray) -> np.ndarray:
