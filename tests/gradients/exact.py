@@ -1,0 +1,150 @@
+"""What derivatives are compared with: central differences of tiny.Float64View, and tiny models.
+
+Float64View is extended by all that a gradient may go through: tensors that are not trained,
+adapters, prefixes, LayerNorms without vectors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tiny import Float64View, examples_for, tiny_opt, tiny_roberta, toy_task
+
+from tinyzo.engine.weights import Probe, Weights
+from tinyzo.models.model import Model
+from tinyzo.text.tasks import Example
+from tinyzo.zo.objectives import Objective
+
+H = 1e-5  # the step of a difference: its error is of order H^2, and 1e-16 / H
+POST = {"do_layer_norm_before": False, "word_embed_proj_dim": 6}
+CONFIGS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "roberta": (tiny_roberta, {"num_hidden_layers": 2, "type_vocab_size": 2}),
+    "opt": (tiny_opt, {"num_hidden_layers": 2}),
+    "opt-post": (tiny_opt, {"num_hidden_layers": 2, **POST}),
+    "opt-gelu": (tiny_opt, {"activation_function": "gelu"}),
+    "opt-bare": (tiny_opt, {"enable_bias": False, "layer_norm_elementwise_affine": False}),
+    "opt-no-final": (tiny_opt, {"_remove_final_layer_norm": True}),
+}
+CASES = [
+    (name, loss)
+    for name in CONFIGS
+    for loss in ("classification", "lm", "one token")
+    if name != "roberta" or loss == "classification"
+]
+
+
+def tiny_model(name: str, dtype: str = "f32") -> Model:
+    make, config = CONFIGS[name]
+    return make(dtype, **config)
+
+
+def task_of(model: Model, loss: str, max_tokens: int = 4096) -> tuple[Objective, list[Example]]:
+    """An objective and examples for it. "one token": no sum over the vocabulary."""
+    examples = examples_for(model.family, 5)
+    if loss == "one token":
+        ragged = [((5,), (9,)), ((9,), (5,)), ((3,), (4,), (28,))]
+        examples = [Example((2, 7 + i, 11), c, -1, i % 2, "") for i, c in enumerate(ragged)]
+    loss = "lm" if loss == "lm" else "classification"
+    return Objective(model, toy_task(model.family, loss), max_tokens), examples
+
+
+def add_tensors(model: Model, shapes: dict[str, tuple[int, ...]], scale: float = 1.0) -> None:
+    """Give a model more tensors, random ones, and train them alone."""
+    random, tensors = np.random.RandomState(8), dict(model.weights.store.tensors)
+    more = {n: 0.5 * random.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+    model.weights = Weights({**tensors, **more}, model.weights.engine)
+    model.weights.trained, model.weights.scale = dict.fromkeys(more), scale
+
+
+def attention_parts(model: Model) -> list[tuple[str, ...]]:
+    """Of each layer: its attention, and two of its linears."""
+    layer, parts = "model.decoder.layers", ("self_attn", "self_attn.q_proj", "fc2")
+    if model.family == "roberta":
+        layer, parts = "roberta.encoder.layer", ("attention.self", "attention.self.query",
+                                                 "output.dense")  # fmt: skip
+    layers = range(model.config.num_hidden_layers)
+    return [tuple(f"{layer}.{i}.{part}" for part in parts) for i in layers]
+
+
+def add_adapters(model: Model, rank: int = 3) -> None:
+    """LoRA on two linears of each layer."""
+    shapes = {}
+    for _, *linears in attention_parts(model):
+        for linear in linears:
+            out, width = model.weights.shape(f"{linear}.weight")
+            shapes[f"{linear}.lora_A.weight"] = rank, width
+            shapes[f"{linear}.lora_B.weight"] = out, rank
+    add_tensors(model, shapes, scale=2.0)
+
+
+def add_prefixes(model: Model, length: int = 2) -> None:
+    shape, names = (length, model.config.hidden_size), [n for n, *_ in attention_parts(model)]
+    add_tensors(model, {f"{n}.prefix.{part}": shape for n in names for part in ("key", "value")})
+
+
+class Exact(Float64View):
+    """theta: name -> f64[P, ...], where it is trained, or else f64[1, ...]."""
+
+    def __init__(self, weights: Weights, probes: Sequence[Probe]) -> None:
+        super().__init__(weights, list(probes))
+        self.scale = weights.scale
+
+    @staticmethod
+    def _perturbed(weights: Weights, name: str, probes: Sequence[Probe]) -> np.ndarray:
+        used = probes if name in weights.trained and probes else [Probe(0, 0.0)]
+        return Float64View._perturbed(weights, name, used)
+
+    def linear(self, name, x, residual=0.0) -> np.ndarray:
+        y = super().linear(name, x, residual)
+        if f"{name}.lora_A.weight" in self.theta:
+            a, b = (self.theta[f"{name}.lora_{part}.weight"] for part in "AB")
+            y = y + self.scale * x @ (b @ a).swapaxes(1, 2)
+        return y
+
+    def norm(self, name, x, ln_eps) -> np.ndarray:
+        if f"{name}.weight" in self.theta:
+            return super().norm(name, x, ln_eps)
+        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + ln_eps)
+
+    def attention(self, name, q, k, v, batch, causal, rows=None) -> np.ndarray:
+        """With the prefix as keys that are not normalised with the others, but added to them."""
+        if f"{name}.prefix.key" not in self.theta:
+            return super().attention(name, q, k, v, batch, causal, rows)
+        parts = (self.theta[f"{name}.prefix.{part}"] for part in ("key", "value"))
+        more_k, more_v = (p.reshape(*p.shape[:2], *k.shape[2:]) for p in parts)
+        segment = np.repeat(np.arange(len(batch.parents)), np.diff(batch.starts))
+        seen = (segment[:, None] == segment) | (batch.parents[segment][:, None] == segment)
+        if causal:
+            seen &= batch.positions[:, None] >= batch.positions
+        seen, root = seen if rows is None else seen[rows], math.sqrt(q.shape[-1])
+        weight = np.where(seen, np.exp(np.einsum("pqhk,pnhk->phqn", *self._match(q, k)) / root), 0)
+        more = np.exp(np.einsum("pqhk,pnhk->phqn", *self._match(q, more_k)) / root)
+        total = weight.sum(-1, keepdims=True) + more.sum(-1, keepdims=True)
+        sums = (np.einsum("phqn,pnhk->pqhk", *self._match(each / total, values))
+                for each, values in ((weight, v), (more, more_v)))  # fmt: skip
+        return sum(sums)
+
+
+def exact_derivatives(objective: Objective, probes: Sequence[Probe], examples) -> np.ndarray:
+    """d/dt of the loss at theta + t scale z, for each probe: f64[k]."""
+    pairs = [Probe(p.seed, sign * H * p.scale) for p in probes for sign in (1, -1)]
+    losses = objective(Exact(objective.model.weights, pairs), examples)
+    losses = np.broadcast_to(losses, len(pairs))  # one, where no tensor is trained
+    return (losses[::2] - losses[1::2]) / (2 * H)
+
+
+def exact_loss(objective: Objective, examples) -> float:
+    return objective(Exact(objective.model.weights, []), examples)[0]
+
+
+def exact_gradient(objective: Objective, name: str, examples) -> np.ndarray:
+    """The derivative by each element of one tensor: f64 of its shape."""
+    theta = Exact(objective.model.weights, [])
+    w = theta.theta[name][0]
+    steps = H * np.eye(w.size).reshape(-1, *w.shape)
+    theta.theta[name] = np.concatenate([w + steps, w - steps])
+    plus, minus = np.split(objective(theta, examples), 2)
+    return ((plus - minus) / (2 * H)).reshape(w.shape)
