@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 
 from tinyzo.checkpoints.files import read_toml
-from tinyzo.engine.engines import ENGINES
 from tinyzo.engine.noise import FORMAT
 from tinyzo.errors import DataError, TinyzoError, UsageError
-from tinyzo.models.model import DTYPES, RESIDENCIES, Model, load, open_model
+from tinyzo.models.model import DTYPES, Model, load, open_model
 from tinyzo.runs import doctor, evaluate, export, memory, train
 from tinyzo.runs.data import bind_task, load_data, load_evaluation
 from tinyzo.runs.journal import read_journal
@@ -30,12 +29,13 @@ from tinyzo.runs.settings import Settings, settings_from
 from tinyzo.runs.snapshots import MOST, TAGS, tuned_model
 from tinyzo.text.datasets import Row
 from tinyzo.text.tasks import BoundTask
+from tinyzo.zo.methods import METHODS
 from tinyzo.zo.objectives import Objective
 from tinyzo.zo.updates import SCHEDULES
 
 HELP = dict(re.findall(r"^    (\w+): (.+)$", Settings.__doc__ or "", re.MULTILINE))
-CHOICES = {"method": tuple(train.METHODS), "schedule": tuple(SCHEDULES), "dtype": ("auto", *DTYPES),
-           "engine": ENGINES, "residency": RESIDENCIES}  # fmt: skip
+CHOICES = train.CHOICES | {"method": tuple(METHODS), "schedule": tuple(SCHEDULES),
+                           "dtype": ("auto", *DTYPES)}  # fmt: skip
 ABOUT_TASK = {"task": None, "template": None, "label_words": None}
 ABOUT_DATA = {"data": None, "label_field": Settings.label_field}
 

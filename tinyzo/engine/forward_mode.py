@@ -47,6 +47,9 @@ class ForwardView(NumpyView):
     def count(self, name: str, x: np.ndarray) -> int:
         return len(x)
 
+    def parts(self, most: int) -> list[NumpyView]:
+        return [self]
+
     def tangents(self, name: str, index: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """A tensor's own tangents, where it has any: (row, scale * z). index: u32, kept."""
         for i, probe in enumerate(self.probes if name in self.perturbed else (), 1):

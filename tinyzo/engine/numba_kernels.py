@@ -185,7 +185,7 @@ def add_adam(terms, t, w, z, m, v):
     """Weights.adam_change: one term more of its moments, and at the last one what it adds."""
     if t == 0 or terms.rounds[t - 1]:
         m[:], v[:] = F(0), F(0)
-    added, kept, square, rate = terms.added[t], terms.kept[t], *terms.moments[t]
+    added, kept, (square, rate) = terms.added[t], terms.kept[t], terms.moments[t]
     for i in range(w.size):
         m[i] = m[i] + added * z[i]
         v[i] = v[i] + square * (z[i] * z[i])

@@ -77,6 +77,13 @@ class NumpyView:
             w = weights.now(name, tile, weights.index(name, first, first + len(tile)))
             tile[...] = narrow(w, tile.dtype, None)  # exact: rounded by `now`
 
+    def parts(self, most: int) -> list["NumpyView"]:
+        """The same probes in views of at most so many, which bounds memory."""
+        if len(self.probes) <= most:
+            return [self]
+        starts = range(0, len(self.probes), most)
+        return [self.weights.view(self.probes[i : i + most]) for i in starts]
+
     # -- the perturbation ------------------------------------------------------------------
 
     def copies(self, name: str, w: np.ndarray, index: np.ndarray) -> Iterator[np.ndarray]:

@@ -102,6 +102,7 @@ class Weights:
     engine:  makes a view, engine(weights, probes), and folds; it holds all the arithmetic.
     kind:    the distribution of z.
     trained: the tensors that z reaches; all others stay as they are.
+    saved:   the tensors that a snapshot holds.
     limits:  of a tensor: z is 0 where |theta| is larger (Sparse-MeZO, arXiv 2402.15751).
     scale:   of every adapter, alpha / r.
     adam:    terms of a step, where updates are Adam's (`adam_terms`); 0 where they are sums.
@@ -111,7 +112,7 @@ class Weights:
     def __init__(self, store: Any, engine: Any, kind: str = "gaussian") -> None:
         self.store = Resident(store) if isinstance(store, dict) else store
         self.engine, self.kind = engine, kind
-        self.trained = dict.fromkeys(self.store.shapes)  # in order, and quick to look up
+        self.trained = self.saved = dict.fromkeys(self.store.shapes)  # in order, quick to look up
         self.limits: dict[str, float] = {}
         self.scale, self.adam = 1.0, 0
         self.pending: list[Update] = []

@@ -26,6 +26,7 @@ from tinyzo.models.model import Model
 from tinyzo.text.batches import pack_sequences
 
 ALIASES = {"bias": "*.bias", "head": "lm_head.*"}
+TARGETS = ("query", "value", "q_proj", "v_proj")
 PREFIX = 5  # tokens
 LOW_RANK = 2  # of U and V, as LOZO has it
 SAMPLE = 1 << 18
@@ -68,14 +69,17 @@ class Overlay:
         return self.base.block_bytes(tiles) + own // 2  # a plan counts two blocks
 
     def move(self, path: Path) -> None:
-        """Take the trained tensors of a snapshot."""
+        """Take the trained tensors of a snapshot, and all others if it has them."""
         with open_safetensors(path) as file:
-            for name in file.names():
+            for name in self.own.tensors.keys() & file.names():
                 self.own.tensors[name][...] = file.read(name)
+            whole = self.base.shapes.keys() <= set(file.names())
+        if whole:
+            self.base.move(path)
 
 
 def train_only(model: Model, what: str, seed: int, rank: int, alpha: float,
-               targets: Sequence[str] = ("query", "value", "q_proj", "v_proj")) -> None:  # fmt: skip
+               targets: Sequence[str] | None = None) -> None:  # fmt: skip
     """Train `what` of a model, whose weights are still in their file, instead of all.
 
     seed: makes LoRA's A, and the tokens of a prefix. rank, alpha: LoRA's r and alpha
@@ -86,7 +90,7 @@ def train_only(model: Model, what: str, seed: int, rank: int, alpha: float,
     if what == "full":
         return
     if what in ("lora", "lora-fa"):
-        ends = tuple(f".{target}.weight" for target in targets)
+        ends = tuple(f".{target}.weight" for target in targets or TARGETS)
         own = lora(weights, [name for name in names if name.endswith(ends)], rank, seed)
         trained = [name for name in own if what == "lora" or ".lora_B." in name]
         weights.scale = alpha / rank
@@ -103,7 +107,7 @@ def train_only(model: Model, what: str, seed: int, rank: int, alpha: float,
 
 def _overlay(weights: Weights, own: dict[str, np.ndarray], trained: Iterable[str]) -> None:
     weights.store = Overlay(weights.store, own)
-    weights.trained = dict.fromkeys(trained)
+    weights.trained = weights.saved = dict.fromkeys(trained)
 
 
 def lora(weights: Weights, names: Iterable[str], rank: int, seed: int) -> dict[str, np.ndarray]:
@@ -143,7 +147,9 @@ def low_rank(weights: Weights, seed: int) -> None:
     own = lora(weights, matrices, LOW_RANK, seed)
     moved = [name for name in own if ".lora_B." in name]
     vectors = {n: weights.stored(n) for n in weights.names() if len(weights.shape(n)) == 1}
+    saved = dict.fromkeys(weights.names())
     _overlay(weights, own | vectors, [*moved, *vectors])
+    weights.saved, weights.scale = saved, 1.0
     renew(weights, seed)
 
 

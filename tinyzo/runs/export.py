@@ -29,7 +29,8 @@ def replay(run: Run, output: Path, step: int | None = None) -> Path:
     """
     _check_new(output)
     model = tuned_model(run, step)
-    infos = infos_of(model.weights)
+    names = [name for name in model.weights.names() if ".lora_" not in name]
+    infos = infos_of(model.weights, names)
     kinds = {NAMES[info.dtype] for info in infos.values()}
     dtype = kinds.pop() if len(kinds) == 1 else "float32"
     with _new_model(output, infos, model.directory, dtype) as writer:

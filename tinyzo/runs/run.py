@@ -20,8 +20,10 @@ import numpy as np
 
 from tinyzo.checkpoints.directory import fingerprint
 from tinyzo.checkpoints.files import new_directory, os_errors, read_toml, write_file
+from tinyzo.engine.noise import step_seed
 from tinyzo.errors import RunError
 from tinyzo.models.model import MODELS, Model, open_model
+from tinyzo.models.trainable import low_rank, magnitude_limits, train_only
 from tinyzo.runs.journal import read_journal
 from tinyzo.runs.settings import Settings, settings_from
 
@@ -90,7 +92,7 @@ class Run:
             what = f"{s.model_path} has changed since the run began"
             both = f"{found[:12]}, then {base[:12]}"
             raise RunError(f"{what} ({both})", "restore the checkpoint, or begin a new run")
-        return open_model(s.model_path, s.dtype)
+        return prepare(open_model(s.model_path, s.dtype), s)
 
     def evaluations(self, split: str) -> dict[int, dict[str, Any]]:
         """The evaluations on a split, by step."""
@@ -130,6 +132,21 @@ class Run:
         lines = [json.dumps(line) + "\n" for line in read_lines(self.path / file)[:most]]
         self.write(file, "".join(lines))
         return len(lines)
+
+
+def prepare(model: Model, settings: Settings) -> Model:
+    """Make a model, still in its file, one of which z reaches what the settings say."""
+    s, weights = settings, model.weights
+    train_only(model, s.train, s.seed, s.lora_rank, s.lora_alpha, s.lora_targets)
+    if s.direction == "low-rank":
+        low_rank(weights, step_seed(s.seed, 0))
+    elif s.direction == "magnitude":
+        weights.limits = magnitude_limits(weights)
+    elif s.direction == "rademacher":
+        weights.kind = "rademacher"
+    if s.update == "adam":
+        weights.adam = s.queries
+    return model
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinyzo.engine.engines import check_choice
 from tinyzo.errors import UsageError
+from tinyzo.zo.methods import METHODS, PLAIN, check_combination
 
 # The models and the data that ship: installed beside the package's code, or in the checkout.
 HERE = Path(__file__).resolve().parents[1]
@@ -23,6 +25,9 @@ SHIPPED_TASKS = ("topics", "reviews")  # two columns of weights/reviews; the fir
 PAPERS = {"lr": 1e-6, "eps": 1e-3, "steps": 10_000, "micro_batch_tokens": 512}
 FAMILY = {"roberta": {"batch_size": 64, "data_seed": 42}, "opt": {"batch_size": 16, "data_seed": 0}}
 
+SMALL = {"lora": {"lr": 1e-4, "eps": 1e-2}, "lora-fa": {"lr": 1e-4, "eps": 1e-2},
+         "prefix": {"lr": 1e-2, "eps": 1e-1}}  # fmt: skip
+
 # Chosen on the dev split of `topics`: small models take larger steps than the papers'.
 TINY = {"lr": 5e-5, "eps": 1e-3, "batch_size": 32, "steps": 500, "eval_every": 100,
         "micro_batch_tokens": 4096}  # fmt: skip
@@ -31,7 +36,9 @@ RANGES = {"steps": (0, 2**32 - 1), "batch_size": (1, 2**32), "eval_every": (1, 2
           "micro_batch_tokens": (1, 2**32), "k_shot": (1, 2**32), "limit": (1, 2**32),
           "fold_every": (0, 2**32), "train_rows": (1, 2**32), "warmup": (0, 2**32),
           "threads": (1, 2**16), "seed": (0, 2**64 - 1), "data_seed": (0, 2**32 - 1),
-          "lr": (0, 1e30), "eps": (1e-30, 1e30), "weight_decay": (0, 1e30)}  # fmt: skip
+          "queries": (1, 2**12), "window": (1, 2**12), "clip": (0, 1e30), "lora_rank": (1, 2**12),
+          "lora_alpha": (1e-30, 1e30), "lr": (0, 1e30), "eps": (1e-30, 1e30),
+          "weight_decay": (0, 1e30)}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,18 @@ class Settings:
     template: a task of your own: '{text} It was <mask>.' (OPT: '{text} It was')
     label_words: a task of your own: the word for each label, as terrible,great
     label_field: column of the label
-    method: how to step
+    method: how to step: names an estimator, a direction, an update and what is trained
+    estimator: from losses to a gradient: two-sided, one-sided, leave-one-out, forward
+    queries: directions a step
+    direction: z: gaussian, rademacher, low-rank, magnitude
+    update: from gradients to a step: sgd, sign, momentum, adam
+    window: steps that momentum and adam look back on (10), or that a low-rank V stays (50)
+    clip: the most that a projected gradient counts
+    objective: what is made small: cross-entropy, accuracy (the share of errors), f1 (1 - macro F1)
+    train: full, lora, lora-fa, prefix, bias, head, or names of tensors as 'lm_head.*,*.bias'
+    lora_rank: r
+    lora_alpha: adapters count alpha / r
+    lora_targets: projections with an adapter, as query,value
     steps: steps to take
     batch_size: examples a step
     lr: learning rate
@@ -77,6 +95,17 @@ class Settings:
     label_words: list[str] | None = None
     label_field: str = "label"
     method: str = "mezo"
+    estimator: str | None = None
+    queries: int | None = None
+    direction: str | None = None
+    update: str | None = None
+    window: int | None = None
+    clip: float | None = None
+    objective: str = "cross-entropy"
+    train: str | None = None
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
+    lora_targets: list[str] | None = None
     steps: int | None = None
     batch_size: int | None = None
     lr: float | None = None
@@ -111,6 +140,12 @@ class Settings:
     def data_path(self) -> Path:
         return Path(self.data) if self.data else SHIPPED / "reviews"
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether a step is MeZO's own, mezo.py."""
+        rest = {name: getattr(self, name) for name in PLAIN if name != "train"}
+        return self.clip is None and rest | {"train": PLAIN["train"]} == PLAIN
+
     def complete(self, family: str, needs_data: bool = True) -> Settings:
         """The settings with every None that has a default for this family of models filled in.
 
@@ -129,13 +164,19 @@ class Settings:
         if needs_data and not self.data and not shipped:
             what = "--template" if custom else f"--task {self.task}"
             raise UsageError(f"{what} without --data", "name the folder or file of its rows")
-        defaults = FAMILY[family] | (TINY if self.is_shipped_model else PAPERS)
+        check_choice("method", self.method, tuple(METHODS))
+        method = PLAIN | METHODS[self.method]
+        window = 50 if (self.direction or method["direction"]) == "low-rank" else 10
+        small = SMALL.get(self.train or method["train"], {})
+        defaults = {**method, "window": window, **FAMILY[family]}
+        defaults |= TINY if self.is_shipped_model else PAPERS | small
         steps = defaults["steps"] if self.steps is None else self.steps
         task = None if custom else SHIPPED_TASKS[0]
         defaults = {"eval_every": max(1, steps // 10), "task": task, **defaults}
         filled = {k: v for k, v in defaults.items() if getattr(self, k) is None}
         settings = dataclasses.replace(self, **filled)
         settings.check()
+        check_combination(settings)
         return settings
 
     def check(self) -> None:

@@ -14,6 +14,7 @@ W seconds of writing and N of noise for one term in the passes of a step, both m
 
 import math
 import time
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -23,20 +24,23 @@ import numpy as np
 
 from tinyzo.checkpoints.safetensors import SafetensorsWriter, open_safetensors
 from tinyzo.checkpoints.sources import TensorInfo
+from tinyzo.engine.noise import step_seed
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import CheckpointError, RunError
 from tinyzo.models.model import Model
+from tinyzo.models.trainable import renew
 from tinyzo.runs import report
 from tinyzo.runs.journal import read_journal, record_crc
 from tinyzo.runs.run import Run
+from tinyzo.runs.settings import Settings
 
 MOST = 1000  # steps that are redone
 TAGS = {"float32": "F32", "float16": "F16", "uint16": "BF16"}
 
 
-def infos_of(weights: Weights) -> dict[str, TensorInfo]:
-    """The weights as a safetensors file describes them."""
-    return {n: TensorInfo(TAGS[weights.dtype(n).name], weights.shape(n)) for n in weights.names()}
+def infos_of(weights: Weights, names: Iterable[str]) -> dict[str, TensorInfo]:
+    """Some of the weights as a safetensors file describes them."""
+    return {n: TensorInfo(TAGS[weights.dtype(n).name], weights.shape(n)) for n in names}
 
 
 def tuned_model(run: Run, step: int | None = None) -> Model:
@@ -49,9 +53,20 @@ def tuned_model(run: Run, step: int | None = None) -> Model:
     if not 0 <= step <= len(steps):
         raise RunError(f"{run.path}: no step {step}", f"it has {len(steps)} steps")
     model = run.base_model()
-    for done in steps[Snapshots(run).restore(model, step) : step]:
-        model.weights.add(done.terms, done.decay, fold=False)
+    start = Snapshots(run).restore(model, step)
+    if s.direction == "low-rank":
+        model.settle(s.engine, "resident", s.threads)  # where a window's end can be merged
+    for number in range(start, step):
+        model.weights.add(steps[number].terms, steps[number].decay, fold=False)
+        end_window(model.weights, s, number + 1)
     return model.settle(s.engine, s.residency, s.threads)
+
+
+def end_window(weights: Weights, settings: Settings, step: int) -> None:
+    """After the last step of a low-rank direction's V: what it has moved into the matrices."""
+    if settings.direction == "low-rank" and step % settings.window == 0:
+        weights.write(lambda name, raw: None, list(weights.saved))
+        renew(weights, step_seed(settings.seed, step))
 
 
 class Snapshots(AbstractContextManager):
@@ -93,11 +108,18 @@ class Snapshots(AbstractContextManager):
         except CheckpointError as error:
             report.say(f"passed over: {error.message}")
             return False
-        return infos == infos_of(weights) and crc == record_crc(self._run.journal_path, step)
+        due = record_crc(self._run.journal_path, step)
+        return infos == infos_of(weights, weights.saved) and crc == due
 
-    def is_due(self, weights: Weights, step: int) -> bool:
-        """Whether it is time for one after this step; what it builds on then goes to the disk."""
-        every = self._every
+    def is_due(self, weights: Weights, step: int, done: int) -> bool:
+        """Whether it is time for one after this step; what it builds on then goes to the disk.
+
+        done: steps that were taken before this process, of which none but the last counts
+        """
+        every, s = self._every, self._run.settings
+        if s.direction == "low-rank":
+            every = MOST if every is None or weights.store.base.is_resident else s.window
+            return step % s.window == 0 and step - self._last >= every
         if every is None and weights.store.is_resident:
             every = MOST
         elif every is None:
@@ -105,7 +127,7 @@ class Snapshots(AbstractContextManager):
             self._term_seconds = self._term_seconds or seconds_a_term(weights)
             best = math.sqrt(2 * self._seconds / (self._term_seconds * self._passes))
             every = min(MOST, max(1, round(best)))
-        return bool(every) and step - self._last >= every
+        return step >= done and bool(every) and step - self._last >= every
 
     def take(self, weights: Weights, step: int) -> None:
         """Write theta, which is as after that step."""
@@ -113,7 +135,8 @@ class Snapshots(AbstractContextManager):
         start, path = time.perf_counter(), self._run.path / f"weights-{step}.safetensors"
         crc = record_crc(self._run.journal_path, step)
         with ExitStack() as undone:
-            writer = SafetensorsWriter(path, infos_of(weights), {"format": "pt", "journal": crc})
+            about = {"format": "pt", "journal": crc}
+            writer = SafetensorsWriter(path, infos_of(weights, weights.saved), about)
             undone.enter_context(writer)
             weights.write(writer.write, writer.names())
             weights.move(writer.partial)

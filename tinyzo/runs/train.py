@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tinyzo import __version__
 from tinyzo.checkpoints.directory import fingerprint
@@ -17,28 +20,21 @@ from tinyzo.runs import memory, report
 from tinyzo.runs.data import Data, bind_task, load_data
 from tinyzo.runs.evaluate import Evaluation, evaluate
 from tinyzo.runs.journal import Header, Journal
-from tinyzo.runs.run import Run, read_lines
+from tinyzo.runs.run import Run, prepare, read_lines
 from tinyzo.runs.settings import Settings, settings_from
-from tinyzo.runs.snapshots import Snapshots, tuned_model
+from tinyzo.runs.snapshots import Snapshots, end_window, tuned_model
 from tinyzo.text.batches import batch_rows, packed_size
 from tinyzo.text.tasks import Example
+from tinyzo.zo.estimators import ESTIMATORS, zo_step
+from tinyzo.zo.methods import DIRECTIONS, OBJECTIVES
 from tinyzo.zo.mezo import Step, mezo_step
 from tinyzo.zo.objectives import Objective
-from tinyzo.zo.updates import learning_rate
-
-
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """A step, and how many losses and terms it records."""
-
-    step: Callable[..., Step]
-    losses: int
-    terms: int
-
+from tinyzo.zo.updates import UPDATES, Past, Update, learning_rate
 
 # What does not change what a run computes, and may be chosen anew when it is resumed.
 FREE = ("steps", "fold_every", "residency", "threads", "memory_budget")
-METHODS = {"mezo": Method(mezo_step, losses=2, terms=1)}
+CHOICES = {"engine": ENGINES, "residency": RESIDENCIES, "estimator": tuple(ESTIMATORS),
+           "direction": DIRECTIONS, "update": UPDATES, "objective": OBJECTIVES}  # fmt: skip
 
 
 def finetune(output: str | Path | None = None, resume: str | Path | None = None,
@@ -62,8 +58,10 @@ def finetune(output: str | Path | None = None, resume: str | Path | None = None,
     loads = list(_loads(data, run.settings))
     plan = _prepare(run, model, loads, is_new=resume is None)
     passes = -(-loads[0].tokens // plan.micro_batch_tokens)
-    method, every = METHODS[run.settings.method], run.settings.fold_every
-    header = Header(method.losses, method.terms, model.weights.kind, run.about["base"])
+    s, every = run.settings, run.settings.fold_every
+    update = Update(s.update, s.window, math.inf if s.clip is None else s.clip)
+    counts = ESTIMATORS[s.estimator].count(s.queries), update.count(s.queries)
+    header = Header(*counts, model.weights.kind, run.about["base"])
     with Journal(run.journal_path, header) as journal, Snapshots(run, every, passes) as snapshots:
         if (steps := run.settings.steps) < (done := len(journal.steps)):
             raise UsageError(f"--steps {steps}: the run has done {done}", "none can be taken back")
@@ -71,8 +69,8 @@ def finetune(output: str | Path | None = None, resume: str | Path | None = None,
         start = snapshots.restore(model, _first_missing(run, data, done))
         if resume is not None:
             _settle(run, model, plan)
-        objective = Objective(model, bound, run.settings.micro_batch_tokens)
-        Training(run, objective, data, journal, method, snapshots).go(start)
+        objective = Objective(model, bound, run.settings.micro_batch_tokens, s.objective)
+        Training(run, objective, data, journal, update, snapshots).go(start)
     return run
 
 
@@ -108,8 +106,9 @@ def _settle(run: Run, model: Model, plan: memory.Plan) -> None:
 
 def _loads(data: Data, settings: Settings) -> Iterator[memory.Load]:
     """What a step and the evaluations compute at once, at most."""
-    for examples, rows, probes in ((data.train, settings.batch_size, 2), (data.dev, None, 1),
-                                   (data.test, None, 1)):  # fmt: skip
+    points = ESTIMATORS[settings.estimator].count(settings.queries)
+    for examples, rows, probes in ((data.train, settings.batch_size, points),
+                                   (data.dev, None, 1), (data.test, None, 1)):  # fmt: skip
         sizes = sorted(map(packed_size, examples), reverse=True)[:rows] or [0]
         yield memory.Load(sum(sizes), sizes[0], probes)
 
@@ -117,11 +116,10 @@ def _loads(data: Data, settings: Settings) -> Iterator[memory.Load]:
 def _begin(output: str | Path | None, settings: Settings) -> tuple[Run, Model]:
     if (settings.model_path / "run.toml").is_file():
         raise UsageError(f"{settings.model} is a run", "--resume it, or tune what replay writes")
-    known = {"engine": ENGINES, "residency": RESIDENCIES, "method": tuple(METHODS)}
-    for name, choices in known.items():
-        check_choice(name, getattr(settings, name), choices)
     model = open_model(settings.model_path, settings.dtype)
     settings = settings.complete(model.family)
+    for name, choices in CHOICES.items():
+        check_choice(name, getattr(settings, name), choices)
     learning_rate(0, 1, 0.0, settings.schedule)  # refuses an unknown one
     path = settings.model_path
     model_name = path.name if settings.is_shipped_model else str(path.resolve())
@@ -130,7 +128,8 @@ def _begin(output: str | Path | None, settings: Settings) -> tuple[Run, Model]:
         settings = dataclasses.replace(settings, data=str(settings.data_path.resolve()))
     about = {"format": 1, "tinyzo": __version__, "family": model.family,
              "base": fingerprint(settings.model_path)}  # fmt: skip
-    return Run(Path(output) if output else _free_name(settings), settings, about), model
+    path = Path(output) if output else _free_name(settings)
+    return Run(path, settings, about), prepare(model, settings)
 
 
 def _reopen(path: Path, choices: dict[str, Any]) -> tuple[Run, Model]:
@@ -169,7 +168,7 @@ class Training:
     objective: Objective
     data: Data
     journal: Journal
-    method: Method
+    update: Update
     snapshots: Snapshots
     accuracy: float | None = None  # the newest on dev, for the line of progress
 
@@ -192,10 +191,11 @@ class Training:
                     if (number + 1) % s.eval_every == 0 or number + 1 == s.steps:
                         self.journal.sync()
                         self._evaluate(number + 1, "dev", self.data.dev)
-                    if number + 1 >= len(done) and self.snapshots.is_due(weights, number + 1):
+                    if self.snapshots.is_due(weights, number + 1, len(done)):
                         self.journal.sync()
                         self.run.sync("events.jsonl")  # of steps that will not be redone
                         self.snapshots.take(weights, number + 1)
+                    end_window(weights, s, number + 1)
             self.snapshots.wait()
             self._finish()
         except NumericError as error:
@@ -217,20 +217,35 @@ class Training:
         rows = batch_rows(number, len(self.data.train), s.batch_size, s.data_seed)
         batch, weights = [self.data.train[row] for row in rows], self.objective.model.weights
         weights.fold()
-        step = self.method.step(weights, self.objective, batch, step_seed(s.seed, number), s.eps,
-                                self._lr(number), s.weight_decay)  # fmt: skip
+        how = s.eps, self._lr(number), s.weight_decay
+        if s.is_plain:
+            step = mezo_step(weights, self.objective, batch, step_seed(s.seed, number), *how)
+        else:
+            step = zo_step(weights, self.objective, batch, self._seeds(number), *how,
+                           ESTIMATORS[s.estimator], self.update, self._past(number))  # fmt: skip
         self.journal.append(step)
         return self._record(number, step, time.perf_counter() - start)
+
+    def _seeds(self, number: int) -> list[int]:
+        s = self.run.settings
+        return [step_seed(s.seed, number * s.queries + i) for i in range(s.queries)]
+
+    def _past(self, number: int) -> Past:
+        """What the update looks back on, from the journal, the newest first."""
+        s, steps = self.run.settings, range(number - 1, max(-1, number - self.update.memory), -1)
+        gradients, done = ESTIMATORS[s.estimator].gradients, self.journal.steps
+        return [(self._seeds(n), gradients(np.array(done[n].losses), s.eps)) for n in steps]
 
     def _lr(self, number: int) -> float:
         s = self.run.settings
         return learning_rate(number, s.steps, s.lr, s.schedule, s.warmup)
 
     def _record(self, number: int, step: Step, seconds: float | None) -> dict[str, Any]:
+        passes = ESTIMATORS[self.run.settings.estimator].forwards(self.run.settings.queries)
         line = {"step": number + 1, "loss": step.loss, "loss_plus": step.losses[0],
                 "loss_minus": step.losses[-1], "projected_gradient": step.projected_gradient,
                 "lr": self._lr(number), "eps": self.run.settings.eps, "seed": step.terms[0][0],
-                "seconds": seconds, "forwards": len(step.losses), "peak_bytes": memory.peak_bytes()}
+                "seconds": seconds, "forwards": passes, "peak_bytes": memory.peak_bytes()}
         self.run.record("metrics.jsonl", line)
         return line
 

@@ -36,6 +36,10 @@ class Estimator:
     count: Callable[[int], int]
     is_exact: bool = False
 
+    def forwards(self, queries: int) -> int:
+        """What a step costs, in forward passes: exactly, one and two for each derivative."""
+        return 1 + 2 * queries if self.is_exact else self.count(queries)
+
 
 def _both_sides(seeds: Sequence[int], eps: float) -> list[Probe]:
     return [Probe(seed, scale) for seed in seeds for scale in (+eps, -eps)]

@@ -3,9 +3,12 @@
     classification   -log softmax(s)[gold],  s_c = the label word's logit (RoBERTa)
                                              s_c = mean log p of candidate c's tokens (OPT)
     lm               -mean log p over the gold candidates' tokens of the batch (OPT)
+    accuracy         the share of examples whose best candidate is not the gold one
+    f1               1 - macro F1 over the labels,  F1 = 2 TP / (gold + predicted)
 
-Sums are float64 over float32 scores, since a projected gradient is a small difference of two
-losses. A batch is split into micro-batches to bound memory; the sums add up.
+The last two have no derivative, which a zeroth-order method does not need (Malladi et al. 2023,
+section 3.3). Sums are float64 over float32 scores, since a projected gradient is a small difference
+of two losses. A batch is split into micro-batches, and probes into groups, to bound memory.
 """
 
 from collections.abc import Sequence
@@ -14,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from tinyzo.engine.numpy_engine import present
 from tinyzo.models.model import Model
-from tinyzo.text.batches import Batch, micro_batches, pack_candidates, pack_masks
+from tinyzo.text.batches import Batch, micro_batches, pack_candidates, pack_masks, packed_size
 from tinyzo.text.tasks import BoundTask, Example
 
 
@@ -23,26 +27,44 @@ from tinyzo.text.tasks import BoundTask, Example
 class Objective:
     """The loss of a task on a model: objective(view, examples) -> f64[P].
 
-    bound: the task with the model's vocabulary; max_tokens bounds a micro-batch.
+    bound: the task with the model's vocabulary; max_tokens bounds a micro-batch of two probes.
+    kind: cross-entropy (classification or lm, as the task says), accuracy or f1
     """
 
     model: Model
     bound: BoundTask
     max_tokens: int = 4096
+    kind: str = "cross-entropy"
 
     def __call__(self, theta: Any, examples: Sequence[Example]) -> np.ndarray:
-        total, count = 0.0, 0
+        total, count, lm = 0.0, 0, self.kind == "cross-entropy" and self.bound.task.loss == "lm"
         for part in micro_batches(examples, self.max_tokens):
-            if self.bound.task.loss == "lm":
-                batch = self.pack(part, gold_only=True)
-                total = total + self.token_nll(theta, batch).sum(axis=-1)
-                count += len(batch.targets)
-            else:
-                batch = self.pack(part)
-                scores = self.scores(theta, batch)
-                total = total + theta.cross_entropy(scores, batch.labels, batch.counts)
-                count += len(part)
-        return total / count
+            batch, tokens = self.pack(part, gold_only=lm), sum(map(packed_size, part))
+            views = theta.parts(max(2, self.max_tokens // tokens * 2))
+            sums = [self.sums(view, batch, lm) for view in views]
+            total = total + (sums[0] if len(sums) == 1 else np.concatenate(sums))
+            count += len(batch.targets) if lm else len(part)
+        return total / count if self.kind == "cross-entropy" else self.errors(total)
+
+    def sums(self, theta: Any, batch: Batch, lm: bool) -> np.ndarray:
+        """What adds up over micro-batches: losses, f64[P], or how often a label is taken for
+        another, f64[P, gold, predicted]."""
+        if lm:
+            return self.token_nll(theta, batch).sum(axis=-1)
+        scores = self.scores(theta, batch)
+        if self.kind == "cross-entropy":
+            return theta.cross_entropy(scores, batch.labels, batch.counts)
+        predicted = present(scores, batch.counts).argmax(axis=-1)
+        one = np.eye(max(len(self.bound.task.words), scores.shape[-1]))
+        return one[batch.labels].T @ one[predicted]
+
+    def errors(self, table: np.ndarray) -> np.ndarray:
+        """1 - accuracy or 1 - F1 from counts of gold and predicted labels."""
+        right = np.diagonal(table, axis1=1, axis2=2)
+        if self.kind == "accuracy":
+            return 1 - right.sum(axis=-1) / table.sum(axis=(1, 2))
+        both = table.sum(axis=1) + table.sum(axis=2)
+        return 1 - (2 * right / np.maximum(both, 1)).sum(axis=-1) / (both > 0).sum(axis=-1)
 
     def pack(self, examples: Sequence[Example], gold_only: bool = False) -> Batch:
         if self.bound.task.family == "roberta":
