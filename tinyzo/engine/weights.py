@@ -78,6 +78,10 @@ class Resident:
         self.shapes = {name: tensor.shape for name, tensor in tensors.items()}
         self.dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
 
+    def load(self) -> "Resident":
+        """Itself: it is in memory."""
+        return self
+
     def read(self, name: str) -> np.ndarray:
         """A whole tensor, in its storage type."""
         return self.tensors[name]
