@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyzo.text.bpe import BYTE_OF, WHITE_SPACE, BytePairEncoder, piece_bytes, word_pattern
+from tinyzo.text.bpe import BYTE_OF, WHITE_SPACE, BytePairEncoder, word_pattern
 
 CHARACTER = {byte: character for character, byte in BYTE_OF.items()}
 CORPUS = """It was great. The film isn't terrible; they've said it's the best of 1999, and we'll
@@ -63,11 +63,6 @@ def test_byte_characters_are_gpt2s():
     assert [CHARACTER[b] for b in b" \n\0\x7f\xad!~"] == ["Ġ", "Ċ", "Ā", "ġ", "Ń", "!", "~"]
     tokenizers = pytest.importorskip("tokenizers", reason="the oracle is not installed")
     assert sorted(BYTE_OF) == sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-
-
-def test_piece_bytes_takes_items_outside_the_alphabet_as_utf8():
-    assert piece_bytes("ĠcafÃ©") == " café".encode()
-    assert piece_bytes("日Ġ") == "日Ġ".encode()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_bpe import IDS, MERGES
 
@@ -98,7 +98,7 @@ def refusal(directory: Path) -> str:
     return caught.value.message
 
 
-def test_ids_and_text_of_a_small_vocabulary(tmp_path, backend):
+def test_ids_of_a_small_vocabulary(tmp_path, backend):
     tokenizer = load_tokenizer(write_pair(tmp_path))
     assert tokenizer.backend == backend
     assert tokenizer.vocab_size == len(IDS) == 4 + 256 + 60 + 1
@@ -106,7 +106,6 @@ def test_ids_and_text_of_a_small_vocabulary(tmp_path, backend):
     assert [getattr(tokenizer, role) for role in roles] == [0, 1, 2, 3, 320]
     ids = tokenizer.encode("the q \t<mask>")
     assert ids == [IDS["t"], IDS["he"], IDS["Ġ"], IDS["q"], 320]
-    assert tokenizer.decode(ids) == "the q<mask>"
     assert tokenizer.token_id("Ġthe") == IDS["Ġthe"] == tokenizer.word_id(" the")
 
 
@@ -147,7 +146,6 @@ def test_both_backends_from_either_kind_of_file(tmp_path, text):
     ]
     loaded = [tokenizer for directory in directories for tokenizer in both(directory)]
     assert len({tuple(tokenizer.encode(text)) for tokenizer in loaded}) == 1
-    assert len({tokenizer.decode(tokenizer.encode(text)) for tokenizer in loaded}) == 1
 
 
 def test_added_tokens_outside_the_vocabulary_of_the_model(tmp_path, backend):
@@ -181,20 +179,6 @@ def test_random_text_as_the_package_reads_tokenizer_json(small, oracle, text):
     scalar = "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
     expected = oracle.encode(scalar, add_special_tokens=False).ids
     assert small[0].encode(text) == small[1].encode(text) == expected
-
-
-@RELAXED
-@given(st.lists(st.integers(0, len(IDS) - 1), max_size=12))
-@example([IDS[piece] for piece in "ðŁĺ"])  # three bytes of a four-byte character
-def test_random_ids_decode_as_the_package_does(small, oracle, ids):
-    expected = oracle.decode(ids, skip_special_tokens=False)
-    assert small[0].decode(ids) == small[1].decode(ids) == expected
-
-
-def test_ids_that_do_not_exist_decode_to_nothing(tmp_path, backend):
-    # A model's table can be longer than its vocabulary: 50,272 rows for OPT's 50,265 items.
-    tokenizer = load_tokenizer(write_pair(tmp_path))
-    assert tokenizer.decode([IDS["t"], 10_000, -1, IDS["he"]]) == "the"
 
 
 def test_words_and_items_that_are_not_one_token(tmp_path, backend):
@@ -348,6 +332,4 @@ def test_sst2_sentences(real):
 @given(st.lists(PARTS | WORDS | TEXT, max_size=12).map("".join))
 def test_random_text_in_a_real_vocabulary(real, text):
     packaged, own = real[1]
-    ids = own.encode(text)
-    assert ids == packaged.encode(text)
-    assert own.decode(ids) == packaged.decode(ids)
+    assert own.encode(text) == packaged.encode(text)

@@ -16,21 +16,11 @@ WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + _WIDE_
 Merges = list[tuple[str, str]]
 LONGEST_CACHED_WORD = 64  # characters: so that 16,384 cached words stay a few megabytes
 
-
-# GPT-2's alphabet: printable Latin-1 bytes are themselves, the others follow from U+0100.
+# GPT-2's alphabet (Radford et al. 2019, section 2.2): printable Latin-1 bytes are themselves, the
+# others follow from U+0100.
 _PRINTABLE = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
 BYTE_OF = {chr(byte): byte for byte in sorted(_PRINTABLE)}
 BYTE_OF |= {chr(0x100 + i): byte for i, byte in enumerate(sorted({*range(256)} - _PRINTABLE))}
-
-
-def piece_bytes(piece: str) -> bytes:
-    """The bytes that a vocabulary item stands for (Radford et al. 2019, section 2.2).
-
-    returns: its characters mapped back to bytes; UTF-8 for an item outside the alphabet
-    """
-    if BYTE_OF.keys() >= set(piece):
-        return bytes(BYTE_OF[character] for character in piece)
-    return piece.encode()
 
 
 @cache

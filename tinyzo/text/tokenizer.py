@@ -1,14 +1,14 @@
-"""Text to ids and back: one face over Hugging Face's `tokenizers` and our own BPE."""
+"""Text to ids: one face over Hugging Face's `tokenizers` and our own BPE."""
 
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tinyzo.errors import TokenizerError
-from tinyzo.text.bpe import BYTE_OF, BytePairEncoder, Merges, piece_bytes
+from tinyzo.text.bpe import BYTE_OF, BytePairEncoder, Merges
 
 Encode = Callable[[str], list[int]]
 
@@ -41,11 +41,6 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """The ids of a text: specials in it are ids of their own, lone surrogates are U+FFFD."""
         return self._encode(_SURROGATE.sub("\ufffd", text))
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids: specials as written, U+FFFD for broken UTF-8, unknown ids dropped."""
-        pieces = (self._pieces[i] for i in ids if 0 <= i < self.vocab_size)
-        return b"".join(map(piece_bytes, pieces)).decode(errors="replace")
 
     def token_id(self, piece: str) -> int:
         """The id of a vocabulary item in the spelling of vocab.json, as "Ġgreat".
