@@ -1,6 +1,6 @@
 """A Hugging Face model folder: config.json, weights, and the names its tensors really have.
 
-Everything is strict. A config field is used, or is on the list of ignored ones below, or is
+Everything is strict. A config field is used, or is on the list of ignored_fields.toml, or is
 refused by name; a tensor is the model's, or tied, or known to be idle, or is refused by name.
 """
 
@@ -8,10 +8,11 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tinyzo.checkpoints.files import os_errors, refuse
+from tinyzo.checkpoints.files import os_errors, read_toml, refuse
 from tinyzo.checkpoints.safetensors import open_safetensors
 from tinyzo.checkpoints.sources import Source
 from tinyzo.checkpoints.torch_bin import open_torch_bin
@@ -20,23 +21,7 @@ from tinyzo.errors import CheckpointError, ConfigError
 OPENERS = {"model.safetensors": open_safetensors, "pytorch_model.bin": open_torch_bin}
 WEIGHT_FILES = {file + end: OPENERS[file] for file in OPENERS for end in ("", ".index.json")}
 
-# Fields that cannot change what a forward pass computes: names and versions, dropout and
-# initialisation (training only), caching, heads of other tasks, and settings of generate().
-IGNORED = frozenset("""
-    _name_or_path architectures model_type transformers_version torch_dtype dtype language name
-    tokenizer_class prefix bos_token_id eos_token_id _commit_hash _attn_implementation dropout
-    attention_dropout activation_dropout hidden_dropout_prob layerdrop
-    attention_probs_dropout_prob classifier_dropout init_std initializer_range
-    gradient_checkpointing use_cache output_past output_attentions output_hidden_states
-    return_dict torchscript use_bfloat16 tf_legacy_loss chunk_size_feed_forward id2label
-    label2id num_labels problem_type finetuning_task task_specific_params sep_token_id
-    decoder_start_token_id forced_bos_token_id forced_eos_token_id max_length min_length
-    do_sample early_stopping num_beams num_beam_groups temperature top_k top_p typical_p
-    repetition_penalty length_penalty diversity_penalty no_repeat_ngram_size
-    encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores
-    return_dict_in_generate remove_invalid_values exponential_decay_length_penalty
-    suppress_tokens begin_suppress_tokens
-""".split())  # fmt: skip  # noqa: SIM905 (a list of names to read, without its quotes)
+IGNORED = {*chain(*read_toml(Path(__file__).with_name("ignored_fields.toml")).values())}
 # Fields whose usual value means "off": anything else would change the result.
 OFF = {"pruned_heads": {}, "is_encoder_decoder": False, "cross_attention_hidden_size": None}
 
