@@ -21,7 +21,8 @@ from tinyzo.models.opt import Config as OptConfig
 from tinyzo.models.roberta import Config as RobertaConfig
 from tinyzo.runs import doctor
 
-NAMES = ["python", "numpy", *doctor.PACKAGES, "cpu", "engine", "matmul", "noise"]
+FACTS = doctor.FACTS
+NAMES = ["python", "numpy", *FACTS["packages"], "cpu", "engine", "matmul", "noise"]
 VIEWS = {"numba": NumbaEngine(1, bf16=False), "numpy": NumpyView}
 FAMILIES = pytest.mark.parametrize("family", ["roberta", "opt"])
 
@@ -141,7 +142,7 @@ def test_missing_packages(monkeypatch, android):
     if android:
         monkeypatch.setenv("ANDROID_ROOT", "/system")
     found = environment()
-    assert {found[name]["value"] for name in doctor.PACKAGES} == {"missing"}
+    assert {found[name]["value"] for name in FACTS["packages"]} == {"missing"}
     assert [name for name in found if not found[name]["ok"]] == ["tqdm"]
     how = doctor.TERMUX if android else "pip install"
     assert found["numba"]["hint"] == f"the NumPy engine computes; {how} numba"
@@ -197,7 +198,7 @@ def test_what_slows_numpy(monkeypatch, unmeasured, name):
 
 def test_bits_of_z(monkeypatch):
     z = tinyzo.noise(12, "w", (150_000,))
-    assert hashlib.sha256(z).hexdigest() == doctor.Z_SHA256
+    assert hashlib.sha256(z).hexdigest() == FACTS["z_sha256"]
     assert [check["ok"] for check in doctor.z(VIEWS)] == [True, True]
 
     class OneUlp(NumpyView):
@@ -209,7 +210,7 @@ def test_bits_of_z(monkeypatch):
 
     found = by_name(doctor.z({"numba": OneUlp, "numpy": NumpyView}))
     assert [check["ok"] for check in found.values()] == [False, True]
-    assert found["z numba"]["hint"] == f"not {doctor.Z_SHA256[:16]}: report this"
+    assert found["z numba"]["hint"] == f"not {FACTS['z_sha256'][:16]}: report this"
 
 
 def test_an_engine_that_fails_is_a_finding(monkeypatch, tmp_path):
@@ -254,7 +255,7 @@ def test_bfloat16_is_not_multiplied_as_such(tmp_path, monkeypatch, quick):
 
 @FAMILIES
 def test_a_model_of_few_positions(tmp_path, monkeypatch, family):
-    monkeypatch.setattr(doctor, "IDS", range(100))
+    monkeypatch.setitem(FACTS, "ids", range(100))
     path = write_model(tmp_path / "model", family)
     assert by_name(doctor.checkpoint(VIEWS, path))["checkpoint"]["ok"]
 
@@ -298,13 +299,14 @@ def test_at_most_three_names(tmp_path):
 
 
 def test_the_table_of_known_checkpoints():
-    assert {name: (what, near) for name, what, near, _ in doctor.PUBLISHED.values()} == {
+    assert {known["name"]: (known["method"], known["near"]) for known in FACTS["published"]} == {
         "roberta-base": ("logits", 1e-4), "opt-350m": ("hidden", 5e-5),
     }  # fmt: skip
-    for (family, vocabulary, *_), (*_, values) in doctor.PUBLISHED.items():
+    for known in FACTS["published"]:
+        family, vocabulary, *_ = known["shape"]
         config = {"roberta": RobertaConfig, "opt": OptConfig}[family]()
-        assert config.vocab_size == vocabulary > max(doctor.IDS)
-        assert len(values) == 9
+        assert config.vocab_size == vocabulary > max(FACTS["ids"])
+        assert len(known["values"]) == 9
 
 
 @FAMILIES
@@ -312,13 +314,14 @@ def test_a_known_checkpoint(tmp_path, monkeypatch, family):
     """A table made for a tiny model; the values come from another way to the same numbers."""
     path, method = write_model(tmp_path / family, family), {"roberta": "logits", "opt": "hidden"}
     model = tinyzo.load(path, engine="numpy")
-    ids = [i % model.config.vocab_size for i in doctor.IDS]
+    ids = [i % model.config.vocab_size for i in FACTS["ids"]]
     values = getattr(model, method[family])([ids])[0][:3, :3].ravel().tolist()
-    key = (family, model.config.vocab_size, 16, 2, 2)
+    shape = [family, model.config.vocab_size, 16, 2, 2]
     found = {}
     for name, offset in (("near", 9e-5), ("far", 2e-4)):
-        table = {key: (name, method[family], 1e-4, [*values[:8], values[8] + offset])}
-        monkeypatch.setattr(doctor, "PUBLISHED", table)
+        known = {"name": name, "shape": shape, "method": method[family], "near": 1e-4,
+                 "values": [*values[:8], values[8] + offset]}  # fmt: skip
+        monkeypatch.setitem(FACTS, "published", [known])
         found |= by_name(doctor.checkpoint(VIEWS, path))
     assert found["near"]["ok"] and not found["near"]["hint"]
     assert found["near"]["value"].startswith(f"{method[family]} within 9.0e-05 of the published")
@@ -329,8 +332,10 @@ def test_a_known_checkpoint(tmp_path, monkeypatch, family):
 @pytest.mark.parametrize("place", range(5))
 def test_another_shape_is_not_compared(tmp_path, monkeypatch, place):
     path = write_model(tmp_path / "model")
-    key = ["roberta", tinyzo.load(path).config.vocab_size, 16, 2, 2]
-    key[place] = "opt" if place == 0 else key[place] + 1
-    table = {tuple(key): ("known", "logits", 1e-4, [0.0] * 9)}
-    monkeypatch.setattr(doctor, "PUBLISHED", table)
+    shape = ["roberta", tinyzo.load(path).config.vocab_size, 16, 2, 2]
+    known = {"name": "known", "shape": list(shape), "method": "logits", "near": 1e-4,
+             "values": [0.0] * 9}  # fmt: skip
+    monkeypatch.setitem(FACTS, "published", [known])
+    assert "known" in by_name(doctor.checkpoint(VIEWS, path))
+    known["shape"][place] = "opt" if place == 0 else shape[place] + 1
     assert list(by_name(doctor.checkpoint(VIEWS, path))) == ["checkpoint"]

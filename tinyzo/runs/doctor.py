@@ -16,27 +16,14 @@ from timeit import timeit
 
 import numpy as np
 
+from tinyzo.checkpoints.files import read_toml
 from tinyzo.engine.engines import choose_engine, why_no_numba
 from tinyzo.engine.weights import Weights
 from tinyzo.models.model import Model, load
 
 CPUINFO = Path("/proc/cpuinfo")
-PACKAGES = {  # what is so without them
-    "tqdm": "finetune needs it", "numba": "the NumPy engine computes", "llvmlite": "no Numba",
-    "tokenizers": "our own BPE makes the same ids", "matplotlib": "no loss.png is drawn",
-    "safetensors": "nothing is missed: tinyzo reads and writes by itself"}  # fmt: skip
 TERMUX = "pkg, or the Termux User Repository's wheels: pip install --only-binary :all: --no-deps"
-Z_SHA256 = "b9ea410dbea4691010be48319c8c053774fff6a942a91de65b07ba565d285b45"
-
-# "Hello world! cécé herlolip 418", and what transformers' own tests (test_modeling_roberta.py,
-# test_modeling_opt.py; Apache-2.0) expect of it. family, vocabulary, width, layers, heads:
-# whose, the method of Model, how near its result [:3, :3] has to be, and to what.
-IDS = (0, 31414, 232, 328, 740, 1140, 12695, 69, 46078, 1588, 2)
-PUBLISHED = {
-    ("roberta", 50265, 768, 12, 12): ("roberta-base", "logits", 1e-4, (33.8802, -4.3103, 22.7761,
-        4.6539, -2.8098, 13.6253, 1.8228, -3.6898, 8.8600)),
-    ("opt", 50272, 1024, 24, 16): ("opt-350m", "hidden", 5e-5, (-0.28726277, -1.9241608, -0.3058734,
-        -1.2737825, -0.13332152, -0.18766522, 0.41159445, 0.1191957, -1.3107123))}  # fmt: skip
+FACTS = read_toml(Path(__file__).with_suffix(".toml"))
 
 
 def check(name: str, value: str, good: object = True, hint: str = "", minor: bool = False) -> dict:
@@ -64,7 +51,7 @@ def environment() -> Iterator[dict]:
     simd = config.get("SIMD Extensions", {}).get("found", ["none"])
     yield check("numpy", f"{np.__version__}, BLAS {blas}, vectors {' '.join(simd)}")
     pip = TERMUX if sys.platform == "android" or "ANDROID_ROOT" in os.environ else "pip install"
-    for name, without in PACKAGES.items():
+    for name, without in FACTS["packages"].items():
         version = next((d.version for d in metadata.distributions(name=name)), "")
         yield check(name, version or "missing", version, f"{without}; {pip} {name}", name != "tqdm")
     about = CPUINFO.read_text() if CPUINFO.exists() else ""
@@ -98,8 +85,8 @@ def z(views: dict) -> Iterator[dict]:
     for name, view in views.items():
         weights = Weights({"w": np.zeros(150_000, np.float32)}, view)
         weights.add([(12, 1.0)])
-        found = hashlib.sha256(weights.read("w")).hexdigest()
-        yield check(f"z {name}", found[:16], found == Z_SHA256, f"not {Z_SHA256[:16]}: report this")
+        found, frozen = hashlib.sha256(weights.read("w")).hexdigest(), FACTS["z_sha256"]
+        yield check(f"z {name}", found[:16], found == frozen, f"not {frozen[:16]}: report this")
 
 
 def checkpoint(views: dict, path: Path) -> Iterator[dict]:
@@ -108,15 +95,16 @@ def checkpoint(views: dict, path: Path) -> Iterator[dict]:
     family, c, weights = model.family, model.config, model.weights
     tensors = {name: weights.stored(name) for name in weights.names()}
     models = [Model(family, c, Weights(tensors, v), path, name) for name, v in views.items()]
-    ids = [[i % c.vocab_size for i in IDS][: c.max_length]]
+    ids = [[i % c.vocab_size for i in FACTS["ids"]][: c.max_length]]
     logits = np.stack([model.logits(ids)[0] for model in models])
     gap = np.abs(logits - logits[0]).max() / np.abs(logits).max()
     bad = [name for name in tensors if not np.isfinite(weights.read(name)).all()]
     yield check("checkpoint", f"{path}: {' and '.join(views)} agree to {gap:.1e} of max |logit|",
                 gap < 2e-5 and not bad, f"2e-5 is due; not finite: {', '.join(bad[:3]) or 'none'}")
-    shape = (family, c.vocab_size, c.hidden_size, c.num_hidden_layers, c.num_attention_heads)
-    if shape in PUBLISHED:
-        name, method, near, values = PUBLISHED[shape]
-        gap = np.abs(getattr(models[0], method)(ids)[0][:3, :3].ravel() - values).max()
+    shape = [family, c.vocab_size, c.hidden_size, c.num_hidden_layers, c.num_attention_heads]
+    for known in (known for known in FACTS["published"] if known["shape"] == shape):
+        method, near = known["method"], known["near"]
+        gap = np.abs(getattr(models[0], method)(ids)[0][:3, :3].ravel() - known["values"]).max()
         hint = f"beyond {near}: not the published weights (tuned ones?), or computed wrongly"
-        yield check(name, f"{method} within {gap:.1e} of the published", gap <= near, hint, True)
+        value = f"{method} within {gap:.1e} of the published"
+        yield check(known["name"], value, gap <= near, hint, True)
