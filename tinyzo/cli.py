@@ -1,4 +1,4 @@
-"""The command line: results on stdout, progress and logs on stderr.
+"""The command line: results on stdout, progress and logs on stderr. Its wording is in cli.toml.
 
 Exit codes: 0 done, 1 failed with a reason and a hint, 2 wrong usage, 130 after Ctrl-C.
 """
@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,63 +33,36 @@ from tinyzo.zo.methods import METHODS
 from tinyzo.zo.objectives import Objective
 from tinyzo.zo.updates import SCHEDULES
 
+INTERFACE = read_toml(Path(__file__).with_suffix(".toml"))
+FIELDS = {f.name: str(f.type).removesuffix(" | None") for f in dataclasses.fields(Settings)}
 HELP = dict(re.findall(r"^    (\w+): (.+)$", Settings.__doc__ or "", re.MULTILINE))
+TYPES = {"float": float, "int": int, "str": str, "list[str]": lambda text: text.split(",")}
 CHOICES = train.CHOICES | {"method": tuple(METHODS), "schedule": tuple(SCHEDULES),
                            "dtype": ("auto", *DTYPES)}  # fmt: skip
-ABOUT_TASK = {"task": None, "template": None, "label_words": None}
-ABOUT_DATA = {"data": None, "label_field": Settings.label_field}
+OTHER_TASK = {"task": None, "template": None, "label_words": None, "data": None,
+              "label_field": Settings.label_field}  # fmt: skip
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """All commands and their options; those of finetune are the fields of Settings."""
-    parser = argparse.ArgumentParser(
-        prog="tinyzo", description="Fine-tune RoBERTa and OPT with forward passes only."
-    )
+    """The COMMANDS, described by their docstrings' first lines, with the arguments of cli.toml."""
+    about = "Fine-tune RoBERTa and OPT with forward passes only."
+    parser = argparse.ArgumentParser(prog="tinyzo", description=about)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(run: Any, fields: Iterable[str] = (), path: str | None = None) -> Any:
-        """A command: a function, whose name and docstring it has, and the settings it takes."""
+    for name, run in COMMANDS.items():
         what = (run.__doc__ or "").partition("\n")[0].rstrip(".")
-        sub = commands.add_parser(run.__name__.rstrip("_"), help=what, description=what)
-        for field in fields:
-            _add_setting(sub, field)
-        if path:  # of a model, where there may be none
-            default = {"nargs": "?", "default": Settings.model} if "[" in path else {}
-            sub.add_argument("path", metavar=path.strip("[]"), **default)
+        sub = commands.add_parser(name, help=what, description=what)
+        sub.register("type", "count", _count)
+        for field in INTERFACE[name].get("settings", FIELDS):
+            sub.add_argument(_option(field), type=TYPES[FIELDS[field]], choices=CHOICES.get(field),
+                             help=HELP.get(field))  # fmt: skip
         sub.add_argument("--json", action="store_true", help="one JSON document, the last line")
-        sub.set_defaults(run=run)
-        return sub
-
-    sub = command(finetune, [f.name for f in dataclasses.fields(Settings)])
-    sub.add_argument("--output", metavar="RUN", help="the run's new directory")
-    sub.add_argument("--resume", metavar="RUN", help="go on with a run (alone, or with --steps)")
-    sub.add_argument("--config", metavar="FILE.toml", help="settings; options override them")
-    sub = command(evaluate_, ("model", *ABOUT_TASK, *ABOUT_DATA, "data_seed", "limit", "dtype"))
-    sub.add_argument("--zero-shot", action="store_true", help="of a run: its base, not the result")
-    sub = command(predict, ("model", *ABOUT_TASK, "dtype"))
-    sub.add_argument("texts", nargs="*", metavar="TEXT", help="a text, or a JSON object of columns")
-    sub = command(replay, path="RUN")
-    sub.add_argument("--output", required=True, metavar="DIR")
-    sub.add_argument("--step", type=_count, help="after so many steps; default: best on dev")
-    command(convert, path="DIR|FILE.bin").add_argument("--output", required=True, metavar="DIR")
-    sub = command(inspect, ("memory_budget",), path="[DIR|RUN]")
-    sub.add_argument("--batch-size", type=_count, default=8, help="for the memory plan")
-    sub.add_argument("--tokens", type=_count, default=64, help="a sequence, for the memory plan")
-    sub.add_argument("--plan", action="store_true", help="every way to hold it in memory")
-    command(doctor_, path="[DIR]")
+        for argument, how in INTERFACE[name]["arguments"].items():
+            sub.add_argument(argument, **how)
     return parser
 
 
-def _add_setting(parser: argparse.ArgumentParser, name: str) -> None:
-    (kind,) = (f.type for f in dataclasses.fields(Settings) if f.name == name)
-    kind = kind.removesuffix(" | None")
-    parsers = {"float": float, "int": int, "str": str, "list[str]": lambda text: text.split(",")}
-    choices = CHOICES.get(name)
-    parser.add_argument(_option(name), type=parsers[kind], choices=choices, help=HELP.get(name))
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+def _option(setting: str) -> str:
+    return f"--{setting.replace('_', '-')}"
 
 
 def _count(text: str) -> int:
@@ -99,27 +72,23 @@ def _count(text: str) -> int:
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
-    names = {f.name for f in dataclasses.fields(Settings)}
-    return {k: v for k, v in vars(options).items() if k in names and v is not None}
+    return {k: v for k, v in vars(options).items() if k in FIELDS and v is not None}
+
+
+def _say(options: argparse.Namespace, result: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """The result, after what cli.toml says of it, unless it is to be JSON."""
+    if not options.json:
+        print(INTERFACE[options.command]["says"].format(**result, **more))
+    return result
 
 
 def finetune(options: argparse.Namespace) -> dict[str, Any]:
     """Tune a model on a task; without arguments: the shipped model on the shipped task."""
-    given = _given(options)
-    if options.config:
-        given = read_toml(Path(options.config)) | given
-    run = train.finetune(options.output, options.resume, **given)
-    result = run.result
-    _say(options, (
-        f"accuracy on {result['examples']} {result['split']} rows: "
-        f"{result['accuracy_zero_shot']:.3f} zero-shot, {result['accuracy']:.3f} after "
-        f"{result['best_step']} steps (best of {result['steps']} on dev)\n"
-        f"{result['forwards']} forward passes, {result['seconds']:.1f} s, "
-        f"{result['seconds_per_step']:.3f} s a step, peak {result['peak_bytes'] / 1e6:.0f} MB\n"
-        f"the fine-tune is {run.journal_path} ({run.journal_path.stat().st_size} bytes); "
-        f"tinyzo replay {run.path} --output DIR writes the model"
-    ))  # fmt: skip
-    return result
+    config = read_toml(Path(options.config)) if options.config else {}
+    run = train.finetune(options.output, options.resume, **config | _given(options))
+    size = run.journal_path.stat().st_size
+    return _say(options, run.result, peak_mb=run.result["peak_bytes"] / 1e6,
+                journal=run.journal_path, journal_bytes=size)  # fmt: skip
 
 
 def _open(options: argparse.Namespace, needs_data: bool = True) -> tuple[Model, Settings, bool]:
@@ -139,7 +108,7 @@ def _open(options: argparse.Namespace, needs_data: bool = True) -> tuple[Model, 
             raise UsageError(f"the run's {name} is {known}", f"leave out {_option(name)}")
     task = run.settings.task or ""
     same = given.get("task", task).lower() == task.lower() and "template" not in given
-    changes = given if same else ABOUT_TASK | ABOUT_DATA | given
+    changes = given if same else OTHER_TASK | given
     settings = dataclasses.replace(run.settings, **changes | {"model": run.settings.model})
     model = tuned_model(run, 0 if getattr(options, "zero_shot", False) else None)
     return model, settings.complete(model.family, needs_data), same and "data" not in given
@@ -152,11 +121,9 @@ def evaluate_(options: argparse.Namespace) -> dict[str, Any]:
     data = (load_data if own else load_evaluation)(bound, settings)
     objective = Objective(model, bound, settings.micro_batch_tokens)
     result = evaluate.evaluate(objective, data.test)
-    _say(options, f"accuracy {result.accuracy:.4f}, loss {result.loss:.4f} "
-                  f"on {result.examples} {data.reported} rows")  # fmt: skip
-    return {"model": options.model or settings.model, "task": settings.task or "custom",
-            "examples": result.examples, "accuracy": result.accuracy, "loss": result.loss,
-            "split": data.reported, "peak_bytes": memory.peak_bytes()}  # fmt: skip
+    about = {"model": options.model or settings.model, "task": settings.task or "custom"}
+    result = about | dataclasses.asdict(result) | {"split": data.reported}
+    return _say(options, result | {"peak_bytes": memory.peak_bytes()})
 
 
 def predict(options: argparse.Namespace) -> None:
@@ -203,50 +170,42 @@ def replay(options: argparse.Namespace) -> dict[str, Any]:
     """Write a run's tuned model as a Hugging Face directory."""
     run = Run.open(Path(options.path))
     output = export.replay(run, Path(options.output), options.step)
-    _say(options, f"tuned model written to {output}")
-    return {"run": str(run.path), "output": str(output)}
+    return _say(options, {"run": str(run.path), "output": str(output)})
 
 
 def convert(options: argparse.Namespace) -> dict[str, Any]:
     """Rewrite pytorch_model.bin as safetensors, without PyTorch."""
     output = export.convert(Path(options.path), Path(options.output))
-    _say(options, f"converted to {output / 'model.safetensors'}")
-    return {"output": str(output), "peak_bytes": memory.peak_bytes()}
+    result = {"output": str(output), "peak_bytes": memory.peak_bytes()}
+    return _say(options, result, file=output / "model.safetensors")
 
 
 def inspect(options: argparse.Namespace) -> dict[str, Any]:
     """Parameters, types and memory plan of a model or a run."""
-    path = Path(options.path)
-    result: dict[str, Any] = {}
-    settings = Settings(model=options.path)
+    path, settings, result = Path(options.path), Settings(model=options.path), {}
     if (path / "run.toml").is_file():
         run = Run.open(path)
-        header, steps, _ = read_journal(run.journal_path)
-        settings = run.settings
+        settings, (header, steps, _) = run.settings, read_journal(run.journal_path)
         result = {"run": str(path), "steps": len(steps), "best_step": run.best_step(),
                   "base": header.base, "noise_format": FORMAT}  # fmt: skip
     settings = dataclasses.replace(settings, memory_budget=options.memory_budget)
     model = open_model(settings.model_path, settings.dtype)
-    weights = model.weights
-    parameters = sum(math.prod(weights.shape(name)) for name in weights.names())
+    weights, names = model.weights, model.weights.names()
+    parameters = sum(math.prod(weights.shape(name)) for name in names)
     loads = [memory.Load(options.batch_size * options.tokens, options.tokens, probes=2)]
     plan = memory.choose(model, settings, loads)
     every = list(memory.plans(model, settings, loads)) if options.plan else [plan]
+    gigabytes = weights.nbytes() * 2e4 / 1e9
     result |= {"model": str(settings.model_path), "family": model.family, "parameters": parameters,
-               "trainable": parameters, "tensors": len(weights.names()),
-               "types": dict(Counter(TAGS[weights.dtype(name).name] for name in weights.names())),
+               "trainable": parameters, "tensors": len(names),
+               "types": dict(Counter(TAGS[weights.dtype(name).name] for name in names)),
                "bytes": weights.nbytes(), "plan": plan.parts, "plan_bytes": plan.total,
-               "written": _written(weights.nbytes()), "plans": list(map(dataclasses.asdict, every))}
-    shown = {k: v for k, v in result.items() if k not in ("plan", "plans")}
-    lines = [f"{name:14} {value}" for name, value in shown.items()]
-    _say(options, "\n".join(lines + [f"{'plan':14} {each}" for each in every]))
+               "written": INTERFACE["inspect"]["written"].format(most=MOST, gigabytes=gigabytes),
+               "plans": list(map(dataclasses.asdict, every))}  # fmt: skip
+    if not options.json:
+        shown = [(k, v) for k, v in result.items() if k not in ("plan", "plans")]
+        print(*(f"{k:14} {v}" for k, v in shown + [("plan", each) for each in every]), sep="\n")
     return result
-
-
-def _written(size: int) -> str:
-    """What a run writes, and what that means for flash."""
-    return (f"56 bytes a step, and the weights every {MOST} steps, or if streamed every K as "
-            f"measured (--fold-every K; 0: never): {size * 2e4 / 1e9:.0f} / K GB in 20,000 steps")
 
 
 def doctor_(options: argparse.Namespace) -> dict[str, Any]:
@@ -254,14 +213,14 @@ def doctor_(options: argparse.Namespace) -> dict[str, Any]:
     checks = []
     for check in doctor.examine(Settings(model=options.path).model_path):
         checks.append(check)
-        hint = f"\n{'':17}hint: {check['hint']}" if check["hint"] else ""
-        _say(options, f"{'ok' if check['ok'] else 'BAD':4}{check['name']:13}{check['value']}{hint}")
+        if not options.json:
+            hint = f"\n{'':17}hint: {check['hint']}" if check["hint"] else ""
+            print(f"{'ok' if check['ok'] else 'BAD':4}{check['name']:13}{check['value']}{hint}")
     return {"ok": all(check["ok"] for check in checks), "checks": checks}
 
 
-def _say(options: argparse.Namespace, text: str) -> None:
-    if not options.json:
-        print(text)
+COMMANDS = {"finetune": finetune, "evaluate": evaluate_, "predict": predict, "replay": replay,
+            "convert": convert, "inspect": inspect, "doctor": doctor_}  # fmt: skip
 
 
 @np.errstate(over="ignore", invalid="ignore")  # a loss that is not finite is an error of its own
@@ -271,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (until the end)
     options = build_parser().parse_args(arguments)
     try:
-        result = options.run(options)
+        result = COMMANDS[options.command](options)
         if options.json and result is not None:
             print(json.dumps(result))
         print(end="", flush=True)
