@@ -9,8 +9,8 @@ Source: github.com/huggingface/safetensors, whose crate is the oracle of the tes
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +91,7 @@ def _span(path: Path, name: str, entry: Any) -> tuple[int, int, TensorInfo]:
         files.refuse(path, f"{name!r:.80} is of the unknown type {kind:.30}")
     if not isinstance(shape, list) or not is_shape(tuple(shape), dtype):
         files.refuse(path, f"{name!r:.80} has an impossible shape")
-    naturals = isinstance(offsets, list) and all(map(files.is_natural, offsets))
-    if not naturals or len(offsets) != 2:
+    if not isinstance(offsets, list) or [*map(type, offsets)] != [int, int]:  # see _natural
         files.refuse(path, f"{name!r:.80} has impossible data_offsets")
     return offsets[0], offsets[1], TensorInfo(dtype, tuple(shape))
 
@@ -113,7 +112,6 @@ class SafetensorsWriter(AbstractContextManager):
     def __init__(self, path: str | Path, infos: Infos, metadata: Strings = None) -> None:
         self.path = Path(path)
         self.partial = self.path.with_name(f".{self.path.name}.partial")
-        self._partly = ExitStack()  # undoes what is on the disk so far
         rank = {dtype: -place for place, dtype in enumerate(STORAGE)}
         names = sorted(infos, key=lambda name: (rank[infos[name].dtype], name))
         self._infos = {name: TensorInfo(*infos[name]) for name in names}
@@ -122,13 +120,13 @@ class SafetensorsWriter(AbstractContextManager):
         header = _header(self._infos, metadata)
         _parse(header, data_size, self.path)  # never write what cannot be read
         self._size = 8 + len(header) + data_size
-        with self._removed_on_failure():
-            file = open(self.partial, "ab")  # noqa: SIM115 (the ExitStack closes it)
-            self._file = self._partly.enter_context(file)
-            files.lock(file, CheckpointError, f"{self.path}: another process is writing it")
-            self._partly.callback(self.partial.unlink, missing_ok=True)
-            file.truncate(0)  # what a process left that died
+        with self._os_errors(), ExitStack() as partly:
+            self._file = partly.enter_context(open(self.partial, "ab"))
+            files.lock(self._file, CheckpointError, f"{self.path}: another process is writing it")
+            partly.callback(self.partial.unlink, missing_ok=True)
+            self._file.truncate(0)  # what a process left that died
             self._file.write(len(header).to_bytes(8, "little") + header)
+            self._partly = partly.pop_all()  # undoes what is on the disk so far
 
     def names(self) -> list[str]:
         """The order in which `write` wants the tensors."""
@@ -149,7 +147,7 @@ class SafetensorsWriter(AbstractContextManager):
             due = f"{self._missing.get(expected, 0)} of {expected!r} are due"
             wrong = f"{chunk.nbytes} bytes of {name!r} are given, {due}"
             raise ShapeError(wrong, "write each tensor once, in the order of names()")
-        with self._removed_on_failure():
+        with self._os_errors():
             self._file.write(np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data)
             self._file.flush()  # so that `partial` can be read as soon as all is written
         if chunk.nbytes:
@@ -159,28 +157,21 @@ class SafetensorsWriter(AbstractContextManager):
 
     def close(self) -> None:
         """Put the finished file in its place, safe from a power failure from here on."""
-        with self._removed_on_failure():
+        with self._os_errors(), self._partly:
             for name, left in self._missing.items():
                 files.refuse(self.path, f"{name!r} lacks {left} bytes", "write all of its rows")
             files.put_in_place(self._file, self.partial, self.path)
-        self._discard()
 
-    @contextmanager
-    def _removed_on_failure(self) -> Iterator[None]:
+    def _os_errors(self) -> AbstractContextManager:
         hint = f"the file needs {self._size} bytes in a folder that can be written"
-        try:
-            with files.os_errors(CheckpointError, self.path, hint):
-                yield
-        except BaseException:
-            self._discard()
-            raise
-
-    def _discard(self) -> None:
-        with suppress(OSError):  # closing a file flushes it, on a disk that may be full
-            self._partly.close()
+        return files.os_errors(CheckpointError, self.path, hint)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._discard() if kind else self.close()
+        if kind is None:
+            self.close()
+        else:
+            with suppress(OSError):  # closing a file flushes it, on a disk that may be full
+                self._partly.close()
 
 
 def _header(infos: Infos, metadata: Strings) -> bytes:
