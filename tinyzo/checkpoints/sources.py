@@ -114,11 +114,9 @@ class Source(AbstractContextManager):
         fits = out.ndim == len(shape) and out.shape[1:] == shape[1:]
         there = 0 <= start <= start + sum(out.shape[:1]) <= sum(shape[:1])
         if not (fits and there and out.dtype == STORAGE[dtype] and out.flags.carray):
-            what = f"{name!r} {dtype} {list(shape)} from row {start} on"
-            raise ShapeError(
-                f"{what} does not fit {out.dtype} {list(out.shape)}",
-                f"give a writable C-contiguous array of {STORAGE[dtype]}, no longer than the rest",
-            )
+            rows = f"{name!r} {dtype} {list(shape)} from row {start} on"
+            needed = f"a writable C-contiguous array of {STORAGE[dtype]}, no longer than the rest"
+            raise ShapeError(f"{rows} does not fit {out.dtype} {list(out.shape)}", f"give {needed}")
         if out.size:
             _fill(out, self._tensors[name], start)
 

@@ -13,7 +13,7 @@ import errno
 import os
 import struct
 import zlib
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -43,8 +43,8 @@ class Header:
         return _sealed(HEADER, 0, MAGIC, FORMAT, self.losses, self.terms, *z, base)
 
     def __str__(self) -> str:
-        terms = f"{self.losses} losses and {self.terms} {self.kind} terms a step"
-        return f"{terms} on base {self.base[:12]}"
+        what = f"{self.losses} losses and {self.terms} {self.kind} terms a step"
+        return f"{what} on base {self.base[:12]}"
 
     @property
     def record(self) -> struct.Struct:
@@ -59,27 +59,21 @@ class Journal(AbstractContextManager):
 
         raises: RunError when another process holds it, it belongs to another base, or is corrupt
         """
-        self.path, self.header = path, header
-        with os_errors(RunError, path, "a run must be writable"):
-            self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (held until close)
-        try:
-            self._read()
-        except BaseException:
-            self.close()
-            raise
-
-    def _read(self) -> None:
-        lock(self._file, RunError, f"{self.path}: another process is at work on this run")
-        self._file.seek(0)
-        start = self.header.pack()
-        if len(found := self._file.read(len(start))) < len(start) and start.startswith(found):
-            self._file.truncate(0)
-            self._write(start)
-        header, self.steps, self._crc = read_journal(self.path)
-        if header != self.header:
-            why = f"it records {header}; this run has {self.header}"
-            raise RunError(f"{self.path}: {why}", "a journal belongs to the run that wrote it")
-        self._file.truncate(HEADER.size + len(self.steps) * header.record.size)
+        self.path, self.header, start = path, header, header.pack()
+        with ExitStack() as opened:
+            with os_errors(RunError, path, "a run must be writable"):
+                self._file = opened.enter_context(open(path, "a+b", buffering=0))
+            lock(self._file, RunError, f"{path}: another process is at work on this run")
+            self._file.seek(0)
+            if len(found := self._file.read(len(start))) < len(start) and start.startswith(found):
+                self._file.truncate(0)
+                self._write(start)
+            there, self.steps, self._crc = read_journal(path)
+            if there != header:
+                why = f"{path}: it records {there}; this run has {header}"
+                raise RunError(why, "a journal belongs to the run that wrote it")
+            self._file.truncate(HEADER.size + len(self.steps) * header.record.size)
+            opened.pop_all()
 
     def append(self, step: Step) -> None:
         """Write the next step; it survives the death of this process.
@@ -102,11 +96,8 @@ class Journal(AbstractContextManager):
         with os_errors(RunError, self.path, "make room on the disk, then --resume"):
             os.fsync(self._file.fileno())
 
-    def close(self) -> None:
-        self._file.close()
-
     def __exit__(self, *exc: object) -> None:
-        self.close()
+        self._file.close()
 
 
 def read_journal(path: Path) -> tuple[Header, list[Step], int]:
