@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tinyzo.checkpoints.files import read_toml
 from tinyzo.errors import TokenizerError
 from tinyzo.text.bpe import BYTE_OF, BytePairEncoder, Merges
 
@@ -16,13 +17,7 @@ Encode = Callable[[str], list[int]]
 _ROBERTA = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
 _OPT = {"bos": "</s>", "pad": "<pad>", "eos": "</s>", "unk": "</s>"}
 
-_SETTINGS = {  # of a tokenizer.json, as far as they change ids; null, "" and false are the same
-    "tokenizer": {"normalizer": None},
-    "model": {"type": "BPE", "dropout": None, "byte_fallback": None, "ignore_merges": None,
-              "continuing_subword_prefix": None, "end_of_word_suffix": None},
-    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": None, "use_regex": True},
-    "added_tokens": {"single_word": None, "rstrip": None},
-}
+_SETTINGS = read_toml(Path(__file__).with_suffix(".toml"))
 _COPY = "a checkpoint needs its own tokenizer.json, or vocab.json with merges.txt: copy them again"
 _ONLY = "tinyzo reads the byte-level BPE of RoBERTa, OPT and GPT-2, and no other tokenizer"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -107,7 +102,7 @@ def _from_tokenizer_json(text: str) -> tuple[dict[str, int], Merges, dict[str, b
     parts += [("pre_tokenizer", spec["pre_tokenizer"] or {"type": None}), ("tokenizer", spec)]
     for name, part in parts:
         for key, wanted in _SETTINGS[name].items():
-            if ((value := part.get(key, wanted)) or None) != wanted:
+            if ((value := part.get(key, wanted)) or False) != wanted:
                 raise TokenizerError(f"tokenizer.json: {name}.{key} is {value!r:.60}", _ONLY)
     ids = model["vocab"] | {str(token["content"]): token["id"] for token in tokens}
     pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
