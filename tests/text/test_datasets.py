@@ -167,27 +167,22 @@ def test_kshot_names_the_label_that_is_short(counts):
     assert f"use k <= {found // 2}" in text
 
 
-@pytest.mark.parametrize("seed", [-1, 2**32])
-def test_a_seed_the_legacy_generator_cannot_take(seed):
-    assert f"data seed {seed}" in message(draw, [], 0, seed)
-
-
 def test_opt_rows_are_one_permutation_with_dev_at_its_end():
     rows, evaluation = rows_of({"bad": 2000}), rows_of({"good": 1500})
     order = np.random.RandomState(0).permutation(2000)
-    splits = sample_opt(rows, evaluation)
-    assert splits.train == [rows[i] for i in order[:1000]]
-    assert splits.dev == [rows[i] for i in order[1000:1500]]
+    train, dev = sample_opt(rows, 1000, 500, 0)
+    assert train == [rows[i] for i in order[:1000]]
+    assert dev == [rows[i] for i in order[1000:1500]]
     order = np.random.RandomState(0).permutation(1500)
-    assert splits.test == [evaluation[i] for i in order[:1000]]
+    assert draw(evaluation, 1000, 0) == [evaluation[i] for i in order[:1000]]
 
 
 def test_opt_rows_of_a_small_task_leave_the_last_for_dev():
-    splits = sample_opt(rows_of({"bad": 250}), rows_of({"good": 56}), n_dev=100)
-    assert (len(splits.train), len(splits.dev), len(splits.test)) == (150, 100, 56)
-    no_dev = sample_opt(rows_of({"bad": 250}), [], n_dev=0)
-    assert (len(no_dev.train), no_dev.dev) == (250, [])
-    text = message(sample_opt, rows_of({"bad": 500}), [])
+    train, dev = sample_opt(rows_of({"bad": 250}), 1000, 100, 0)
+    assert (len(train), len(dev)) == (150, 100)
+    train, dev = sample_opt(rows_of({"bad": 250}), 1000, 0, 0)
+    assert (len(train), dev) == (250, [])
+    text = message(sample_opt, rows_of({"bad": 500}), 1000, 500, 0)
     assert "500 training rows, of which dev would take 500" in text
 
 

@@ -55,8 +55,7 @@ def choose_rows(task: Task, splits: Splits, settings: Settings) -> tuple[Splits,
     if settings.k_shot:
         train, dev = kshot(task, train, settings.k_shot, seed)
     elif not dev or reported == "dev":
-        drawn = sample_opt(train, [], settings.train_rows, n_dev, seed=seed)
-        train, dev = drawn.train, drawn.dev
+        train, dev = sample_opt(train, settings.train_rows, n_dev, seed)
     elif len(train) > settings.train_rows:
         train = draw(train, settings.train_rows, seed)
     return Splits(train, dev, _reported_rows(task, test, settings)), reported

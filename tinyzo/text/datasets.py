@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyzo.checkpoints.files import os_errors
 from tinyzo.errors import DataError
 from tinyzo.text.tasks import Task
 
@@ -38,8 +39,8 @@ class Splits:
     @property
     def evaluation(self) -> tuple[str, list[Row]]:
         """The split to report on, by name: test, or dev where there is no test, or train."""
-        named = {"test": self.test, "dev": self.dev, "train": self.train}
-        return next(((name, rows) for name, rows in named.items() if rows), ("test", []))
+        last_first = reversed(vars(self).items())
+        return next(((name, rows) for name, rows in last_first if rows), ("test", []))
 
 
 def read_rows(path: str | Path, columns: Sequence[str] | None = None) -> list[Row]:
@@ -93,12 +94,9 @@ def load_splits(task: Task, path: str | Path) -> Splits:
 def draw(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
     """The first `count` rows after one shuffle by NumPy's legacy generator, as published code has.
 
-    The published test sets of RoBERTa are `draw(rows, 1000, 42)` where there are more than 1,000.
-    raises:  DataError when the legacy generator cannot take the seed
+    The published test sets are `draw(rows, 1000, 42)` (RoBERTa) and `draw(rows, 1000, 0)` (OPT).
     differs: a generator of its own, so that NumPy's global one is neither read nor moved
     """
-    if not 0 <= seed < 2**32:
-        raise DataError(f"data seed {seed}", "the data seed is an integer from 0 to 4294967295")
     order = np.random.RandomState(seed).permutation(len(rows))
     return [rows[index] for index in order[:count]]
 
@@ -122,18 +120,18 @@ def kshot(task: Task, rows: Sequence[Row], k: int, seed: int) -> tuple[list[Row]
     return train, [row for group in groups.values() for row in group[k : 2 * k]]
 
 
-def sample_opt(train: Sequence[Row], evaluation: Sequence[Row], n_train: int = 1000,
-               n_dev: int = 500, n_eval: int = 1000, seed: int = 0) -> Splits:  # fmt: skip
-    """MeZO's rows for OPT: n_train + n_dev of one permutation, dev its end; then n_eval to test.
+def sample_opt(rows: Sequence[Row], n_train: int, n_dev: int,
+               seed: int) -> tuple[list[Row], list[Row]]:  # fmt: skip
+    """MeZO's rows for OPT: n_train + n_dev of one permutation, dev its end.
 
     raises:  DataError when nothing is left to train on; fewer than n_train rows are all taken
     """
-    drawn = draw(train, n_train + n_dev, seed)
+    drawn = draw(rows, n_train + n_dev, seed)
     cut = len(drawn) - n_dev
     if cut < 1:
         message = f"{len(drawn)} training rows, of which dev would take {n_dev}"
         raise DataError(message, "use a smaller dev set, or more data")
-    return Splits(drawn[:cut], drawn[cut:], draw(evaluation, n_eval, seed))
+    return drawn[:cut], drawn[cut:]
 
 
 def _records(path: Path) -> Iterator[tuple[int, Any]]:
@@ -158,9 +156,8 @@ def _read_text(path: Path) -> str:
     if path.suffix not in KINDS:
         raise DataError(f"{path}: not a kind of file that can be read", f"use {SUFFIXES}")
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}", "check the path of the data") from error
+        with os_errors(DataError, path, "check the path of the data"):
+            return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path} line {line}: not UTF-8", "save the file as UTF-8") from error

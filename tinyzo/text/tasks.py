@@ -61,14 +61,14 @@ class Task:
     name: str
     family: str
     template: str
-    labels: tuple[str, ...]
-    words: tuple[str, ...]
+    labels: Sequence[str]
+    words: Sequence[str]
     max_length: int = 2048
     sentence_limit: int | None = None
     label_field: str = "label"
     by_index: bool = False
     aliases: Mapping[str, str] = field(default_factory=dict)
-    columns: tuple[str, ...] | None = None
+    columns: Sequence[str] | None = None
     n_dev: int = 500
     loss: str = "classification"
 
@@ -248,10 +248,4 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _read_table(path: Path) -> tuple[Task, ...]:
-    """The rows of tasks.toml."""
-    lists, rows = ("labels", "words", "columns"), read_toml(path)["tasks"]
-    return tuple(Task(**row | {n: tuple(row[n]) for n in lists if n in row}) for row in rows)
-
-
-TASKS = _read_table(Path(__file__).with_suffix(".toml"))
+TASKS = [Task(**row) for row in read_toml(Path(__file__).with_suffix(".toml"))["tasks"]]
