@@ -27,7 +27,6 @@ from tinyzo.runs.journal import read_journal
 from tinyzo.runs.run import Run
 from tinyzo.runs.settings import Settings, settings_from
 from tinyzo.runs.snapshots import MOST, TAGS, tuned_model
-from tinyzo.text.datasets import Row
 from tinyzo.text.tasks import BoundTask
 from tinyzo.zo.methods import METHODS
 from tinyzo.zo.objectives import Objective
@@ -140,11 +139,9 @@ def predict(options: argparse.Namespace) -> None:
         example = bound.encode(_row(bound, text), labelled=False)
         (odds,) = evaluate.predict(objective, [example])
         label = labels[odds.argmax()]
-        if options.json:
-            scores = dict(zip(labels, odds.tolist(), strict=True))
-            print(json.dumps({"text": text, "label": label, "scores": scores}), flush=True)
-        else:
-            print(f"{label}\t{odds.max():.3f}\t{text}", flush=True)
+        scores = dict(zip(labels, odds.tolist(), strict=True))
+        result = json.dumps({"text": text, "label": label, "scores": scores})
+        print(result if options.json else f"{label}\t{odds.max():.3f}\t{text}", flush=True)
 
 
 def _texts(options: argparse.Namespace) -> Iterator[str]:
@@ -156,11 +153,11 @@ def _texts(options: argparse.Namespace) -> Iterator[str]:
         raise DataError("a text that is not UTF-8", "save the texts as UTF-8") from None
 
 
-def _row(bound: BoundTask, text: str) -> Row:
+def _row(bound: BoundTask, text: str) -> dict[str, Any]:
     if len(bound.fields) == 1:
-        return Row({bound.fields[0]: text})
+        return {bound.fields[0]: text}
     try:
-        return Row(**json.loads(text))
+        return {**json.loads(text)}
     except (ValueError, TypeError, RecursionError):
         raise DataError(f"{text[:40]!r}: the task reads {', '.join(bound.fields)}",
                         "give each text as a JSON object of these columns") from None  # fmt: skip
@@ -236,18 +233,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(end="", flush=True)
         return 0 if (result or {}).get("ok", True) else 1  # the doctor's
     except TinyzoError as error:
-        return _fail(error, error.exit_code)
+        why, code = str(error), error.exit_code
     except KeyboardInterrupt:
-        return _fail("interrupted; a run goes on with --resume RUN", 130)
+        why, code = "interrupted; a run goes on with --resume RUN", 130
     except (OSError, MemoryError, UnicodeError) as error:
         if getattr(error, "filename", "") is None:  # stdout: its flush at exit would fail again
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # the reader has seen enough, as `| head -1`
             return 1
         hint = "check the path and its permissions, and room on the disk and in memory"
-        return _fail(f"{error or type(error).__name__}\n  hint: {hint}", 1)
-
-
-def _fail(why: object, code: int) -> int:
+        why, code = f"{error or type(error).__name__}\n  hint: {hint}", 1
     print(f"tinyzo: {why}", file=sys.stderr)
     return code

@@ -6,8 +6,6 @@ from typing import Any
 
 from tinyzo.runs.run import read_lines
 
-MEGABYTE = 1 << 20
-
 
 def say(text: str) -> None:
     """A line of log, to stderr."""
@@ -23,11 +21,10 @@ def progress(done: int, steps: int) -> Any:
 
 def show(bar: Any, metrics: dict[str, Any], accuracy: float | None) -> None:
     """One step forward on the bar: loss, accuracy on dev, s/step, peak memory."""
-    fields = {"loss": f"{metrics['loss']:.4f}", "s/step": f"{metrics['seconds']:.3f}"}
-    fields["peak"] = f"{metrics['peak_bytes'] / MEGABYTE:.0f}MB"
-    if accuracy is not None:
-        fields["dev"] = f"{accuracy:.3f}"
-    bar.set_postfix(fields, refresh=False)
+    dev = {} if accuracy is None else {"dev": f"{accuracy:.3f}"}
+    fields = {"loss": f"{metrics['loss']:.4f}", "s/step": f"{metrics['seconds']:.3f}",
+              "peak": f"{metrics['peak_bytes'] / 2**20:.0f}MB"}  # fmt: skip
+    bar.set_postfix(fields | dev, refresh=False)
     bar.update()
 
 

@@ -105,8 +105,7 @@ class Run:
         Equal accuracies are decided by the loss, then for the earlier step. Without a dev split
         it is the last step.
         """
-        evaluations = self.evaluations("dev")
-        if not evaluations:
+        if not (evaluations := self.evaluations("dev")):
             return len(read_journal(self.journal_path)[1])
         by_accuracy = self.about["family"] == "roberta"
         ranks = ((-by_accuracy * e["accuracy"], e["loss"], s) for s, e in evaluations.items())
