@@ -5,28 +5,25 @@
     <prefix>/...           version, byteorder and the like
 
 in a ZIP that compresses nothing. A pickle is a program, and this one may be hostile: so it runs on
-a machine of our own that knows only the opcodes of torch.save, makes nothing but dicts, tuples,
-strings, numbers and descriptions of tensors, and calls nothing but three functions of this file.
+a machine that knows only the opcodes of torch.save, makes nothing but dicts, tuples, strings,
+numbers and descriptions of tensors, and has nothing that could be called.
 """
 
 import io
-import math
+import pickle
 import pickletools
 import struct
 import zipfile
-from collections.abc import Callable
+from collections import namedtuple
 from contextlib import ExitStack
-from enum import Enum
 from pathlib import Path
-from types import FunctionType
-from typing import Any, NamedTuple
+from typing import Any, NoReturn
 
 from tinyzo.checkpoints import files
 from tinyzo.checkpoints.sources import STORAGE, Source, Stored, TensorInfo, is_shape, reach
 
 _MAX_LISTING_BYTES = 8 << 20  # of a pickle or a ZIP directory: 40,000 tensors, 1 GB of objects
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
 _RESAVE = "save it again with PyTorch 1.6 or newer: torch.save(model.state_dict(), path)"
 _HOSTILE = f"if you do not trust its author, do not use it; else {_RESAVE}"
 
@@ -50,13 +47,12 @@ class TorchBin(Source):
             files.refuse(self.path, "it was written on a big-endian machine", _RESAVE)
         tensors = {}
         for name, view in _state_dict(_read(file, *members[pickles[0]]), self.path).items():
-            key, dtype, numel = view.storage
+            key, _, needed = view.storage
             start, size = members.get(f"{prefix}data/{key}", (0, None))
-            if size != (needed := numel * STORAGE[dtype].itemsize):
+            if size != needed:
                 why = f"{name!r:.80} needs a storage of {needed} bytes and has one of {size}"
                 files.refuse(self.path, why)
-            start += view.offset * STORAGE[dtype].itemsize
-            tensors[name] = Stored(TensorInfo(dtype, view.shape), file, key, start, view.stride)
+            tensors[name] = Stored(view.info, file, key, start + view.start, view.stride)
         return tensors
 
 
@@ -65,8 +61,7 @@ open_torch_bin = TorchBin.open
 
 def _read(file: io.FileIO, start: int, size: int) -> bytes:
     if size > _MAX_LISTING_BYTES:
-        why = f"it needs {size} bytes to describe its tensors, which is too many"
-        files.refuse(file.name, why, _HOSTILE)
+        files.refuse(file.name, f"it needs {size} bytes to list its tensors: too many", _HOSTILE)
     return files.read_bytes(file, size, start)
 
 
@@ -85,7 +80,8 @@ class _Directory(io.FileIO):
 def _members(file: io.FileIO, file_size: int) -> dict[str, tuple[int, int]]:
     """Start and size of each member's bytes; none is compressed, none overlaps another."""
     head = files.read_bytes(file, min(file_size, 512), 0)
-    if _LEGACY_MAGIC in head[:16] or head[257:262] == b"ustar":
+    # what torch.save began with, from 0.1.10 on and before: its magic number, a tar
+    if b"l\xfc\x9cF\xf9 j\xa8P\x19" in head[:16] or head[257:262] == b"ustar":
         files.refuse(file.name, "it is in the format of PyTorch before 1.6", _RESAVE)
     if not head.startswith(b"PK\3\4"):
         files.refuse(file.name, f"it starts with {head[:8]!r}, so torch.save did not write it")
@@ -123,34 +119,19 @@ def _locate(file: io.FileIO, file_size: int, info: zipfile.ZipInfo) -> tuple[int
 # --- the pickle ---
 
 
-_StorageType = Enum("_StorageType", {
-    "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16",
-    "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8",
-    "ByteStorage": "U8", "BoolStorage": "BOOL"})  # fmt: skip
-
-
-class _Storage(NamedTuple):
-    key: str
-    dtype: str
-    numel: int
-
-
-class _View(NamedTuple):
-    """A tensor: its element [i, j, ...] is storage[offset + i * stride[0] + j * stride[1] ...]."""
-
-    storage: _Storage
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
+_Global = namedtuple("_Global", "word")  # what stands for a function or a class: it is no callable
+_Storage = namedtuple("_Storage", "key dtype size")  # sizes and starts are in bytes
+_View = namedtuple("_View", "storage info start stride")
+_PLAINLY = {EOFError: "it ends in the middle", IndexError: "it takes a value that is not there"}
 
 
 def _state_dict(program: bytes, path: Path) -> dict[str, _View]:
-    machine = _Machine(program)
+    file = io.BytesIO(program)
     try:
-        state = machine.run()
-    except (ValueError, IndexError, KeyError) as error:
-        why = error if isinstance(error, ValueError) else "it takes a value that is not there"
-        files.refuse(path, f"its pickle is refused at byte {machine.at}: {why}", _HOSTILE)
+        state = _Machine(file).load()
+    except Exception as error:  # of any kind, as the documentation of pickle warns
+        why = _PLAINLY.get(type(error), error)
+        files.refuse(path, f"its pickle is refused at byte {file.tell()}: {why}", _HOSTILE)
     if isinstance(state, dict) and len(state) == 1:
         inner = state.get("state_dict", state.get("model"))
         state = inner if isinstance(inner, dict) else state
@@ -158,141 +139,85 @@ def _state_dict(program: bytes, path: Path) -> dict[str, _View]:
         files.refuse(path, f"it holds a {type(state).__name__}, not a state dict", _RESAVE)
     for name, value in state.items():
         if not isinstance(value, _View):
-            kind = type(value).__name__
-            files.refuse(path, f"its entry {name!r:.80} is a {kind}, not a tensor", _RESAVE)
+            files.refuse(path, f"{name!r:.80} is a {type(value).__name__}, not a tensor", _RESAVE)
     return state
 
 
-def _ordered_dict(*arguments: object) -> dict[str, object]:
-    if arguments:
-        raise ValueError("an OrderedDict starts with something in it")
-    return {}
+def _made(function: object, arguments: object) -> object:
+    """What a call in the pickle returns, without a call."""
+    match function, arguments:
+        case _Global("dict"), ():
+            return {}
+        case _Global("parameter"), (_View() as tensor, _, _):
+            return tensor
+        case _Global("tensor"), (_Storage() as storage, offset, tuple(shape), tuple(stride), _, _):
+            return _tensor(storage, offset, shape, stride)
+    raise ValueError("no state dict needs such a call")
 
 
-def _tensor(*arguments: object) -> _View:
-    match arguments:
-        case _Storage() as storage, offset, tuple(shape), tuple(stride), _, _:
-            natural = all(map(files.is_natural, (offset, *stride)))
-            possible = natural and len(shape) == len(stride) and is_shape(shape, storage.dtype)
-        case _:
-            possible = False
-    if not possible:
+def _tensor(storage: _Storage, offset: Any, shape: tuple, stride: tuple) -> _View:
+    natural = len(shape) == len(stride) and all(map(files.is_natural, (offset, *stride)))
+    if not natural or not is_shape(shape, storage.dtype):
         raise ValueError("a tensor has an impossible offset, shape or stride")
-    if 0 not in shape and offset + reach(shape, stride) >= storage.numel:
-        raise ValueError(f"a tensor reaches beyond the {storage.numel} elements of its storage")
-    if math.prod(shape) > storage.numel:
-        raise ValueError("a tensor has more elements than its storage")
-    return _View(storage, offset, shape, stride)
+    info, itemsize = TensorInfo(storage.dtype, shape), STORAGE[storage.dtype].itemsize
+    used = info.nbytes and max(info.nbytes, itemsize * (offset + reach(shape, stride) + 1))
+    if used > storage.size:
+        raise ValueError(f"a tensor takes {used} bytes of a storage of {storage.size}")
+    return _View(storage, info, itemsize * offset, stride)
 
 
-def _parameter(*arguments: object) -> _View:
-    if len(arguments) != 3 or not isinstance(arguments[0], _View):
-        raise ValueError("a parameter is not made of a tensor")
-    return arguments[0]
+class _Needed(dict[Any, Any]):
+    """What a state dict needs of pickle, by opcode or path; all else is refused by its name."""
+
+    def __missing__(self, key: int | str) -> NoReturn:
+        what = f"opcode {_NAMES.get(key, key)}" if isinstance(key, int) else f"{key!r:.80}"
+        raise ValueError(f"no state dict needs {what}")
 
 
-_GLOBALS: dict[str, object] = {f"torch.{kind.name}": kind for kind in _StorageType}
-_GLOBALS["collections.OrderedDict"] = _ordered_dict
-_GLOBALS["torch._utils._rebuild_tensor_v2"] = _tensor
-_GLOBALS["torch._utils._rebuild_parameter"] = _parameter
+_GLOBALS = _Needed({
+    "torch.DoubleStorage": "F64", "torch.FloatStorage": "F32", "torch.HalfStorage": "F16",
+    "torch.BFloat16Storage": "BF16", "torch.LongStorage": "I64", "torch.IntStorage": "I32",
+    "torch.ShortStorage": "I16", "torch.CharStorage": "I8", "torch.ByteStorage": "U8",
+    "torch.BoolStorage": "BOOL", "torch._utils._rebuild_tensor_v2": "tensor",
+    "torch._utils._rebuild_parameter": "parameter", "collections.OrderedDict": "dict"})  # fmt: skip
+
+# What torch.save emits for a state dict, with pickle protocol 2 (its default) to 5, and the
+# standard library does as it is needed here; `_Machine` has the rest.
+_NAMES = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
+_EMITTED = """PROTO STOP NONE NEWTRUE NEWFALSE BININT1 BININT2 BININT LONG1 EMPTY_DICT EMPTY_TUPLE
+    TUPLE1 TUPLE2 TUPLE3 MARK TUPLE BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL
+    STACK_GLOBAL BINPERSID""".split()  # noqa: SIM905 (a list of strings is twice as long)
 
 
-class _Machine:
-    """Runs the opcodes of _STEPS, with the globals of _GLOBALS, and refuses every other by name."""
+class _Machine(pickle._Unpickler):
+    """The standard library's pickle machine in Python: its memo is a dict, and what it does for
+    an opcode is looked up in `dispatch`, so that an opcode that is not there does not exist.
 
-    def __init__(self, program: bytes) -> None:
-        self.program, self.at = program, 0
-        self.stack, self.below, self.memo = [], [], {}  # below: the stacks under each mark
+    source: Lib/pickle.py of CPython, whose opcodes of _EMITTED are the same from 3.10 to 3.14
+    differs: a global is a word, a call a pattern (`_made`), and nothing is imported or called;
+        only names are keys, as the hash of a deep tuple would take the stack or for ever; text is
+        strict UTF-8; frames do not matter; the state of BUILD, a `_metadata`, is dropped
+    """
 
-    def run(self) -> Any:
-        while (opcode := self.take(1)) != b".":
-            if opcode not in _STEPS:
-                known = pickletools.code2op.get(opcode.decode("latin1"))
-                raise ValueError(f"no state dict needs opcode {known.name if known else opcode}")
-            _STEPS[opcode](self)
-        return self.stack.pop()
+    def find_class(self, module: str, name: str) -> _Global:
+        return _Global(_GLOBALS[f"{module}.{name}"])
 
-    def take(self, count: int) -> bytes:
-        self.at += count
-        if self.at > len(self.program):
-            raise ValueError("it ends in the middle")
-        return self.program[self.at - count : self.at]
+    def persistent_load(self, pid: object) -> _Storage:
+        match pid:
+            case "storage", _Global(t), str(key), str(), n if t in STORAGE and files.is_natural(n):
+                return _Storage(key, t, n * STORAGE[t].itemsize)
+        raise ValueError("a storage is not described as torch.save does")
 
-    def number(self, width: int, signed: bool = False) -> int:
-        return int.from_bytes(self.take(width), "little", signed=signed)
-
-    def line(self) -> str:
-        return self.take(self.program.index(b"\n", self.at) + 1 - self.at)[:-1].decode()
-
-    def push(self, value: object) -> None:
-        self.stack.append(value)
-
-    def pop(self, count: int) -> tuple[Any, ...]:
-        return tuple(self.stack.pop() for _ in range(count))[::-1]
-
-    def mark(self) -> None:
-        self.below.append(self.stack)
-        self.stack = []
-
-    def pop_to_mark(self) -> tuple[Any, ...]:
-        values, self.stack = self.stack, self.below.pop()
-        return tuple(values)
-
-    def put(self, index: int) -> None:
-        self.memo[index] = self.stack[-1]
-
-    def find(self, module: object, name: object) -> None:
-        path = f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else "?"
-        if path not in _GLOBALS:
-            raise ValueError(f"no state dict needs {path!r:.80}")
-        self.push(_GLOBALS[path])
-
-    def storage(self) -> None:
-        match self.stack.pop():
-            case ("storage", _StorageType() as kind, str(key), str(), n) if files.is_natural(n):
-                self.push(_Storage(key, kind.value, n))
-            case _:
-                raise ValueError("a storage is not described as torch.save does")
-
-    def call(self) -> None:
-        function, arguments = self.pop(2)
-        if not isinstance(function, FunctionType) or not isinstance(arguments, tuple):
-            raise ValueError(f"it calls a {type(function).__name__}")
-        self.push(function(*arguments))
-
-    def set_items(self, items: tuple[Any, ...]) -> None:
-        target, names, values = self.stack[-1], items[::2], items[1::2]
-        named = all(isinstance(name, str) for name in names) and len(names) == len(values)
-        if not isinstance(target, dict) or not named:
+    def set_items(self, items: list[Any]) -> None:
+        if len(items) % 2 or not all(isinstance(name, str) for name in items[::2]):
             raise ValueError("it sets what is not a name in a dict")
-        target.update(zip(names, values, strict=True))
+        dict.update(self.stack[-1], zip(items[::2], items[1::2], strict=True))
 
-
-# What torch.save emits for a state dict, with pickle protocol 2 (its default) to 5.
-_STEPS: dict[bytes, Callable[[_Machine], object]] = {
-    # protocol, frame: not needed
-    b"\x80": lambda m: m.take(1), b"\x95": lambda m: m.take(8),
-    # constants
-    b"N": lambda m: m.push(None), b"\x88": lambda m: m.push(True), b"\x89": lambda m: m.push(False),
-    # integers
-    b"K": lambda m: m.push(m.number(1)), b"M": lambda m: m.push(m.number(2)),
-    b"J": lambda m: m.push(m.number(4, signed=True)),
-    b"\x8a": lambda m: m.push(m.number(m.number(1), signed=True)),
-    # strings
-    b"X": lambda m: m.push(m.take(m.number(4)).decode()),
-    b"\x8c": lambda m: m.push(m.take(m.number(1)).decode()),
-    # tuples: of none, one, two, three, of all since the mark
-    b")": lambda m: m.push(()), b"\x85": lambda m: m.push(m.pop(1)),
-    b"\x86": lambda m: m.push(m.pop(2)), b"\x87": lambda m: m.push(m.pop(3)),
-    b"(": _Machine.mark, b"t": lambda m: m.push(m.pop_to_mark()),
-    # a dict; one item, or all since the mark, put into it
-    b"}": lambda m: m.push({}),
-    b"s": lambda m: m.set_items(m.pop(2)), b"u": lambda m: m.set_items(m.pop_to_mark()),
-    # what is met again
-    b"q": lambda m: m.put(m.number(1)), b"r": lambda m: m.put(m.number(4)),
-    b"\x94": lambda m: m.put(len(m.memo)),
-    b"h": lambda m: m.push(m.memo[m.number(1)]), b"j": lambda m: m.push(m.memo[m.number(4)]),
-    # globals, storages, calls; BUILD, the `_metadata` of an OrderedDict, which is dropped
-    b"c": lambda m: m.find(m.line(), m.line()), b"\x93": lambda m: m.find(*m.pop(2)),
-    b"Q": _Machine.storage, b"R": _Machine.call, b"b": lambda m: m.stack.pop(),
-}  # fmt: skip
+    dispatch = _Needed({c: pickle._Unpickler.dispatch[c] for c in _NAMES if _NAMES[c] in _EMITTED})
+    dispatch |= {
+        pickle.BINUNICODE[0]: lambda m: m.append(m.read(*struct.unpack("<I", m.read(4))).decode()),
+        pickle.SHORT_BINUNICODE[0]: lambda m: m.append(m.read(m.read(1)[0]).decode()),
+        pickle.SETITEM[0]: lambda m: m.set_items([m.stack.pop(-2), m.stack.pop()]),
+        pickle.SETITEMS[0]: lambda m: m.set_items(m.pop_mark()),
+        pickle.REDUCE[0]: lambda m: m.append(_made(m.stack.pop(-2), m.stack.pop())),
+        pickle.FRAME[0]: lambda m: m.read(8), pickle.BUILD[0]: lambda m: m.stack.pop()}  # fmt: skip
