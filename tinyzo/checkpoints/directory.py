@@ -7,10 +7,9 @@ refused by name; a tensor is the model's, or tied, or known to be idle, or is re
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from tinyzo.checkpoints.files import os_errors, read_toml, refuse
 from tinyzo.checkpoints.safetensors import open_safetensors
@@ -32,8 +31,7 @@ INCOMPLETE = "an encoder without its head, or a download that is not complete"
 Config = TypeVar("Config")
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """How one architecture's tensors are named in the files that people have.
 
     prefixes: what may stand where `base` should; ties: a second name of a tensor -> the name

@@ -21,6 +21,7 @@ from tinyzo.checkpoints.sources import STORAGE, Source, Stored, TensorInfo, is_s
 from tinyzo.errors import CheckpointError, ShapeError
 
 Infos, Strings = Mapping[str, TensorInfo], Mapping[str, str] | None
+Places = dict[str, tuple[int, TensorInfo]]  # where in the data each tensor begins, and what it is
 _MAX_HEADER_BYTES = 100_000_000  # the crate's own limit
 
 
@@ -40,12 +41,9 @@ class SafetensorsFile(Source):
         if header_size > _MAX_HEADER_BYTES or data_start > size:
             files.refuse(self.path, f"it claims a header of {header_size} bytes and has {size}")
         header = files.read_bytes(file, header_size, 8)
-        self.metadata, infos = _parse(header, size - data_start, self.path)
-        tensors, start = {}, data_start
-        for name, info in infos.items():
-            tensors[name] = Stored(info, file, name, start, _stride(info.shape))
-            start += info.nbytes
-        return tensors
+        self.metadata, places = _parse(header, size - data_start, self.path)
+        return {name: Stored(info, file, name, data_start + start, _stride(info.shape))
+                for name, (start, info) in places.items()}  # fmt: skip
 
 
 open_safetensors = SafetensorsFile.open
@@ -55,8 +53,8 @@ def _stride(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
-def _parse(header: bytes, data_size: int, path: Path) -> tuple[dict[str, str], Infos]:
-    """Metadata, and infos in the order of the data, once all of a header has been checked."""
+def _parse(header: bytes, data_size: int, path: Path) -> tuple[dict[str, str], Places]:
+    """Metadata, and places in the order of the data, once all of a header has been checked."""
     numbers = dict.fromkeys(("parse_int", "parse_float", "parse_constant"), _natural)
     entries = files.parse_json(header, path, **numbers)
     metadata = entries.pop("__metadata__", None)
@@ -64,16 +62,16 @@ def _parse(header: bytes, data_size: int, path: Path) -> tuple[dict[str, str], I
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         files.refuse(path, "its __metadata__ is not a map of strings")
     spans = {name: _span(path, name, entry) for name, entry in entries.items()}
-    infos, end = {}, 0
+    places, end = {}, 0
     for name, (start, stop, info) in sorted(spans.items(), key=lambda item: item[1][:2]):
         if start != end:
             files.refuse(path, f"{name!r:.80} starts at byte {start} of the data, not at {end}")
         if stop - start != info.nbytes:
             files.refuse(path, f"{name!r:.80} has {stop - start} bytes, not {info.nbytes}")
-        infos[name], end = info, stop
+        places[name], end = (start, info), stop
     if end != data_size:
         files.refuse(path, f"its tensors end at byte {end} of the data, the file at {data_size}")
-    return metadata, infos
+    return metadata, places
 
 
 def _natural(text: str) -> int:
@@ -112,8 +110,7 @@ class SafetensorsWriter(AbstractContextManager):
     def __init__(self, path: str | Path, infos: Infos, metadata: Strings = None) -> None:
         self.path = Path(path)
         self.partial = self.path.with_name(f".{self.path.name}.partial")
-        rank = {dtype: -place for place, dtype in enumerate(STORAGE)}
-        names = sorted(infos, key=lambda name: (rank[infos[name].dtype], name))
+        names = sorted(infos, key=lambda name: (-[*STORAGE].index(infos[name].dtype), name))
         self._infos = {name: TensorInfo(*infos[name]) for name in names}
         self._missing = {name: i.nbytes for name, i in self._infos.items() if i.nbytes}
         data_size = sum(self._missing.values())

@@ -21,12 +21,8 @@ import numpy as np
 from tinyzo.checkpoints import files
 from tinyzo.errors import ShapeError
 
-# How tensors of each type are held, as NumPy knows no bfloat16 and no float8. The order is that of
-# the safetensors crate's `Dtype`, by which it sorts a file; its types below one byte are left out.
-_CODES = """BOOL ? U8 u1 I8 i1 F8_E5M2 u1 F8_E4M3 u1 F8_E8M0 u1 F8_E4M3FNUZ u1 F8_E5M2FNUZ u1
-    I16 <i2 U16 <u2 F16 <f2 BF16 <u2 I32 <i4 U32 <u4 F32 <f4 C64 <c8 F64 <f8 I64 <i8 U64 <u8"""
-_WORDS = _CODES.split()
-STORAGE = {dtype: np.dtype(c) for dtype, c in zip(_WORDS[::2], _WORDS[1::2], strict=True)}
+_CODES = files.read_toml(Path(__file__).with_name("dtypes.toml"))
+STORAGE = {dtype: np.dtype(code) for dtype, code in _CODES.items()}  # how each type is held
 
 
 class TensorInfo(NamedTuple):

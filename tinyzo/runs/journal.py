@@ -14,9 +14,9 @@ import os
 import struct
 import zlib
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from tinyzo.checkpoints.files import lock, os_errors
 from tinyzo.engine import noise
@@ -29,8 +29,7 @@ HEADER = struct.Struct("<8sHHHBB32sI")
 INTERFERED = "restore the journal from a copy; the steps before this record are intact"
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """What all records of a journal share. base: SHA-256 of the checkpoint that it builds on."""
 
     losses: int
