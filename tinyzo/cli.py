@@ -38,8 +38,7 @@ HELP = dict(re.findall(r"^    (\w+): (.+)$", Settings.__doc__ or "", re.MULTILIN
 TYPES = {"float": float, "int": int, "str": str, "list[str]": lambda text: text.split(",")}
 CHOICES = train.CHOICES | {"method": tuple(METHODS), "schedule": tuple(SCHEDULES),
                            "dtype": ("auto", *DTYPES)}  # fmt: skip
-OTHER_TASK = {"task": None, "template": None, "label_words": None, "data": None,
-              "label_field": Settings.label_field}  # fmt: skip
+OF_TASK = ("task", "template", "label_words", "data", "label_field")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -107,7 +106,7 @@ def _open(options: argparse.Namespace, needs_data: bool = True) -> tuple[Model, 
             raise UsageError(f"the run's {name} is {known}", f"leave out {_option(name)}")
     task = run.settings.task or ""
     same = given.get("task", task).lower() == task.lower() and "template" not in given
-    changes = given if same else OTHER_TASK | given
+    changes = given if same else {name: getattr(Settings, name) for name in OF_TASK} | given
     settings = dataclasses.replace(run.settings, **changes | {"model": run.settings.model})
     model = tuned_model(run, 0 if getattr(options, "zero_shot", False) else None)
     return model, settings.complete(model.family, needs_data), same and "data" not in given

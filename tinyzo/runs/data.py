@@ -64,8 +64,7 @@ def choose_rows(task: Task, splits: Splits, settings: Settings) -> tuple[Splits,
 def _reported_rows(task: Task, rows: list[Row], settings: Settings) -> list[Row]:
     """The published draw where there are more than 1,000, and of those the first `limit`."""
     if len(rows) > MOST_EVALUATED:
-        seed = 42 if task.family == "roberta" else settings.data_seed
-        rows = draw(rows, MOST_EVALUATED, seed)
+        rows = draw(rows, MOST_EVALUATED, 42 if task.family == "roberta" else settings.data_seed)
     return rows[: settings.limit]
 
 

@@ -151,8 +151,7 @@ def prepare(model: Model, settings: Settings) -> Model:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a .jsonl file up to the first that is torn; none when there is no file."""
     lines: list[dict[str, Any]] = []
-    if path.is_file():
-        with suppress(ValueError):
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                lines.append(json.loads(line))
+    with suppress(FileNotFoundError, ValueError):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            lines.append(json.loads(line))
     return lines

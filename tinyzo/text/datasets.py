@@ -28,6 +28,9 @@ class Row(dict[str, Any]):
     where = "the input"
 
 
+TrainDev = tuple[list[Row], list[Row]]
+
+
 @dataclass(frozen=True)
 class Splits:
     """The rows to train on, to choose by, and to report; a split that has no file is empty."""
@@ -97,11 +100,10 @@ def draw(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
     The published test sets are `draw(rows, 1000, 42)` (RoBERTa) and `draw(rows, 1000, 0)` (OPT).
     differs: a generator of its own, so that NumPy's global one is neither read nor moved
     """
-    order = np.random.RandomState(seed).permutation(len(rows))
-    return [rows[index] for index in order[:count]]
+    return [rows[index] for index in np.random.RandomState(seed).permutation(len(rows))[:count]]
 
 
-def kshot(task: Task, rows: Sequence[Row], k: int, seed: int) -> tuple[list[Row], list[Row]]:
+def kshot(task: Task, rows: Sequence[Row], k: int, seed: int) -> TrainDev:
     """The k-shot split of Gao et al. 2021 (LM-BFF), which MeZO uses with seeds 13 21 42 87 100.
 
     returns: train, dev: after one shuffle the first k rows of each label and the next k,
@@ -120,8 +122,7 @@ def kshot(task: Task, rows: Sequence[Row], k: int, seed: int) -> tuple[list[Row]
     return train, [row for group in groups.values() for row in group[k : 2 * k]]
 
 
-def sample_opt(rows: Sequence[Row], n_train: int, n_dev: int,
-               seed: int) -> tuple[list[Row], list[Row]]:  # fmt: skip
+def sample_opt(rows: Sequence[Row], n_train: int, n_dev: int, seed: int) -> TrainDev:
     """MeZO's rows for OPT: n_train + n_dev of one permutation, dev its end.
 
     raises:  DataError when nothing is left to train on; fewer than n_train rows are all taken

@@ -118,8 +118,7 @@ class Task:
         masks = self.template.count(MASK)
         if masks != roberta or not fields:
             found = f"template {self.template!r} has {masks} {MASK} and {len(fields)} fields"
-            hint = f"name a column as {{text}}; RoBERTa needs one {MASK}, OPT none"
-            raise DataError(found, hint)
+            raise DataError(found, f"name a column as {{text}}; RoBERTa needs one {MASK}, OPT none")
         ids = [tokenizer.word_id(word) for word in (MASK, *self.words)] if roberta else []
         first, length = tokenizer.bos_id if roberta else bos_id, min(self.max_length, max_length)
         return BoundTask(self, tokenizer, fields, ids[1:], length, first)

@@ -13,11 +13,7 @@ from tinyzo.text.bpe import BYTE_OF, BytePairEncoder, Merges
 
 Encode = Callable[[str], list[int]]
 
-# What transformers holds for special. OPT's vocabulary has <s> and <mask> too, as plain text.
-_ROBERTA = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
-_OPT = {"bos": "</s>", "pad": "<pad>", "eos": "</s>", "unk": "</s>"}
-
-_SETTINGS = read_toml(Path(__file__).with_suffix(".toml"))
+_FACTS = read_toml(Path(__file__).with_suffix(".toml"))
 _COPY = "a checkpoint needs its own tokenizer.json, or vocab.json with merges.txt: copy them again"
 _ONLY = "tinyzo reads the byte-level BPE of RoBERTa, OPT and GPT-2, and no other tokenizer"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -31,7 +27,7 @@ class Tokenizer:
         self.backend, self.vocab_size = backend, len(ids)
         self.bos_id, self.eos_id = self.token_id(roles["bos"]), self.token_id(roles["eos"])
         self.pad_id, self.unk_id = self.token_id(roles["pad"]), self.token_id(roles["unk"])
-        self.mask_id = ids.get(roles["mask"]) if "mask" in roles else None
+        self.mask_id = ids.get(roles.get("mask"))
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text: specials in it are ids of their own, lone surrogates are U+FFFD."""
@@ -69,12 +65,13 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     """
     config, path = directory / "config.json", directory / "tokenizer.json"
     settings = _load(config, lambda text: {**json.loads(text)}) if config.is_file() else {}
-    roles = _OPT if settings.get("model_type") == "opt" else _ROBERTA
+    roles = _FACTS["roles"]["opt" if settings.get("model_type") == "opt" else "roberta"]
     if path.is_file():
         ids, merges, specials = _load(path, _from_tokenizer_json)
     else:
         ids = _load(directory / "vocab.json", lambda text: {**json.loads(text)})
-        merges = _load(directory / "merges.txt", _from_merges_txt)
+        lines = _load(directory / "merges.txt", lambda text: text.split("\n"))
+        merges = [tuple(m.split(" ")) for m in lines if m and not m.startswith("#version")]
         specials = {text: text == "<mask>" for text in roles.values() if text in ids}
     _check(directory, ids, merges)
     own = os.environ.get("TINYZO_NO_TOKENIZERS", "0") not in ("", "0")
@@ -90,18 +87,13 @@ def _load(path: Path, parse: Callable[[str], Any]) -> Any:
         raise TokenizerError(f"cannot read {path}: {error!r}", _COPY) from error
 
 
-def _from_merges_txt(text: str) -> Merges:
-    lines = (line for line in text.split("\n") if line and not line.startswith("#version"))
-    return [tuple(line.split(" ")) for line in lines]
-
-
 def _from_tokenizer_json(text: str) -> tuple[dict[str, int], Merges, dict[str, bool]]:
     spec = json.loads(text)
     model, tokens = spec["model"], spec["added_tokens"]
     parts = [("model", model), *(("added_tokens", token) for token in tokens)]
     parts += [("pre_tokenizer", spec["pre_tokenizer"] or {"type": None}), ("tokenizer", spec)]
     for name, part in parts:
-        for key, wanted in _SETTINGS[name].items():
+        for key, wanted in _FACTS["settings"][name].items():
             if ((value := part.get(key, wanted)) or False) != wanted:
                 raise TokenizerError(f"tokenizer.json: {name}.{key} is {value!r:.60}", _ONLY)
     ids = model["vocab"] | {str(token["content"]): token["id"] for token in tokens}
