@@ -102,9 +102,12 @@ class NumpyView:
 
     def vector(self, name: str) -> np.ndarray:
         """A bias or a LayerNorm vector: f32[P, 1, D]."""
-        (n,) = self.weights.shape(name)
-        index = self.weights.index(name, 0, n)
-        return np.stack(list(self.copies(name, self.weights.read(name), index)))[:, None]
+        return self.whole(name)[:, None]
+
+    def whole(self, name: str) -> np.ndarray:
+        """All of a small tensor: f32[P, ...]."""
+        index = self.weights.index(name, 0, self.weights.shape(name)[0])
+        return np.stack(list(self.copies(name, self.weights.read(name), index)))
 
     def check_width(self, name: str, x: np.ndarray) -> None:
         """raises: ShapeError when the matrix does not take rows as wide as x's"""
@@ -162,7 +165,8 @@ class NumpyView:
         x = np.stack([copy[back] for copy in self.copies(name, *self.row_copies(name, rows))])
         a, b = (f"{name.removesuffix('.weight')}.lora_{part}.weight" for part in "AB")
         if b in self.weights:
-            x = plus(x, self.embed(b, ids) * np.float32(self.weights.scale) @ self.weights.read(a))
+            low = self.embed(b, ids) * np.float32(self.weights.scale)
+            x = plus(x, self.bilinear(np.matmul, low, self.whole(a)))
         return x
 
     def linear(self, name: str, x: np.ndarray, residual: np.ndarray | None = None) -> np.ndarray:
