@@ -124,3 +124,25 @@ def windows() -> list[list[int]]:
     """
     ids = np.fromfile(TRAINED_OPT / "val.bin", "<u2")
     return ids[: len(ids) // 8 * 8].reshape(-1, 8).tolist()
+
+# -- gradients: make_gradients.py ------------------------------------------------------------
+
+SMALL = {"num_hidden_layers": 2, "vocab_size": 61}
+GRADIENTS = {
+    "roberta.classification": Case({**ROBERTA, **SMALL}),
+    "opt.classification": Case({**OPT, **SMALL}),
+    "opt.lm": Case({**OPT, **SMALL, "do_layer_norm_before": False, "word_embed_proj_dim": 10}),
+}
+WORDS = [11, 17, 5]  # the label words
+STEPS, LR, DECAY = 3, 1e-2, 0.1
+
+
+def prompts() -> list[tuple[list[int], int, list[list[int]], int]]:
+    """Rows of a batch: tokens, the mask's place, candidates of one to three tokens, the gold."""
+    draw = np.random.RandomState(SEED + 1).randint
+    rows = []
+    for i in range(6):
+        ids = draw(3, SMALL["vocab_size"], 5 + 3 * i).tolist()
+        candidates = [draw(3, SMALL["vocab_size"], n).tolist() for n in (1 + i % 3, 2, 1)]
+        rows.append((ids, 2 + i, candidates, i % 3))
+    return rows

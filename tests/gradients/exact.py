@@ -6,11 +6,14 @@ adapters, prefixes, LayerNorms without vectors.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from golden.compare import seeded_model
+from golden.seeded import GRADIENTS, WORDS, prompts
 from tiny import Float64View, examples_for, tiny_opt, tiny_roberta, toy_task
 
 from tinyzo.engine.weights import Probe, Weights
@@ -18,7 +21,7 @@ from tinyzo.models.model import Model
 from tinyzo.text.tasks import Example
 from tinyzo.zo.objectives import Objective
 
-H = 1e-5  # the step of a difference: its error is of order H^2, and 1e-16 / H
+H = 1e-6  # the step of a difference: small, so that few cross a kink of relu
 POST = {"do_layer_norm_before": False, "word_embed_proj_dim": 6}
 CONFIGS: dict[str, tuple[Any, dict[str, Any]]] = {
     "roberta": (tiny_roberta, {"num_hidden_layers": 2, "type_vocab_size": 2}),
@@ -54,7 +57,7 @@ def task_of(model: Model, loss: str, max_tokens: int = 4096) -> tuple[Objective,
 def add_tensors(model: Model, shapes: dict[str, tuple[int, ...]], scale: float = 1.0) -> None:
     """Give a model more tensors, random ones, and train them alone."""
     random, tensors = np.random.RandomState(8), dict(model.weights.store.tensors)
-    more = {n: 0.5 * random.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+    more = {n: 0.3 * random.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
     model.weights = Weights({**tensors, **more}, model.weights.engine)
     model.weights.trained, model.weights.scale = dict.fromkeys(more), scale
 
@@ -70,13 +73,12 @@ def attention_parts(model: Model) -> list[tuple[str, ...]]:
 
 
 def add_adapters(model: Model, rank: int = 3) -> None:
-    """LoRA on two linears of each layer."""
-    shapes = {}
-    for _, *linears in attention_parts(model):
-        for linear in linears:
-            out, width = model.weights.shape(f"{linear}.weight")
-            shapes[f"{linear}.lora_A.weight"] = rank, width
-            shapes[f"{linear}.lora_B.weight"] = out, rank
+    """LoRA on the tied table and on two linears of each layer."""
+    table, shapes = model.weights.names()[0].removesuffix(".weight"), {}
+    for module in (table, *(part for parts in attention_parts(model) for part in parts[1:])):
+        out, width = model.weights.shape(f"{module}.weight")
+        shapes[f"{module}.lora_A.weight"] = rank, width
+        shapes[f"{module}.lora_B.weight"] = out, rank
     add_tensors(model, shapes, scale=2.0)
 
 
@@ -85,24 +87,31 @@ def add_prefixes(model: Model, length: int = 2) -> None:
     add_tensors(model, {f"{n}.prefix.{part}": shape for n in names for part in ("key", "value")})
 
 
+class Adapted(dict):
+    """Tensors by name, f64[P, ...], with W + s B A in place of a W that has an adapter."""
+
+    scale = 1.0
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        a, b = (self.get(f"{name.removesuffix('.weight')}.lora_{part}.weight") for part in "AB")
+        return self.get(name) if b is None else self.get(name) + self.scale * b @ a
+
+
 class Exact(Float64View):
     """theta: name -> f64[P, ...], where it is trained, or else f64[1, ...]."""
 
     def __init__(self, weights: Weights, probes: Sequence[Probe]) -> None:
         super().__init__(weights, list(probes))
-        self.scale = weights.scale
+        self.theta = Adapted(self.theta)
+        self.theta.scale = weights.scale
+
+    def parts(self, most: int) -> list[Exact]:
+        return [self]
 
     @staticmethod
     def _perturbed(weights: Weights, name: str, probes: Sequence[Probe]) -> np.ndarray:
         used = probes if name in weights.trained and probes else [Probe(0, 0.0)]
         return Float64View._perturbed(weights, name, used)
-
-    def linear(self, name, x, residual=0.0) -> np.ndarray:
-        y = super().linear(name, x, residual)
-        if f"{name}.lora_A.weight" in self.theta:
-            a, b = (self.theta[f"{name}.lora_{part}.weight"] for part in "AB")
-            y = y + self.scale * x @ (b @ a).swapaxes(1, 2)
-        return y
 
     def norm(self, name, x, ln_eps) -> np.ndarray:
         if f"{name}.weight" in self.theta:
@@ -143,8 +152,20 @@ def exact_loss(objective: Objective, examples) -> float:
 def exact_gradient(objective: Objective, name: str, examples) -> np.ndarray:
     """The derivative by each element of one tensor: f64 of its shape."""
     theta = Exact(objective.model.weights, [])
-    w = theta.theta[name][0]
+    w = theta.theta.get(name)[0]
     steps = H * np.eye(w.size).reshape(-1, *w.shape)
     theta.theta[name] = np.concatenate([w + steps, w - steps])
     plus, minus = np.split(objective(theta, examples), 2)
     return ((plus - minus) / (2 * H)).reshape(w.shape)
+
+
+def golden_case(name: str) -> tuple[Objective, list[Example]]:
+    """The model, the loss and the rows of a case of golden/make_gradients.py."""
+    family, loss = name.split(".")
+    model = seeded_model(GRADIENTS[name])
+    task = dataclasses.replace(toy_task(family, loss), label_word_ids=WORDS)
+    examples = [
+        Example(tuple(ids), tuple(map(tuple, candidates)), mask_at, label, "")
+        for ids, mask_at, candidates, label in prompts()
+    ]
+    return Objective(model, task), examples
