@@ -23,6 +23,7 @@ from tinyzo.errors import DataError, TinyzoError, UsageError
 from tinyzo.models.model import DTYPES, Model, load, open_model
 from tinyzo.runs import doctor, evaluate, export, memory, train
 from tinyzo.runs.data import bind_task, load_data, load_evaluation
+from tinyzo.runs.find_lr import find_lr
 from tinyzo.runs.journal import read_journal
 from tinyzo.runs.run import Run
 from tinyzo.runs.settings import Settings, settings_from
@@ -82,8 +83,10 @@ def _say(options: argparse.Namespace, result: dict[str, Any], **more: Any) -> di
 
 def finetune(options: argparse.Namespace) -> dict[str, Any]:
     """Tune a model on a task; without arguments: the shipped model on the shipped task."""
-    config = read_toml(Path(options.config)) if options.config else {}
-    run = train.finetune(options.output, options.resume, **config | _given(options))
+    choices = (read_toml(Path(options.config)) if options.config else {}) | _given(options)
+    if options.find_lr:
+        choices["lr"] = find_lr(choices)
+    run = train.finetune(options.output, options.resume, **choices)
     size = run.journal_path.stat().st_size
     return _say(options, run.result, peak_mb=run.result["peak_bytes"] / 1e6,
                 journal=run.journal_path, journal_bytes=size)  # fmt: skip

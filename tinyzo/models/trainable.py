@@ -74,7 +74,7 @@ class Overlay:
             for name in self.own.tensors.keys() & file.names():
                 self.own.tensors[name][...] = file.read(name)
             whole = self.base.shapes.keys() <= set(file.names())
-        if whole:
+        if whole or isinstance(self.base, Overlay):
             self.base.move(path)
 
 
@@ -160,6 +160,15 @@ def renew(weights: Weights, seed: int) -> None:
             weights.stored(name)[...] = 0
         elif ".lora_A." in name:
             weights.stored(name)[...] = noise(seed, name, weights.shape(name))
+
+
+def add_moments(weights: Weights) -> None:
+    """Adam's two for each trained tensor, beside the weights, so that a snapshot has them."""
+    shapes = {name: weights.shape(name) for name in weights.trained}
+    own = {f"{m}.{n}": np.zeros(shape, np.float32) for n, shape in shapes.items() for m in "mv"}
+    trained, saved = weights.trained, weights.saved | dict.fromkeys(own)
+    _overlay(weights, own, trained)
+    weights.saved = saved
 
 
 def magnitude_limits(weights: Weights, share: float = 0.25) -> dict[str, float]:

@@ -23,7 +23,7 @@ from tinyzo.checkpoints.files import new_directory, os_errors, read_toml, write_
 from tinyzo.engine.noise import step_seed
 from tinyzo.errors import RunError
 from tinyzo.models.model import MODELS, Model, open_model
-from tinyzo.models.trainable import low_rank, magnitude_limits, train_only
+from tinyzo.models.trainable import add_moments, low_rank, magnitude_limits, train_only
 from tinyzo.runs.journal import read_journal
 from tinyzo.runs.settings import Settings, settings_from
 
@@ -143,6 +143,8 @@ def prepare(model: Model, settings: Settings) -> Model:
         weights.limits = magnitude_limits(weights)
     elif s.direction == "rademacher":
         weights.kind = "rademacher"
+    if s.method == "adam":
+        add_moments(weights)
     if s.update == "adam":
         weights.adam = s.queries
     return model

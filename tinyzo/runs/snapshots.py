@@ -33,6 +33,7 @@ from tinyzo.runs import report
 from tinyzo.runs.journal import read_journal, record_crc
 from tinyzo.runs.run import Run
 from tinyzo.runs.settings import Settings
+from tinyzo.zo.methods import FIRST_ORDER
 
 MOST = 1000  # steps that are redone
 TAGS = {"float32": "F32", "float16": "F16", "uint16": "BF16"}
@@ -56,6 +57,9 @@ def tuned_model(run: Run, step: int | None = None) -> Model:
     start = Snapshots(run).restore(model, step)
     if s.direction == "low-rank":
         model.settle(s.engine, "resident", s.threads)  # where a window's end can be merged
+    if s.method in FIRST_ORDER and start < step:
+        raise RunError(f"{run.path}: no snapshot of step {step}",
+                       "a gradient is in no journal; there are the best step and the last")
     for number in range(start, step):
         model.weights.add(steps[number].terms, steps[number].decay, fold=False)
         end_window(model.weights, s, number + 1)
@@ -117,6 +121,8 @@ class Snapshots(AbstractContextManager):
         done: steps that were taken before this process, of which none but the last counts
         """
         every, s = self._every, self._run.settings
+        if s.method in FIRST_ORDER:
+            return step >= done and (step % s.eval_every == 0 or step == s.steps)
         if s.direction == "low-rank":
             every = MOST if every is None or weights.store.base.is_resident else s.window
             return step % s.window == 0 and step - self._last >= every

@@ -26,7 +26,7 @@ from tinyzo.runs.snapshots import Snapshots, end_window, tuned_model
 from tinyzo.text.batches import batch_rows, packed_size
 from tinyzo.text.tasks import Example
 from tinyzo.zo.estimators import ESTIMATORS, zo_step
-from tinyzo.zo.methods import DIRECTIONS, OBJECTIVES
+from tinyzo.zo.methods import DIRECTIONS, FIRST_ORDER, OBJECTIVES
 from tinyzo.zo.mezo import Step, mezo_step
 from tinyzo.zo.objectives import Objective
 from tinyzo.zo.updates import UPDATES, Past, Update, learning_rate
@@ -61,6 +61,7 @@ def finetune(output: str | Path | None = None, resume: str | Path | None = None,
     s, every = run.settings, run.settings.fold_every
     update = Update(s.update, s.window, math.inf if s.clip is None else s.clip)
     counts = ESTIMATORS[s.estimator].count(s.queries), update.count(s.queries)
+    counts = (1, 0) if s.method in FIRST_ORDER else counts
     header = Header(*counts, model.weights.kind, run.about["base"])
     with Journal(run.journal_path, header) as journal, Snapshots(run, every, passes) as snapshots:
         if (steps := run.settings.steps) < (done := len(journal.steps)):
@@ -128,6 +129,8 @@ def _begin(output: str | Path | None, settings: Settings) -> tuple[Run, Model]:
         settings = dataclasses.replace(settings, data=str(settings.data_path.resolve()))
     about = {"format": 1, "tinyzo": __version__, "family": model.family,
              "base": fingerprint(settings.model_path)}  # fmt: skip
+    if settings.method in FIRST_ORDER:
+        settings = dataclasses.replace(settings, residency="resident")
     path = Path(output) if output else _free_name(settings)
     return Run(path, settings, about), prepare(model, settings)
 
@@ -184,7 +187,9 @@ class Training:
             self._evaluate(0, "dev", self.data.dev)
             with report.progress(len(done), s.steps) as bar:
                 for number in range(start, s.steps):
-                    if number < len(done):
+                    if number < len(done) and s.method in FIRST_ORDER:
+                        self._take(number)
+                    elif number < len(done):
                         weights.add(done[number].terms, done[number].decay, fold=False)
                     else:
                         report.show(bar, self._step(number), self.accuracy)
@@ -212,19 +217,29 @@ class Training:
             self._record(number, steps[number], seconds=None)
 
     def _step(self, number: int) -> dict[str, Any]:
-        """One step: batch, losses, update, journal, metrics."""
-        s, start = self.run.settings, time.perf_counter()
+        """One step more: update, journal, metrics."""
+        start, step = time.perf_counter(), self._take(number)
+        self.journal.append(step)
+        return self._record(number, step, time.perf_counter() - start)
+
+    def _take(self, number: int) -> Step:
+        """One step: batch, losses, update."""
+        s = self.run.settings
         rows = batch_rows(number, len(self.data.train), s.batch_size, s.data_seed)
         batch, weights = [self.data.train[row] for row in rows], self.objective.model.weights
         weights.fold()
         how = s.eps, self._lr(number), s.weight_decay
+        if s.method in FIRST_ORDER:
+            from tinyzo_gradients.adam import SGD, Adam, first_order_step  # only to compare with
+
+            state = weights.store.own.tensors if s.method == "adam" else {}
+            moments = state | {"step": np.array(number)}
+            rule = Adam() if s.method == "adam" else SGD()
+            return first_order_step(weights, self.objective, batch, moments, *how[1:], rule)
         if s.is_plain:
-            step = mezo_step(weights, self.objective, batch, step_seed(s.seed, number), *how)
-        else:
-            step = zo_step(weights, self.objective, batch, self._seeds(number), *how,
-                           ESTIMATORS[s.estimator], self.update, self._past(number))  # fmt: skip
-        self.journal.append(step)
-        return self._record(number, step, time.perf_counter() - start)
+            return mezo_step(weights, self.objective, batch, step_seed(s.seed, number), *how)
+        return zo_step(weights, self.objective, batch, self._seeds(number), *how,
+                       ESTIMATORS[s.estimator], self.update, self._past(number))  # fmt: skip
 
     def _seeds(self, number: int) -> list[int]:
         s = self.run.settings
@@ -241,10 +256,12 @@ class Training:
         return learning_rate(number, s.steps, s.lr, s.schedule, s.warmup)
 
     def _record(self, number: int, step: Step, seconds: float | None) -> dict[str, Any]:
-        passes = ESTIMATORS[self.run.settings.estimator].forwards(self.run.settings.queries)
+        s = self.run.settings
+        passes = ESTIMATORS[s.estimator].forwards(s.queries)
+        passes = 3 if s.method in FIRST_ORDER else passes  # backwards is two
         line = {"step": number + 1, "loss": step.loss, "loss_plus": step.losses[0],
                 "loss_minus": step.losses[-1], "projected_gradient": step.projected_gradient,
-                "lr": self._lr(number), "eps": self.run.settings.eps, "seed": step.terms[0][0],
+                "lr": self._lr(number), "eps": s.eps, "seed": next(iter(step.terms), [None])[0],
                 "seconds": seconds, "forwards": passes, "peak_bytes": memory.peak_bytes()}
         self.run.record("metrics.jsonl", line)
         return line
