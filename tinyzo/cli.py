@@ -52,16 +52,12 @@ def build_parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=what, description=what)
         sub.register("type", "count", _count)
         for field in INTERFACE[name].get("settings", FIELDS):
-            sub.add_argument(_option(field), type=TYPES[FIELDS[field]], choices=CHOICES.get(field),
-                             help=HELP.get(field))  # fmt: skip
+            sub.add_argument(f"--{field.replace('_', '-')}", type=TYPES[FIELDS[field]],
+                             choices=CHOICES.get(field), help=HELP.get(field))  # fmt: skip
         sub.add_argument("--json", action="store_true", help="one JSON document, the last line")
         for argument, how in INTERFACE[name]["arguments"].items():
             sub.add_argument(argument, **how)
     return parser
-
-
-def _option(setting: str) -> str:
-    return f"--{setting.replace('_', '-')}"
 
 
 def _count(text: str) -> int:
@@ -104,9 +100,9 @@ def _open(options: argparse.Namespace, needs_data: bool = True) -> tuple[Model, 
         model = load(settings.model_path, dtype=settings.dtype)
         return model, settings.complete(model.family, needs_data), False
     run = Run.open(path)
-    for name in ("dtype", "data_seed"):
+    for name, option in (("dtype", "--dtype"), ("data_seed", "--data-seed")):
         if given.pop(name, known := getattr(run.settings, name)) != known:
-            raise UsageError(f"the run's {name} is {known}", f"leave out {_option(name)}")
+            raise UsageError(f"the run's {name} is {known}", f"leave out {option}")
     task = run.settings.task or ""
     same = given.get("task", task).lower() == task.lower() and "template" not in given
     changes = given if same else {name: getattr(Settings, name) for name in OF_TASK} | given
@@ -120,8 +116,7 @@ def evaluate_(options: argparse.Namespace) -> dict[str, Any]:
     model, settings, own = _open(options)
     bound = bind_task(model, settings)
     data = (load_data if own else load_evaluation)(bound, settings)
-    objective = Objective(model, bound, settings.micro_batch_tokens)
-    result = evaluate.evaluate(objective, data.test)
+    result = evaluate.evaluate(Objective(model, bound, settings.micro_batch_tokens), data.test)
     about = {"model": options.model or settings.model, "task": settings.task or "custom"}
     result = about | dataclasses.asdict(result) | {"split": data.reported}
     return _say(options, result | {"peak_bytes": memory.peak_bytes()})
@@ -138,8 +133,7 @@ def predict(options: argparse.Namespace) -> None:
     task, objective = bound.task, Objective(model, bound)
     labels = task.labels if "{" in "".join(task.words) else [w.strip() for w in task.words]
     for text in _texts(options):
-        example = bound.encode(_row(bound, text), labelled=False)
-        (odds,) = evaluate.predict(objective, [example])
+        (odds,) = evaluate.predict(objective, [bound.encode(_row(bound, text), labelled=False)])
         label = labels[odds.argmax()]
         scores = dict(zip(labels, odds.tolist(), strict=True))
         result = json.dumps({"text": text, "label": label, "scores": scores})
@@ -194,13 +188,12 @@ def inspect(options: argparse.Namespace) -> dict[str, Any]:
     loads = [memory.Load(options.batch_size * options.tokens, options.tokens, probes=2)]
     plan = memory.choose(model, settings, loads)
     every = list(memory.plans(model, settings, loads)) if options.plan else [plan]
-    gigabytes = weights.nbytes() * 2e4 / 1e9
+    written = INTERFACE["inspect"]["written"].format(most=MOST, gb=weights.nbytes() * 2e4 / 1e9)
     result |= {"model": str(settings.model_path), "family": model.family, "parameters": parameters,
                "trainable": parameters, "tensors": len(names),
                "types": dict(Counter(TAGS[weights.dtype(name).name] for name in names)),
                "bytes": weights.nbytes(), "plan": plan.parts, "plan_bytes": plan.total,
-               "written": INTERFACE["inspect"]["written"].format(most=MOST, gigabytes=gigabytes),
-               "plans": list(map(dataclasses.asdict, every))}  # fmt: skip
+               "written": written, "plans": list(map(dataclasses.asdict, every))}  # fmt: skip
     if not options.json:
         shown = [(k, v) for k, v in result.items() if k not in ("plan", "plans")]
         print(*(f"{k:14} {v}" for k, v in shown + [("plan", each) for each in every]), sep="\n")

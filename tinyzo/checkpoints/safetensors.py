@@ -135,8 +135,7 @@ class SafetensorsWriter(AbstractContextManager):
         chunk: of the type in STORAGE, never converted, and of the tensor's shape but for axis 0
         """
         dtype, shape = self._infos[name]
-        rows_fit = chunk.ndim == len(shape) and chunk.shape[1:] == shape[1:]
-        if not rows_fit or chunk.dtype != STORAGE[dtype]:
+        if (chunk.ndim, chunk.shape[1:], chunk.dtype) != (len(shape), shape[1:], STORAGE[dtype]):
             wrong = f"{name!r} is {dtype} {list(shape)}, not {chunk.dtype} {list(chunk.shape)}"
             raise ShapeError(wrong, f"give rows of it, in {STORAGE[dtype]}")
         expected = next(iter(self._missing), None)

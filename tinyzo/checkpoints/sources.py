@@ -57,9 +57,8 @@ def reach(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
 
 def is_shape(shape: tuple[object, ...], dtype: str) -> bool:
     """Whether NumPy can hold an array of that shape."""
-    if len(shape) > 32 or not all(map(files.is_natural, shape)):  # 32 axes: the most of NumPy 1
-        return False
-    return math.prod(n or 1 for n in shape) * STORAGE[dtype].itemsize <= sys.maxsize
+    natural = len(shape) <= 32 and all(map(files.is_natural, shape))  # 32 axes: NumPy 1 has no more
+    return natural and math.prod(n or 1 for n in shape) * STORAGE[dtype].itemsize <= sys.maxsize
 
 
 class Source(AbstractContextManager):

@@ -78,8 +78,7 @@ class Run:
         toml = read_toml(path / "run.toml")
         match toml.get("about"), toml.get("settings"):
             case {"base": str(), "family": str(family)} as about, dict(values) if family in MODELS:
-                settings = settings_from(values, f"{path}/run.toml").complete(family)
-                return cls(path, settings, about)
+                return cls(path, settings_from(values, f"{path}/run.toml").complete(family), about)
         raise RunError(f"{path}/run.toml is not a run's", "restore it from a copy")
 
     def base_model(self) -> Model:
@@ -89,9 +88,8 @@ class Run:
         """
         s, base = self.settings, self.about["base"]
         if (found := fingerprint(s.model_path)) != base:
-            what = f"{s.model_path} has changed since the run began"
-            both = f"{found[:12]}, then {base[:12]}"
-            raise RunError(f"{what} ({both})", "restore the checkpoint, or begin a new run")
+            why = f"{s.model_path} has changed since the run began ({found[:12]}, then {base[:12]})"
+            raise RunError(why, "restore the checkpoint, or begin a new run")
         return prepare(open_model(s.model_path, s.dtype), s)
 
     def evaluations(self, split: str) -> dict[int, dict[str, Any]]:
