@@ -298,27 +298,29 @@ def test_doubled_braces_are_braces():
 
 
 def test_a_custom_task_takes_words_or_indices_for_labels():
-    task = custom_task("{text} It was <mask>.", ["Bad ", " good"], "roberta", label_field="mood")
+    task = custom_task("{text} It was <mask>.", ["Bad ", " good"], "roberta", "mood")
     assert task.words == (" Bad", " good") and task.labels == ("Bad", "good")
     assert [task.label({"mood": value}) for value in ("bad", "Good", "0", 1)] == [0, 1, 0, 1]
     assert "mood is '2', not one of Bad, good" in message(task.label, {"mood": "2"})
 
 
 def test_numbers_as_label_words_are_names_and_never_indices():
-    task = custom_task("{text} Stars: <mask>", ["1", "2", "3"], "roberta")
+    task = custom_task("{text} Stars: <mask>", ["1", "2", "3"], "roberta", "label")
     assert [task.label({"label": value}) for value in (1, "2", "3")] == [0, 1, 2]
     assert "label is '0', not one of 1, 2, 3" in message(task.label, {"label": 0})
 
 
 def test_custom_candidates_begin_with_a_space_unless_on_a_line_of_their_own():
-    assert custom_task("{text} It was", ["bad", "good"], "opt").words == (" bad", " good")
-    assert custom_task("{text}?\n", ["No", "Yes"], "opt").words == ("No", "Yes")
-    assert custom_task("{text}\n<mask>\n", ["No", "Yes"], "roberta").words == (" No", " Yes")
+    assert custom_task("{text} It was", ["bad", "good"], "opt", "label").words == (" bad", " good")
+    assert custom_task("{text}?\n", ["No", "Yes"], "opt", "label").words == ("No", "Yes")
+    masked = custom_task("{text}\n<mask>\n", ["No", "Yes"], "roberta", "label")
+    assert masked.words == (" No", " Yes")
 
 
 @pytest.mark.parametrize("words", [[], ["a"], ["a", "a"], ["a", "A "], ["a", ""], [" ", "b", "c"]])
 def test_label_words_must_be_different(words):
-    assert message(custom_task, "{text} <mask>", words, "roberta").startswith("label words '")
+    text = message(custom_task, "{text} <mask>", words, "roberta", "label")
+    assert text.startswith("label words '")
 
 
 # The table

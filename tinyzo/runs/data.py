@@ -1,7 +1,7 @@
 """From a task and its files to encoded examples: to train on, to choose by, to report."""
 
 import hashlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tinyzo.errors import DataError
 from tinyzo.models.model import Model
@@ -13,8 +13,7 @@ MOST_EVALUATED = 1000  # rows of a larger test set that published figures use
 SHARE = 5  # where nothing is published, one row in so many is for dev, or for the report
 
 
-@dataclass(frozen=True)
-class Data:
+class Data(NamedTuple):
     """Encoded rows. `reported` names the split that `test` really is."""
 
     train: list[Example]

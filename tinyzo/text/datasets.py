@@ -23,9 +23,7 @@ SUFFIXES = ", ".join(KINDS)
 
 
 class Row(dict[str, Any]):
-    """One row by its column names; `where` is its file and line, for messages."""
-
-    where = "the input"
+    """One row by its column names; `where`, if it has one, is its file and line, for messages."""
 
 
 TrainDev = tuple[list[Row], list[Row]]

@@ -152,7 +152,7 @@ class BoundTask:
         differs: where the tail has the mask (published code fails), the longest text is shortened
                  until everything fits
         """
-        parts, texts, mask = [[self.bos_id]], [], (0, 0)
+        parts, texts, ahead = [[self.bos_id]], [], []  # ahead: what comes before the mask
         for is_field, text in self.task.fill(self.task.template, row):
             parts.append(self.tokenizer.encode(text))
             if is_field:
@@ -160,16 +160,15 @@ class BoundTask:
                 del parts[-1][limit:]
                 texts.append(parts[-1])
             elif MASK in text:
-                mask = len(parts) - 1, parts[-1].index(self.tokenizer.mask_id)
+                ahead = [*parts[:-1], parts[-1][: parts[-1].index(self.tokenizer.mask_id)]]
         parts.append([self.tokenizer.eos_id])
-        if sum(map(len, parts[: mask[0]])) + mask[1] >= self.max_length:
+        if sum(map(len, ahead)) >= self.max_length:
             while (length := sum(map(len, parts))) > self.max_length:
                 if not (longest := max(texts, key=len)):
                     message = f"the template alone has {length} tokens, {self.max_length} fit"
                     raise _bad(row, message, "shorten the template")
                 longest.pop()
-        mask_at = sum(map(len, parts[: mask[0]])) + mask[1]
-        return tuple(itertools.chain(*parts))[: self.max_length], (), mask_at
+        return tuple(itertools.chain(*parts))[: self.max_length], (), sum(map(len, ahead))
 
     def _with_candidates(self, row: Row) -> tuple[tuple, tuple, int]:
         """Prompt and candidate encoded together, and split where the prompt alone would end.
@@ -214,8 +213,7 @@ def _bad(row: Row, message: str, hint: str = "") -> DataError:
     return DataError(f"{getattr(row, 'where', 'the input')}: {message}", hint)
 
 
-def custom_task(template: str, label_words: Sequence[str], family: str,
-                label_field: str = "label") -> Task:  # fmt: skip
+def custom_task(template: str, label_words: Sequence[str], family: str, label_field: str) -> Task:
     """A task of the user's own; labels in the file are the words, or else their indices.
 
     raises:  DataError unless there are two or more words, all different, none empty
