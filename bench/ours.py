@@ -120,7 +120,7 @@ def task_batch(setup: dict[str, Any], config: Any) -> tuple[BoundTask, list[Exam
     """The first batch of a task's training file."""
     task = get_task(setup["task"], setup["family"])
     bound = task.bind(family_tokenizer(Path(setup["tokenizer"]), task.family), config.max_length)
-    rows = load_splits(task, setup["data"]).train
+    rows = load_splits(task, Path(setup["data"])).train
     chosen = batch_rows(0, len(rows), setup["batch_size"], data_seed=0)
     return bound, [bound.encode(rows[i]) for i in chosen]
 

@@ -103,8 +103,7 @@ def checkpoint(views: dict, path: Path) -> Iterator[dict]:
                 gap < 2e-5 and not bad, f"2e-5 is due; not finite: {', '.join(bad[:3]) or 'none'}")
     shape = [family, c.vocab_size, c.hidden_size, c.num_hidden_layers, c.num_attention_heads]
     for known in (known for known in FACTS["published"] if known["shape"] == shape):
-        method, near = known["method"], known["near"]
+        name, method, near = known["name"], known["method"], known["near"]
         gap = np.abs(getattr(models[0], method)(ids)[0][:3, :3].ravel() - known["values"]).max()
         hint = f"beyond {near}: not the published weights (tuned ones?), or computed wrongly"
-        value = f"{method} within {gap:.1e} of the published"
-        yield check(known["name"], value, gap <= near, hint, True)
+        yield check(name, f"{method} within {gap:.1e} of the published", gap <= near, hint, True)

@@ -44,7 +44,7 @@ class Splits:
         return next(((name, rows) for name, rows in last_first if rows), ("test", []))
 
 
-def read_rows(path: str | Path, columns: Sequence[str] | None = None) -> list[Row]:
+def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[Row]:
     """Every row of a .tsv, .csv, .jsonl or TREC .txt file, in order.
 
     columns: names for a .csv without a header; everything else names its own
@@ -52,7 +52,6 @@ def read_rows(path: str | Path, columns: Sequence[str] | None = None) -> list[Ro
     raises:  DataError naming file and line: not UTF-8, not JSON, too few or many cells, no rows
     differs: a quote in a .tsv is a letter (GLUE has unbalanced ones); in a .csv it quotes
     """
-    path = Path(path)
     records, rows, header = _records(path), [], ()
     if path.suffix in (".tsv", ".csv"):
         header = columns if columns and path.suffix == ".csv" else next(records, (1, []))[1]
@@ -70,14 +69,13 @@ def read_rows(path: str | Path, columns: Sequence[str] | None = None) -> list[Ro
     return rows
 
 
-def load_splits(task: Task, path: str | Path) -> Splits:
+def load_splits(task: Task, path: Path) -> Splits:
     """The splits in a folder, under the names GLUE, SuperGLUE and the k-shot sets give them.
 
     path:    a folder; or one file, whose rows are then `train`
     returns: Splits; a test file without labels (GLUE's and SuperGLUE's own) counts as none
     raises:  DataError when the folder holds no split, and as `read_rows` does
     """
-    path = Path(path)
     if not path.is_dir():
         return Splits(read_rows(path, task.columns), [], [])
     found: dict[str, list[Row]] = {}
