@@ -8,7 +8,6 @@ import dataclasses
 import json
 import math
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,7 @@ from tinyzo.runs.data import bind_task, load_data, load_evaluation
 from tinyzo.runs.find_lr import find_lr
 from tinyzo.runs.journal import read_journal
 from tinyzo.runs.run import Run
-from tinyzo.runs.settings import Settings, settings_from
+from tinyzo.runs.settings import HELP, Settings, settings_from
 from tinyzo.runs.snapshots import MOST, TAGS, tuned_model
 from tinyzo.text.tasks import BoundTask
 from tinyzo.zo.methods import METHODS
@@ -35,7 +34,6 @@ from tinyzo.zo.updates import SCHEDULES
 
 INTERFACE = read_toml(Path(__file__).with_suffix(".toml"))
 FIELDS = {f.name: str(f.type).removesuffix(" | None") for f in dataclasses.fields(Settings)}
-HELP = dict(re.findall(r"^    (\w+): (.+)$", Settings.__doc__ or "", re.MULTILINE))
 TYPES = {"float": float, "int": int, "str": str, "list[str]": lambda text: text.split(",")}
 CHOICES = train.CHOICES | {"method": tuple(METHODS), "schedule": tuple(SCHEDULES),
                            "dtype": ("auto", *DTYPES)}  # fmt: skip
