@@ -82,7 +82,7 @@ def wrong_imports(file: Path, source: str) -> list[str]:
         if package == "tinyzo":
             fine = above or storey(name) <= storey(mine)
         elif package == "tinyzo_gradients":
-            fine = above or (where.startswith("runs/") and node in lazy)
+            fine = above or (where.startswith(("runs/", "zo/estimators.py")) and node in lazy)
         elif package in sys.stdlib_module_names:
             fine = True
         else:
@@ -212,10 +212,10 @@ def test_the_package_is_under_4000_lines_of_code():
     assert 0 < code < 4000
 
 
-def test_backpropagation_is_under_300_lines_of_code():
+def test_exact_derivatives_are_under_400_lines_of_code():
     code = sum(map(code_lines, GRADIENTS))
     print(f"{code} lines of code")
-    assert 0 < code < 300
+    assert 0 < code < 400
 
 
 @pytest.mark.parametrize("file", FILES + GRADIENTS, ids=place)

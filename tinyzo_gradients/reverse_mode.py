@@ -21,11 +21,11 @@ from typing import Any, NamedTuple, Union
 
 import numpy as np
 
-from tinyzo.engine.forward_mode import gelu_slope
 from tinyzo.engine.numpy_engine import QUERIES, NumpyView, present
 from tinyzo.engine.weights import Probe, Weights, widen
 from tinyzo.errors import ConfigError
 from tinyzo.text.batches import Batch
+from tinyzo_gradients.forward_mode import gelu_slope
 
 NUMBERS = count()
 Edge = tuple[Union["Node", None], Callable[[Any], Any]]  # to whom, and dy -> their gradient

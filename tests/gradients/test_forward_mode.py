@@ -18,9 +18,9 @@ from gradients.exact import (
 from tiny import DTYPE_NAMES
 
 from tinyzo.engine import noise, numpy_engine, weights
-from tinyzo.engine.forward_mode import ForwardView, gelu_slope
 from tinyzo.engine.numpy_engine import NumpyView
 from tinyzo.engine.weights import Probe
+from tinyzo_gradients.forward_mode import ForwardView, gelu_slope
 
 at = noise.at
 PROBES = [Probe(3, 1.0), Probe(2**53 - 1, -0.5)]

@@ -23,11 +23,11 @@ from gradients.exact import (
 from tiny import DTYPE_NAMES
 
 import tinyzo
-from tinyzo.engine.forward_mode import ForwardView
 from tinyzo.engine.numpy_engine import NumpyView
 from tinyzo.engine.weights import Probe
 from tinyzo.errors import ConfigError, ShapeError
 from tinyzo.models.model import load
+from tinyzo_gradients.forward_mode import ForwardView
 from tinyzo_gradients.reverse_mode import GradientView, Variable
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "gradients.npz"

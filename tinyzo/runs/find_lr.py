@@ -1,7 +1,7 @@
 """Which learning rate: a few short runs, and the loss on dev after each.
 
-A range test (Smith 2017) for methods whose gradient is not known: the rates lie a factor of sqrt(10)
-apart around the method's own default; what diverges counts as infinite.
+A range test (Smith 2017) for methods whose gradient is not known: the rates lie a factor of
+sqrt(10) apart around the method's own default; what diverges counts as infinite.
 """
 
 import math

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from tinyzo.engine.forward_mode import ForwardView
 from tinyzo.engine.weights import Probe, Weights
 from tinyzo.zo.mezo import Loss, Step, check_finite
 from tinyzo.zo.updates import Past, Update
@@ -95,6 +94,8 @@ def zo_step(weights: Weights, loss: Loss, batch: Any, seeds: Sequence[int], eps:
 
 def _on_the_tangent(weights: Weights, loss: Loss, batch: Any, points: list[Probe]) -> list[float]:
     """The losses at the points if L were its tangent plane at theta: L + scale z^T grad L."""
+    from tinyzo_gradients.forward_mode import ForwardView  # exact derivatives, beside this package
+
     seeds = list(dict.fromkeys(point.seed for point in points))
     here, *slopes = loss(ForwardView(weights, [Probe(seed, 1.0) for seed in seeds]), batch)
     slope = dict(zip(seeds, slopes, strict=True))
