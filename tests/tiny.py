@@ -98,6 +98,9 @@ class Float64View:
     def __init__(self, weights: Weights, probes: list[Probe]) -> None:
         self.theta = {name: self._perturbed(weights, name, probes) for name in weights.names()}
 
+    def parts(self, most: int) -> list[Float64View]:
+        return [self]
+
     @staticmethod
     def _perturbed(weights: Weights, name: str, probes: list[Probe]) -> np.ndarray:
         w, shape = weights.read(name).astype(np.float64), weights.shape(name)

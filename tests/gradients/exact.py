@@ -105,9 +105,6 @@ class Exact(Float64View):
         self.theta = Adapted(self.theta)
         self.theta.scale = weights.scale
 
-    def parts(self, most: int) -> list[Exact]:
-        return [self]
-
     @staticmethod
     def _perturbed(weights: Weights, name: str, probes: Sequence[Probe]) -> np.ndarray:
         used = probes if name in weights.trained and probes else [Probe(0, 0.0)]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from gradients.exact import (
     CASES,
+    Exact,
     add_adapters,
     add_prefixes,
     exact_derivatives,
@@ -15,7 +16,7 @@ from gradients.exact import (
     task_of,
     tiny_model,
 )
-from tiny import DTYPE_NAMES
+from tiny import DTYPE_NAMES, ENGINES
 
 from tinyzo.engine import noise, numpy_engine, weights
 from tinyzo.engine.numpy_engine import NumpyView
@@ -97,6 +98,19 @@ def test_prefixes(name, loss):
     check(model, loss)
     model.weights.trained = dict.fromkeys(model.weights.names())
     check(model, loss)
+
+
+@cases
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("add", [add_adapters, add_prefixes])
+def test_every_engine_perturbs_adapters_and_prefixes(name, loss, engine, add):
+    model, probes = tiny_model(name), [Probe(3, 1e-2), Probe(3, -1e-2)]
+    add(model)
+    for trained in (model.weights.trained, dict.fromkeys(model.weights.names())):
+        model.weights.trained, model.weights.engine = trained, ENGINES[engine]
+        objective, examples = task_of(model, loss)
+        found = objective(model.weights.view(probes), examples)
+        assert found == pytest.approx(objective(Exact(model.weights, probes), examples), rel=4e-6)
 
 
 def test_a_direction_of_scale_0_has_no_derivative():

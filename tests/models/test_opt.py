@@ -60,8 +60,8 @@ def test_a_fault_of_the_engine_is_seen(monkeypatch, fault):
 def test_a_look_ahead_is_seen(monkeypatch):
     right = NumpyView.attention
 
-    def attention(view, q, k, v, batch, causal, rows=None):
-        return right(view, q, k, v, batch, False, rows)
+    def attention(view, name, q, k, v, batch, causal, rows=None):
+        return right(view, name, q, k, v, batch, False, rows)
 
     monkeypatch.setattr(NumpyView, "attention", attention)
     assert max(shares("opt").values()) > 10
