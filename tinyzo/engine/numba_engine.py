@@ -109,25 +109,24 @@ def as_bytes(raw: np.ndarray) -> tuple[np.ndarray, int]:
 def make_terms(weights: Weights, name: str, probes: Sequence[Probe]) -> Terms:
     """What is added to a tensor as it is read; probes: () for the tensor itself."""
     is_matrix, kind, adam = len(weights.shape(name)) > 1, weights.kind, weights.adam
-    past: list[list] = []  # seed, kept, added, rounded then by which seed, squares, Adam's rate
+    past: list[list] = []  # seed, of rounding; kept, added, rounded then, square, Adam's rate
     for terms, decay in weights.pending if name in weights.trained else ():
         plain = ([(seed, added, 0.0) for seed, added in terms or [(0, 0.0)]], 0.0)
         moments, rate = adam_terms(terms, adam) if adam else plain
-        each = [[seed, 1.0, added, False, 0, square, 0.0] for seed, added, square in moments]
-        each[-1 if adam else 0][1] = 1 - decay if is_matrix else 1.0
-        each[-1][3:5], each[-1][6] = (True, salt(terms)), rate
+        each = [[seed, salt(terms), 1.0, added, 0, square, 0.0] for seed, added, square in moments]
+        each[-1 if adam else 0][2] = 1 - decay if is_matrix else 1.0
+        each[-1][4], each[-1][6] = 1, rate
         past += each
+    numbers = np.array([t[2:] for t in past], np.float32).reshape(-1, 5)
+    kept, added, rounds, *_ = np.ascontiguousarray(numbers.T)
     seeds = list(dict.fromkeys(p.seed for p in probes if p.scale))
     keys = [noise.key(seed, name, kind) for seed in (*(t[0] for t in past), *seeds)]
-    salts = [noise.key(t[4], name, "rounding") for t in past]
+    salts = [noise.key(t[1], name, "rounding") for t in past]
     places = [len(past) + seeds.index(p.seed) if p.scale else -1 for p in probes]
-    return Terms(np.array(keys, np.uint32).reshape(-1, 2),
-                 np.array([t[1] for t in past], np.float32),
-                 np.array([t[2] for t in past], np.float32),
-                 np.array([t[3] for t in past], np.bool_),
+    return Terms(np.array(keys, np.uint32).reshape(-1, 2), kept, added, rounds > 0,
                  np.array(salts, np.uint32).reshape(-1, 2), np.array(places or [-1], np.int64),
                  np.array([p.scale for p in probes] or [0], np.float32), kind == "rademacher",
-                 np.array([t[5:] for t in past if adam], np.float32).reshape(-1, 2),
+                 numbers[:, 3:].copy() if adam else np.empty((0, 2), np.float32),
                  np.float32(weights.limits.get(name, np.inf)))
 
 
