@@ -30,7 +30,7 @@ from tinyzo.text.batches import Batch, pack_sequences
 
 BLOCK = 128  # rows of W that a thread takes at once, at most
 VOCABULARY = 4096  # rows of the decoder whose scores exist at once
-NOTHING = {n: np.zeros((0,) * n, np.float32) for n in (2, 3)}
+NOTHING = np.zeros((0, 0, 0), np.float32)
 
 
 class NumbaEngine:
@@ -180,11 +180,10 @@ class NumbaView(NumpyView):
         self._engine, self._blocks = engine, (None, None, ())
 
     def multiply_rows(self, name: str, x: np.ndarray, blocks: Iterable[Block], count: int,
-                      bias: np.ndarray = NOTHING[2], residual: np.ndarray = NOTHING[3],
+                      bias: np.ndarray = NOTHING, residual: np.ndarray = NOTHING,
                       bf16: bool = False) -> np.ndarray:  # fmt: skip
-        """x W^T + bias + residual of some rows of W: f32[P, N, count]. bias: f32[P, count].
+        """x W^T + bias + residual of `count` rows of W: f32[P, N, count]. bias: f32[P, 1, count].
 
-        blocks: those rows in blocks, with the number of a block's first row, or of each.
         bf16: in bfloat16 where W is. Not for a decoder's rows: products in bfloat16 there cost more
         of the projected gradient than in all layers below (docs/decisions.md).
         """
@@ -196,35 +195,24 @@ class NumbaView(NumpyView):
         x, out = np.ascontiguousarray(x), np.empty((copies, x.shape[1], count), np.float32)
         tokens, words = padded(x.shape[1], LANES), -(-x.shape[2] // (1 + bf16))
         for first, raw in blocks:
-            rows = np.arange(first, first + len(raw)) if isinstance(first, int) else first
             part = padded(len(raw) // (4 * engine.threads), 2 * LANES)
             block = min(BLOCK, max(2 * LANES, part))
             tiles = len(terms.seeds) * block * DEPTH
-            engine.run(kernels.linear, x, *as_bytes(raw), rows, terms, bias, residual, out, column,
+            engine.run(kernels.linear, x, *as_bytes(raw), first, terms, bias, residual, out, column,
                        bf16, block, shared=len(x) * tokens * words,
                        scratch=max(tiles + 8 * DEPTH + copies * tokens * block, LANES * words))
             column += len(raw)
         return out
 
-    def full(self, name: str, x: np.ndarray) -> np.ndarray:
-        store, count = self.weights.store, self.weights.shape(name)[0]
-        return self.multiply_rows(name, x, store.blocks(name), count)
+    def full(self, name: str, x: np.ndarray, *more: np.ndarray, bf16: bool = False) -> np.ndarray:
+        blocks, count = self.weights.store.blocks(name), self.weights.shape(name)[0]
+        return self.multiply_rows(name, x, blocks, count, *more, bf16=bf16)
 
     def linear(self, name: str, x: np.ndarray, residual: np.ndarray | None = None) -> np.ndarray:
-        given, matrix = f"{name}.bias" in self.weights, f"{name}.weight"
-        bias = self.vector(f"{name}.bias")[:, 0] if given else NOTHING[2]
-        residual = NOTHING[3] if residual is None else np.ascontiguousarray(residual)
-        blocks, count = self.weights.store.blocks(matrix), self.weights.shape(matrix)[0]
-        y = self.multiply_rows(matrix, x, blocks, count, bias, residual, bf16=True)
+        bias = self.vector(f"{name}.bias") if f"{name}.bias" in self.weights else NOTHING
+        residual = NOTHING if residual is None else np.ascontiguousarray(residual)
+        y = self.full(f"{name}.weight", x, bias, residual, bf16=True)
         return self.adapt(name, x, y)
-
-    def scores(self, name: str, h: np.ndarray, rows=None, bias=None) -> np.ndarray:
-        store, count = self.weights.store, self.weights.shape(name)[0]
-        blocks = store.blocks(name) if rows is None else [(rows, store.gather(name, rows))]
-        rows = np.arange(count) if rows is None else rows
-        b = NOTHING[2] if bias is None else np.ascontiguousarray(self.vector(bias)[:, 0, rows])
-        y = self.multiply_rows(name, h, blocks, len(rows), b)
-        return self.adapt(name.removesuffix(".weight"), h, y, rows)
 
     def project(self, name: str, x: np.ndarray, out=None) -> Iterator[tuple[int, int, np.ndarray]]:
         count = self.weights.shape(name)[0]
@@ -234,9 +222,10 @@ class NumbaView(NumpyView):
             yield start, stop, self.multiply_rows(name, x, blocks, stop - start)
 
     def norm(self, name: str, x: np.ndarray, ln_eps: float) -> np.ndarray:
-        gain, bias = np.ones((1, x.shape[2]), np.float32), np.zeros((1, x.shape[2]), np.float32)
+        gain = np.ones((1, 1, x.shape[2]), np.float32)
+        bias = np.zeros_like(gain)
         if f"{name}.weight" in self.weights:
-            gain, bias = (self.vector(f"{name}.{part}")[:, 0] for part in ("weight", "bias"))
+            gain, bias = (self.vector(f"{name}.{part}") for part in ("weight", "bias"))
         out = np.empty((max(len(x), len(gain), len(bias)), *x.shape[1:]), np.float32)
         ln_eps = np.float32(ln_eps)
         self._engine.run(kernels.norm, np.ascontiguousarray(x), gain, bias, ln_eps, out)

@@ -56,6 +56,16 @@ class Terms(NamedTuple):
 # counters: i64[3], the next task, how many of the first kind are done, the next of the second kind.
 
 
+@njit
+def tasks(shared, which, count, step):
+    """Those of the numbers below `count` that this thread takes, `step` at once, by a counter."""
+    start = fetch_add(shared, which, step)
+    while start < count:
+        for task in range(start, min(count, start + step)):  # noqa: UP028 (no such in Numba)
+            yield task
+        start = fetch_add(shared, which, step)
+
+
 # -- noise -----------------------------------------------------------------------------------
 
 ROUND_1, ROUND_2, FIELDS = U(noise.ROUND_1), U(noise.ROUND_2), U(noise.FIELDS)
@@ -115,16 +125,18 @@ F32, BF16, F16 = 0, 1, 2  # a kernel is compiled once for all of them: raw is u8
 
 
 @njit(inline="always")
-def widen_bfloat(word):
-    return U(U(word) << U(16)).view(F)
+def itemsize(storage):
+    return 4 if storage == F32 else 2
 
 
 @njit(inline="always")
-def widen_half(word):
-    """float16's exponent of 5 bits, moved to that of 8; 31 (infinite, NaN) to 255."""
+def widen(word, storage):
+    """16 bits to float32. float16's exponent of 5 bits is moved to that of 8; 31 to 255."""
+    if storage == BF16:
+        return U(U(word) << U(16)).view(F)
     bits = U(U(word) & U(0x7FFF)) << U(13)
     value = U(bits).view(F) * F(2.0**112)
-    special = U(0x7F800000) if bits >= U(0x0F800000) else U(0)
+    special = U(0x7F800000) if bits >= U(0x0F800000) else U(0)  # infinite, NaN
     return U(U(F(value).view(U) | special) | U(U(U(word) & U(0x8000)) << U(16))).view(F)
 
 
@@ -136,14 +148,10 @@ def nearest_bfloat(value):
 
 
 @njit(inline="always")
-def dithered_bfloat(value, bits):
-    """One of the two bfloat16 beside a float32, at random, as float32: weights.narrow."""
-    return U(U(F(value).view(U) + U(bits >> U(16))) & U(0xFFFF0000)).view(F)
-
-
-@njit(inline="always")
-def dithered_half(value, bits):
-    """The same for float16."""
+def dithered(value, bits, storage):
+    """One of the two 16-bit numbers beside a float32, at random, as float32: weights.narrow."""
+    if storage == BF16:
+        return U(U(F(value).view(U) + U(bits >> U(16))) & U(0xFFFF0000)).view(F)
     exponent = U(F(value).view(U) & U(0x7F800000))
     ulp = U(max(exponent, U(113 << 23)) - U(10 << 23)).view(F)
     rounded = F(np.floor(value / ulp + F(I(bits >> U(19))) * F(2.0**-13)) * ulp)
@@ -158,19 +166,12 @@ def half_bits(value):
 
 
 @njit(inline="always")
-def widen_row(raw, storage, row, start, w):
-    """w: f32[n] = elements start, ... of a row."""
-    n = w.size
-    if storage == F32:
-        w[:] = raw[row, 4 * start : 4 * (start + n)].view(F)
-        return
-    halves = raw[row, 2 * start : 2 * (start + n)].view(np.uint16)
-    if storage == BF16:
-        for i in range(n):
-            w[i] = widen_bfloat(halves[i])
-    else:
-        for i in range(n):
-            w[i] = widen_half(halves[i])
+def to_bfloat(values, out, at):
+    """f32[n] as pairs of bfloat16 into words out[at], ...; the last one may be half empty."""
+    half = out[at : at + (values.size + 1) // 2].view(np.uint16)
+    half[-1] = 0
+    for i in range(values.size):
+        half[i] = nearest_bfloat(values[i])
 
 
 @kernel
@@ -188,77 +189,76 @@ def add_adam(terms, t, w, z, m, v):
 
 
 @njit(inline="always")
-def add_pending(terms, storage, index, w, z, moments):
-    """Weights.now: w <- kept w + added z for each term; index: the first element's number."""
+def read(raw, storage, row, start, terms, index, work):
+    """Weights.now: elements start, ... of a row, w <- kept w + added z for each pending term.
+
+    index: the first element's number; work: f32[4, n], w, which is the result, z and two moments
+    """
+    w, z, size = work[0], work[1], itemsize(storage)
+    part = raw[row, size * start : size * (start + w.size)]
+    if storage == F32:
+        w[:] = part.view(F)
+    else:
+        halves = part.view(np.uint16)
+        for i in range(w.size):
+            w[i] = widen(halves[i], storage)
     for t in range(terms.kept.size):
         fill_noise(terms, t, index, z, w)
         kept, added = terms.kept[t], terms.added[t]
-        salt_0, salt_1 = terms.salts[t, 0], terms.salts[t, 1]
         if terms.moments.shape[0]:
-            add_adam(terms, t, w, z, moments[: w.size], moments[w.size : 2 * w.size])
+            add_adam(terms, t, w, z, work[2], work[3])
         else:
             for i in range(w.size):
                 w[i] = kept * w[i] + added * z[i]
-        if terms.rounds[t] and storage == BF16:
+        if terms.rounds[t] and storage != F32:
+            salt_0, salt_1 = terms.salts[t, 0], terms.salts[t, 1]
             for i in range(w.size):
-                w[i] = dithered_bfloat(w[i], random_word(salt_0, salt_1, U(index + U(i))))
-        if terms.rounds[t] and storage == F16:
-            for i in range(w.size):
-                w[i] = dithered_half(w[i], random_word(salt_0, salt_1, U(index + U(i))))
+                w[i] = dithered(w[i], random_word(salt_0, salt_1, U(index + U(i))), storage)
 
 
 @kernel
-def copy_rows(raw, storage, rows, start, terms, w, z, moments, copies, at, stride, apart, bf16):
-    """Elements start, ... of some rows as each probe has them, w.size of each.
+def copy_rows(raw, storage, terms, first, start, size, work, copies, stride, apart, bf16):
+    """`size` elements from `start` on of each row of raw: u8[R, bytes], as each probe has them.
 
-    raw: u8[R, bytes]; rows: i64[R], their numbers in the tensor
-    Copy c of row r goes to copies[at + r stride + c apart], as float32 or, in words, as bfloat16.
+    first: the number of raw's first element; work: f32[4 size]
+    Copy c of row r goes to copies[r stride + c apart], as float32 or, in words, as bfloat16.
     """
-    for r in range(rows.size):
-        widen_row(raw, storage, r, start, w)
-        index = U(rows[r] * (raw.shape[1] // (4 if storage == F32 else 2)) + start)
-        add_pending(terms, storage, index, w, z, moments)
-        made = -1
+    work = work[: 4 * size].reshape(4, size)
+    w, z = work[0], work[1]
+    for r in range(raw.shape[0]):
+        index = U(first + r * (raw.shape[1] // itemsize(storage)) + start)
+        read(raw, storage, r, start, terms, index, work)
+        made = -2
         for c in range(terms.seeds.size):
-            if terms.seeds[c] not in (-1, made):
+            if terms.seeds[c] != made:
                 made = terms.seeds[c]
-                fill_noise(terms, made, index, z, w)
-            scale, first = terms.scales[c], at + r * stride + c * apart
-            if terms.seeds[c] < 0 and not bf16:
-                copies[first : first + w.size] = w
-            elif not bf16:
-                out = copies[first : first + w.size]
-                for i in range(w.size):
-                    out[i] = w[i] + scale * z[i]
-            else:
-                half = copies[first : first + (w.size + 1) // 2].view(np.uint16)
-                half[-1] = 0
-                if terms.seeds[c] < 0:
-                    z[:], made = F(0), -1
-                for i in range(w.size):
-                    half[i] = nearest_bfloat(w[i] + scale * z[i])
+                if made < 0:
+                    z[:] = F(0)
+                else:
+                    fill_noise(terms, made, index, z, w)
+            scale, at = terms.scales[c], r * stride + c * apart
+            out = work[2] if bf16 else copies[at : at + size]
+            for i in range(size):
+                out[i] = w[i] + scale * z[i]
+            if bf16:
+                to_bfloat(out, copies, at)
 
 
 @kernel
 def fold(raw, storage, terms, first, scratch, counters):
     """What is pending into the bytes. raw: u8[1, bytes]; first: the first element's number."""
-    n, step = raw.shape[1] // (4 if storage == F32 else 2), 1024
-    task = fetch_add(counters, 0, CHUNK)
-    while task < n:
-        for start in range(task, min(n, task + CHUNK), step):
-            size = min(step, n - start)
-            w, z, index = scratch[:size], scratch[step : step + size], U(first + start)
-            moments = scratch[2 * step :]
-            if storage == F32:
-                in_place = raw[0, 4 * start : 4 * (start + size)].view(F)
-                add_pending(terms, storage, index, in_place, z, moments)
-                continue
-            widen_row(raw, storage, 0, start, w)
-            add_pending(terms, storage, index, w, z, moments)
-            halves = raw[0, 2 * start : 2 * (start + size)].view(np.uint16)
+    n, step = raw.shape[1] // itemsize(storage), 1024
+    for task in tasks(counters, 0, (n + step - 1) // step, CHUNK // step):
+        start, size = task * step, min(step, n - task * step)
+        work = scratch[: 4 * size].reshape(4, size)
+        w, part = work[0], raw[0, itemsize(storage) * start :]
+        read(raw, storage, 0, start, terms, U(first + start), work)
+        if storage == F32:
+            part[: 4 * size].view(F)[:] = w
+        else:
+            halves = part[: 2 * size].view(np.uint16)
             for i in range(size):
                 halves[i] = nearest_bfloat(w[i]) if storage == BF16 else half_bits(w[i])
-        task = fetch_add(counters, 0, CHUNK)
 
 
 # -- matmul ----------------------------------------------------------------------------------
@@ -267,55 +267,42 @@ multiply_tile, transpose = tile_multiplier(TILE), square_transpose(LANES)
 
 
 @kernel
-def multiply(bf16, width, n, w, w_at, w_stride, x, x_at, c, c_at, c_stride, steps, first):
-    """n rows of C, rounded up to ROWS, by tiles as wide as the panel of X is."""
-    for j in range(0, n, ROWS):
-        wj, cj = w_at + j * w_stride, c_at + j * c_stride
-        multiply_tile(bf16, width, w, wj, w_stride, x, x_at, c, cj, c_stride, steps, first)
+def multiply(bf16, n, w, w_at, w_stride, x, x_at, depth, k, steps, c, c_at, padded):
+    """C[j, m] = sum over k of W[j, k] X[k, m], `steps` of k from `k` on: the first, or added.
+
+    n: rows of C and W, which both have room for a multiple of ROWS; c, w: words in rows
+    x: packed: panels of WIDTH tokens, or fewer at the end, of `padded`, each `depth` words deep
+    """
+    for first in range(0, padded, WIDTH):
+        width = min(WIDTH, padded - first)
+        here = x_at + first * depth + k * width
+        for j in range(0, n, ROWS):
+            wj, cj = w_at + j * w_stride, c_at + j * padded + first
+            multiply_tile(bf16, width, w, wj, w_stride, x, here, c, cj, padded, steps, k == 0)
 
 
 @kernel
-def pack(x, x_at, x_stride, count, steps, panel, at, width):
-    """LANES tokens, of which `count` exist, side by side: panel[at + k width + i] = x[i, k]."""
-    whole = steps - steps % LANES if count == LANES else 0
+def pack(x, x_at, x_stride, count, depth, packed, at, m, padded):
+    """LANES tokens, of which `count` exist, to m, ... of what `multiply` reads: x[i, k] of each."""
+    first = m // WIDTH * WIDTH
+    width, at = min(WIDTH, padded - first), at + first * depth + m - first
+    whole = depth - depth % LANES if count == LANES else 0
     for k in range(0, whole, LANES):
-        transpose(x, x_at + k, x_stride, panel, at + k * width, width)
-    for k in range(whole, steps):
+        transpose(x, x_at + k, x_stride, packed, at + k * width, width)
+    for k in range(whole, depth):
         for i in range(LANES):
-            panel[at + k * width + i] = x[x_at + i * x_stride + k] if i < count else F(0)
+            packed[at + k * width + i] = x[x_at + i * x_stride + k] if i < count else F(0)
 
 
 @kernel
-def unpack(c, c_at, width, n, out, at, stride, count):
-    """The way back: n columns of `count` tokens, out[at + i stride + j] = c[c_at + j width + i]."""
+def unpack(c, c_at, padded, n, out, at, stride, count):
+    """The way back: n rows of `count` tokens, out[at + i stride + j] = c[c_at + j padded + i]."""
     whole = n - n % LANES if count == LANES else 0
     for j in range(0, whole, LANES):
-        transpose(c, c_at + j * width, width, out, at + j, stride)
+        transpose(c, c_at + j * padded, padded, out, at + j, stride)
     for j in range(whole, n):
         for i in range(count):
-            out[at + i * stride + j] = c[c_at + j * width + i]
-
-
-@kernel
-def pack_group(x, x_at, inner, count, words, bf16, packed, at, width, scratch):
-    """Pack LANES tokens of f32 or, in pairs of k, of bfloat16."""
-    if not bf16:
-        pack(x, x_at, inner, count, words, packed, at, width)
-        return
-    half = scratch[: LANES * words].view(np.uint16)
-    for i in range(count):
-        row, source = half[2 * i * words :], x[x_at + i * inner :]
-        row[2 * words - 1] = 0
-        for k in range(inner):
-            row[k] = nearest_bfloat(source[k])
-    pack(scratch, 0, words, count, words, packed, at, width)
-
-
-@njit(inline="always")
-def panel(m, padded):
-    """The first token and the width of the panel that token m is in."""
-    first = m // WIDTH * WIDTH
-    return first, min(WIDTH, padded - first)
+            out[at + i * stride + j] = c[c_at + j * padded + i]
 
 
 @njit(inline="always")
@@ -325,12 +312,12 @@ def own(p, copies):
 
 
 @kernel
-def linear(x, raw, storage, rows, terms, bias, residual, out, column, bf16, block, packed, scratch,
+def linear(x, raw, storage, first, terms, bias, residual, out, column, bf16, block, packed, scratch,
            counters):  # fmt: skip
     """out = x W^T + bias + residual for some rows of W, perturbed as they are read.
 
-    x: f32[1 or P, M, K]; raw: u8[R, bytes]; rows: i64[R], their numbers in the tensor
-    bias: f32[0 or 1 or P, N]; residual: f32[0 or 1 or P, M, N]; out: f32[P, M, N]
+    x: f32[1 or P, M, K]; raw: u8[R, bytes]; first: the number of its first row in the tensor
+    bias: f32[0 or 1 or P, 1, N]; residual: f32[0 or 1 or P, M, N]; out: f32[P, M, N]
     column: of out (and bias and residual) where their products begin
     block: rows of W in a task; packed: f32[X's copies * M rounded up to LANES * words of k]
     """
@@ -338,59 +325,46 @@ def linear(x, raw, storage, rows, terms, bias, residual, out, column, bf16, bloc
     inner = x.shape[2]
     words = (inner + 1) // 2 if bf16 else inner
     padded = (count + LANES - 1) // LANES * LANES
-    x_flat, out_flat = x.reshape(-1), out.reshape(-1)
+    flat, out_flat = x.reshape(-1), out.reshape(-1)
 
     groups = x.shape[0] * (padded // LANES)
-    g = fetch_add(counters, 0, 1)
-    while g < groups:
+    for g in tasks(counters, 0, groups, 1):
         p, m = divmod(g * LANES, padded)
-        first, width = panel(m, padded)
-        at, source = (p * padded + first) * words + m - first, (p * count + m) * inner
-        real = min(LANES, count - m)
-        pack_group(x_flat, source, inner, real, words, bf16, packed, at, width, scratch)
+        source, at, real = flat, (p * count + m) * inner, min(LANES, count - m)
+        if bf16:
+            for i in range(real):
+                to_bfloat(x[p, m + i], scratch, i * words)
+            source, at = scratch, 0
+        pack(source, at, words, real, words, packed, p * padded * words, m, padded)
         fetch_add(counters, 1, 1)
-        g = fetch_add(counters, 0, 1)
     while fetch_add(counters, 1, 0) < groups:
         pass  # another thread is packing the last group
 
-    depth = DEPTH * 2 if bf16 else DEPTH
-    tiles = terms.seeds.size * block * DEPTH
-    w, z = scratch[tiles : tiles + depth], scratch[tiles + depth : tiles + 2 * depth]
-    moments, totals = scratch[tiles + 2 * depth :], tiles + 4 * depth
-    blocks = (rows.size + block - 1) // block
-    task = fetch_add(counters, 2, 1)
-    while task < blocks:
-        n = min(block, rows.size - task * block)
-        some, numbers = raw[task * block :][:n], rows[task * block :][:n]
-        for k0 in range(0, words, DEPTH):
-            steps = min(DEPTH, words - k0)
-            start = k0 * 2 if bf16 else k0
-            size = min(depth, inner - start)
-            copy_rows(some, storage, numbers, start, terms, w[:size], z[:size], moments, scratch, 0,
-                      DEPTH, block * DEPTH, bf16)  # fmt: skip
+    tile = block * DEPTH
+    work = scratch[terms.seeds.size * tile :]
+    depth, totals = DEPTH * 2 if bf16 else DEPTH, terms.seeds.size * tile + 8 * DEPTH
+    for task in tasks(counters, 2, (raw.shape[0] + block - 1) // block, 1):
+        rows = raw[task * block :][:block]
+        n, number = rows.shape[0], (first + task * block) * inner
+        for k in range(0, words, DEPTH):
+            start = k * 2 if bf16 else k
+            copy_rows(rows, storage, terms, number, start, min(depth, inner - start), work, scratch,
+                      DEPTH, tile, bf16)  # fmt: skip
             for p in range(copies):
-                tile = (p if terms.seeds.size > 1 else 0) * block * DEPTH
-                xp = p if x.shape[0] > 1 else 0
-                for m in range(0, padded, WIDTH):
-                    _, width = panel(m, padded)
-                    x_at = (xp * padded + m) * words + k0 * width
-                    c_at = totals + (p * padded + m) * block
-                    multiply(bf16, width, n, scratch, tile, DEPTH, packed, x_at, scratch, c_at,
-                             width, steps, k0 == 0)  # fmt: skip
+                wp, xp = (p if terms.seeds.size > 1 else 0), (p if x.shape[0] > 1 else 0)
+                multiply(bf16, n, scratch, wp * tile, DEPTH, packed, xp * padded * words, words, k,
+                         min(DEPTH, words - k), scratch, totals + p * padded * block, padded)
         j0 = column + task * block
         for p in range(copies):
             for m in range(0, count, LANES):
-                first, width = panel(m, padded)
-                c_at = totals + (p * padded + first) * block + m - first
                 at, real = (p * count + m) * columns + j0, min(LANES, count - m)
-                unpack(scratch, c_at, width, n, out_flat, at, columns, real)
+                unpack(scratch, totals + p * padded * block + m, padded, n, out_flat, at, columns,
+                       real)  # fmt: skip
                 for i in range(m, m + real):
-                    row = out[p, i, j0 : j0 + n]
-                    if bias.shape[0]:
-                        row += own(p, bias)[j0 : j0 + n]
-                    if residual.shape[0]:
-                        row += own(p, residual)[i, j0 : j0 + n]
-        task = fetch_add(counters, 2, 1)
+                    for more in (bias, residual):
+                        if more.size:
+                            here = own(p, more)[min(i, more.shape[1] - 1)]
+                            out[p, i, j0 : j0 + n] += here[j0 : j0 + n]
 
 
 # -- the rest of a layer ---------------------------------------------------------------------
@@ -416,41 +390,34 @@ def softmax(x):
 
 @ordered_freely
 def norm(x, gain, bias, ln_eps, out, scratch, counters):
-    """LayerNorm of each token. x: f32[1 or P, N, D]; gain, bias: f32[1 or P, D]."""
+    """LayerNorm of each token. x: f32[1 or P, N, D]; gain, bias: f32[1 or P, 1, D]."""
     copies, count, width = out.shape
-    step = 8
-    task = fetch_add(counters, 0, step)
-    while task < copies * count:
-        for t in range(task, min(copies * count, task + step)):
-            p, i = t // count, t % count
-            row, y = own(p, x)[i], out[p, i]
-            mean = F(0)
-            for d in range(width):
-                mean += row[d]
-            mean /= F(width)
-            square = F(0)
-            for d in range(width):
-                square += (row[d] - mean) * (row[d] - mean)
-            scale = F(1) / np.sqrt(square / F(width) + ln_eps)
-            g, b = own(p, gain), own(p, bias)
-            for d in range(width):
-                y[d] = (row[d] - mean) * scale * g[d] + b[d]
-        task = fetch_add(counters, 0, step)
+    for task in tasks(counters, 0, copies * count, 8):
+        p, i = divmod(task, count)
+        row, y, g, b = own(p, x)[i], out[p, i], own(p, gain)[0], own(p, bias)[0]
+        mean = F(0)
+        for d in range(width):
+            mean += row[d]
+        mean /= F(width)
+        square = F(0)
+        for d in range(width):
+            square += (row[d] - mean) * (row[d] - mean)
+        scale = F(1) / np.sqrt(square / F(width) + ln_eps)
+        for d in range(width):
+            y[d] = (row[d] - mean) * scale * g[d] + b[d]
 
 
 @kernel
 def gelu(x, scratch, counters):
     """NumpyView.gelu. x: f32[n]."""
-    task = fetch_add(counters, 0, CHUNK)
-    while task < x.size:
-        part = x[task : task + CHUNK]
+    for task in tasks(counters, 0, (x.size + CHUNK - 1) // CHUNK, 1):
+        part = x[task * CHUNK :][:CHUNK]
         for i in range(part.size):
             t = min(max(part[i], -LIMIT), LIMIT)
             s = t * t
             top = ((((P5 * s + P4) * s + P3) * s + P2) * s + P1) * s + P0
             low = ((((Q5 * s + Q4) * s + Q3) * s + Q2) * s + Q1) * s + Q0
             part[i] *= t * top / low + F(0.5)
-        task = fetch_add(counters, 0, CHUNK)
 
 
 @kernel
@@ -464,48 +431,40 @@ def attention(q, k, v, blocks, keys, places, causal, out, scratch, counters):
     copies, _, heads, size = out.shape
     wide = (size + LANES - 1) // LANES * LANES
     scale = F(1) / np.sqrt(F(size))
-    task = fetch_add(counters, 0, 1)
-    while task < blocks.shape[0] * copies * heads:
-        b, rest = task // (copies * heads), task % (copies * heads)
-        p, h = rest // heads, rest % heads
+    for task in tasks(counters, 0, blocks.shape[0] * copies * heads, 1):
+        b, rest = divmod(task, copies * heads)
+        p, h = divmod(rest, heads)
         t0, t1, s0, s1 = blocks[b]
-        n, t_padded = s1 - s0, (t1 - t0 + ROWS - 1) // ROWS * ROWS
+        n, count = s1 - s0, t1 - t0
         s_padded = (n + LANES - 1) // LANES * LANES
-        k_rows = 0
-        k_panels = k_rows + n * size
+        t_padded = (count + ROWS - 1) // ROWS * ROWS
+        k_panels = n * size
         v_panels = k_panels + s_padded * size
         q_rows = v_panels + n * wide
         scores = q_rows + t_padded * size
         sums = scores + t_padded * s_padded
         for s in range(n):
             key, value = own(p, k)[keys[s0 + s], h], own(p, v)[keys[s0 + s], h]
-            scratch[k_rows + s * size : k_rows + (s + 1) * size] = key
+            scratch[s * size : (s + 1) * size] = key
             for d in range(wide):
                 d0 = d // WIDTH * WIDTH
                 at = v_panels + d0 * n + s * min(WIDTH, wide - d0) + d - d0
                 scratch[at] = value[d] if d < size else F(0)
         for s in range(0, n, LANES):
-            first, width = panel(s, s_padded)
-            at, real = k_panels + first * size + s - first, min(LANES, n - s)
-            pack(scratch, k_rows + s * size, size, real, size, scratch, at, width)
-        for t in range(t1 - t0):
+            real = min(LANES, n - s)
+            pack(scratch, s * size, size, real, size, scratch, k_panels, s, s_padded)
+        for t in range(count):
             query = own(p, q)[t0 + t, h]
             for d in range(size):
                 scratch[q_rows + t * size + d] = query[d] * scale
-        for first in range(0, s_padded, WIDTH):
-            _, width = panel(first, s_padded)
-            multiply(False, width, t1 - t0, scratch, q_rows, size, scratch,
-                     k_panels + first * size, scratch, scores + first, s_padded, size,
-                     True)  # fmt: skip
-        for t in range(t1 - t0):
+        multiply(False, count, scratch, q_rows, size, scratch, k_panels, size, 0, size, scratch,
+                 scores, s_padded)  # fmt: skip
+        for t in range(count):
             seen = min(n, places[t0 + t] + 1) if causal else n
             row = scratch[scores + t * s_padded : scores + (t + 1) * s_padded]
             softmax(row[:seen])
             row[seen:] = F(0)
-        for first in range(0, wide, WIDTH):
-            _, width = panel(first, wide)
-            multiply(False, width, t1 - t0, scratch, scores, s_padded, scratch,
-                     v_panels + first * n, scratch, sums + first, wide, n, True)  # fmt: skip
-        for t in range(t1 - t0):
+        multiply(False, count, scratch, scores, s_padded, scratch, v_panels, n, 0, n, scratch,
+                 sums, wide)  # fmt: skip
+        for t in range(count):
             out[p, t0 + t, h] = scratch[sums + t * wide : sums + t * wide + size]
-        task = fetch_add(counters, 0, 1)
