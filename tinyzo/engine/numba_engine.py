@@ -22,10 +22,11 @@ import numpy as np
 from tinyzo.engine import noise
 from tinyzo.engine import numba_kernels as kernels
 from tinyzo.engine.engines import fast_cpus
+from tinyzo.engine.moments import adam_terms
 from tinyzo.engine.numba_kernels import DEPTH, LANES, ROWS, Terms
 from tinyzo.engine.numba_vectors import TILE
 from tinyzo.engine.numpy_engine import QUERIES, NumpyView
-from tinyzo.engine.weights import Block, Probe, Weights, adam_terms, salt
+from tinyzo.engine.weights import Block, Probe, Weights, salt
 from tinyzo.text.batches import Batch, pack_sequences
 
 BLOCK = 128  # rows of W that a thread takes at once, at most
@@ -35,6 +36,8 @@ NOTHING = np.zeros((0, 0, 0), np.float32)
 
 class NumbaEngine:
     """Threads with their scratch memory; called, it makes a view."""
+
+    merge = staticmethod(NumpyView.merge)
 
     def __init__(self, threads: int | None = None, bf16: bool = bool(TILE.bf16)) -> None:
         """threads: None for one on each fast CPU. bf16: multiply bfloat16 weights as bfloat16."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from tinyzo.engine.adapters import Adapters, plus
 from tinyzo.engine.weights import Probe, Weights, narrow, split
 from tinyzo.errors import ShapeError
 from tinyzo.text.batches import Batch
@@ -55,12 +56,7 @@ def present(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.where(np.arange(scores.shape[-1]) < counts[:, None], scores, -np.inf)
 
 
-def plus(y: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """y + z, in place unless z has more copies."""
-    return np.add(y, z, out=y if len(y) >= len(z) else None)
-
-
-class NumpyView:
+class NumpyView(Adapters):
     """P perturbed copies of the weights, seen through the verbs that a model needs.
 
     Arrays are float32. P is 1 below the first perturbed tensor and len(probes) from there on.
@@ -163,11 +159,7 @@ class NumpyView:
         """Rows of a table. ids: int[N]; returns f32[P, N, D]."""
         rows, back = np.unique(ids, return_inverse=True)
         x = np.stack([copy[back] for copy in self.copies(name, *self.row_copies(name, rows))])
-        a, b = (f"{name.removesuffix('.weight')}.lora_{part}.weight" for part in "AB")
-        if b in self.weights:
-            low = self.embed(b, ids) * np.float32(self.weights.scale)
-            x = plus(x, self.bilinear(np.matmul, low, self.whole(a)))
-        return x
+        return self.adapt_rows(name, ids, x)
 
     def linear(self, name: str, x: np.ndarray, residual: np.ndarray | None = None) -> np.ndarray:
         """x W^T + b, and the residual on top. x: f32[P, N, D]; f32[P, N, out]. b is optional."""
@@ -176,14 +168,6 @@ class NumpyView:
             y = plus(y, self.vector(f"{name}.bias"))
         y = y if residual is None else plus(y, residual)
         return self.adapt(name, x, y)
-
-    def adapt(self, name: str, x: np.ndarray, y: np.ndarray, rows=None) -> np.ndarray:
-        """y + s (x A^T) B^T, or some rows of B: LoRA (Hu et al. 2021), where there is one."""
-        b = f"{name}.lora_B.weight"
-        if b not in self.weights:
-            return y
-        low = self.full(f"{name}.lora_A.weight", x) * np.float32(self.weights.scale)
-        return plus(y, self.scores(b, low, rows))
 
     def norm(self, name: str, x: np.ndarray, ln_eps: float) -> np.ndarray:
         """LayerNorm (Ba et al. 2016) over the last axis. x: f32[P, N, D]; returns the same.
@@ -254,19 +238,6 @@ class NumpyView:
             values = self.bilinear(np.matmul, score, v[:, keys].swapaxes(1, 2))
             out[:, queries] = values.swapaxes(1, 2)
         return out
-
-    def prefixed(self, name: str, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, ...]:
-        """k and v with the prefix's rows after the tokens', and how many those are."""
-        if f"{name}.prefix.key" not in self.weights:
-            return k, v, 0
-        rows = np.arange(self.weights.shape(f"{name}.prefix.key")[0])
-        both = []
-        for part, x in (("key", k), ("value", v)):
-            p = self.embed(f"{name}.prefix.{part}", rows).reshape(-1, len(rows), *x.shape[2:])
-            n = max(len(x), len(p))
-            parts = [np.broadcast_to(a, (n, *a.shape[1:])) for a in (x, p)]
-            both.append(np.concatenate(parts, axis=1))
-        return *both, len(rows)
 
     # -- what is not linear in the activations ---------------------------------------------
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from tinyzo.engine import noise
+from tinyzo.engine.moments import adam_change
 from tinyzo.errors import NumericError
 
 TILE = 1 << 16  # elements in work at once: 256 kB of float32, so that z and w stay in cache
@@ -33,9 +34,6 @@ class Probe:
 Block = tuple[int, np.ndarray]  # the number of its first row, and its rows in storage type
 Term = tuple[int, float]  # (seed, coefficient): theta += coefficient * z(seed)
 Update = tuple[Sequence[Term], float]  # (terms, decay): theta <- (1 - decay) theta + its terms
-
-# AdaMeZO (arXiv 2605.00650)
-BETA_1, BETA_2, BOOST, FLOOR = 0.7, 0.9, 100.0, np.float32(1e-5)
 
 
 def widen(raw: np.ndarray) -> np.ndarray:
@@ -103,13 +101,13 @@ class Weights:
     """Named tensors with the verbs that zeroth-order training needs: read, view, add.
 
     store:   where the bytes live; a dict of arrays is Resident: name -> f32, f16 or u16 (bfloat16).
-    engine:  makes a view, engine(weights, probes), and folds; it holds all the arithmetic.
+    engine:  makes a view, engine(weights, probes), folds, merges; it holds all the arithmetic.
     kind:    the distribution of z.
     trained: the tensors that z reaches; all others stay as they are.
     saved:   the tensors that a snapshot holds.
     limits:  of a tensor: z is 0 where |theta| is larger (Sparse-MeZO, arXiv 2402.15751).
-    scale:   of every adapter, alpha / r.
-    adam:    terms of a step, where updates are Adam's (`adam_terms`); 0 where they are sums.
+    scale:   of every adapter, alpha / r (adapters.py).
+    adam:    terms of a step, where updates are Adam's (moments.py); 0 where they are sums.
     pending: updates that count in all that is read and are not yet in the bytes.
     """
 
@@ -165,7 +163,7 @@ class Weights:
             if decay and is_matrix:
                 w = np.float32(1 - decay) * w
             if self.adam:
-                w = w + self.adam_change(terms, name, w, index)
+                w = w + adam_change(self, terms, name, w, index)
             else:
                 for seed, coefficient in terms:
                     w = w + np.float32(coefficient) * self.direction(seed, name, w, index)
@@ -179,16 +177,6 @@ class Weights:
         z = noise.at(seed, name, index.copy(), self.kind)
         limit = self.limits.get(name)
         return z if limit is None else np.where(np.abs(w) > np.float32(limit), np.float32(0), z)
-
-    def adam_change(self, terms: Sequence[Term], name: str, w: np.ndarray,
-                    index: np.ndarray) -> np.ndarray:  # fmt: skip
-        """- 100 lr M / (sqrt(V) + 1e-5),  M = sum b1^k g z,  V = sum b2^k g^2 z^2 (AdaMeZO)."""
-        moments, rate = adam_terms(terms, self.adam)
-        m = v = np.float32(0)
-        for seed, first, second in moments:
-            z = self.direction(seed, name, w, index)
-            m, v = m + np.float32(first) * z, v + np.float32(second) * (z * z)
-        return np.float32(rate) * (m / (np.sqrt(v) + FLOOR))
 
     def index(self, name: str, start: int, stop: int) -> np.ndarray:
         """The flat element numbers of rows start .. stop, the counters of z: u32."""
@@ -233,36 +221,13 @@ class Weights:
             for start, raw in self.store.blocks(name, sweep="write"):
                 if self.pending and name in self.trained:
                     self.engine.fold(self, name, raw, start)
-                self.merge(name, raw, start)
+                self.engine.merge(self, name, raw, start)
                 write(name, raw)
-
-    def merge(self, name: str, raw: np.ndarray, start: int) -> None:
-        """s B A into some of a matrix's rows, where it has an adapter; rounded as an update is."""
-        a, b = (f"{name.removesuffix('.weight')}.lora_{part}.weight" for part in "AB")
-        if b not in self:
-            return
-        low, high = self.read(a), self.read(b) * np.float32(self.scale)
-        for first, tile in split(start, raw):
-            stop, w = first + len(tile), widen(tile)
-            for k in range(len(low)):
-                w = w + high[first:stop, k, None] * low[k]
-            key = noise.key(int(low.view(np.uint32)[0, 0]), name, "rounding")
-            tile[...] = narrow(w, tile.dtype, noise.words(key, self.index(name, first, stop)))
 
     def move(self, path: Path) -> None:
         """To a file of what `write` gave, where they are not in memory; so nothing is pending."""
         self.store.move(path)
         self.pending.clear()
-
-
-def adam_terms(terms: Sequence[Term],
-               each: int) -> tuple[list[tuple[int, float, float]], float]:  # fmt: skip
-    """(seed, b1^k g, b2^k g^2) of the last K steps, `each` terms a step, newest first; - 100 lr.
-
-    terms: (seed, g) of those steps, and at their end (any seed, lr)
-    """
-    aged = [(i // each, seed, g) for i, (seed, g) in enumerate(terms[:-1])]
-    return [(seed, BETA_1**k * g, BETA_2**k * g * g) for k, seed, g in aged], -BOOST * terms[-1][1]
 
 
 def salt(terms: Sequence[Term]) -> int:

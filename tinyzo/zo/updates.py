@@ -3,7 +3,7 @@
     sgd       -lr g z
     sign      -lr sign(g) z
     momentum  -lr sum_k 0.9^k g z                          over the last K steps, k = 0 the newest
-    adam      -100 lr M / (sqrt(V) + 1e-5)                 weights.adam_terms, over the last K steps
+    adam      -100 lr M / (sqrt(V) + 1e-5)                 moments.adam_terms, over the last K steps
 
 An update is a list of terms, so a journal holds it. Those that look back have no state: the
 moments are made again from the seeds of the last K steps (AdaMeZO, 2605.00650).
