@@ -10,40 +10,19 @@ Functions on a view `theta` of the weights; every name below is the checkpoint's
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
-from tinyzo.checkpoints.directory import Layout
+from tinyzo.models.families import family
 from tinyzo.text.batches import Batch
 
 TOKENS = "model.decoder.embed_tokens.weight"
 POSITIONS = "model.decoder.embed_positions.weight"
 OFFSET = 2  # the table's first two rows are never used
 
-LAYOUT = Layout(prefixes=("model.decoder.", "decoder.", ""), base="model.decoder.",
-                ties={"lm_head.weight": TOKENS}, ignored=())  # fmt: skip
-ALLOWED = {"activation_function": ("relu", "gelu"), "tie_word_embeddings": (True,)}
 
-
-@dataclass(frozen=True)
-class Config:
-    """The fields of config.json that change the result, with transformers' defaults."""
-
-    vocab_size: int = 50272
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    ffn_dim: int = 3072
-    max_position_embeddings: int = 2048
-    do_layer_norm_before: bool = True
-    _remove_final_layer_norm: bool = False
-    word_embed_proj_dim: int | None = None
-    num_attention_heads: int = 12
-    activation_function: str = "relu"
-    enable_bias: bool = True
-    layer_norm_elementwise_affine: bool = True
-    tie_word_embeddings: bool = True
-    pad_token_id: int = 1
+class Derived:
+    """What follows from the fields of config.json, which families.toml lists."""
 
     @property
     def embed_size(self) -> int:
@@ -56,6 +35,9 @@ class Config:
     @property
     def max_length(self) -> int:
         return self.max_position_embeddings
+
+
+Config, ALLOWED, LAYOUT = family("opt", Derived)
 
 
 def shapes(config: Config) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -9,53 +9,26 @@ Functions on a view `theta` of the weights; every name below is the checkpoint's
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
-from tinyzo.checkpoints.directory import Layout
+from tinyzo.models.families import family
 from tinyzo.text.batches import Batch
 
 TOKENS = "roberta.embeddings.word_embeddings.weight"
 POSITIONS = "roberta.embeddings.position_embeddings.weight"
 TYPES = "roberta.embeddings.token_type_embeddings.weight"
 
-LAYOUT = Layout(
-    prefixes=("roberta.", ""),
-    base="roberta.",
-    ties={"lm_head.decoder.weight": TOKENS, "lm_head.decoder.bias": "lm_head.bias"},
-    ignored=(
-        "roberta.embeddings.position_ids",  # 0, 1, 2, ...: kept by old versions as a buffer
-        "roberta.pooler.dense.weight",  # not read by the masked-language-model head
-        "roberta.pooler.dense.bias",
-    ),
-)
-ALLOWED = {"hidden_act": ("gelu",), "position_embedding_type": ("absolute",),
-           "is_decoder": (False,), "add_cross_attention": (False,), "tie_word_embeddings": (True,)}
 
-
-@dataclass(frozen=True)
-class Config:
-    """The fields of config.json that change the result, with transformers' defaults."""
-
-    vocab_size: int = 50265
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    layer_norm_eps: float = 1e-12
-    position_embedding_type: str = "absolute"
-    is_decoder: bool = False
-    add_cross_attention: bool = False
-    tie_word_embeddings: bool = True
-    pad_token_id: int = 1
+class Derived:
+    """What follows from the fields of config.json, which families.toml lists."""
 
     @property
     def max_length(self) -> int:
         return self.max_position_embeddings - self.pad_token_id - 1
+
+
+Config, ALLOWED, LAYOUT = family("roberta", Derived)
 
 
 def shapes(config: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
