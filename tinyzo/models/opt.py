@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tinyzo.models.families import family
+from tinyzo.models.families import family, family_shapes
 from tinyzo.text.batches import Batch
 
 TOKENS = "model.decoder.embed_tokens.weight"
@@ -33,6 +33,20 @@ class Derived:
         return self.do_layer_norm_before and not self._remove_final_layer_norm
 
     @property
+    def position_rows(self) -> int:
+        return self.max_position_embeddings + OFFSET
+
+    def lacks(self, name: str) -> bool:
+        """Whether a parameter of the table is not there."""
+        if name.startswith("model.decoder.project_"):
+            return self.embed_size == self.hidden_size
+        if name.startswith("model.decoder.final_layer_norm.") and not self.has_final_norm:
+            return True
+        if "layer_norm." in name:
+            return not self.layer_norm_elementwise_affine
+        return name.endswith(".bias") and not self.enable_bias
+
+    @property
     def max_length(self) -> int:
         return self.max_position_embeddings
 
@@ -42,25 +56,7 @@ Config, ALLOWED, LAYOUT = family("opt", Derived)
 
 def shapes(config: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Every parameter's name and shape."""
-    d, f, e = config.hidden_size, config.ffn_dim, config.embed_size
-    yield TOKENS, (config.vocab_size, e)
-    yield POSITIONS, (config.max_position_embeddings + OFFSET, d)
-    if e != d:
-        yield "model.decoder.project_in.weight", (d, e)
-        yield "model.decoder.project_out.weight", (e, d)
-    parts: dict[str, tuple[int, ...]] = {}
-    for i in range(config.num_hidden_layers):
-        name, projections = f"model.decoder.layers.{i}", ("q_proj", "k_proj", "v_proj", "out_proj")
-        parts |= {f"{name}.self_attn.{part}": (d, d) for part in projections}
-        parts |= {f"{name}.self_attn_layer_norm": (d,), f"{name}.fc1": (f, d),
-                  f"{name}.fc2": (d, f), f"{name}.final_layer_norm": (d,)}  # fmt: skip
-    parts |= {"model.decoder.final_layer_norm": (d,)} if config.has_final_norm else {}
-    for name, shape in parts.items():
-        is_norm = len(shape) == 1
-        if not is_norm or config.layer_norm_elementwise_affine:
-            yield f"{name}.weight", shape
-        if config.layer_norm_elementwise_affine if is_norm else config.enable_bias:
-            yield f"{name}.bias", shape[:1]
+    return (row for row in family_shapes("opt", config) if not config.lacks(row[0]))
 
 
 def embed(theta, config: Config, batch: Batch) -> np.ndarray:

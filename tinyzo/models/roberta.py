@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tinyzo.models.families import family
+from tinyzo.models.families import family, family_shapes
 from tinyzo.text.batches import Batch
 
 TOKENS = "roberta.embeddings.word_embeddings.weight"
@@ -33,22 +33,7 @@ Config, ALLOWED, LAYOUT = family("roberta", Derived)
 
 def shapes(config: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Every parameter's name and shape."""
-    d, f, vocabulary = config.hidden_size, config.intermediate_size, config.vocab_size
-    yield TOKENS, (vocabulary, d)
-    yield POSITIONS, (config.max_position_embeddings, d)
-    yield TYPES, (config.type_vocab_size, d)
-    square, norm = (d, d), (d,)
-    parts = {"roberta.embeddings.LayerNorm": norm}
-    for i in range(config.num_hidden_layers):
-        name = f"roberta.encoder.layer.{i}"
-        parts |= {f"{name}.attention.self.{part}": square for part in ("query", "key", "value")}
-        parts |= {f"{name}.attention.output.dense": square,
-                  f"{name}.attention.output.LayerNorm": norm, f"{name}.intermediate.dense": (f, d),
-                  f"{name}.output.dense": (d, f), f"{name}.output.LayerNorm": norm}  # fmt: skip
-    for name, shape in (parts | {"lm_head.dense": square, "lm_head.layer_norm": norm}).items():
-        yield f"{name}.weight", shape
-        yield f"{name}.bias", shape[:1]
-    yield "lm_head.bias", (vocabulary,)
+    return family_shapes("roberta", config)
 
 
 def embed(theta, config: Config, batch: Batch) -> np.ndarray:

@@ -51,15 +51,13 @@ class Batch:
         rows: the tokens that ask (ascending), None for all. Yields the queries as a slice of
         rows, the keys as tokens (parent's first), and each query's own place among the keys.
         """
-        rows = np.arange(len(self.ids)) if rows is None else rows
+        n = len(self.ids)
+        rows = np.arange(n) if rows is None else rows
         for start, stop, parent in zip(self.starts, self.starts[1:], self.parents, strict=False):
-            keys, before = slice(start, stop), 0
-            if parent >= 0:
-                first, last = self.starts[parent : parent + 2]
-                keys, before = np.r_[first:last, start:stop], last - first
-            if prefix:
-                own = keys if parent >= 0 else np.arange(start, stop)
-                keys, before = np.r_[len(self.ids) : len(self.ids) + prefix, own], before + prefix
+            first, last = self.starts[parent : parent + 2] if parent >= 0 else (0, 0)
+            keys, before = slice(start, stop), prefix + last - first
+            if before:
+                keys = np.r_[n : n + prefix, first:last, start:stop]
             begin, end = np.searchsorted(rows, (start, stop))
             for i in range(begin, end, size):
                 queries = slice(i, min(i + size, end))
