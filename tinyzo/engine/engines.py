@@ -55,11 +55,10 @@ def choose_engine(name: str, threads: int | None) -> tuple[str, Callable[..., An
     raises: ConfigError for an unknown name, or "numba" where it cannot be had
     """
     check_choice("engine", name, ENGINES)
-    if name == "numpy":
+    reason = "" if name == "numpy" else why_no_numba()
+    if name == "numpy" or (name == "auto" and reason):
         return "numpy", NumpyView
-    if reason := why_no_numba():
-        if name == "auto":
-            return "numpy", NumpyView
+    if reason:
         raise ConfigError("engine 'numba' cannot be had here", f"{reason}; or take --engine numpy")
     from tinyzo.engine.numba_engine import shared_engine
 

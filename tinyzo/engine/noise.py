@@ -87,6 +87,15 @@ def words(key: tuple[int, int], index: np.ndarray) -> np.ndarray:
     return x
 
 
+def polynomial(coefficients: tuple[float, ...], x: np.ndarray) -> np.ndarray:
+    """c0 + c1 x + c2 x^2 + ... by Horner's rule, in float32."""
+    total = np.full_like(x, coefficients[-1])
+    for c in coefficients[-2::-1]:
+        total *= x
+        total += np.float32(c)
+    return total
+
+
 def gaussian(key: tuple[int, int], index: np.ndarray) -> np.ndarray:
     """Standard normal z of the elements. index: u32[...], overwritten; returns f32[...]."""
     word = words(key, index)
@@ -99,10 +108,7 @@ def gaussian(key: tuple[int, int], index: np.ndarray) -> np.ndarray:
     x = total.view(np.int32).astype(np.float32)
     x *= np.float32(SCALE)
     square = np.multiply(x, x, out=t.view(np.float32))
-    z = np.full_like(x, COEFFICIENTS[-1])
-    for c in COEFFICIENTS[-2::-1]:
-        z *= square
-        z += np.float32(c)
+    z = polynomial(COEFFICIENTS, square)
     z *= x
     return z
 

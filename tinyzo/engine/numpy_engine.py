@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from tinyzo.engine.adapters import Adapters, plus
+from tinyzo.engine.noise import polynomial
 from tinyzo.engine.weights import Probe, Weights, narrow, split
 from tinyzo.errors import ShapeError
 from tinyzo.text.batches import Batch
@@ -23,15 +24,6 @@ PHI_P = (0.39894223462721035, 0.03385265997064125, 0.004677261233943165, 0.00016
          6.352116785300932e-06, 2.2749383392528723e-08)  # fmt: skip
 PHI_Q = (1.0, 0.25152195303413954, 0.02864587870524476, 0.0018844454405474056, 7.36475297521632e-05,
          1.1975043840867986e-06)  # fmt: skip
-
-
-def polynomial(coefficients: tuple[float, ...], x: np.ndarray) -> np.ndarray:
-    """c0 + c1 x + c2 x^2 + ... by Horner's rule, in float32."""
-    total = np.full_like(x, coefficients[-1])
-    for c in coefficients[-2::-1]:
-        total *= x
-        total += np.float32(c)
-    return total
 
 
 def normal_distribution(x: np.ndarray) -> np.ndarray:

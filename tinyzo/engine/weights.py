@@ -57,8 +57,8 @@ def narrow(values: np.ndarray, dtype: np.dtype, bits: np.ndarray | None) -> np.n
     if bits is None:
         return values.astype(np.float16)
     exponent = values.view(np.uint32) & np.uint32(0x7F800000)
-    ulp = np.maximum(exponent, 113 << 23) - np.uint32(10 << 23)  # subnormals: a fixed 2^-24
-    ulp = ulp.view(np.float32)
+    # Half's last place, 2^-10 of the power of two; of subnormals a fixed 2^-24.
+    ulp = (np.maximum(exponent, 113 << 23) - np.uint32(10 << 23)).view(np.float32)
     dither = (bits >> 19).astype(np.float32) * np.float32(2.0**-13)
     return (np.floor(values / ulp + dither) * ulp).astype(np.float16)
 

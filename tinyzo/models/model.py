@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinyzo.checkpoints.directory import match_names, open_weights, read_json, typed_config
+from tinyzo.checkpoints.files import refuse
 from tinyzo.checkpoints.sources import Source
 from tinyzo.engine.engines import ENGINES, check_choice, choose_engine
 from tinyzo.engine.numpy_engine import NumpyView
@@ -60,10 +61,8 @@ class Model:
             raise DataError(f"token id {bad} is outside the vocabulary of {self.config.vocab_size}",
                             "the tokenizer's files and the weights are of two different models")
         if (length := int(batch.positions.max()) + 1) > self.config.max_length:
-            raise DataError(
-                f"a sequence of {length} tokens; the model has {self.config.max_length} positions",
-                "shorten the text",
-            )
+            why = f"a sequence of {length} tokens; the model has {self.config.max_length} positions"
+            raise DataError(why, "shorten the text")
         return batch
 
     def hidden(self, input_ids: Sequence[Sequence[int]]) -> list[np.ndarray]:
@@ -129,12 +128,10 @@ def read_config(directory: Path) -> tuple[str, Any]:
         raise ConfigError(f"{directory}: model_type {family!r} is not built",
                           f"built: {', '.join(MODELS)}")  # fmt: skip
     config = typed_config(raw, MODELS[family].Config, MODELS[family].ALLOWED)
-    if config.hidden_size % config.num_attention_heads:
-        raise ConfigError(
-            f"config.json: hidden_size {config.hidden_size} is not a multiple of "
-            f"num_attention_heads {config.num_attention_heads}",
-            "copy config.json from the model's page",
-        )
+    size, heads = config.hidden_size, config.num_attention_heads
+    if size % heads:
+        why = f"hidden_size {size} is not a multiple of num_attention_heads {heads}"
+        raise ConfigError(f"config.json: {why}", "copy config.json from the model's page")
     return family, config
 
 
@@ -146,10 +143,8 @@ def open_tensors(source: Source, architecture: ModuleType, config: Any,
     """
     layers, held = config.num_hidden_layers, len(source.names())
     if layers > held:  # else listing the parameters of a billion layers would take for ever
-        raise CheckpointError(
-            f"{source.path}: {held} tensors for the {layers} layers of config.json",
-            "config.json and the weights are of two different models",
-        )
+        why = f"{held} tensors for the {layers} layers of config.json"
+        refuse(source.path, why, "config.json and the weights are of two different models")
     shapes = dict(architecture.shapes(config))
     names, twins = match_names(source, shapes, architecture.LAYOUT)
     for second, first in twins.items():

@@ -21,10 +21,10 @@ def progress(done: int, steps: int) -> Any:
 
 def show(bar: Any, metrics: dict[str, Any], accuracy: float | None) -> None:
     """One step forward on the bar: loss, accuracy on dev, s/step, peak memory."""
-    dev = {} if accuracy is None else {"dev": f"{accuracy:.3f}"}
-    fields = {"loss": f"{metrics['loss']:.4f}", "s/step": f"{metrics['seconds']:.3f}",
-              "peak": f"{metrics['peak_bytes'] / 2**20:.0f}MB"}  # fmt: skip
-    bar.set_postfix(fields | dev, refresh=False)
+    dev = "" if accuracy is None else f", dev={accuracy:.3f}"
+    peak = metrics["peak_bytes"] / 2**20
+    text = f"loss={metrics['loss']:.4f}, s/step={metrics['seconds']:.3f}, peak={peak:.0f}MB"
+    bar.set_postfix_str(text + dev, refresh=False)
     bar.update()
 
 
@@ -33,19 +33,19 @@ def plot(run: Path) -> str:
 
     returns: a line that says where it is, or how to get it
     """
+    metrics, events = (read_lines(run / f"{name}.jsonl") for name in ("metrics", "events"))
+    dev, picture = [e for e in events if e.get("split") == "dev"], run / "loss.png"
     try:
         from matplotlib.figure import Figure
+
+        axes = Figure(figsize=(7, 4)).subplots()
+        axes.plot([m["step"] for m in metrics], [m["loss"] for m in metrics], lw=0.6, label="train")
+        axes.plot([e["step"] for e in dev], [e["loss"] for e in dev], "o-", label="dev")
+        axes.set(xlabel="step", ylabel="loss")
+        axes.legend()
+        axes.figure.savefig(picture, dpi=120, bbox_inches="tight")
     except ImportError:
         return "no plot of the loss: pip install 'tinyzo[plot]' draws it"
-    metrics = read_lines(run / "metrics.jsonl")
-    dev = [e for e in read_lines(run / "events.jsonl") if e.get("split") == "dev"]
-    axes = Figure(figsize=(7, 4)).subplots()
-    axes.plot([m["step"] for m in metrics], [m["loss"] for m in metrics], lw=0.6, label="train")
-    axes.plot([e["step"] for e in dev], [e["loss"] for e in dev], "o-", label="dev")
-    axes.set(xlabel="step", ylabel="loss")
-    axes.legend()
-    try:
-        axes.figure.savefig(run / "loss.png", dpi=120, bbox_inches="tight")
     except OSError as error:
-        return f"no plot of the loss: {run / 'loss.png'}: {error.strerror}"
-    return f"losses drawn in {run / 'loss.png'}"
+        return f"no plot of the loss: {picture}: {error.strerror}"
+    return f"losses drawn in {picture}"

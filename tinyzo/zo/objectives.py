@@ -73,17 +73,13 @@ class Objective:
 
     def token_nll(self, theta: Any, batch: Batch) -> np.ndarray:
         """-log p of each target token: f64[P, K]."""
-        model, h = self.model, self.hidden(theta, batch)
-        nll = model.architecture.nll(theta, model.config, h, batch.at, batch.targets)
-        return nll.astype(np.float64)
+        return self.read("nll", theta, batch, batch.at, batch.targets)
 
-    def hidden(self, theta: Any, batch: Batch) -> np.ndarray:
-        return self.model.architecture.hidden(theta, self.model.config, batch)
-
-    def logits(self, theta: Any, batch: Batch, words: np.ndarray) -> np.ndarray:
-        """The logits of some words at each token that is read: f64[P, M, W]."""
-        model, h = self.model, self.hidden(theta, batch)
-        return model.architecture.logits(theta, model.config, h, words).astype(np.float64)
+    def read(self, what: str, theta: Any, batch: Batch, *which: np.ndarray) -> np.ndarray:
+        """The model's `nll` of some targets, or `logits` of some words, of the tokens read: f64."""
+        architecture, config = self.model.architecture, self.model.config
+        h = architecture.hidden(theta, config, batch)
+        return getattr(architecture, what)(theta, config, h, *which).astype(np.float64)
 
     def scores(self, theta: Any, batch: Batch) -> np.ndarray:
         """Each example's candidates: f64[P, B, C]; where an example has fewer than C, anything.
@@ -92,10 +88,10 @@ class Objective:
         the sum over the vocabulary in log p, which is then not computed.
         """
         if batch.words is not None:
-            return self.logits(theta, batch, batch.words)
+            return self.read("logits", theta, batch, batch.words)
         if batch.lengths.max() == 1:
             words, column = np.unique(batch.targets, return_inverse=True)
-            means = self.logits(theta, batch, words)[:, batch.at, column]
+            means = self.read("logits", theta, batch, words)[:, batch.at, column]
         else:
             starts = np.cumsum(batch.lengths) - batch.lengths
             sums = np.add.reduceat(self.token_nll(theta, batch), starts, axis=-1)
