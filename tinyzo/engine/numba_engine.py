@@ -196,6 +196,12 @@ class NumbaView(NumpyView):
         bf16 = bf16 and engine.bf16 and self.weights.dtype(name) == np.uint16
         copies = max(self.count(name, x), len(bias), len(residual))
         x, out = np.ascontiguousarray(x), np.empty((copies, x.shape[1], count), np.float32)
+        whole = out
+        if len(terms.seeds) == 1 and len(bias) < 2 and len(residual) in (0, len(x)):
+            # one W for all probes: their tokens side by side, so that panels of X are full
+            x, residual, out = (a.reshape(1, -1, a.shape[2]) if len(a) else a
+                                for a in (x, residual, out))  # fmt: skip
+            copies = 1
         tokens, words = padded(x.shape[1], LANES), -(-x.shape[2] // (1 + bf16))
         for first, raw in blocks:
             part = padded(len(raw) // (4 * engine.threads), 2 * LANES)
@@ -205,7 +211,7 @@ class NumbaView(NumpyView):
                        bf16, block, shared=len(x) * tokens * words,
                        scratch=max(tiles + 8 * DEPTH + copies * tokens * block, LANES * words))
             column += len(raw)
-        return out
+        return whole
 
     def full(self, name: str, x: np.ndarray, *more: np.ndarray, bf16: bool = False) -> np.ndarray:
         blocks, count = self.weights.store.blocks(name), self.weights.shape(name)[0]
