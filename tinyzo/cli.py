@@ -19,24 +19,19 @@ import numpy as np
 from tinyzo.checkpoints.files import read_toml
 from tinyzo.engine.noise import FORMAT
 from tinyzo.errors import DataError, TinyzoError, UsageError
-from tinyzo.models.model import DTYPES, Model, load, open_model
+from tinyzo.models.model import Model, load, open_model
 from tinyzo.runs import doctor, evaluate, export, memory, train
 from tinyzo.runs.data import bind_task, load_data, load_evaluation
 from tinyzo.runs.find_lr import find_lr
 from tinyzo.runs.journal import read_journal
 from tinyzo.runs.run import Run
-from tinyzo.runs.settings import HELP, Settings, settings_from
+from tinyzo.runs.settings import CHOICES, FIELDS, HELP, Settings, settings_from
 from tinyzo.runs.snapshots import MOST, TAGS, tuned_model
 from tinyzo.text.tasks import BoundTask
-from tinyzo.zo.methods import METHODS
 from tinyzo.zo.objectives import Objective
-from tinyzo.zo.updates import SCHEDULES
 
 INTERFACE = read_toml(Path(__file__).with_suffix(".toml"))
-FIELDS = {f.name: str(f.type).removesuffix(" | None") for f in dataclasses.fields(Settings)}
 TYPES = {"float": float, "int": int, "str": str, "list[str]": lambda text: text.split(",")}
-CHOICES = train.CHOICES | {"method": tuple(METHODS), "schedule": tuple(SCHEDULES),
-                           "dtype": ("auto", *DTYPES)}  # fmt: skip
 OF_TASK = ("task", "template", "label_words", "data", "label_field")
 
 

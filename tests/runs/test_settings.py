@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 
 from tinyzo.checkpoints.files import read_toml
+from tinyzo.engine.engines import ENGINES
 from tinyzo.errors import ConfigError, UsageError
-from tinyzo.runs.settings import RANGES, SHIPPED, TINY, Settings, settings_from
+from tinyzo.models.model import DTYPES, RESIDENCIES
+from tinyzo.runs.settings import CHOICES, HELP, RANGES, SHIPPED, TINY, Settings, settings_from
+from tinyzo.zo.estimators import ESTIMATORS
+from tinyzo.zo.methods import METHODS, PLAIN
+from tinyzo.zo.updates import SCHEDULES
 
 OWN = {"template": "{text} <mask>", "label_words": ["bad", "good"], "data": "rows.jsonl"}
 
@@ -131,6 +136,21 @@ def test_every_setting_has_a_type_that_is_checked():
     for field in dataclasses.fields(Settings):
         with pytest.raises(UsageError):
             settings_from({field.name: object()}, "here")
+
+
+def test_the_choices_of_the_table_are_what_is_built():
+    built = {"engine": ENGINES, "residency": RESIDENCIES, "dtype": ("auto", *DTYPES),
+             "estimator": tuple(ESTIMATORS), "schedule": tuple(SCHEDULES)}  # fmt: skip
+    assert {name: CHOICES[name] for name in built} == built
+    for values in (PLAIN, *METHODS.values(), vars(Settings())):
+        named = {name: values[name] for name in values.keys() & CHOICES.keys()}
+        assert all(value is None or value in CHOICES[name] for name, value in named.items())
+
+
+def test_every_setting_is_an_attribute_and_says_what_it_is():
+    for field in dataclasses.fields(Settings):
+        assert getattr(Settings, field.name) == field.default
+        assert f"{field.name}: {HELP[field.name]}\n" in Settings.__doc__
 
 
 def test_a_name_that_is_no_setting():

@@ -102,12 +102,13 @@ def train_only(model: Model, what: str, seed: int, rank: int, alpha: float,
         own = trained = {name: weights.stored(name) for name in matching}
     if not own:
         raise ConfigError(f"{what!r} names no tensor of the model", "tinyzo inspect DIR lists them")
-    _overlay(weights, own, trained)
+    _overlay(weights, own, trained, trained)
 
 
-def _overlay(weights: Weights, own: dict[str, np.ndarray], trained: Iterable[str]) -> None:
+def _overlay(weights: Weights, own: dict[str, np.ndarray], trained: Iterable[str],
+             saved: Iterable[str]) -> None:  # fmt: skip
     weights.store = Overlay(weights.store, own)
-    weights.trained = weights.saved = dict.fromkeys(trained)
+    weights.trained, weights.saved = dict.fromkeys(trained), dict.fromkeys(saved)
 
 
 def lora(weights: Weights, names: Iterable[str], rank: int, seed: int) -> dict[str, np.ndarray]:
@@ -147,9 +148,8 @@ def low_rank(weights: Weights, seed: int) -> None:
     own = lora(weights, matrices, LOW_RANK, seed)
     moved = [name for name in own if ".lora_B." in name]
     vectors = {n: weights.stored(n) for n in weights.names() if len(weights.shape(n)) == 1}
-    saved = dict.fromkeys(weights.names())
-    _overlay(weights, own | vectors, [*moved, *vectors])
-    weights.saved, weights.scale = saved, 1.0
+    _overlay(weights, own | vectors, [*moved, *vectors], saved=weights.names())
+    weights.scale = 1.0
     renew(weights, seed)
 
 
@@ -164,11 +164,9 @@ def renew(weights: Weights, seed: int) -> None:
 
 def add_moments(weights: Weights) -> None:
     """Adam's two for each trained tensor, beside the weights, so that a snapshot has them."""
-    shapes = {name: weights.shape(name) for name in weights.trained}
-    own = {f"{m}.{n}": np.zeros(shape, np.float32) for n, shape in shapes.items() for m in "mv"}
-    trained, saved = weights.trained, weights.saved | dict.fromkeys(own)
-    _overlay(weights, own, trained)
-    weights.saved = saved
+    names = [(f"{moment}.{name}", name) for name in weights.trained for moment in "mv"]
+    own = {moment: np.zeros(weights.shape(name), np.float32) for moment, name in names}
+    _overlay(weights, own, weights.trained, saved=[*weights.saved, *own])
 
 
 def magnitude_limits(weights: Weights, share: float = 0.25) -> dict[str, float]:

@@ -6,14 +6,16 @@ survives exec and would count the parent's too.
 
 import dataclasses
 import math
+import re
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-from tinyzo.engine import weights
 from tinyzo.engine.engines import fast_cpus, may_have_numba
 from tinyzo.engine.numpy_engine import QUERIES
+from tinyzo.engine.weights import TILE
 from tinyzo.errors import ConfigError
 from tinyzo.models.model import Model, free_bytes
 from tinyzo.runs.settings import Settings, parse_bytes
@@ -27,12 +29,9 @@ SIZES = ((2**32, 32), (256, 8), (128, 2), (64, 1))  # most tokens at once, tiles
 
 def status_bytes(field: str) -> int:
     """A field of /proc/self/status in bytes (VmHWM, VmRSS, RssAnon, RssFile, ...); 0 if none."""
-    if not STATUS.exists():
-        return 0
-    for line in STATUS.read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    status = STATUS.read_text() if STATUS.exists() else ""
+    found = re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
 
 
 def peak_bytes() -> int:
@@ -67,7 +66,7 @@ class Plan:
         return sum(self.parts.values())
 
     def __str__(self) -> str:
-        parts = {**self.parts, "total": self.total}
+        parts = self.parts | {"total": self.total}
         listing = ", ".join(f"{name} {value / 2**20:.0f} MB" for name, value in parts.items())
         micro = f"{self.micro_batch_tokens} tokens at once"
         return f"{self.engine}, {self.residency}, {micro}: {listing}"
@@ -76,17 +75,17 @@ class Plan:
 def plans(model: Model, settings: Settings, loads: Sequence[Load],
           is_fixed: bool = False) -> Iterator[Plan]:  # fmt: skip
     """Every way that the settings leave open, the fastest first; is_fixed: no other micro-batch."""
-    engines = ("numba", "numpy") if may_have_numba() else ("numpy",)
-    residencies = ("resident", "streamed")
-    for engine in engines if settings.engine == "auto" else (settings.engine,):
-        for where in residencies if settings.residency == "auto" else (settings.residency,):
-            for tokens, tiles in SIZES:
-                tokens = min(2**32 if is_fixed else tokens, settings.micro_batch_tokens or 512)
-                every = (_parts(model, engine, settings.threads, tokens, load) for load in loads)
-                parts = max(every, key=lambda parts: sum(parts.values()))
-                blocks = 2 * model.weights.store.block_bytes(tiles)
-                held = model.weights.nbytes() if where == "resident" else blocks
-                yield Plan(engine, where, tokens, tiles, {"weights": held, **parts})
+    s, weights = settings, model.weights
+    auto = ("numba", "numpy") if may_have_numba() else ("numpy",)
+    engines = auto if s.engine == "auto" else (s.engine,)
+    places = ("resident", "streamed") if s.residency == "auto" else (s.residency,)
+    for engine, where, (tokens, tiles) in product(engines, places, SIZES):
+        tokens = min(2**32 if is_fixed else tokens, s.micro_batch_tokens or 512)
+        every = (_parts(model, engine, s.threads, tokens, load) for load in loads)
+        parts = max(every, key=lambda parts: sum(parts.values()))
+        is_held = where == "resident"
+        held = weights.nbytes() if is_held else 2 * weights.store.block_bytes(tiles)
+        yield Plan(engine, where, tokens, tiles, {"weights": held, **parts})
 
 
 def choose(model: Model, settings: Settings, loads: Sequence[Load], is_fixed: bool = False) -> Plan:
@@ -122,7 +121,7 @@ def _parts(model: Model, engine: str, threads: int | None, tokens: int, load: Lo
     floats = tokens * max(4 * width + wide, 9 * width)
     parts = {"interpreter": status_bytes("VmRSS"), "activations": 4 * probes * floats}
     if engine == "numpy":
-        tile, scores = max(weights.TILE, width), heads * min(longest, QUERIES) * longest
+        tile, scores = max(TILE, width), heads * min(longest, QUERIES) * longest
         parts["activations"] += 8 * probes * scores
         return parts | {"tiles": 4 * (8 * tile + probes * tokens * max(1, tile // width))}
     linear = probes * BLOCK * (DEPTH + tokens) + 4 * DEPTH

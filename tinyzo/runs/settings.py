@@ -25,11 +25,14 @@ SHIPPED_TASKS = ("topics", "reviews")  # two columns of weights/reviews; the fir
 
 TABLE = read_toml(Path(__file__).with_suffix(".toml"))
 ROWS, PAPERS, FAMILY, TINY = (TABLE[name] for name in ("settings", "papers", "families", "tiny"))
-RANGES = {name: row["range"] for name, row in ROWS.items() if "range" in row}
+FIELDS = {name: row["type"].removesuffix(" | None") for name, row in ROWS.items()}
 HELP = {name: row["help"] for name, row in ROWS.items()}
+RANGES = {name: row["range"] for name, row in ROWS.items() if "range" in row}
+CHOICES = {name: tuple(row["choices"]) for name, row in ROWS.items() if "choices" in row}
+CHOICES["method"] = tuple(METHODS)
 
 
-class Choices:
+class BaseSettings:
     """What Settings does with its fields, those of settings.toml."""
 
     @property
@@ -63,8 +66,7 @@ class Choices:
         raises: UsageError for settings that contradict each other or are out of range
         """
         self.check_task(needs_data)
-        defaults = self.defaults(family)
-        filled = {k: v for k, v in defaults.items() if getattr(self, k) is None}
+        filled = {k: v for k, v in self.defaults(family).items() if getattr(self, k) is None}
         settings = dataclasses.replace(self, **filled)
         settings.check()
         check_combination(settings)
@@ -72,7 +74,7 @@ class Choices:
 
     def defaults(self, family: str) -> dict[str, Any]:
         """What is filled in, from the general to the particular."""
-        check_choice("method", self.method, tuple(METHODS))
+        check_choice("method", self.method, CHOICES["method"])
         found = PAPERS | FAMILY[family] | PLAIN | METHODS[self.method]
         for name, cases in TABLE["cases"].items():
             found |= cases.get(getattr(self, name) or found[name], {})
@@ -119,7 +121,7 @@ ABOUT = "The settings of a run; None: `complete` fills it in.\n\n" + "".join(
     f"{name}: {what}\n" for name, what in HELP.items())  # fmt: skip
 Settings = dataclasses.make_dataclass(
     "Settings", [(name, row["type"], row.get("default")) for name, row in ROWS.items()],
-    bases=(Choices,), frozen=True, namespace={"__module__": __name__, "__doc__": ABOUT},
+    bases=(BaseSettings,), frozen=True, namespace={"__module__": __name__, "__doc__": ABOUT},
 )  # fmt: skip
 
 
@@ -140,16 +142,15 @@ def settings_from(values: Mapping[str, Any], where: str) -> Settings:
 
     raises: UsageError for a name that is no setting, or a value of another type
     """
-    kinds = {name: row["type"].removesuffix(" | None") for name, row in ROWS.items()}
     given: dict[str, Any] = {}
     for name, value in values.items():
         name = name.replace("-", "_")
-        if name not in kinds:
+        if name not in FIELDS:
             raise UsageError(f"{where}: no setting is called {name!r}", "see tinyzo finetune -h")
         if value is not None:
-            given[name] = _typed(kinds[name], value)
+            given[name] = _typed(FIELDS[name], value)
             if given[name] is None:
-                raise UsageError(f"{where}: {name} = {value!r}", f"expected {kinds[name]}")
+                raise UsageError(f"{where}: {name} = {value!r}", f"expected {FIELDS[name]}")
     return Settings(**given)
 
 

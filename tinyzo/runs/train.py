@@ -12,29 +12,27 @@ import numpy as np
 
 from tinyzo import __version__
 from tinyzo.checkpoints.directory import fingerprint
-from tinyzo.engine.engines import ENGINES, check_choice, why_no_numba
+from tinyzo.engine.engines import check_choice, why_no_numba
 from tinyzo.engine.noise import step_seed
 from tinyzo.errors import NumericError, RunError, UsageError
-from tinyzo.models.model import RESIDENCIES, Model, open_model
+from tinyzo.models.model import Model, open_model
 from tinyzo.runs import memory, report
 from tinyzo.runs.data import Data, bind_task, load_data
-from tinyzo.runs.evaluate import Evaluation, evaluate
+from tinyzo.runs.evaluate import evaluate
 from tinyzo.runs.journal import Header, Journal
 from tinyzo.runs.run import Run, prepare, read_lines
-from tinyzo.runs.settings import Settings, settings_from
+from tinyzo.runs.settings import CHOICES, Settings, settings_from
 from tinyzo.runs.snapshots import Snapshots, end_window, tuned_model
 from tinyzo.text.batches import batch_rows, packed_size
 from tinyzo.text.tasks import Example
 from tinyzo.zo.estimators import ESTIMATORS, zo_step
-from tinyzo.zo.methods import DIRECTIONS, FIRST_ORDER, OBJECTIVES
+from tinyzo.zo.methods import FIRST_ORDER
 from tinyzo.zo.mezo import Step, mezo_step
 from tinyzo.zo.objectives import Objective
-from tinyzo.zo.updates import UPDATES, Past, Update, learning_rate
+from tinyzo.zo.updates import Past, Update, learning_rate
 
 # What does not change what a run computes, and may be chosen anew when it is resumed.
 FREE = ("steps", "fold_every", "residency", "threads", "memory_budget")
-CHOICES = {"engine": ENGINES, "residency": RESIDENCIES, "estimator": tuple(ESTIMATORS),
-           "direction": DIRECTIONS, "update": UPDATES, "objective": OBJECTIVES}  # fmt: skip
 
 
 def finetune(output: str | Path | None = None, resume: str | Path | None = None,
@@ -80,8 +78,7 @@ def _prepare(run: Run, model: Model, loads: list[memory.Load], is_new: bool) -> 
     plan = memory.choose(model, run.settings, loads, is_fixed=not is_new)
     if is_new:
         if run.settings.memory_budget:
-            names = ("engine", "residency", "micro_batch_tokens")
-            chosen = {name: getattr(plan, name) for name in names}
+            chosen = {n: getattr(plan, n) for n in ("engine", "residency", "micro_batch_tokens")}
             run.settings = dataclasses.replace(run.settings, **chosen)
         _settle(run, model, plan)
         run.create()  # not before: a mistake in what was asked for leaves no directory behind
@@ -119,29 +116,26 @@ def _begin(output: str | Path | None, settings: Settings) -> tuple[Run, Model]:
         raise UsageError(f"{settings.model} is a run", "--resume it, or tune what replay writes")
     model = open_model(settings.model_path, settings.dtype)
     settings = settings.complete(model.family)
+    learning_rate(0, 1, 0.0, settings.schedule)  # refuses an unknown one
     for name, choices in CHOICES.items():
         check_choice(name, getattr(settings, name), choices)
-    learning_rate(0, 1, 0.0, settings.schedule)  # refuses an unknown one
     path = settings.model_path
-    model_name = path.name if settings.is_shipped_model else str(path.resolve())
-    settings = dataclasses.replace(settings, model=model_name)
+    found = {"model": path.name if settings.is_shipped_model else str(path.resolve())}
     if settings.data:
-        settings = dataclasses.replace(settings, data=str(settings.data_path.resolve()))
-    about = {"format": 1, "tinyzo": __version__, "family": model.family,
-             "base": fingerprint(settings.model_path)}  # fmt: skip
+        found["data"] = str(settings.data_path.resolve())
     if settings.method in FIRST_ORDER:
-        settings = dataclasses.replace(settings, residency="resident")
-    path = Path(output) if output else _free_name(settings)
-    return Run(path, settings, about), prepare(model, settings)
+        found["residency"] = "resident"
+    settings = dataclasses.replace(settings, **found)
+    about = {"format": 1, "tinyzo": __version__, "family": model.family, "base": fingerprint(path)}
+    run = Run(Path(output) if output else _free_name(settings), settings, about)
+    return run, prepare(model, settings)
 
 
 def _reopen(path: Path, choices: dict[str, Any]) -> tuple[Run, Model]:
     run = Run.open(path)
-    if others := choices.keys() - FREE:
-        raise UsageError(
-            f"--resume keeps the run's settings; {', '.join(sorted(others))} cannot change",
-            f"only {', '.join(FREE)} may be given with --resume",
-        )
+    if others := ", ".join(sorted(choices.keys() - FREE)):
+        why = f"--resume keeps the run's settings; {others} cannot change"
+        raise UsageError(why, f"only {', '.join(FREE)} may be given with --resume")
     asked, before = settings_from(choices, "--resume"), run.settings.steps
     run.settings = dataclasses.replace(run.settings, **{n: getattr(asked, n) for n in choices})
     run.settings.check()
@@ -232,10 +226,10 @@ class Training:
         if s.method in FIRST_ORDER:
             from tinyzo_gradients.adam import SGD, Adam, first_order_step  # only to compare with
 
-            state = weights.store.own.tensors if s.method == "adam" else {}
-            moments = state | {"step": np.array(number)}
-            rule = Adam() if s.method == "adam" else SGD()
-            return first_order_step(weights, self.objective, batch, moments, *how[1:], rule)
+            is_adam = s.method == "adam"
+            rule, kept = (Adam(), weights.store.own.tensors) if is_adam else (SGD(), {})
+            state = kept | {"step": np.array(number)}
+            return first_order_step(weights, self.objective, batch, state, *how[1:], rule)
         if s.is_plain:
             return mezo_step(weights, self.objective, batch, step_seed(s.seed, number), *how)
         return zo_step(weights, self.objective, batch, self._seeds(number), *how,
@@ -266,21 +260,17 @@ class Training:
         self.run.record("metrics.jsonl", line)
         return line
 
-    def _evaluate(self, step: int, split: str, examples: list[Example]) -> Evaluation | None:
+    def _evaluate(self, step: int, split: str, examples: list[Example]) -> dict[str, Any]:
         """Evaluate and log; once only for a step and a split, which resuming counts on."""
-        known = self.run.evaluations(split).get(step)
-        if known:
-            result = Evaluation(known["examples"], known["accuracy"], known["loss"])
-        elif examples:
+        event = self.run.evaluations(split).get(step, {})
+        if not event and examples:
             self.objective.model.weights.fold()
-            result = evaluate(self.objective, examples)
             event = {"event": "evaluation", "step": step, "split": split}
-            self.run.record("events.jsonl", event | dataclasses.asdict(result))
-        else:
-            return None
+            event |= dataclasses.asdict(evaluate(self.objective, examples))
+            self.run.record("events.jsonl", event)
         if split == "dev":
-            self.accuracy = result.accuracy
-        return result
+            self.accuracy = event.get("accuracy")
+        return event
 
     def _finish(self) -> None:
         """Report the best step on the test split, against the model as it came."""
@@ -296,10 +286,10 @@ class Training:
         result = {"run": str(self.run.path), "model": self.run.settings.model,
                   "task": self.run.settings.task or "custom", "steps": done, "best_step": best,
                   "forwards": sum(line["forwards"] for line in lines),
-                  "accuracy_zero_shot": zero["accuracy"], "accuracy": final.accuracy,
-                  "loss_zero_shot": zero["loss"], "loss": final.loss, "split": self.data.reported,
-                  "examples": final.examples, "seconds": sum(timed),
-                  "seconds_per_step": sum(timed) / max(1, len(timed)),
+                  "accuracy_zero_shot": zero["accuracy"], "accuracy": final["accuracy"],
+                  "loss_zero_shot": zero["loss"], "loss": final["loss"],
+                  "split": self.data.reported, "examples": final["examples"],
+                  "seconds": sum(timed), "seconds_per_step": sum(timed) / max(1, len(timed)),
                   "peak_bytes": memory.peak_bytes()}  # fmt: skip
         self.run.write("result.json", json.dumps(result) + "\n")
         report.say(report.plot(self.run.path))

@@ -23,37 +23,8 @@ from tinyzo.zo.updates import Past, Update
 SPREAD = 1e-6  # the least that s counts, since losses may be all alike
 
 
-@dataclass(frozen=True)
-class Estimator:
-    """points(seeds, eps): where the loss is read; gradients(losses, eps): the q numbers g_i.
-
-    count(q): how many losses there are
-    """
-
-    points: Callable[[Sequence[int], float], list[Probe]]
-    gradients: Callable[[np.ndarray, float], np.ndarray]
-    count: Callable[[int], int]
-    is_exact: bool = False
-
-    def forwards(self, queries: int) -> int:
-        """What a step costs, in forward passes: exactly, one and two for each derivative."""
-        return 1 + 2 * queries if self.is_exact else self.count(queries)
-
-
-def _both_sides(seeds: Sequence[int], eps: float) -> list[Probe]:
-    return [Probe(seed, scale) for seed in seeds for scale in (+eps, -eps)]
-
-
 def _two_sided(losses: np.ndarray, eps: float) -> np.ndarray:
     return (losses[::2] - losses[1::2]) / (2 * eps) / (len(losses) // 2)
-
-
-def _one_side(seeds: Sequence[int], eps: float) -> list[Probe]:
-    return [Probe(seed, eps) for seed in seeds]
-
-
-def _here_and_one_side(seeds: Sequence[int], eps: float) -> list[Probe]:
-    return [Probe(0, 0.0), *_one_side(seeds, eps)]
 
 
 def _one_sided(losses: np.ndarray, eps: float) -> np.ndarray:
@@ -65,11 +36,37 @@ def _leave_one_out(losses: np.ndarray, eps: float) -> np.ndarray:
     return (losses - losses.mean()) / (eps * (len(losses) - 1))
 
 
+@dataclass(frozen=True)
+class Estimator:
+    """gradients(losses, eps): the q numbers g_i.
+
+    sides: where the loss is read along each z_i, in eps; has_centre: first of all at theta itself
+    """
+
+    gradients: Callable[[np.ndarray, float], np.ndarray]
+    sides: tuple[int, ...]
+    has_centre: bool = False
+    is_exact: bool = False
+
+    def points(self, seeds: Sequence[int], eps: float) -> list[Probe]:
+        """Where the loss is read."""
+        centre = [Probe(0, 0.0)] * self.has_centre
+        return centre + [Probe(seed, side * eps) for seed in seeds for side in self.sides]
+
+    def count(self, queries: int) -> int:
+        """How many losses there are."""
+        return self.has_centre + queries * len(self.sides)
+
+    def forwards(self, queries: int) -> int:
+        """What a step costs, in forward passes: exactly, one and two for each derivative."""
+        return 1 + 2 * queries if self.is_exact else self.count(queries)
+
+
 ESTIMATORS = {
-    "two-sided": Estimator(_both_sides, _two_sided, lambda q: 2 * q),
-    "one-sided": Estimator(_here_and_one_side, _one_sided, lambda q: q + 1),
-    "leave-one-out": Estimator(_one_side, _leave_one_out, lambda q: q),
-    "forward": Estimator(_both_sides, _two_sided, lambda q: 2 * q, is_exact=True),
+    "two-sided": Estimator(_two_sided, sides=(+1, -1)),
+    "one-sided": Estimator(_one_sided, sides=(+1,), has_centre=True),
+    "leave-one-out": Estimator(_leave_one_out, sides=(+1,)),
+    "forward": Estimator(_two_sided, sides=(+1, -1), is_exact=True),
 }
 
 

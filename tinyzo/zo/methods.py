@@ -15,8 +15,6 @@ from typing import Any
 from tinyzo.checkpoints.files import read_toml
 from tinyzo.errors import UsageError
 
-DIRECTIONS = ("gaussian", "rademacher", "low-rank", "magnitude")
-OBJECTIVES = ("cross-entropy", "accuracy", "f1")
 FIRST_ORDER = ("adam", "sgd")  # by backpropagation, to compare with
 
 TABLE = read_toml(Path(__file__).with_suffix(".toml"))

@@ -25,13 +25,12 @@ from tinyzo.engine.weights import Term
 from tinyzo.errors import ConfigError
 
 Past = Sequence[tuple[Sequence[int], Sequence[float]]]  # (seeds, g) of steps, the newest first
-UPDATES = ("sgd", "sign", "momentum", "adam")
 MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
 class Update:
-    """rule: one of UPDATES; window: K; clip: the most that |g| counts."""
+    """rule: as above; window: K; clip: the most that |g| counts."""
 
     rule: str = "sgd"
     window: int = 10
@@ -59,6 +58,7 @@ class Update:
     def weight(self, k: int, g: float) -> float:
         """What a projected gradient counts k steps later."""
         return (g > 0) - (g < 0) if self.rule == "sign" else MOMENTUM**k * g
+
 
 SCHEDULES = {"constant": lambda s: 1.0, "linear": lambda s: 1.0 - s,
              "cosine": lambda s: (1.0 + math.cos(math.pi * s)) / 2}  # fmt: skip
