@@ -153,9 +153,9 @@ def _row(bound: BoundTask, text: str) -> dict[str, Any]:
 
 
 def replay(options: argparse.Namespace) -> dict[str, Any]:
-    """Write a run's tuned model as a Hugging Face directory."""
+    """Write a run's tuned model as a Hugging Face directory, LoRA as a PEFT one."""
     run = Run.open(Path(options.path))
-    output = export.replay(run, Path(options.output), options.step)
+    output = export.replay(run, Path(options.output), options.step, options.merge)
     return _say(options, {"run": str(run.path), "output": str(output)})
 
 

@@ -187,7 +187,7 @@ TENSOR_FAULTS = {
     ),
     "misshapen": (
         lambda t, table: t.update({table: t[table][:, :7].copy()}),
-        f"{ROBERTA_TABLE}: shape [29, 7], config.json asks for [29, 8]",
+        f"{ROBERTA_TABLE}: shape [29, 7], the configuration asks for [29, 8]",
         "two different models",
     ),
     "twice": (

@@ -116,6 +116,33 @@ REAL = {
     ),
 }
 
+# Adapters that peft writes on some of TINY: the base, and the fields of LoraConfig.
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2", "project_in", "project_out")
+ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "roberta": ("roberta", {"r": 4, "lora_alpha": 16, "target_modules": ["query", "value"]}),
+    "opt": (
+        "opt",
+        {
+            "r": 4,
+            "lora_alpha": 16,
+            "target_modules": ["q_proj", "v_proj"],
+            "task_type": "CAUSAL_LM",
+        },
+    ),
+    "roberta_everywhere": (
+        "roberta",
+        {"r": 3, "lora_alpha": 5, "use_rslora": True, "target_modules": "all-linear"},
+    ),
+    "opt_everywhere": (
+        "opt_post_norm",
+        {"r": 2, "lora_alpha": 3, "target_modules": list(PROJECTIONS)},
+    ),
+    "opt_one_layer": (
+        "opt_bare",
+        {"r": 2, "lora_alpha": 1, "target_modules": ["fc1"], "layers_to_transform": [1]},
+    ),
+}
+
 
 def windows() -> list[list[int]]:
     """Held-out tokens of TRAINED_OPT, 8 positions each, as its training saw them.

@@ -57,9 +57,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: {error}", "a model folder has a readable config.json") from None
+        raise ConfigError(f"{path}: {error}", f"a model has a readable {path.name}") from None
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: not a JSON object", "copy config.json from the model's page")
+        raise ConfigError(f"{path}: not a JSON object", f"copy {path.name} from the model's page")
     return value
 
 
@@ -79,11 +79,12 @@ def typed_config(raw: dict[str, Any], kind: type[Config], allowed: dict[str, tup
             known = ", ".join(map(repr, allowed[name]))
             raise ConfigError(f"config.json: {name} = {value!r} is not built", f"built: {known}")
         if name in fields:
-            _check_type(name, value, fields[name])
+            check_type(name, value, fields[name])
     return kind(**{name: raw[name] for name in fields if name in raw})
 
 
-def _check_type(name: str, value: Any, default: Any) -> None:
+def check_type(name: str, value: Any, default: Any, file: str = "config.json") -> Any:
+    """The value, if it is of the default's type and, as a number, in range; else: ConfigError."""
     wanted = int if default is None else type(default)
     right = type(value) in (int, float) if wanted is float else type(value) is wanted
     limits = ""
@@ -92,7 +93,8 @@ def _check_type(name: str, value: Any, default: Any) -> None:
         right = right and least <= value < 1 << 31  # which also keeps NaN and infinity out
         limits = f" from {least} to 2^31"
     if not right and (value, default) != (None, None):
-        raise ConfigError(f"config.json: {name} = {value!r}", f"expected {wanted.__name__}{limits}")
+        raise ConfigError(f"{file}: {name} = {value!r}", f"expected {wanted.__name__}{limits}")
+    return value
 
 
 def weights_file(directory: Path) -> Path:
@@ -138,8 +140,8 @@ def match_names(source: Source, shapes: dict[str, tuple[int, ...]],
     _refuse_any("missing tensors", [name for name in shapes if name not in found], INCOMPLETE)
     for name, shape in shapes.items():
         if (here := source.info(found[name]).shape) != shape:
-            why = f"shape {list(here)}, config.json asks for {list(shape)}"
-            refuse(found[name], why, "config.json and the weights are of two different models")
+            why = f"shape {list(here)}, the configuration asks for {list(shape)}"
+            refuse(found[name], why, "configuration and weights are of two different models")
     return {name: found[name] for name in shapes}, twins
 
 
@@ -149,8 +151,8 @@ def _refuse_any(what: str, names: list[str], hint: str) -> None:
         refuse(what, ", ".join(names[:4]) + more, hint)
 
 
-def fingerprint(directory: Path) -> str:
-    """SHA-256 of config.json and every weights file: what a run's journal builds on.
+def fingerprint(directory: Path, *more: Path) -> str:
+    """SHA-256 of config.json, every weights file and more: what a run's journal builds on.
 
     raises: CheckpointError when one cannot be read
     """
@@ -160,7 +162,7 @@ def fingerprint(directory: Path) -> str:
     if weights.name.endswith(".index.json"):
         files += [directory / name for name in sorted({*read_json(weights)["weight_map"].values()})]
     digest = hashlib.sha256()
-    for path in files:
+    for path in [*files, *more]:
         with os_errors(CheckpointError, path, "check the path"), open(path, "rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import match_names, open_weights, read_json, typed_config
 from tinyzo.checkpoints.files import refuse
 from tinyzo.checkpoints.sources import Source
 from tinyzo.engine.engines import ENGINES, check_choice, choose_engine
 from tinyzo.engine.numpy_engine import NumpyView
-from tinyzo.engine.streaming import TILES, Streamed
+from tinyzo.engine.streaming import TILES, Overlay, Streamed
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import CheckpointError, ConfigError, DataError
 from tinyzo.models import opt, roberta
@@ -85,7 +86,7 @@ class Model:
 
 def load(path: str | Path, engine: str = "auto", residency: str = "auto", dtype: str | None = None,
          threads: int | None = None) -> Model:  # fmt: skip
-    """Open a Hugging Face folder of RoBERTa (masked LM) or OPT (causal LM).
+    """Open a Hugging Face folder of RoBERTa (masked LM) or OPT (causal LM), or PEFT's of LoRA.
 
     engine: "auto", "numba" or "numpy". residency: "resident": weights in memory; "streamed": read
     from the file in every pass; "auto": resident if they take less than half of the free memory.
@@ -99,15 +100,23 @@ def load(path: str | Path, engine: str = "auto", residency: str = "auto", dtype:
 
 
 def open_model(path: str | Path, dtype: str | None = None) -> Model:
-    """A checked model whose weights are still in their file; `settle` makes it ready."""
+    """A checked model whose weights are still in their file; `settle` makes it ready.
+
+    Of a PEFT folder: its base, behind adapters in memory as float32, which z reaches alone.
+    """
     check_choice("dtype", dtype or "auto", ("auto", *DTYPES))
-    directory = Path(path)
+    directory, *adapter = peft.parts(Path(path))
     with ExitStack() as opened:
         source = opened.enter_context(open_weights(directory))
         family, config = read_config(directory)
         store = open_tensors(source, MODELS[family], config, DTYPES.get(dtype))
+        weights = Weights(store, NumpyView)
+        if adapter:
+            file, names, weights.scale = peft.open_adapter(*adapter, store.shapes)
+            weights.store = Overlay(store, Streamed(file, names, "<f4").load().tensors)
+            weights.trained = weights.saved = dict.fromkeys(names)
         opened.pop_all()
-    return Model(family, config, Weights(store, NumpyView), directory)
+    return Model(family, config, weights, directory)
 
 
 def free_bytes(path: Path = Path("/proc/meminfo")) -> float:

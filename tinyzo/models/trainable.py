@@ -10,17 +10,16 @@ all that a snapshot or an adapter file holds.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tinyzo.checkpoints.safetensors import open_safetensors
 from tinyzo.engine.noise import noise
 from tinyzo.engine.numpy_engine import NumpyView
-from tinyzo.engine.weights import Block, Resident, Weights
+from tinyzo.engine.streaming import Overlay
+from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError
 from tinyzo.models.model import Model
 from tinyzo.text.batches import pack_sequences
@@ -32,68 +31,27 @@ LOW_RANK = 2  # of U and V, as LOZO has it
 SAMPLE = 1 << 18
 
 
-class Overlay:
-    """A store with tensors of its own, in memory, in front of another's; those alone are written.
-
-    load, resize and block_bytes are the other's, which may be streamed.
-    """
-
-    is_resident = True
-
-    def __init__(self, base: Any, own: dict[str, np.ndarray]) -> None:
-        self.base, self.own = base, Resident(own)
-        self.shapes = base.shapes | self.own.shapes
-        self.dtypes = base.dtypes | self.own.dtypes
-
-    def of(self, name: str) -> Any:
-        """The store that has a tensor."""
-        return self.own if name in self.own.tensors else self.base
-
-    def read(self, name: str) -> np.ndarray:
-        return self.of(name).read(name)
-
-    def blocks(self, name: str, *rows: Any, **how: Any) -> Iterator[Block]:
-        return self.of(name).blocks(name, *rows, **how)
-
-    def gather(self, name: str, rows: np.ndarray) -> np.ndarray:
-        return self.of(name).gather(name, rows)
-
-    def load(self) -> "Overlay":
-        return Overlay(self.base.load(), self.own.tensors)
-
-    def resize(self, tiles: int) -> None:
-        self.base.resize(tiles)
-
-    def block_bytes(self, tiles: int) -> int:
-        own = sum(tensor.nbytes for tensor in self.own.tensors.values())
-        return self.base.block_bytes(tiles) + own // 2  # a plan counts two blocks
-
-    def move(self, path: Path) -> None:
-        """Take the trained tensors of a snapshot, and all others if it has them."""
-        with open_safetensors(path) as file:
-            for name in self.own.tensors.keys() & file.names():
-                self.own.tensors[name][...] = file.read(name)
-            whole = self.base.shapes.keys() <= set(file.names())
-        if whole or isinstance(self.base, Overlay):
-            self.base.move(path)
-
-
 def train_only(model: Model, what: str, seed: int, rank: int, alpha: float,
                targets: Sequence[str] | None = None) -> None:  # fmt: skip
     """Train `what` of a model, whose weights are still in their file, instead of all.
 
-    seed: makes LoRA's A, and the tokens of a prefix. rank, alpha: LoRA's r and alpha
+    Of a model that has an adapter already, from a PEFT folder, that is trained, and nothing else.
+
+    seed: makes LoRA's A, and the tokens of a prefix. rank, alpha: a new LoRA's r and alpha
     targets: the projections that get one, by the last part of their names
-    raises: ConfigError when a pattern or the targets name nothing
+    raises: ConfigError when a pattern or the targets name nothing, or for an adapter something else
     """
     weights, names = model.weights, model.weights.names()
+    adapters = {name: weights.stored(name) for name in names if ".lora_" in name}
+    if adapters and (what not in ("lora", "lora-fa") or targets):
+        raise ConfigError("the model has an adapter", "--train lora goes on with all of it")
     if what == "full":
         return
     if what in ("lora", "lora-fa"):
         ends = tuple(f".{target}.weight" for target in targets or TARGETS)
-        own = lora(weights, [name for name in names if name.endswith(ends)], rank, seed)
+        own = adapters or lora(weights, [n for n in names if n.endswith(ends)], rank, seed)
         trained = [name for name in own if what == "lora" or ".lora_B." in name]
-        weights.scale = alpha / rank
+        weights.scale = weights.scale if adapters else alpha / rank
     elif what == "prefix":
         own = trained = prefixes(model, seed)
     else:

@@ -1,4 +1,4 @@
-"""Plain Hugging Face directories: of a run's tuned weights, or of a checkpoint converted."""
+"""Directories for transformers or peft: a run's tuned weights, or a checkpoint converted."""
 
 import json
 from collections.abc import Iterator
@@ -6,35 +6,58 @@ from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
+from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import WEIGHT_FILES, open_weights, read_json
 from tinyzo.checkpoints.files import new_directory, write_file
 from tinyzo.checkpoints.safetensors import Infos, SafetensorsWriter
 from tinyzo.checkpoints.torch_bin import open_torch_bin
-from tinyzo.errors import CheckpointError
+from tinyzo.errors import CheckpointError, RunError
+from tinyzo.models.model import Model
 from tinyzo.runs.run import Run
 from tinyzo.runs.snapshots import infos_of, tuned_model
 
 METADATA = {"format": "pt"}  # transformers looks for it
 NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-TAKEN = ("config.json", *WEIGHT_FILES)  # a directory with one of these is a model's already
+# A directory with one of these is a model's already.
+TAKEN = ("config.json", peft.CONFIG, *WEIGHT_FILES)
 # Everything small that belongs to a model's folder; weights of any kind do not.
 COMPANIONS = ("*.json", "merges.txt", "vocab.txt", "LICENSE*", "NOTICE*", "README*")
 
 
-def replay(run: Run, output: Path, step: int | None = None) -> Path:
+def replay(run: Run, output: Path, step: int | None = None, merge: bool = False) -> Path:
     """Write the tuned model: base plus terms, as a directory that transformers loads.
 
-    step: after so many steps; None: the best on dev. returns the directory
-    raises: CheckpointError when `output` has a model already or cannot be written
+    Of LoRA: the adapter, as a directory that peft loads and that names its base.
+
+    step: after so many steps; None: the best on dev. merge: LoRA as a whole model too
+    returns the directory
+    raises: CheckpointError when `output` has a model already or cannot be written; RunError when
+        there is no format for it
     """
+    if run.settings.train == "prefix":
+        raise RunError(f"{run.path}: transformers reads no prefix", "give --model the run itself")
     _check_new(output)
     model = tuned_model(run, step)
+    if run.settings.train in ("lora", "lora-fa") and not merge:
+        return _write_adapter(output, model)
     names = [name for name in model.weights.names() if ".lora_" not in name]
     infos = infos_of(model.weights, names)
     kinds = {NAMES[info.dtype] for info in infos.values()}
     dtype = kinds.pop() if len(kinds) == 1 else "float32"
     with _new_model(output, infos, model.directory, dtype) as writer:
         model.weights.write(writer.write, writer.names())
+    return output
+
+
+def _write_adapter(output: Path, model: Model) -> Path:
+    """The file that makes the directory an adapter is the last."""
+    names = sorted(name for name in model.weights.names() if ".lora_" in name)
+    infos = {peft.PREFIX + name: info for name, info in infos_of(model.weights, names).items()}
+    with SafetensorsWriter(output / peft.WEIGHTS, infos, METADATA) as writer:
+        model.weights.write(lambda name, raw: writer.write(peft.PREFIX + name, raw), names)
+    r, scale = model.weights.shape(names[0])[0], model.weights.scale  # the first is an A: [r, in]
+    config = peft.new_config(model.family, model.directory, names, r, scale)
+    write_file(output / peft.CONFIG, (json.dumps(config, indent=2) + "\n").encode())
     return output
 
 
@@ -73,7 +96,7 @@ def _new_model(output: Path, infos: Infos, source: Path,
         with writer:
             yield writer
             for path in chain.from_iterable(map(source.glob, COMPANIONS)):
-                if path.is_file() and not path.name.endswith(".index.json"):
+                if path.is_file() and not path.name.endswith((".index.json", peft.CONFIG)):
                     write_file(output / path.name, path.read_bytes())
             if dtype:
                 config = read_json(source / "config.json") | {"dtype": dtype}

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import fingerprint
 from tinyzo.checkpoints.files import new_directory, os_errors, read_toml, write_file
 from tinyzo.engine.noise import step_seed
@@ -87,7 +88,7 @@ class Run:
         raises: RunError when its files have changed since
         """
         s, base = self.settings, self.about["base"]
-        if (found := fingerprint(s.model_path)) != base:
+        if (found := fingerprint(*peft.parts(s.model_path))) != base:
             why = f"{s.model_path} has changed since the run began ({found[:12]}, then {base[:12]})"
             raise RunError(why, "restore the checkpoint, or begin a new run")
         return prepare(open_model(s.model_path, s.dtype), s)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinyzo import __version__
+from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import fingerprint
 from tinyzo.engine.engines import check_choice, why_no_numba
 from tinyzo.engine.noise import step_seed
@@ -126,7 +127,8 @@ def _begin(output: str | Path | None, settings: Settings) -> tuple[Run, Model]:
     if settings.method in FIRST_ORDER:
         found["residency"] = "resident"
     settings = dataclasses.replace(settings, **found)
-    about = {"format": 1, "tinyzo": __version__, "family": model.family, "base": fingerprint(path)}
+    base = fingerprint(*peft.parts(path))
+    about = {"format": 1, "tinyzo": __version__, "family": model.family, "base": base}
     run = Run(Path(output) if output else _free_name(settings), settings, about)
     return run, prepare(model, settings)
 

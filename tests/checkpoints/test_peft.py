@@ -1,0 +1,291 @@
+"""PEFT folders: adapters that peft wrote compute what they compute there, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from folders import ROOT, write_tensors
+from golden.compare import TOLERANCE
+from golden.seeded import ADAPTERS, TINY
+from tiny import ENGINES
+
+from tinyzo.checkpoints.peft import CONFIG, PREFIX, WEIGHTS, parts
+from tinyzo.checkpoints.safetensors import open_safetensors
+from tinyzo.cli import main
+from tinyzo.errors import CheckpointError, ConfigError
+from tinyzo.models.model import MODELS, load
+
+GOLDEN = ROOT / "tests" / "golden" / "peft"
+Q = f"{PREFIX}model.decoder.layers.0.self_attn.q_proj"
+cases = pytest.mark.parametrize("name", ADAPTERS)
+
+
+def write_base(folder: Path, name: str) -> None:
+    """One of TINY as a folder."""
+    case = TINY[ADAPTERS[name][0]]
+    architecture = MODELS[case.config["model_type"]]
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(case.config))
+    shapes = architecture.shapes(architecture.Config(**known_fields(architecture, case.config)))
+    write_tensors(folder / "model.safetensors", {n: case.tensor(n, s) for n, s in shapes})
+
+
+def known_fields(architecture: Any, config: Any) -> dict[str, Any]:
+    return {k: v for k, v in config.items() if k in architecture.Config.__dataclass_fields__}
+
+
+def adapter(tmp_path: Path, name: str = "opt") -> Path:
+    """What peft wrote, with the base that it names beside it in a folder."""
+    folder = tmp_path / "adapter"
+    shutil.copytree(GOLDEN / name, folder)
+    write_base(folder / "base", name)
+    return folder
+
+
+def change_config(folder: Path, **changes: Any) -> Path:
+    config = json.loads((folder / CONFIG).read_text()) | changes
+    (folder / CONFIG).write_text(json.dumps(config))
+    return folder
+
+
+def tensors_of(folder: Path) -> dict[str, np.ndarray]:
+    with open_safetensors(folder / WEIGHTS) as file:
+        return {name: file.read(name) for name in file.names()}
+
+
+def concatenated_logits(model: Any, name: str) -> np.ndarray:
+    return np.concatenate(model.logits(TINY[ADAPTERS[name][0]].sequences))
+
+
+# -- what peft wrote -----------------------------------------------------------------------------
+
+
+@cases
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("residency", ["resident", "streamed"])
+def test_logits_are_those_of_peft(tmp_path, name, engine, residency):
+    model = load(adapter(tmp_path, name), engine=engine, residency=residency)
+    found = concatenated_logits(model, name)
+    with np.load(GOLDEN / name / "logits.npz") as golden:
+        error = np.abs(found - golden["logits"]).max()
+        assert error <= TOLERANCE * golden["logits.error"], error / golden["logits.error"]
+        assert golden["moved"] > 1000 * TOLERANCE * golden["logits.error"]  # the adapter counts
+
+
+@cases
+def test_z_reaches_the_adapter_alone(tmp_path, name):
+    model = load(adapter(tmp_path, name), residency="resident")
+    weights = model.weights
+    adapters = [n for n in weights.names() if ".lora_" in n]
+    assert list(weights.trained) == list(weights.saved) == adapters
+    assert {PREFIX + n for n in adapters} == tensors_of(tmp_path / "adapter").keys()
+    before = {n: weights.read(n) for n in weights.names()}
+    weights.add([(3, 0.5)])
+    moved = [n for n in weights.names() if (weights.read(n) != before[n]).any()]
+    assert moved == adapters
+
+
+@pytest.mark.parametrize("kind", ["f2", "f8", "bf16"])
+def test_halves_in_other_types_are_computed_as_float32(tmp_path, kind):
+    folder = adapter(tmp_path)
+    tensors = tensors_of(folder)
+    if kind == "f8":
+        pytest.importorskip("safetensors", reason="the oracle that writes float64")
+        from safetensors.numpy import save_file
+
+        save_file({n: t.astype("f8") for n, t in tensors.items()}, folder / WEIGHTS)
+        changed = tensors
+    elif kind == "f2":
+        write_tensors(folder / WEIGHTS, {n: t.astype("f2") for n, t in tensors.items()})
+        changed = {n: t.astype("f2").astype("f4") for n, t in tensors.items()}
+    else:
+        cut = {n: (t.view("u4") >> 16).astype("u2") for n, t in tensors.items()}
+        write_tensors(folder / WEIGHTS, cut)
+        changed = {n: (t.astype("u4") << 16).view("f4") for n, t in cut.items()}
+    weights = load(folder, dtype="bf16").weights
+    for name, tensor in changed.items():
+        found = weights.stored(name.removeprefix(PREFIX))
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, tensor)
+
+
+def test_where_the_base_is(tmp_path, monkeypatch):
+    folder = adapter(tmp_path)
+    config, weights = folder / CONFIG, folder / WEIGHTS
+    assert parts(folder) == [folder / "base", config, weights]
+    assert parts(folder / "base") == [folder / "base"]  # which is a whole model
+    (folder / "base").rename(tmp_path / "base")
+    with pytest.raises(ConfigError, match="its base 'base' is no folder here"):
+        parts(folder)
+    monkeypatch.chdir(tmp_path)
+    assert parts(folder) == [Path("base"), config, weights]
+    change_config(folder, base_model_name_or_path="../base")
+    assert load(folder).directory == folder / ".." / "base"
+    change_config(folder, base_model_name_or_path=str(tmp_path / "base"))
+    assert load(folder).directory == tmp_path / "base"
+
+
+@pytest.mark.parametrize("base", ["facebook/opt-125m", None, "\0"])
+def test_a_base_that_is_not_here_is_refused(tmp_path, base):
+    folder = change_config(adapter(tmp_path), base_model_name_or_path=base)
+    hint = "hint: download the base, and set base_model_name_or_path to its folder"
+    with pytest.raises(ConfigError) as error:
+        load(folder)
+    assert str(error.value) == (
+        f"{folder / CONFIG}: its base {str(base)!r} is no folder here\n  {hint}"
+    )
+
+
+def test_a_base_without_weights_is_refused(tmp_path):
+    folder = change_config(adapter(tmp_path), base_model_name_or_path=".")
+    with pytest.raises(CheckpointError, match=r"none of model\.safetensors"):
+        load(folder)
+
+
+def test_commands_take_a_folder_of_peft(tmp_path, capsys):
+    folder = adapter(tmp_path)
+    assert main(["inspect", str(folder)]) == 0
+    assert "opt" in capsys.readouterr().out
+    assert main(["doctor", str(folder)]) == 0
+
+
+# -- what is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("peft_type", "IA3"), ("peft_type", "PREFIX_TUNING"), ("peft_type", None),
+        ("use_dora", True), ("bias", "all"), ("bias", "lora_only"), ("lora_bias", True),
+        ("modules_to_save", ["classifier"]), ("rank_pattern", {"q_proj": 2}),
+        ("alpha_pattern", {"q_proj": 2}), ("fan_in_fan_out", True), ("use_qalora", True),
+        ("trainable_token_indices", [1]), ("layer_replication", [[0, 2]]),
+        ("init_lora_weights", "pissa"), ("init_lora_weights", "olora"), ("of_2030", 1),
+    ],
+)  # fmt: skip
+def test_a_field_that_is_not_built_is_refused_by_name(tmp_path, field, value):
+    folder = change_config(adapter(tmp_path), **{field: value})
+    with pytest.raises(ConfigError) as error:
+        load(folder)
+    assert error.value.message == f"{folder / CONFIG}: {field} = {value!r} is not built"
+    assert error.value.hint.startswith("only plain LoRA is read; if peft can merge it")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "hint"),
+    [
+        ("r", 0, "expected int from 1 to 2^31"),
+        ("r", True, "expected int from 1 to 2^31"),
+        ("r", 4.0, "expected int from 1 to 2^31"),
+        ("r", 10**400, "expected int from 1 to 2^31"),
+        ("r", None, "expected int from 1 to 2^31"),
+        ("lora_alpha", "16", "expected float from 0 to 2^31"),
+        ("lora_alpha", -1, "expected float from 0 to 2^31"),
+        ("lora_alpha", float("nan"), "expected float from 0 to 2^31"),
+        ("use_rslora", 1, "expected bool"),
+    ],
+)
+def test_a_number_that_is_none_is_refused(tmp_path, field, value, hint):
+    folder = change_config(adapter(tmp_path), **{field: value})
+    with pytest.raises(ConfigError) as error:
+        load(folder)
+    assert error.value.message == f"{CONFIG}: {field} = {value!r}"
+    assert error.value.hint == hint
+
+
+def test_fields_that_are_off_or_older_are_no_matter(tmp_path):
+    folder = adapter(tmp_path)
+    expected = concatenated_logits(load(folder), "opt")
+    change_config(folder, init_lora_weights="gaussian", use_dora=False, of_2030=None, bias="none")
+    np.testing.assert_array_equal(concatenated_logits(load(folder), "opt"), expected)
+    config = json.loads((folder / CONFIG).read_text())
+    few = ("peft_type", "base_model_name_or_path", "r", "lora_alpha", "target_modules")
+    (folder / CONFIG).write_text(json.dumps({name: config[name] for name in few}))
+    np.testing.assert_array_equal(concatenated_logits(load(folder), "opt"), expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "adapter_config.json: Expecting"), ("[]", "adapter_config.json: not a JSON object")],
+)
+def test_a_config_that_cannot_be_read_is_refused(tmp_path, text, message):
+    folder = adapter(tmp_path)
+    (folder / CONFIG).write_text(text)
+    with pytest.raises(ConfigError, match=f"{message}.*(\n.*)*hint: .*{CONFIG}"):
+        load(folder)
+
+
+def without(name: str) -> Any:
+    return lambda tensors: tensors.pop(name)
+
+
+def also(name: str, *shape: int) -> Any:
+    return lambda tensors: tensors.update({name: np.zeros(shape, np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "hint"),
+    [
+        (without(f"{Q}.lora_B.weight"), "missing tensors: model.decoder.layers.0.self_attn.q_proj."
+         "lora_B.weight", "not complete"),
+        (without(f"{Q}.lora_A.weight"), "missing tensors: model.decoder.layers.0.self_attn.q_proj."
+         "lora_A.weight", "not complete"),
+        (also(f"{Q}.lora_A.weight", 3, 24),
+         f"{Q}.lora_A.weight: shape [3, 24], the configuration asks for [4, 24]", "two different"),
+        (also(f"{Q}.lora_B.weight", 24, 4, 1),
+         f"{Q}.lora_B.weight: shape [24, 4, 1], the configuration asks for [24, 4]",
+         "two different"),
+        (also(f"{Q}x.lora_A.weight", 4, 24), f"unexpected tensors: {Q}x.lora_A.weight", "another"),
+        (also(f"{PREFIX}lm_head.lora_A.weight", 4, 24), "unexpected tensors: base_model.model."
+         "lm_head.lora_A.weight", "another"),
+        (also(f"{PREFIX}model.decoder.final_layer_norm.lora_A.weight", 4, 24), "unexpected tensors:"
+         " base_model.model.model.decoder.final_layer_norm.lora_A.weight", "another"),
+        (also(f"{Q}.lora_magnitude_vector", 24), f"unexpected tensors: {Q}.lora_magnitude_vector",
+         "another"),
+        (also(f"{Q}.lora_embedding_A", 4, 24), f"unexpected tensors: {Q}.lora_embedding_A",
+         "another"),
+        (also(f"{Q.removeprefix(PREFIX)}.lora_A.weight", 4, 24), "are both", "keep one"),
+        (lambda tensors: tensors.clear(), "it has no adapter", "download or copy it again"),
+    ],
+)  # fmt: skip
+def test_tensors_that_do_not_fit_are_refused(tmp_path, change, message, hint):
+    folder = adapter(tmp_path)
+    tensors = tensors_of(folder)
+    change(tensors)
+    write_tensors(folder / WEIGHTS, tensors)
+    with pytest.raises(CheckpointError) as error:
+        load(folder)
+    assert message in error.value.message
+    assert hint in error.value.hint
+
+
+def test_halves_of_integers_are_refused(tmp_path):
+    folder = adapter(tmp_path)
+    save_file = pytest.importorskip("safetensors.numpy").save_file
+    save_file({n: t.astype("i4") for n, t in tensors_of(folder).items()}, folder / WEIGHTS)
+    with pytest.raises(CheckpointError, match="I32 weights\n  hint: only F32"):
+        load(folder)
+
+
+def test_a_file_that_is_missing_or_damaged_is_refused(tmp_path):
+    folder = adapter(tmp_path)
+    data = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(data[:-1])
+    with pytest.raises(CheckpointError, match="the file at"):
+        load(folder)
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(CheckpointError, match=rf"{WEIGHTS}: No such file.*\n  hint: check the"):
+        load(folder)
+
+
+def test_an_adapter_of_another_base_is_refused(tmp_path):
+    folder = adapter(tmp_path)
+    shutil.rmtree(folder / "base")
+    write_base(folder / "base", "roberta")
+    with pytest.raises(CheckpointError, match=r"unexpected tensors: base_model\.model\."):
+        load(folder)
