@@ -33,7 +33,7 @@ PROBES = {
 def streamed(model: Model, path, tiles: int = 2) -> Model:
     """The same model, its weights in a file."""
     weights = model.weights
-    with SafetensorsWriter(path, infos_of(weights)) as writer:
+    with SafetensorsWriter(path, infos_of(weights, weights.saved)) as writer:
         weights.write(writer.write, writer.names())
     names = {name: name for name in weights.names()}
     store = Streamed(open_safetensors(path), names, tiles=tiles)
@@ -99,7 +99,7 @@ def test_what_was_written_is_read_from_then_on(tmp_path, dtype, engine):
     there = streamed(here, tmp_path / "w").weights
     for weights in (here.weights, there):
         weights.add([(1, 1e-2), (2, -1e-2)], 0.1)
-    with SafetensorsWriter(tmp_path / "new", infos_of(there)) as writer:
+    with SafetensorsWriter(tmp_path / "new", infos_of(there, there.saved)) as writer:
         there.write(writer.write, writer.names())
     assert len(there.pending) == 1
     there.move(tmp_path / "new")

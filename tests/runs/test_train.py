@@ -489,7 +489,7 @@ def test_a_run_at_work_is_left_alone(home, run):
 @pytest.mark.parametrize(
     ("choices", "kind", "message"),
     [
-        ({"method": "sgd"}, ConfigError, "method 'sgd' is not built\n  hint: one of mezo"),
+        ({"method": "newton"}, ConfigError, "method 'newton' is not built\n  hint: one of mezo"),
         ({"schedule": "step"}, ConfigError, "unknown schedule 'step'"),
         ({"engine": "cuda"}, ConfigError, "engine 'cuda' is not built"),
         ({"residency": "cloud"}, ConfigError, "residency 'cloud' is not built"),
