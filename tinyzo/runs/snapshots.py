@@ -55,21 +55,27 @@ def tuned_model(run: Run, step: int | None = None) -> Model:
         raise RunError(f"{run.path}: no step {step}", f"it has {len(steps)} steps")
     model = run.base_model()
     start = Snapshots(run).restore(model, step)
-    if s.direction == "low-rank":
-        model.settle(s.engine, "resident", s.threads)  # where a window's end can be merged
+    ends = s.direction == "low-rank" and start // s.window < step // s.window
+    where = "resident" if ends else s.residency  # where a window's end can be merged
+    if ends:
+        model.settle(s.engine, where, s.threads)
     if s.method in FIRST_ORDER and start < step:
         raise RunError(f"{run.path}: no snapshot of step {step}",
                        "a gradient is in no journal; there are the best step and the last")
     for number in range(start, step):
         model.weights.add(steps[number].terms, steps[number].decay, fold=False)
         end_window(model.weights, s, number + 1)
-    return model.settle(s.engine, s.residency, s.threads)
+    return model.settle(s.engine, where, s.threads)
 
 
-def end_window(weights: Weights, settings: Settings, step: int) -> None:
-    """After the last step of a low-rank direction's V: what it has moved into the matrices."""
+def end_window(weights: Weights, settings: Settings, step: int, is_merged: bool = False) -> None:
+    """After the last step of a low-rank direction's V: what it has moved into the matrices.
+
+    is_merged: a snapshot has just been taken, which did that
+    """
     if settings.direction == "low-rank" and step % settings.window == 0:
-        weights.write(lambda name, raw: None, list(weights.saved))
+        if not is_merged:
+            weights.write(lambda name, raw: None, list(weights.saved))
         renew(weights, step_seed(settings.seed, step))
 
 
@@ -96,6 +102,7 @@ class Snapshots(AbstractContextManager):
         for at, path in sorted(self._found().items(), reverse=True):
             if at <= step and self._is_ours(path, at, model.weights):
                 model.weights.move(path)
+                end_window(model.weights, self._run.settings, at, is_merged=True)
                 self._last = at
                 return at
         return 0
@@ -123,9 +130,8 @@ class Snapshots(AbstractContextManager):
         every, s = self._every, self._run.settings
         if s.method in FIRST_ORDER:
             return step >= done and (step % s.eval_every == 0 or step == s.steps)
-        if s.direction == "low-rank":
-            every = MOST if every is None or weights.store.base.is_resident else s.window
-            return step % s.window == 0 and step - self._last >= every
+        if s.direction == "low-rank" and (step % s.window or not weights.store.base.is_resident):
+            return step % s.window == 0  # what is streamed is merged as it is written
         if every is None and weights.store.is_resident:
             every = MOST
         elif every is None:

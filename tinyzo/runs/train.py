@@ -192,11 +192,11 @@ class Training:
                     if (number + 1) % s.eval_every == 0 or number + 1 == s.steps:
                         self.journal.sync()
                         self._evaluate(number + 1, "dev", self.data.dev)
-                    if self.snapshots.is_due(weights, number + 1, len(done)):
+                    if due := self.snapshots.is_due(weights, number + 1, len(done)):
                         self.journal.sync()
                         self.run.sync("events.jsonl")  # of steps that will not be redone
                         self.snapshots.take(weights, number + 1)
-                    end_window(weights, s, number + 1)
+                    end_window(weights, s, number + 1, due)
             self.snapshots.wait()
             self._finish()
         except NumericError as error:
