@@ -160,13 +160,12 @@ class Weights:
         """
         w, is_matrix = widen(raw), len(self.shape(name)) > 1
         for terms, decay in self.pending if name in self.trained else ():
-            if decay and is_matrix:
-                w = np.float32(1 - decay) * w
+            kept = np.float32(1 - decay if is_matrix else 1)
             if self.adam:
-                w = w + adam_change(self, terms, name, w, index)
-            else:
-                for seed, coefficient in terms:
-                    w = w + np.float32(coefficient) * self.direction(seed, name, w, index)
+                w = kept * w + adam_change(self, terms, name, w, index)
+            for seed, coefficient in () if self.adam else terms or [(0, 0.0)]:
+                z = self.direction(seed, name, w, index)
+                w, kept = kept * w + np.float32(coefficient) * z, np.float32(1)
             if raw.dtype != np.float32:
                 bits = noise.words(noise.key(salt(terms), name, "rounding"), index.copy())
                 w = widen(narrow(w, raw.dtype, bits))
