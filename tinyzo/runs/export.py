@@ -40,7 +40,7 @@ def replay(run: Run, output: Path, step: int | None = None, merge: bool = False)
     model = tuned_model(run, step)
     if run.settings.train in ("lora", "lora-fa") and not merge:
         return _write_adapter(output, model)
-    names = [name for name in model.weights.names() if ".lora_" not in name]
+    names = [name for name, _ in model.architecture.shapes(model.config)]
     infos = infos_of(model.weights, names)
     kinds = {NAMES[info.dtype] for info in infos.values()}
     dtype = kinds.pop() if len(kinds) == 1 else "float32"
