@@ -76,6 +76,8 @@ def finetune(output: str | Path | None = None, resume: str | Path | None = None,
 
 def _prepare(run: Run, model: Model, loads: list[memory.Load], is_new: bool) -> memory.Plan:
     """Choose how to hold it in memory; a new run's model is made ready, and its directory made."""
+    if run.settings.method in FIRST_ORDER:
+        run.settings = dataclasses.replace(run.settings, residency="resident")
     plan = memory.choose(model, run.settings, loads, is_fixed=not is_new)
     if is_new:
         if run.settings.memory_budget:
@@ -124,8 +126,6 @@ def _begin(output: str | Path | None, settings: Settings) -> tuple[Run, Model]:
     found = {"model": path.name if settings.is_shipped_model else str(path.resolve())}
     if settings.data:
         found["data"] = str(settings.data_path.resolve())
-    if settings.method in FIRST_ORDER:
-        found["residency"] = "resident"
     settings = dataclasses.replace(settings, **found)
     base = fingerprint(*peft.parts(path))
     about = {"format": 1, "tinyzo": __version__, "family": model.family, "base": base}
