@@ -49,7 +49,8 @@ def train_only(model: Model, what: str, seed: int, rank: int, alpha: float,
         return
     if what in ("lora", "lora-fa"):
         ends = tuple(f".{target}.weight" for target in targets or TARGETS)
-        own = adapters or lora(weights, [n for n in names if n.endswith(ends)], rank, seed)
+        matrices = [n for n in names if n.endswith(ends) and len(weights.shape(n)) == 2]
+        own = adapters or lora(weights, matrices, rank, seed)
         trained = [name for name in own if what == "lora" or ".lora_B." in name]
         weights.scale = weights.scale if adapters else alpha / rank
     elif what == "prefix":
