@@ -24,7 +24,7 @@ from tinyzo.runs import doctor, evaluate, export, memory, train
 from tinyzo.runs.data import bind_task, load_data, load_evaluation
 from tinyzo.runs.find_lr import find_lr
 from tinyzo.runs.journal import read_journal
-from tinyzo.runs.run import Run
+from tinyzo.runs.run import Run, prepare
 from tinyzo.runs.settings import CHOICES, FIELDS, HELP, Settings, settings_from
 from tinyzo.runs.snapshots import MOST, TAGS, tuned_model
 from tinyzo.text.tasks import BoundTask
@@ -177,13 +177,16 @@ def inspect(options: argparse.Namespace) -> dict[str, Any]:
     settings = dataclasses.replace(settings, memory_budget=options.memory_budget)
     model = open_model(settings.model_path, settings.dtype)
     weights, names = model.weights, model.weights.names()
-    parameters = sum(math.prod(weights.shape(name)) for name in names)
+    if result:
+        prepare(model, settings)
+    parameters, trainable = (sum(math.prod(weights.shape(name)) for name in each)
+                             for each in (names, weights.trained))  # fmt: skip
     loads = [memory.Load(options.batch_size * options.tokens, options.tokens, probes=2)]
     plan = memory.choose(model, settings, loads)
     every = list(memory.plans(model, settings, loads)) if options.plan else [plan]
     written = INTERFACE["inspect"]["written"].format(most=MOST, gb=weights.nbytes() * 2e4 / 1e9)
     result |= {"model": str(settings.model_path), "family": model.family, "parameters": parameters,
-               "trainable": parameters, "tensors": len(names),
+               "trainable": trainable, "tensors": len(names),
                "types": dict(Counter(TAGS[weights.dtype(name).name] for name in names)),
                "bytes": weights.nbytes(), "plan": plan.parts, "plan_bytes": plan.total,
                "written": written, "plans": list(map(dataclasses.asdict, every))}  # fmt: skip
