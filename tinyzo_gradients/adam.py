@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from tinyzo.engine.numpy_engine import blocks
+from tinyzo.engine.streaming import Overlay
 from tinyzo.engine.weights import Weights, narrow, widen
 from tinyzo.errors import NumericError
 from tinyzo.zo.mezo import Loss, Step, check_finite
@@ -76,3 +77,18 @@ def first_order_step(weights: Weights, loss: Loss, batch: Any, state: State, lr:
             new = keep * widen(raw) - lr * rule.change(int(step), *each)
             raw[...] = narrow(new, raw.dtype, None)
     return Step(tuple(losses), norm, ())
+
+
+def add_moments(weights: Weights) -> None:
+    """Adam's m and v beside the weights of a run, so that its snapshots have them."""
+    shapes = {name: weights.shape(name) for name in weights.trained}
+    own = {f"{m}.{n}": np.zeros(shape, np.float32) for n, shape in shapes.items() for m in "mv"}
+    weights.store = Overlay(weights.store, own)
+    weights.saved = weights.saved | dict.fromkeys(own)
+
+
+def step_number(number: int, method: str, weights: Weights, loss: Loss, batch: Any, lr: float,
+                decay: float) -> Step:  # fmt: skip
+    """A run's step `number` (from 0) by "adam", whose moments `add_moments` made, or "sgd"."""
+    rule, kept = (Adam(), weights.store.own.tensors) if method == "adam" else (SGD(), {})
+    return first_order_step(weights, loss, batch, kept | {"step": np.array(number)}, lr, decay, rule)

@@ -14,8 +14,15 @@ from typing import Any, NamedTuple, TypeVar
 from tinyzo.checkpoints.files import os_errors, read_toml, refuse
 from tinyzo.checkpoints.safetensors import open_safetensors
 from tinyzo.checkpoints.sources import Source
-from tinyzo.checkpoints.torch_bin import open_torch_bin
 from tinyzo.errors import CheckpointError, ConfigError
+
+
+def open_torch_bin(path: Path) -> Source:
+    """A pytorch_model.bin, by a package that is not loaded before."""
+    from tinyzo_formats.torch_bin import TorchBin
+
+    return TorchBin.open(path)
+
 
 OPENERS = {"model.safetensors": open_safetensors, "pytorch_model.bin": open_torch_bin}
 WEIGHT_FILES = {file + end: OPENERS[file] for file in OPENERS for end in ("", ".index.json")}

@@ -2,7 +2,7 @@
 
     Source               names, types, shapes, rows
       SafetensorsFile      safetensors.py
-      TorchBin             torch_bin.py
+      TorchBin             tinyzo_formats
       Sharded              several of either, behind an index
 
 Nothing is mapped and nothing is cached: reading costs the memory of the buffer that is filled.

@@ -13,8 +13,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -45,24 +45,12 @@ class NumbaEngine:
         self.threads, self.bf16 = threads or len(cpus), bf16
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, cpus)  # of this thread and those that it starts
-        self._todo: SimpleQueue = SimpleQueue()
+        self._others = ThreadPoolExecutor(max(1, self.threads - 1))  # started when first needed
         self._scratch = [np.empty(0, np.float32)] * (self.threads + 1)  # the last one is shared
         self._counters, self._lock = np.zeros(3, np.int64), threading.Lock()
-        for _ in range(self.threads - 1):
-            threading.Thread(target=self._work, daemon=True).start()
 
     def __call__(self, weights: Weights, probes: list[Probe]) -> "NumbaView":
         return NumbaView(weights, probes, self)
-
-    def _work(self) -> None:
-        while True:
-            kernel, arguments, done = self._todo.get()
-            error = None
-            try:
-                kernel(*arguments)
-            except BaseException as met:  # such as MemoryError; the caller raises it
-                error = met
-            done.put(error)
 
     def _room(self, i: int, size: int) -> np.ndarray:
         """Scratch memory, which grows to what was once needed."""
@@ -84,15 +72,13 @@ class NumbaEngine:
             self._counters[:] = 0
             first, *others = ((*arguments, self._room(i, scratch), self._counters)
                               for i in range(threads))  # fmt: skip
-            done: SimpleQueue = SimpleQueue()
-            for each in others:
-                self._todo.put((kernel, each, done))
+            running = [self._others.submit(kernel, *each) for each in others]
             try:
                 kernel(*first)
             finally:  # whatever happens, no thread is left behind in this run
-                errors = [done.get() for _ in others]
-            for error in filter(None, errors):
-                raise error
+                wait(running)
+            for each in running:
+                each.result()  # raises what a thread met, such as MemoryError
 
     def fold(self, weights: Weights, name: str, raw: np.ndarray, start: int) -> None:
         """NumpyView.fold, to the same bytes."""

@@ -121,13 +121,6 @@ def renew(weights: Weights, seed: int) -> None:
             weights.stored(name)[...] = noise(seed, name, weights.shape(name))
 
 
-def add_moments(weights: Weights) -> None:
-    """Adam's two for each trained tensor, beside the weights, so that a snapshot has them."""
-    names = [(f"{moment}.{name}", name) for name in weights.trained for moment in "mv"]
-    own = {moment: np.zeros(weights.shape(name), np.float32) for moment, name in names}
-    _overlay(weights, own, weights.trained, saved=[*weights.saved, *own])
-
-
 def magnitude_limits(weights: Weights, share: float = 0.25) -> dict[str, float]:
     """For each trained tensor, what so large a share of its elements does not exceed.
 

@@ -7,10 +7,9 @@ from itertools import chain
 from pathlib import Path
 
 from tinyzo.checkpoints import peft
-from tinyzo.checkpoints.directory import WEIGHT_FILES, open_weights, read_json
+from tinyzo.checkpoints.directory import WEIGHT_FILES, open_torch_bin, open_weights, read_json
 from tinyzo.checkpoints.files import new_directory, write_file
 from tinyzo.checkpoints.safetensors import Infos, SafetensorsWriter
-from tinyzo.checkpoints.torch_bin import open_torch_bin
 from tinyzo.errors import CheckpointError, RunError
 from tinyzo.models.model import Model
 from tinyzo.runs.run import Run

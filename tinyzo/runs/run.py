@@ -24,7 +24,7 @@ from tinyzo.checkpoints.files import new_directory, os_errors, read_toml, write_
 from tinyzo.engine.noise import step_seed
 from tinyzo.errors import RunError
 from tinyzo.models.model import MODELS, Model, open_model
-from tinyzo.models.trainable import add_moments, low_rank, magnitude_limits, train_only
+from tinyzo.models.trainable import low_rank, magnitude_limits, train_only
 from tinyzo.runs.journal import read_journal
 from tinyzo.runs.settings import Settings, settings_from
 
@@ -143,6 +143,8 @@ def prepare(model: Model, settings: Settings) -> Model:
     elif s.direction == "rademacher":
         weights.kind = "rademacher"
     if s.method == "adam":
+        from tinyzo_gradients.adam import add_moments
+
         add_moments(weights)
     if s.update == "adam":
         weights.adam = s.queries
@@ -152,7 +154,7 @@ def prepare(model: Model, settings: Settings) -> Model:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a .jsonl file up to the first that is torn; none when there is no file."""
     lines: list[dict[str, Any]] = []
-    with suppress(FileNotFoundError, ValueError):
+    with os_errors(RunError, path, ROOM), suppress(FileNotFoundError, ValueError):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             lines.append(json.loads(line))
     return lines

@@ -226,12 +226,9 @@ class Training:
         weights.fold()
         how = s.eps, self._lr(number), s.weight_decay
         if s.method in FIRST_ORDER:
-            from tinyzo_gradients.adam import SGD, Adam, first_order_step  # only to compare with
+            from tinyzo_gradients.adam import step_number  # only to compare with
 
-            is_adam = s.method == "adam"
-            rule, kept = (Adam(), weights.store.own.tensors) if is_adam else (SGD(), {})
-            state = kept | {"step": np.array(number)}
-            return first_order_step(weights, self.objective, batch, state, *how[1:], rule)
+            return step_number(number, s.method, weights, self.objective, batch, *how[1:])
         if s.is_plain:
             return mezo_step(weights, self.objective, batch, step_seed(s.seed, number), *how)
         return zo_step(weights, self.objective, batch, self._seeds(number), *how,

@@ -56,8 +56,6 @@ class TorchBin(Source):
         return tensors
 
 
-open_torch_bin = TorchBin.open
-
 
 def _read(file: io.FileIO, start: int, size: int) -> bytes:
     if size > _MAX_LISTING_BYTES:
