@@ -91,4 +91,5 @@ def step_number(number: int, method: str, weights: Weights, loss: Loss, batch: A
                 decay: float) -> Step:  # fmt: skip
     """A run's step `number` (from 0) by "adam", whose moments `add_moments` made, or "sgd"."""
     rule, kept = (Adam(), weights.store.own.tensors) if method == "adam" else (SGD(), {})
-    return first_order_step(weights, loss, batch, kept | {"step": np.array(number)}, lr, decay, rule)
+    state = kept | {"step": np.array(number)}
+    return first_order_step(weights, loss, batch, state, lr, decay, rule)

@@ -5,7 +5,7 @@ sqrt(10) apart around the method's own default; what diverges counts as infinite
 """
 
 import math
-from pathlib import Path
+from contextlib import suppress
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -15,8 +15,7 @@ from tinyzo.runs import report
 from tinyzo.runs.settings import settings_from
 from tinyzo.runs.train import finetune
 
-RATES = 7
-STEPS = 40  # of each run
+REACH, STEPS = 3, 40  # rates on either side of the default; steps of each run
 
 
 def find_lr(choices: dict[str, Any]) -> float:
@@ -25,23 +24,15 @@ def find_lr(choices: dict[str, Any]) -> float:
     choices: fields of Settings, lr not among them
     raises: UsageError when there are no dev rows
     """
-    settings = settings_from(choices, "finetune")
+    settings, losses = settings_from(choices, "finetune"), {}
     centre = settings.complete(read_config(settings.model_path)[0]).lr
-    with TemporaryDirectory() as room:
-        trial = choices | {"steps": STEPS, "eval_every": STEPS, "limit": 1, "fold_every": 0}
-        losses = {}
-        for i in range(RATES):
-            lr = centre * 10 ** ((i - RATES // 2) / 2)
-            losses[lr] = _loss_after(Path(room) / str(i), trial | {"lr": lr})
-            report.say(f"find-lr: lr {lr:.2g} gives {losses[lr]:.4f} on dev")
+    trial = choices | {"steps": STEPS, "eval_every": STEPS, "limit": 1, "fold_every": 0}
+    for lr in (centre * 10 ** (k / 2) for k in range(-REACH, REACH + 1)):
+        with TemporaryDirectory() as room, suppress(NumericError):
+            losses[lr] = math.inf
+            found = finetune(f"{room}/run", **trial | {"lr": lr}).evaluations("dev")
+            if STEPS not in found:
+                raise UsageError("--find-lr needs dev rows", "give a dev file, or more rows")
+            losses[lr] = found[STEPS]["loss"]
+        report.say(f"find-lr: lr {lr:.2g} gives {losses[lr]:.4f} on dev")
     return min(losses, key=lambda lr: losses[lr])
-
-
-def _loss_after(output: Path, choices: dict[str, Any]) -> float:
-    try:
-        evaluations = finetune(output, **choices).evaluations("dev")
-    except NumericError:
-        return math.inf
-    if STEPS not in evaluations:
-        raise UsageError("--find-lr needs dev rows", "give a dev file, or more rows to train on")
-    return evaluations[STEPS]["loss"]
