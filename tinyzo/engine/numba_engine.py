@@ -145,12 +145,11 @@ def _is_compiled() -> bool:
 def compile_kernels() -> None:
     """Run every kernel once, which leaves it compiled in Numba's cache."""
     print("tinyzo: compiling kernels, once on this machine", file=sys.stderr, flush=True)
-    shapes = {"w.weight": (8, 8), "w.bias": (8,), "n.weight": (8,), "n.bias": (8,)}
-    tensors = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    tensors = {"w.weight": np.ones((8, 8), np.float32), "w.bias": np.ones(8, np.float32)}
     weights = Weights(tensors, NumbaEngine(2))
     theta, batch = weights.view([Probe(1, 1e-3), Probe(1, -1e-3)]), pack_sequences([[0, 1]])
     x = theta.embed("w.weight", batch.ids)
-    x = theta.gelu(theta.linear("w", theta.norm("n", x, 1e-5), residual=x))
+    x = theta.gelu(theta.linear("w", x, residual=x))
     q = x[:, :, None]
     theta.attention("w", q, q, q, batch, causal=True)
     theta.nll("w.weight", x, np.zeros(1, np.int64), np.zeros(1, np.int64), "w.bias")
@@ -215,16 +214,6 @@ class NumbaView(NumpyView):
             stop = min(start + VOCABULARY, count)
             blocks = self.weights.store.blocks(name, start, stop)
             yield start, stop, self.multiply_rows(name, x, blocks, stop - start)
-
-    def norm(self, name: str, x: np.ndarray, ln_eps: float) -> np.ndarray:
-        gain = np.ones((1, 1, x.shape[2]), np.float32)
-        bias = np.zeros_like(gain)
-        if f"{name}.weight" in self.weights:
-            gain, bias = (self.vector(f"{name}.{part}") for part in ("weight", "bias"))
-        out = np.empty((max(len(x), len(gain), len(bias)), *x.shape[1:]), np.float32)
-        ln_eps = np.float32(ln_eps)
-        self._engine.run(kernels.norm, np.ascontiguousarray(x), gain, bias, ln_eps, out)
-        return out
 
     def attention(self, name, q, k, v, batch: Batch, causal: bool, rows=None) -> np.ndarray:
         k, v, prefix = self.prefixed(name, k, v)

@@ -5,7 +5,7 @@ arguments and a scratch array of their own, and share its tasks by a counter. Wh
 does not depend on who takes it, so results do not depend on the number of threads.
 
 z and what is folded with it are bit by bit those of noise.py and numpy_engine.py: no fast-math
-there. Reductions over a row (norm, softmax) may be reordered by the compiler.
+there. The sum of a softmax may be reordered by the compiler.
 """
 
 from typing import NamedTuple
@@ -386,25 +386,6 @@ def softmax(x):
         total += x[i]
     for i in range(x.size):
         x[i] /= total
-
-
-@ordered_freely
-def norm(x, gain, bias, ln_eps, out, scratch, counters):
-    """LayerNorm of each token. x: f32[1 or P, N, D]; gain, bias: f32[1 or P, 1, D]."""
-    copies, count, width = out.shape
-    for task in tasks(counters, 0, copies * count, 8):
-        p, i = divmod(task, count)
-        row, y, g, b = own(p, x)[i], out[p, i], own(p, gain)[0], own(p, bias)[0]
-        mean = F(0)
-        for d in range(width):
-            mean += row[d]
-        mean /= F(width)
-        square = F(0)
-        for d in range(width):
-            square += (row[d] - mean) * (row[d] - mean)
-        scale = F(1) / np.sqrt(square / F(width) + ln_eps)
-        for d in range(width):
-            y[d] = (row[d] - mean) * scale * g[d] + b[d]
 
 
 @kernel

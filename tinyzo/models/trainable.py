@@ -26,8 +26,7 @@ from tinyzo.text.batches import pack_sequences
 
 ALIASES = {"bias": "*.bias", "head": "lm_head.*"}
 TARGETS = ("query", "value", "q_proj", "v_proj")
-PREFIX = 5  # tokens
-LOW_RANK = 2  # of U and V, as LOZO has it
+PREFIX, LOW_RANK = 5, 2  # tokens; the rank of U and V, as LOZO has it
 SAMPLE = 1 << 18
 
 
@@ -64,8 +63,7 @@ def train_only(model: Model, what: str, seed: int, rank: int, alpha: float,
     _overlay(weights, own, trained, trained)
 
 
-def _overlay(weights: Weights, own: dict[str, np.ndarray], trained: Iterable[str],
-             saved: Iterable[str]) -> None:  # fmt: skip
+def _overlay(weights: Weights, own: dict[str, Any], trained: Iterable, saved: Iterable) -> None:
     weights.store = Overlay(weights.store, own)
     weights.trained, weights.saved = dict.fromkeys(trained), dict.fromkeys(saved)
 
@@ -86,8 +84,7 @@ def prefixes(model: Model, seed: int) -> dict[str, np.ndarray]:
     own: dict[str, np.ndarray] = {}
 
     class Recorder(NumpyView):
-        def attention(self, name: str, q: np.ndarray, k: np.ndarray, v: np.ndarray,
-                      *others: Any, **more: Any) -> np.ndarray:  # fmt: skip
+        def attention(self, name: str, q: Any, k: Any, v: Any, *others: Any, **more: Any) -> Any:
             own[f"{name}.prefix.key"] = k.reshape(k.shape[1], -1).copy()
             own[f"{name}.prefix.value"] = v.reshape(v.shape[1], -1).copy()
             return super().attention(name, q, k, v, *others, **more)

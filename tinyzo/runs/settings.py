@@ -85,16 +85,15 @@ class BaseSettings:
 
     def check_task(self, needs_data: bool) -> None:
         """raises: UsageError for a task that is not said, said twice, or without its rows"""
-        custom = self.is_custom
-        if custom and not (self.template and self.label_words):
+        if (custom := self.is_custom) and not (self.template and self.label_words):
             raise UsageError("a task of your own needs --template and --label-words", "give both")
         if self.task and custom:
             raise UsageError(f"--task {self.task} and --template", "give one of them")
         if self.data and not (self.task or custom):
             raise UsageError("--data without --task or --template", "say what the rows are")
         shipped = not custom and (self.task or SHIPPED_TASKS[0]).lower() in SHIPPED_TASKS
+        what = "--template" if custom else f"--task {self.task}"
         if needs_data and not self.data and not shipped:
-            what = "--template" if custom else f"--task {self.task}"
             raise UsageError(f"{what} without --data", "name the folder or file of its rows")
 
     def check(self) -> None:

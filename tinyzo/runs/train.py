@@ -56,13 +56,12 @@ def finetune(output: str | Path | None = None, resume: str | Path | None = None,
     _check_digest(run, data.digest())
     loads = list(_loads(data, run.settings))
     plan = _prepare(run, model, loads, is_new=resume is None)
-    passes = -(-loads[0].tokens // plan.micro_batch_tokens)
-    s, every = run.settings, run.settings.fold_every
+    s, passes = run.settings, -(-loads[0].tokens // plan.micro_batch_tokens)
     update = Update(s.update, s.window, math.inf if s.clip is None else s.clip)
     counts = ESTIMATORS[s.estimator].count(s.queries), update.count(s.queries)
     counts = (1, 0) if s.method in FIRST_ORDER else counts
     header = Header(*counts, model.weights.kind, run.about["base"])
-    with Journal(run.journal_path, header) as journal, Snapshots(run, every, passes) as snapshots:
+    with Journal(run.journal_path, header) as journal, Snapshots(run, s.fold_every, passes) as snapshots:
         if (steps := run.settings.steps) < (done := len(journal.steps)):
             raise UsageError(f"--steps {steps}: the run has done {done}", "none can be taken back")
         run.save()
