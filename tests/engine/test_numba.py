@@ -269,7 +269,7 @@ def test_every_kernel_is_compiled_once_and_for_all(name):
     """compile_kernels leaves nothing to compile, whatever the model, storage, probes and rows."""
     numba_engine.compile_kernels()
     compiled = kernels()
-    assert {"linear", "attention", "norm", "gelu", "fold"} <= compiled.keys()
+    assert {"linear", "attention", "gelu", "fold"} <= compiled.keys()
     for dtype in ("f32", "bf16", "f16"):
         model = MODELS[name](dtype, NumbaEngine(2, bf16=True))
         for loss in ("classification", "lm") if name != "roberta" else ("classification",):
@@ -288,7 +288,7 @@ def test_a_child_compiles_every_kernel():
         compile_kernels()
         called = [k for k in vars(kernels).values()
                   if hasattr(k, "py_func") and "counters" in k.py_func.__code__.co_varnames]
-        print(len(called) > 4, {len(k.nopython_signatures) for k in called})"""
+        print(len(called) > 3, {len(k.nopython_signatures) for k in called})"""
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "True {1}\n"
 
 

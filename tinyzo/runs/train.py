@@ -61,7 +61,8 @@ def finetune(output: str | Path | None = None, resume: str | Path | None = None,
     counts = ESTIMATORS[s.estimator].count(s.queries), update.count(s.queries)
     counts = (1, 0) if s.method in FIRST_ORDER else counts
     header = Header(*counts, model.weights.kind, run.about["base"])
-    with Journal(run.journal_path, header) as journal, Snapshots(run, s.fold_every, passes) as snapshots:
+    snapshots = Snapshots(run, s.fold_every, passes)
+    with Journal(run.journal_path, header) as journal, snapshots:
         if (steps := run.settings.steps) < (done := len(journal.steps)):
             raise UsageError(f"--steps {steps}: the run has done {done}", "none can be taken back")
         run.save()
