@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from tiny import MODELS, VOCABULARY, WORDS, Float64View, examples_for, toy_task
+from tiny import ENGINES, MODELS, VOCABULARY, WORDS, Float64View, examples_for, toy_task
 
 from tinyzo.engine.numpy_engine import NumpyView, present
 from tinyzo.engine.weights import Probe, Weights
@@ -175,3 +175,67 @@ def test_a_target_or_label_word_beyond_the_vocabulary_is_refused():
     model = MODELS["roberta"](vocab_size=12)  # label word 17 is beyond it
     with pytest.raises(DataError, match="token id 17 is outside the vocabulary of 12"):
         Objective(model, toy_task("roberta"))(model.weights.view(), [Example((2, 5), (), 1, 0, "")])
+
+
+# -- accuracy and f1 -------------------------------------------------------------------------
+
+
+def errors_by_hand(kind: str, gold: list[int], predicted: list[int]) -> float:
+    """1 - accuracy, or 1 - the mean F1 of the labels that occur, as scikit-learn's macro."""
+    pairs = list(zip(gold, predicted, strict=True))
+    if kind == "accuracy":
+        return sum(g != p for g, p in pairs) / len(pairs)
+    scores = []
+    for label in sorted({*gold, *predicted}):
+        right = sum(g == p == label for g, p in pairs)
+        scores.append(2 * right / (gold.count(label) + predicted.count(label)))
+    return 1 - sum(scores) / len(scores)
+
+
+KINDS = pytest.mark.parametrize("kind", ["accuracy", "f1"])
+TABLES = [
+    ([0, 1, 2, 0], [0, 1, 2, 0]), ([0, 0, 0], [1, 1, 1]), ([0, 0, 1, 1, 2], [0, 1, 1, 1, 0]),
+    ([1, 1], [1, 2]), ([2], [2]),
+]  # fmt: skip
+
+
+@KINDS
+@pytest.mark.parametrize(("gold", "predicted"), TABLES)
+def test_errors_of_a_table_by_hand(kind, gold, predicted):
+    table = np.zeros((1, 3, 3))
+    np.add.at(table[0], (gold, predicted), 1)
+    objective = Objective(MODELS["roberta"](), toy_task("roberta"), kind=kind)
+    assert objective.errors(table) == pytest.approx([errors_by_hand(kind, gold, predicted)])
+
+
+@KINDS
+@pytest.mark.parametrize("name", ["roberta", "opt", "opt-post"])
+@pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+def test_errors_are_those_of_each_probes_best_candidates(kind, name, engine):
+    model, examples = MODELS[name]("f32", engine), examples_for(MODELS[name]().family, 6)
+    probes = [Probe(5, 0.3), Probe(5, -0.3), Probe(6, 0.4)]
+    objective, *others = (
+        Objective(model, toy_task(model.family), most, kind) for most in (4096, 1)
+    )
+    expected = []
+    for probe in probes:
+        predicted = []
+        for example in examples:
+            batch = objective.pack([example])
+            scores = objective.scores(model.weights.view([probe]), batch)
+            predicted.append(int(present(scores, batch.counts).argmax()))
+        expected.append(errors_by_hand(kind, [e.label for e in examples], predicted))
+    assert len(set(expected)) > 1
+    for each in (objective, *others):
+        assert each(model.weights.view(probes), examples) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["opt", "opt-post"])
+def test_errors_of_a_task_of_language_are_of_its_candidates(name):
+    """Its loss is that of the gold tokens; its accuracy that of the best candidate."""
+    found = [
+        Objective(MODELS[name](), toy_task("opt", loss), kind="accuracy")(
+            MODELS[name]().weights.view(), examples_for("opt"))
+        for loss in ("classification", "lm")
+    ]  # fmt: skip
+    assert found[0].tolist() == found[1].tolist()

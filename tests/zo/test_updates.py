@@ -1,11 +1,17 @@
-"""The learning rate's schedules."""
+"""The learning rate's schedules, and what each update adds to theta."""
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 
+import tinyzo
+from tinyzo.engine.numpy_engine import NumpyView
+from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError
-from tinyzo.zo.updates import learning_rate
+from tinyzo.zo.updates import Update, learning_rate
 
 
 @pytest.mark.parametrize(
@@ -45,3 +51,65 @@ def test_an_unknown_schedule_is_refused():
     message = r"unknown schedule 'polynomial'\n.*one of constant, linear, cosine"
     with pytest.raises(ConfigError, match=message):
         learning_rate(0, 10, 1.0, "polynomial")
+
+
+# -- updates -------------------------------------------------------------------------------
+
+HISTORY = [([10 + 2 * t, 11 + 2 * t], [0.5 - t, 0.25 * t + 0.125]) for t in range(6)]
+
+
+def terms_at(update: Update, t: int, lr: float = 0.5) -> tuple:
+    """The terms of step t, as it has seen the steps before, the newest first."""
+    return update.terms(HISTORY[t::-1], lr)
+
+
+@pytest.mark.parametrize("clip", [math.inf, 0.75, 0.0])
+@pytest.mark.parametrize("t", range(6))
+def test_terms_by_hand(t, clip):
+    def clipped(g: float) -> float:
+        return math.copysign(min(abs(g), clip), g)
+
+    def signed(g: float) -> float:
+        return 0.0 if clipped(g) == 0 else math.copysign(1, g)
+
+    seeds, g = HISTORY[t]
+    now = list(zip(seeds, g, strict=True))
+    assert terms_at(Update(clip=clip), t) == tuple((s, -0.5 * clipped(x)) for s, x in now)
+    assert terms_at(Update("sign", clip=clip), t) == tuple((s, -0.5 * signed(x)) for s, x in now)
+    momentum, adam = (Update(rule, 3, clip) for rule in ("momentum", "adam"))
+    past = [(k, s, x) for k in range(3) if t >= k for s, x in zip(*HISTORY[t - k], strict=True)]
+    found = [term for term in terms_at(momentum, t) if term[1]]
+    assert found == [(s, -0.5 * 0.9**k * clipped(x)) for k, s, x in past if clipped(x)]
+    *found, last = terms_at(adam, t)
+    assert last == (seeds[0], 0.5)
+    assert found[: len(past)] == [(s, clipped(x)) for _, s, x in past]
+    assert {x for _, x in found[len(past) :]} <= {0.0}
+    for update in (Update(), Update("sign"), momentum, adam):
+        assert len(terms_at(update, t)) == update.count(2)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_momentum_moves_as_its_sum(decay):
+    weights, lr = Weights({"w": tinyzo.noise(0, "w", (9, 4)).copy()}, NumpyView), 0.01
+    w, m = weights.read("w").astype(np.float64), np.zeros((9, 4))
+    for t in range(6):
+        weights.add(terms_at(Update("momentum", 10), t, lr), lr * decay)
+        z = [tinyzo.noise(seed, "w", (9, 4)).astype(np.float64) for seed in HISTORY[t][0]]
+        m = 0.9 * m + sum(g * each for g, each in zip(HISTORY[t][1], z, strict=True))
+        w = (1 - lr * decay) * w - lr * m
+    assert weights.read("w") == pytest.approx(w, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_adam_moves_by_the_moments_of_its_window(decay):
+    weights, lr, window = Weights({"w": tinyzo.noise(0, "w", (9, 4)).copy()}, NumpyView), 1e-4, 3
+    weights.adam, w = 2, weights.read("w").astype(np.float64)
+    for t in range(6):
+        weights.add(terms_at(Update("adam", window), t, lr), lr * decay)
+        m, v = np.zeros((9, 4)), np.zeros((9, 4))
+        for k in range(min(window, t + 1)):
+            for seed, g in zip(*HISTORY[t - k], strict=True):
+                z = tinyzo.noise(seed, "w", (9, 4)).astype(np.float64)
+                m, v = m + 0.7**k * g * z, v + 0.9**k * (g * z) ** 2
+        w = (1 - lr * decay) * w - lr * 100 * m / (np.sqrt(v) + 1e-5)
+    assert weights.read("w") == pytest.approx(w, rel=1e-5, abs=1e-5)

@@ -173,5 +173,5 @@ class Overlay:
             for name in self.own.tensors.keys() & file.names():
                 self.own.tensors[name][...] = file.read(name)
             whole = self.base.shapes.keys() <= set(file.names())
-        if whole:
+        if whole or isinstance(self.base, Overlay):
             self.base.move(path)

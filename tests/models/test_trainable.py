@@ -1,0 +1,219 @@
+"""What is trained moves and nothing else, wherever the weights live; what a prefix or z of low rank
+is, against its definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from engine.test_streaming import PAIR, small_tiles, streamed  # noqa: F401 (used by all)
+from tiny import ENGINES, MODELS, examples_for, raw_bytes, tiny_opt, tiny_roberta, toy_task
+
+import tinyzo
+from tinyzo.engine.numpy_engine import NumpyView
+from tinyzo.engine.weights import Probe, Weights
+from tinyzo.errors import ConfigError
+from tinyzo.models.model import Model
+from tinyzo.models.trainable import LOW_RANK, low_rank, renew, train_only
+from tinyzo.zo.estimators import ESTIMATORS, zo_step
+from tinyzo.zo.objectives import Objective
+from tinyzo.zo.updates import Update
+
+engines = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+dtypes = pytest.mark.parametrize("dtype", ["f32", "bf16"])
+SETS = ["full", "lora", "lora-fa", "prefix", "bias", "*.layer*.0.*", "*embed*"]
+sets = pytest.mark.parametrize("what", SETS)
+EPS, TERMS = 1e-2, [(5, 0.25), (6, -0.5)]
+
+
+def prepared(name: str, what: str, dtype: str = "f32", engine=NumpyView, path=None) -> Model:
+    model = MODELS[name](dtype, engine)
+    model = streamed(model, path) if path else model
+    if what == "low-rank":
+        low_rank(model.weights, 9)
+    else:
+        train_only(model, what, 3, 2, 4.0)
+    return model
+
+
+def losses(model: Model, probes, loss: str = "classification", **more) -> np.ndarray:
+    objective = Objective(model, toy_task(model.family, loss), **more)
+    return objective(model.weights.view(probes), examples_for(model.family))
+
+
+def expected_names(model: Model, what: str) -> set[str]:
+    names = model.weights.names()
+    if what.startswith("lora"):
+        ends = ("lora_B.weight", "lora_A.weight") if what == "lora" else ("lora_B.weight",)
+        return {n for n in names if n.endswith(ends)}
+    parts = {"full": "", "prefix": ".prefix.", "bias": ".bias", "*embed*": "embed"}
+    return {n for n in names if parts.get(what, ".0.") in n}
+
+
+@engines
+@sets
+@dtypes
+@pytest.mark.parametrize("name", ["roberta", "opt"])
+def test_only_what_is_trained_moves_and_by_z(name, what, dtype, engine):
+    model = prepared(name, what, dtype, engine)
+    weights, before = model.weights, raw_bytes(model.weights)
+    values = {n: weights.read(n) for n in weights.trained}
+    assert set(weights.trained) == expected_names(model, what) == set(weights.saved)
+    weights.add(TERMS)
+    after = raw_bytes(weights)
+    assert {n for n in before if before[n] != after[n]} == set(weights.trained)
+    for n, w in values.items():
+        for seed, c in TERMS:
+            w = w + np.float32(c) * tinyzo.noise(seed, n, w.shape)
+        error = 2.0**-7 * np.abs(w) if weights.dtype(n) == np.uint16 else 0
+        assert (np.abs(weights.read(n) - w) <= error).all()
+
+
+@engines
+@pytest.mark.parametrize("what", [*SETS, "low-rank"])
+@pytest.mark.parametrize("name", ["roberta", "opt", "opt-post"])
+def test_to_add_is_to_probe_and_engines_agree(name, what, engine):
+    model = prepared(name, what, "f32", engine)
+    model.weights.add(TERMS)  # so that B is not 0
+    probed = losses(model, [Probe(7, EPS)])
+    reference = prepared(name, what)
+    for weights in (model.weights, reference.weights):
+        weights.add(TERMS if weights is reference.weights else ())
+        weights.add([(7, EPS)])
+    added = losses(model, [Probe(0, 0.0)])
+    assert probed == pytest.approx(added, rel=2e-6)
+    assert added == pytest.approx(losses(reference, [Probe(0, 0.0)]), rel=2e-6)
+
+
+@engines
+@pytest.mark.parametrize("what", [*SETS, "low-rank"])
+@dtypes
+def test_streamed_is_resident_to_the_bit(tmp_path, what, dtype, engine):
+    here = prepared("opt", what, dtype, engine)
+    there = prepared("opt", what, dtype, engine, tmp_path / "w")
+    file = (tmp_path / "w").read_bytes()
+    for step in range(3):
+        done = []
+        for model in (here, there):
+            objective, how = Objective(model, toy_task("opt", "lm")), (EPS, 1e-2, 0.1)
+            more = (ESTIMATORS["two-sided"], Update(), [])
+            seeds = [70 + step, 80 + step]
+            done.append(zo_step(model.weights, objective, examples_for("opt"), seeds, *how, *more))
+        assert done[0] == done[1]
+    assert np.array_equal(losses(here, PAIR), losses(there, PAIR))
+    for n in here.weights.names():
+        assert np.array_equal(here.weights.read(n), there.weights.read(n)), n
+    assert (tmp_path / "w").read_bytes() == file
+    if what != "full":  # what moves is in memory, so nothing waits to be written
+        assert there.weights.pending == []
+
+
+@engines
+@pytest.mark.parametrize(("name", "pattern", "below"), [
+    ("roberta", "lm_head.*", 12), ("roberta", "*.layer.1.*", 6), ("opt", "*.layers.1.fc2.bias", 11),
+])  # fmt: skip
+def test_there_is_one_copy_below_the_first_trained_tensor(
+    monkeypatch, name, pattern, below, engine
+):
+    build = {"roberta": tiny_roberta, "opt": tiny_opt}[name]
+    model, met = build("f32", engine, num_hidden_layers=2), []
+    train_only(model, pattern, 0, 1, 1.0)
+    view = type(model.weights.view())
+    linear = view.linear
+
+    def spy(self, module, x, *args, **more):
+        y = linear(self, module, x, *args, **more)
+        met.append((module, len(x), len(y)))
+        return y
+
+    monkeypatch.setattr(view, "linear", spy)
+    assert len(losses(model, PAIR * 2)) == 4
+    assert [out for _, _, out in met[:below]] == [1] * below
+    assert {out for *_, out in met[below:]} == {4} and met[below][1] == 1
+
+
+@engines
+@pytest.mark.parametrize("name", ["roberta", "opt", "opt-post"])
+def test_each_tensor_alone_gives_a_loss_for_each_probe(name, engine):
+    for tensor in MODELS[name]().weights.names():
+        model = MODELS[name]("f32", engine)
+        train_only(model, tensor, 0, 1, 1.0)
+        assert len(losses(model, PAIR)) == 2, tensor
+
+
+def test_patterns_and_targets_that_name_nothing_are_refused():
+    for what, targets in (("*.nothing", None), ("lora", ["nothing"]), ("lora", ["norm"]),
+                          ("lora-fa", ["layer_norm"]), ("", None)):  # fmt: skip
+        with pytest.raises(ConfigError, match="names no tensor of the model"):
+            train_only(tiny_opt(), what, 0, 1, 1.0, targets)
+
+
+def test_adapters_begin_as_the_model_and_as_the_seed_says():
+    model, plain = prepared("opt", "lora"), MODELS["opt"]()
+    assert losses(model, [Probe(0, 0.0)]) == pytest.approx(losses(plain, [Probe(0, 0.0)]), rel=1e-6)
+    assert model.weights.scale == 2.0
+    name = "model.decoder.layers.0.self_attn.q_proj.lora_A.weight"
+    a = model.weights.read(name)
+    assert np.array_equal(a, prepared("opt", "lora").weights.read(name))
+    assert np.abs(a - tinyzo.noise(3, name, (2, 8)) / np.sqrt(24)).max() < 1e-6
+
+
+@pytest.mark.parametrize("name", ["roberta", "opt"])
+def test_a_prefix_is_keys_and_values_of_tokens(name):
+    """As every query saw the tokens' rows, could it see them: other losses, of the same seed."""
+    found = [losses(prepared(name, what), [Probe(0, 0.0)])[0] for what in ("full", "prefix")]
+    assert found[0] != found[1]
+    model = prepared(name, "prefix")
+    assert {model.weights.shape(n) for n in model.weights.trained} == {(5, 8)}
+    again = raw_bytes(prepared(name, "prefix").weights)
+    assert raw_bytes(model.weights) == again
+
+
+# -- z of low rank ---------------------------------------------------------------------------
+
+
+def with_low_rank(weights: Weights, probe: Probe, v_seed: int) -> dict[str, np.ndarray]:
+    """W + eps U V^T, and b + eps z of vectors: f32, in float64 before."""
+    moved = {}
+    for name in weights.saved:
+        w, module = weights.read(name).astype(np.float64), name.removesuffix(".weight")
+        if w.ndim == 1:
+            moved[name] = w + probe.scale * tinyzo.noise(probe.seed, name, w.shape)
+            continue
+        u = tinyzo.noise(probe.seed, f"{module}.lora_B.weight", (len(w), LOW_RANK))
+        v = tinyzo.noise(v_seed, f"{module}.lora_A.weight", (LOW_RANK, w.shape[1]))
+        moved[name] = w + probe.scale * u.astype(np.float64) @ v
+    return {name: w.astype(np.float32) for name, w in moved.items()}
+
+
+@engines
+@pytest.mark.parametrize("name", MODELS)
+def test_low_rank_probes_are_w_plus_eps_u_v(name, engine):
+    """In linears, embeddings, the tied scores of some rows and of all (lm)."""
+    model = prepared(name, "low-rank", "f32", engine)
+    for loss in ("classification",) if name == "roberta" else ("classification", "lm"):
+        found = losses(model, [Probe(7, EPS), Probe(8, -EPS)], loss)
+        for probe, value in zip((Probe(7, EPS), Probe(8, -EPS)), found, strict=True):
+            plain = MODELS[name]()
+            plain.weights = Weights(with_low_rank(model.weights, probe, 9), NumpyView)
+            assert value == pytest.approx(losses(plain, [Probe(0, 0.0)], loss)[0], rel=3e-6)
+
+
+@engines
+@dtypes
+def test_the_end_of_a_window_merges_and_renews(dtype, engine):
+    model = prepared("opt", "low-rank", dtype, engine)
+    weights, before = model.weights, prepared("opt", "low-rank", dtype).weights
+    expected = with_low_rank(before, Probe(7, 0.125), 9)
+    weights.add([(7, 0.125)])
+    weights.write(lambda *_: None, list(weights.saved))
+    renew(weights, 10)
+    for name, w in expected.items():
+        step = 2.0**-7 if dtype == "bf16" else 2.0**-21
+        assert np.abs(weights.read(name) - w).max() <= step * np.abs(w).max()
+    a, b = (f"model.decoder.embed_tokens.lora_{x}.weight" for x in "AB")
+    assert not weights.read(b).any()
+    assert np.array_equal(weights.read(a), tinyzo.noise(10, a, weights.shape(a)))
+    plain = MODELS["opt"](dtype)
+    plain.weights = Weights({n: weights.stored(n) for n in weights.saved}, NumpyView)
+    found = losses(model, [Probe(0, 0.0)], "lm")
+    assert found == pytest.approx(losses(plain, [Probe(0, 0.0)], "lm"), rel=2e-6)
