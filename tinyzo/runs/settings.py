@@ -79,6 +79,7 @@ class BaseSettings:
         for name, cases in TABLE["cases"].items():
             found |= cases.get(getattr(self, name) or found[name], {})
         found |= TINY if self.is_shipped_model else {}
+        found["lr"] *= TABLE["rates"].get(self.method, 1)
         steps = found["steps"] if self.steps is None else self.steps
         task = None if self.is_custom else SHIPPED_TASKS[0]
         return {"eval_every": max(1, steps // 10), "task": task, **found}
