@@ -1,0 +1,399 @@
+"""Which method learns most from so many forward passes? Dev loss and accuracy, tuned alike.
+
+    python bench/convergence.py --data DIR --out FILE.jsonl --threads 1 --minutes 60
+    python bench/convergence.py --out FILE.jsonl --table            # of what is there
+
+On the shipped models and the shipped topics, or glue/SST-2 and trec of the folder --data. Every
+run has the same budget of forward passes, --forwards, of --batch-size examples, whatever a step
+costs (MeZO 2, n-SPSA 2 q, FZOO q + 1; forward-gradient 1 + 2 q, as a derivative counts as two
+passes; a gradient by backpropagation as three in all).
+
+The learning rate of each (task, method) is searched for alike: three of the ladder 1, 3, 10, 30 ..
+around a first guess, and on towards the better end while the best lies at an end, up to six; runs
+of --tune-forwards with a seed of their own (100), by the mean dev loss of the later half of their
+evaluations, since a single one is chance. A run that breaks down (NumericError) counts as
+infinitely bad, and is on record as `error`. eps is the papers'. To tune with fewer passes than
+--forwards is cheaper and favours rates that are too large for the whole budget.
+The best lr then runs with seeds 0, 1, 2 (of z; the rows are those of data seed 42).
+
+`forwards to` are those from which the mean curve stays at least as good as MeZO's mean at its end,
+linearly between evaluations (a first touch would be luck: MeZO's own curves touch it early and
+leave again); behind it, how many seeds end there. Test accuracy is that of the step which is best
+on dev, as a run reports it. `s` is steps times their median time. The rest is the mean over seeds,
+standard deviation in brackets.
+
+FILE.jsonl has a line a run, written when it is done; runs found there are not run again (one file
+is for one batch size), so it can be stopped at any time. The last line of stdout is one JSON
+document.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import common
+
+import tinyzo
+from tinyzo.errors import NumericError, UsageError
+from tinyzo.runs.run import read_lines
+from tinyzo.zo.estimators import ESTIMATORS
+from tinyzo.zo.methods import FIRST_ORDER, METHODS, PLAIN
+
+SEEDS, TUNING_SEED = (0, 1, 2), 100
+MOST_RATES = 6  # of learning rates tried
+
+
+@dataclass(frozen=True)
+class Task:
+    """settings: of a run; evaluations: how many a run has on dev, which may be large."""
+
+    name: str
+    settings: dict[str, Any]
+    evaluations: int = 8
+
+
+@dataclass(frozen=True)
+class Method:
+    """settings: of a run; rate: the learning rate to begin the search with."""
+
+    name: str
+    rate: float
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def forwards(self) -> int:
+        """What a step costs."""
+        if self.settings["method"] in FIRST_ORDER:
+            return 3
+        chosen = PLAIN | METHODS[self.settings["method"]] | self.settings
+        return ESTIMATORS[chosen["estimator"]].forwards(chosen["queries"])
+
+
+def method(name: str, rate: float, base: str | None = None, **settings: Any) -> Method:
+    """A method of tinyzo's by its name, or one that is called otherwise and built on `base`."""
+    return Method(name, rate, {"method": base or name, **settings})
+
+
+def tasks(data: Path | None) -> dict[str, Task]:
+    """What is learnt, by name; only what ships without a folder of data."""
+    topics = Task("topics", {"model": "roberta-tiny", "task": "topics"})
+    if not data:
+        return {topics.name: topics}
+    sst2, trec = str(data / "glue" / "SST-2"), str(data / "trec")
+    found = (
+        topics,
+        Task("TREC k=16", {"model": "roberta-tiny", "task": "TREC", "data": trec, "k_shot": 16}),
+        Task("SST-2 k=512", {"model": "roberta-tiny", "task": "SST-2", "data": sst2,
+                             "k_shot": 512}, evaluations=4),
+        Task("SST-2 k=16", {"model": "roberta-tiny", "task": "SST-2", "data": sst2, "k_shot": 16}),
+        Task("OPT SST2 k=16", {"model": "opt-tiny", "task": "SST2", "data": sst2, "k_shot": 16}),
+    )  # fmt: skip
+    return {task.name: task for task in found}
+
+
+CORE = (
+    method("mezo", 1e-4),
+    method("adamezo", 1e-5),
+    method("momentum", 3e-5),
+    method("n-spsa", 3e-4, queries=4),
+    method("fzoo", 3e-3),
+    method("lozo", 3e-5),
+    method("sparse-mezo", 3e-4),
+    method("forward-gradient", 1e-4),
+)  # fmt: skip
+MORE = (
+    method("n-spsa, q=16", 1e-3, "n-spsa", queries=16),
+    method("adamezo, q=4", 1e-5, "adamezo", queries=4),
+    method("mezo, linear", 3e-4, "mezo", schedule="linear"),
+    method("momentum, q=4", 1e-4, "momentum", queries=4),
+    method("fzoo, momentum", 1e-3, "fzoo", update="momentum"),
+    method("mezo, lora-fa", 1e-3, "mezo", train="lora-fa", eps=1e-2),
+    method("p-rge", 3e-3, queries=4, eps=1e-2),
+    method("mezo, prefix", 1e-2, "mezo", train="prefix", eps=1e-1),
+    method("sign", 3e-4, "mezo", update="sign"),
+    method("leave-one-out", 3e-4),
+    method("mezo, cosine", 3e-4, "mezo", schedule="cosine"),
+    method("adam", 1e-4),
+)  # fmt: skip
+NAMES = [m.name for m in (*CORE, *MORE)]
+
+# What is asked first is what matters most, since the time may not last for all.
+ORDER = (
+    ("topics", CORE[:5]), ("SST-2 k=16", CORE[:5]), ("topics", CORE[5:]), ("SST-2 k=16", CORE[5:]),
+    ("topics", MORE), ("SST-2 k=512", CORE), ("TREC k=16", CORE), ("OPT SST2 k=16", CORE),
+    ("SST-2 k=16", MORE), ("SST-2 k=512", MORE), ("TREC k=16", MORE), ("OPT SST2 k=16", MORE),
+)  # fmt: skip
+
+
+def rate(k: int) -> float:
+    """The k-th of the ladder .. 1e-4 (k = -8), 3e-4, 1e-3 (k = -6) .."""
+    return float(f"{10 ** (k / 2):.1g}")
+
+
+class TimeOver(Exception):  # noqa: N818 - no error
+    """No run may begin."""
+
+
+class Runs:
+    """The runs on record in a file, and those that are made and put on record."""
+
+    def __init__(self, path: Path, common_settings: dict[str, Any], deadline: float) -> None:
+        self.path, self.common_settings, self.deadline = path, common_settings, deadline
+        self.done = {self.key(line): line for line in read_lines(path)}
+
+    @staticmethod
+    def key(line: dict[str, Any]) -> tuple:
+        return tuple(line[n] for n in ("task", "method", "lr", "seed", "budget"))
+
+    def get(self, task: Task, how: Method, lr: float, seed: int, budget: int) -> dict[str, Any]:
+        """The record of a run, which is made unless it is there; raises TimeOver."""
+        asked = {"task": task.name, "method": how.name, "lr": lr, "seed": seed, "budget": budget}
+        if (key := self.key(asked)) not in self.done:
+            if time.monotonic() > self.deadline:
+                raise TimeOver
+            line = asked | self.run(task, how, lr, seed, budget) | {"commit": common.commit()}
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            self.done[key] = line
+            last = line["dev"][-1] if line["dev"] else None
+            said = line.get("error") or f"{last}, {line['cpu_seconds']:.0f} s"
+            print(*asked.values(), said, sep="  ", file=sys.stderr, flush=True)
+        return self.done[key]
+
+    def run(self, task: Task, how: Method, lr: float, seed: int, budget: int) -> dict[str, Any]:
+        """Fine-tune in a directory that is deleted, and what came of it."""
+        steps, is_trial = budget // how.forwards, seed == TUNING_SEED
+        settings = {
+            **self.common_settings, **task.settings, **how.settings, "lr": lr, "seed": seed,
+            "steps": steps, "data_seed": 42, "limit": 1 if is_trial else None,
+            "eval_every": -(-steps // task.evaluations),
+        }  # fmt: skip
+        error, start = None, time.process_time()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "run"
+            try:
+                with contextlib.redirect_stderr(io.StringIO()):
+                    tinyzo.finetune(path, **settings)
+            except NumericError as broken:
+                error = {"error": broken.message}
+            found = {"settings": settings, "forwards_per_step": how.forwards}
+            return found | summary(path, how.forwards) | (error or {}) | {
+                "cpu_seconds": round(time.process_time() - start, 2)}  # fmt: skip
+
+
+def summary(path: Path, forwards: int) -> dict[str, Any]:
+    """What a run's directory says: [forwards, accuracy, loss] on dev, the test rows, seconds."""
+    events, steps = read_lines(path / "events.jsonl"), read_lines(path / "metrics.jsonl")
+    at = [e for e in events if e["event"] == "evaluation"]
+    dev = [[e["step"] * forwards, e["accuracy"], e["loss"]] for e in at if e["split"] == "dev"]
+    test = [[e["step"] * forwards, e["accuracy"], e["loss"]] for e in at if e["split"] == "test"]
+    took = [line["seconds"] for line in steps]
+    return {"dev": dev, "test": test, "steps": len(steps), "seconds": round(sum(took), 2),
+            "median_step_seconds": statistics.median(took) if took else None}  # fmt: skip
+
+
+# -- what is asked ------------------------------------------------------------------------------
+
+
+def late_loss(line: dict[str, Any]) -> float:
+    """The mean dev loss of the later half of the evaluations; infinite if it broke down."""
+    if "error" in line:
+        return math.inf
+    after = line["dev"][1:]
+    return statistics.mean(loss for *_, loss in after[len(after) // 2 :])
+
+
+def best_rate(runs: Runs, task: Task, how: Method, budget: int) -> float:
+    """Search the ladder, as the docstring above says."""
+    found: dict[int, float] = {}
+
+    def tried(k: int) -> None:
+        found[k] = late_loss(runs.get(task, how, rate(k), TUNING_SEED, budget))
+
+    middle = round(2 * math.log10(how.rate))
+    for k in (middle, middle - 1, middle + 1):
+        tried(k)
+    while len(found) < MOST_RATES:
+        best = min(found, key=lambda k: found[k])
+        beyond = {min(found): best - 1, max(found): best + 1}
+        if best not in beyond:
+            break
+        tried(beyond[best])
+    return rate(min(found, key=lambda k: found[k]))
+
+
+def is_missing(how: Method, task: Task, runs: Runs) -> bool:
+    """Whether tinyzo has not the method: it is refused, or its first step is MeZO's own."""
+    if how.settings["method"] not in FIRST_ORDER:
+        return False
+    try:
+        ours = runs.run(task, how, 1e-3, TUNING_SEED, how.forwards)
+    except UsageError as refused:
+        print(f"{how.name}: skipped, {refused.message}", file=sys.stderr)
+        return True
+    theirs = runs.run(task, CORE[0], 1e-3, TUNING_SEED, 2)
+    if same := ours["dev"][-1][1:] == theirs["dev"][-1][1:]:
+        print(f"{how.name}: skipped, finetune takes MeZO's step", file=sys.stderr)
+    return same
+
+
+def measure(options: Any) -> None:
+    """Make the runs that are not on record, until the time is over."""
+    deadline = time.monotonic() + 60 * options.minutes
+    same = {"threads": options.threads, "batch_size": options.batch_size}
+    runs, known = Runs(options.out, same, deadline), tasks(options.data)
+    wanted = [(known[n], how) for n, methods in ORDER if n in known for how in methods]
+    for task, how in wanted:
+        if options.tasks and task.name not in options.tasks:
+            continue
+        if options.methods and how.name not in options.methods:
+            continue
+        if is_missing(how, task, runs):
+            continue
+        try:
+            lr = best_rate(runs, task, how, options.tune_forwards)
+            for seed in SEEDS:
+                runs.get(task, how, lr, seed, options.forwards)
+        except TimeOver:
+            return
+        except UsageError as refused:
+            print(f"{how.name}: skipped, {refused.message}", file=sys.stderr)
+
+
+# -- what is said -------------------------------------------------------------------------------
+
+
+def reach(curves: list[list[list[float]]], column: int, target: float) -> str:
+    """From how many forwards on the mean of the curves has the target, and how many end there.
+
+    column: 1, accuracy, which rises, or 2, loss, which falls
+    """
+    sign, since = (1, -1)[column - 1], None
+    lead = [[sign * (at[column] - target) for at in curve] for curve in curves]
+    points = [(at[0][0], sum(y)) for at, y in zip(zip(*curves), zip(*lead))]  # noqa: B905
+    if points and abs(points[-1][1]) < 1e-9:  # MeZO's own
+        points[-1] = points[-1][0], 0.0
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if y1 < 0:
+            since = None
+        elif since is None:
+            since = x0 if y0 >= 0 else x0 + (x1 - x0) * y0 / (y0 - y1)
+    ends = sum(y[-1] >= 0 for y in lead)
+    return f"{'-' if since is None else f'{since:.0f}'} ({ends} of {len(curves)})"
+
+
+def mean(values: list[float], digits: int = 3) -> str:
+    """Mean (standard deviation)."""
+    spread = f" ({statistics.stdev(values):.{digits}f})" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}" if values else "-"
+
+
+def finals(lines: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The runs with the seeds that are reported, by task and method.
+
+    Of several rates or budgets on record, those that were run last: a table must not mix them.
+    """
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for line in lines:
+        if line["seed"] != TUNING_SEED:
+            runs = found.setdefault((line["task"], line["method"]), [])
+            if runs and any(runs[0][n] != line[n] for n in ("lr", "budget")):
+                runs.clear()
+            runs.append(line)
+    return found
+
+
+COLUMNS = ("method", "lr", "forwards a step", "dev accuracy", "best", "dev loss", "best", "test",
+           "forwards to MeZO's accuracy", "to MeZO's loss", "s")  # fmt: skip
+
+
+def line_of(runs: list[dict[str, Any]], mezo: list[dict[str, Any]]) -> list[str]:
+    """The cells of a method: its runs against MeZO's."""
+    first, whole = runs[0], [r for r in runs if "error" not in r]
+    ends = [r["dev"][-1] for r in whole]
+    tops = [max(a for _, a, _ in r["dev"]) for r in whole]
+    lows = [min(loss for *_, loss in r["dev"]) for r in whole]
+    goals = [statistics.mean(r["dev"][-1][c] for r in mezo) if mezo else math.nan for c in (1, 2)]
+    reached = [reach([r["dev"] for r in whole], c, goals[c - 1]) for c in (1, 2)]
+    broken = f" ({len(runs) - len(whole)} broke down)" if len(whole) < len(runs) else ""
+    return [
+        first["method"] + broken, f"{first['lr']:.0e}", str(first["forwards_per_step"]),
+        mean([e[1] for e in ends]), mean(tops), mean([e[2] for e in ends]), mean(lows),
+        mean([r["test"][-1][1] for r in whole]), *reached,
+        mean([r["steps"] * r["median_step_seconds"] for r in whole], 0),
+    ]  # fmt: skip
+
+
+def table(lines: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Print a Markdown table for each task; returns the cells."""
+    found, cells = finals(lines), []
+    for task in dict.fromkeys(name for name, _ in found):
+        mezo = [r for r in found.get((task, "mezo"), []) if "error" not in r]
+        starts = [r["dev"][0] for r in mezo]
+        print(f"\n**{task}**", end="")
+        if starts:
+            tests = statistics.mean(r["test"][0][1] for r in mezo)
+            print(f", before: dev accuracy {starts[0][1]:.3f}, loss {starts[0][2]:.3f}, "
+                  f"test {tests:.3f}; {mezo[0]['budget']} forward passes", end="")  # fmt: skip
+        print("\n\n| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS))
+        for name in sorted({m for t, m in found if t == task}, key=NAMES.index):
+            row = line_of(found[task, name], mezo)
+            print("| " + " | ".join(row) + " |")
+            cells.append({"task": task, "cells": row})
+    return cells
+
+
+def plot(lines: list[dict[str, Any]], path: Path) -> None:
+    """Dev loss against forward passes, the mean over seeds, a panel for each task."""
+    from matplotlib.figure import Figure
+
+    found = finals(lines)
+    names = list(dict.fromkeys(task for task, _ in found))
+    figure = Figure(figsize=(6 * len(names), 5))
+    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    for (task, name), runs in found.items():
+        whole, panel = [r["dev"] for r in runs if "error" not in r], panels[names.index(task)]
+        points = [(at[0][0], statistics.mean(a[2] for a in at)) for at in zip(*whole, strict=False)]
+        panel.plot(*zip(*points, strict=True), ".-", label=name)
+        panel.set(title=task, xlabel="forward passes", ylabel="dev loss")
+    panels[-1].legend()
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+
+
+def main() -> None:
+    parser = common.arguments(__doc__)
+    parser.add_argument("--data", type=Path, help="folder with glue/SST-2, trec; without: topics")
+    parser.add_argument("--out", type=Path, required=True, help="runs, a line each")
+    parser.add_argument("--forwards", type=int, default=1152, help="budget of a run")
+    parser.add_argument("--batch-size", type=int, default=16, help="examples a step")
+    parser.add_argument("--tune-forwards", type=int, help="of one that tunes; default: --forwards")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no run after")
+    parser.add_argument("--tasks", nargs="*", help="only these")
+    parser.add_argument("--methods", nargs="*", help="only these")
+    parser.add_argument("--table", action="store_true", help="only say what is on record")
+    parser.add_argument("--plot", type=Path, help="draw the losses, with matplotlib")
+    options = parser.parse_args()
+    options.tune_forwards = options.tune_forwards or options.forwards
+    if not options.table:
+        measure(options)
+    lines = read_lines(options.out)
+    cells = table(lines)
+    if options.plot and common.has("matplotlib"):
+        plot(lines, options.plot)
+    broken = sum("error" in line for line in lines)
+    common.finish(runs=len(lines), broken=broken, columns=COLUMNS, methods=cells)
+
+
+if __name__ == "__main__":
+    main()
