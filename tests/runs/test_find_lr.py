@@ -1,0 +1,54 @@
+"""The range test over learning rates: what it tries, what it takes, and what it needs."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from folders import finetune, lines, write_model, write_reviews
+from runs.test_train import no_plot  # noqa: F401 (by all)
+
+from tinyzo.errors import NumericError, UsageError
+from tinyzo.runs import find_lr as module
+from tinyzo.runs.run import Run
+
+
+class Found:
+    """A run whose loss on dev is least at lr 1e-5, and that breaks down above 1e-4."""
+
+    def __init__(self, output, lr, steps, **_):
+        if lr > 1.1e-4:
+            raise NumericError("losses [nan, nan]", "a smaller lr")
+        self.loss = {steps: {"loss": abs(math.log10(lr) + 5)}}
+
+    def evaluations(self, split):
+        return self.loss if split == "dev" else {}
+
+
+def test_the_rate_of_the_least_loss_is_taken_and_what_diverges_is_not(monkeypatch, capsys):
+    monkeypatch.setattr(module, "finetune", Found)
+    assert module.find_lr({"model": "roberta-tiny"}) == pytest.approx(1.58e-5, rel=0.01)
+    log = capsys.readouterr().err
+    assert log.count("find-lr: lr ") == 7 and "gives inf on dev" in log
+
+
+def test_the_rates_are_around_the_methods_own(monkeypatch, capsys):
+    monkeypatch.setattr(module, "finetune", Found)
+    module.find_lr({"model": "roberta-tiny", "method": "adamezo"})
+    assert "lr 5e-06 gives" in capsys.readouterr().err
+
+
+def test_without_dev_rows_it_is_refused(monkeypatch):
+    monkeypatch.setattr(Found, "evaluations", lambda self, split: {})
+    monkeypatch.setattr(module, "finetune", Found)
+    with pytest.raises(UsageError, match="--find-lr needs dev rows\n  hint: give a dev file"):
+        module.find_lr({"model": "roberta-tiny"})
+
+
+def test_the_command_goes_on_with_what_it_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "STEPS", 2)
+    write_model(tmp_path / "model")
+    write_reviews(tmp_path / "data", 8, 4, 4)
+    assert finetune(tmp_path / "model", tmp_path / "data", tmp_path / "run", "--find-lr") == 0
+    rates = {line["lr"] for line in lines(tmp_path / "run" / "metrics.jsonl")}
+    assert rates == {Run.open(tmp_path / "run").settings.lr}
