@@ -15,11 +15,14 @@ from tinyzo.runs import report
 from tinyzo.runs.settings import settings_from
 from tinyzo.runs.train import finetune
 
-REACH, STEPS = 3, 40  # rates on either side of the default; steps of each run
+REACH, STEPS, SLACK = 3, 40, 1.02  # rates on either side of the default; steps of each run
 
 
 def find_lr(choices: dict[str, Any]) -> float:
-    """The learning rate with the least loss on dev after STEPS steps; each rate is logged.
+    """The largest learning rate whose loss on dev after STEPS steps is near the least.
+
+    Near is a factor SLACK, since a short run hardly moves a loss, and then the larger rate is the
+    better one in the long run. Each rate is logged.
 
     choices: fields of Settings, lr not among them
     raises: UsageError when there are no dev rows
@@ -35,4 +38,4 @@ def find_lr(choices: dict[str, Any]) -> float:
                 raise UsageError("--find-lr needs dev rows", "give a dev file, or more rows")
             losses[lr] = found[STEPS]["loss"]
         report.say(f"find-lr: lr {lr:.2g} gives {losses[lr]:.4f} on dev")
-    return min(losses, key=lambda lr: losses[lr])
+    return max(lr for lr in losses if losses[lr] <= SLACK * min(losses.values()))
