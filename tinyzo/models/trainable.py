@@ -59,7 +59,7 @@ def train_only(model: Model, what: str, seed: int, rank: int, alpha: float,
         matching = [n for n in names if any(fnmatchcase(n, pattern) for pattern in patterns)]
         own = trained = {name: weights.stored(name) for name in matching}
     if not own:
-        raise ConfigError(f"{what!r} names no tensor of the model", "tinyzo inspect DIR lists them")
+        raise ConfigError(f"{what!r} names no tensor of the model", "names as 'lm_head.*,*.bias'")
     _overlay(weights, own, trained, trained)
 
 
