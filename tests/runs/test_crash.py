@@ -204,6 +204,30 @@ def test_training(home, tmp_path, kinds, mode):
     print(f"{len(cases)} faults")
 
 
+@pytest.mark.parametrize("method", [("--train", "lora"), ("--method", "lozo", "--window", "2")])
+def test_adapters_and_windows(home, tmp_path, method):
+    """What moves lies beside the checkpoint, and at a window's end is merged into another file."""
+    whole = home.case(tmp_path / "whole", EVERY, *method)
+    ((undisturbed,),) = home.workers.run([whole])
+    assert undisturbed.code == 0, undisturbed.log
+    for path in Path(whole.output).glob("weights-*"):
+        path.unlink()  # so that the expected ones come from base and journal alone
+    expected, cases = record(Path(whole.output)), []
+    for mode in MODES:
+        for fault in faults_of(undisturbed.events, mode, None if ALL else SAMPLE):
+            cases.append(home.case(tmp_path / str(len(cases)), EVERY, *method))
+            cases[-1].faults = [fault]
+    for case, endings in zip(cases, home.workers.run(cases), strict=True):
+        check_fault(endings[0], case.faults[0])
+        assert endings[1].code == 0, (case.faults, endings[1].log)
+        assert record(Path(case.output)) == expected
+        for path in Path(case.output).glob("weights-*.safetensors"):
+            weights = tuned_model(Run.open(Path(whole.output)), int(path.stem[8:])).weights
+            weights.fold()
+            there = {name: weights.stored(name).tobytes() for name in weights.saved}
+            assert tensors_of(path) == there, path
+
+
 def test_one_fault_after_another(home, tmp_path):
     """Resuming is disturbed too, in all its parts."""
     cases, chance = [], random.Random(5)
