@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from tinyzo.zo.objectives import Objective
 
 @dataclass(frozen=True)
 class Evaluation:
-    """accuracy: the share of examples whose best candidate is the gold one; loss: as trained on."""
+    """accuracy: the share of examples whose best candidate is the gold one; loss: cross-entropy."""
 
     examples: int
     accuracy: float
@@ -35,7 +35,7 @@ def evaluate(objective: Objective, examples: Sequence[Example]) -> Evaluation:
         total += float(theta.cross_entropy(scores[None], batch.labels, batch.counts)[0])
     loss = total / len(examples)
     if objective.bound.task.loss == "lm":
-        loss = float(objective(theta, examples)[0])
+        loss = float(replace(objective, kind="cross-entropy")(theta, examples)[0])
     _check(loss, len(examples))
     return Evaluation(len(examples), right / len(examples), loss)
 
