@@ -46,6 +46,15 @@ def test_accuracy_counts_what_is_right(family):
     assert evaluate(objective, gold[:3] + wrong[3:]).accuracy == 0.5
 
 
+@pytest.mark.parametrize("loss", ["classification", "lm"])
+@pytest.mark.parametrize("kind", ["accuracy", "f1"])
+def test_the_loss_is_the_cross_entropy_whatever_is_trained_on(kind, loss):
+    """So that `evaluate --model RUN` says what the run has said."""
+    model, task, examples = MODELS["opt"](), toy_task("opt", loss), examples_for("opt", 5)
+    expected = evaluate(Objective(model, task), examples)
+    assert evaluate(Objective(model, task, kind=kind), examples) == expected
+
+
 def test_micro_batches_do_not_matter(family):
     examples = examples_for(family, 9)
     model, task = MODELS[family](), toy_task(family)
