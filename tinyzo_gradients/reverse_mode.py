@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Union
 
 import numpy as np
 
+from tinyzo.engine.adapters import adapter
 from tinyzo.engine.numpy_engine import QUERIES, NumpyView, present
 from tinyzo.engine.weights import Probe, Weights, widen
 from tinyzo.errors import ConfigError
@@ -191,7 +192,7 @@ class GradientView(NumpyView):
     def embed(self, name: str, ids: np.ndarray) -> Variable:
         y = widen(self.weights.store.gather(name, ids))[None]
         y = Variable(y, (self.leaves.get(name), lambda dy: Rows(ids, dy[0])))
-        a, b = (f"{name.removesuffix('.weight')}.lora_{part}.weight" for part in "AB")
+        a, b = adapter(name)
         return y + self.sum_of_rows(a, self.embed(b, ids)) if b in self.weights else y
 
     # y = c A, its rows in sums: dc = dy A^T, dA = c^T dy
@@ -227,7 +228,7 @@ class GradientView(NumpyView):
         return self.adapt(name, x, self.product(f"{name}.weight", x, *added))
 
     def adapt(self, name: str, x: Variable, y: Variable, rows=None) -> Variable:
-        a, b = (f"{name}.lora_{part}.weight" for part in "AB")
+        a, b = adapter(name)
         if b not in self.weights:
             return y
         low = self.product(a, x) * np.float32(self.weights.scale)
@@ -237,7 +238,7 @@ class GradientView(NumpyView):
         b = [] if bias is None else [self.vector(bias)]
         b = b if rows is None else [each[..., rows] for each in b]
         y = self.product(name, h, *b, rows=rows)
-        return self.adapt(name.removesuffix(".weight"), h, y, rows)
+        return self.adapt(name, h, y, rows)
 
     # y = x^ w + b, x^ = (x - mean x) / s: dw = dy x^, db = dy, and with d = dy w
     # dx = (d - mean d - x^ mean(d x^)) / s

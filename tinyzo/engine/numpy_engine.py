@@ -184,7 +184,7 @@ class NumpyView(Adapters):
             y = self.multiply(h, name, *self.row_copies(name, rows))
         if bias is not None:
             y = plus(y, self.vector(bias)[..., slice(None) if rows is None else rows])
-        return self.adapt(name.removesuffix(".weight"), h, y, rows)
+        return self.adapt(name, h, y, rows)
 
     def nll(self, name: str, h: np.ndarray, at: np.ndarray, targets: np.ndarray,
             bias: str | None = None) -> np.ndarray:  # fmt: skip
@@ -199,7 +199,7 @@ class NumpyView(Adapters):
         for start, stop, y in self.project(name, h):
             if b is not None:
                 y = plus(y, b[..., start:stop])
-            y = self.adapt(name.removesuffix(".weight"), h, y, np.arange(start, stop))
+            y = self.adapt(name, h, y, np.arange(start, stop))
             here = (start <= targets) & (targets < stop)
             picked[:, here] = y[:, at[here], targets[here] - start]
             self.log_sum_exp(y, top, total)

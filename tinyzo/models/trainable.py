@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyzo.engine.adapters import adapter
 from tinyzo.engine.noise import noise
 from tinyzo.engine.numpy_engine import NumpyView
 from tinyzo.engine.streaming import Overlay
@@ -72,10 +73,9 @@ def lora(weights: Weights, names: Iterable[str], rank: int, seed: int) -> dict[s
     """Adapters of matrices. A: f32[r, in], from the seed, of PEFT's variance; B: f32[out, r], 0."""
     own = {}
     for name in names:
-        (rows, width), module = weights.shape(name), name.removesuffix(".weight")
-        a = f"{module}.lora_A.weight"
+        (rows, width), (a, b) = weights.shape(name), adapter(name)
         own[a] = noise(seed, a, (rank, width)) * np.float32(1 / math.sqrt(3 * width))
-        own[f"{module}.lora_B.weight"] = np.zeros((rows, rank), np.float32)
+        own[b] = np.zeros((rows, rank), np.float32)
     return own
 
 
