@@ -410,7 +410,7 @@ def test_every_mistake_is_one_line_a_hint_and_no_traceback(home, tmp_path, capsy
         ("steps == 1", 1, "c.toml"),
         ("engine = 'cuda'", 1, "engine 'cuda' is not built"),
         ("method = 'newton'", 1, "method 'newton' is not built"),
-        ("schedule = 'step'", 1, "unknown schedule 'step'"),
+        ("schedule = 'step'", 1, "schedule 'step' is not built"),
         ("label_words = 'a,b'\ntemplate = '{x}'\ndata = 'x'", 2, "label_words = 'a,b'"),
     ],
 )

@@ -124,7 +124,7 @@ def predict(options: argparse.Namespace) -> None:
     model, settings, _ = _open(options, needs_data=False)
     bound = bind_task(model, settings)
     task, objective = bound.task, Objective(model, bound)
-    labels = task.labels if "{" in "".join(task.words) else [w.strip() for w in task.words]
+    labels = [word.strip() for word in task.fixed_words] or task.labels
     for text in _texts(options):
         (odds,) = evaluate.predict(objective, [bound.encode(_row(bound, text), labelled=False)])
         label = labels[odds.argmax()]

@@ -3,10 +3,21 @@ is, against its definition."""
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from engine.test_streaming import PAIR, small_tiles, streamed  # noqa: F401 (used by all)
-from tiny import ENGINES, MODELS, examples_for, raw_bytes, tiny_opt, tiny_roberta, toy_task
+from tiny import (
+    ENGINES,
+    MODELS,
+    WORDS,
+    examples_for,
+    raw_bytes,
+    tiny_opt,
+    tiny_roberta,
+    toy_task,
+)
 
 import tinyzo
 from tinyzo.engine.numpy_engine import NumpyView
@@ -14,13 +25,14 @@ from tinyzo.engine.weights import Probe, Weights
 from tinyzo.errors import ConfigError
 from tinyzo.models.model import Model
 from tinyzo.models.trainable import LOW_RANK, low_rank, renew, train_only
+from tinyzo.text.tasks import Example
 from tinyzo.zo.estimators import ESTIMATORS, zo_step
 from tinyzo.zo.objectives import Objective
 from tinyzo.zo.updates import Update
 
 engines = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 dtypes = pytest.mark.parametrize("dtype", ["f32", "bf16"])
-SETS = ["full", "lora", "lora-fa", "prefix", "bias", "*.layer*.0.*", "*embed*"]
+SETS = ["full", "lora", "lora-fa", "prefix", "label-words", "bias", "*.layer*.0.*", "*embed*"]
 sets = pytest.mark.parametrize("what", SETS)
 EPS, TERMS = 1e-2, [(5, 0.25), (6, -0.5)]
 
@@ -31,7 +43,7 @@ def prepared(name: str, what: str, dtype: str = "f32", engine=NumpyView, path=No
     if what == "low-rank":
         low_rank(model.weights, 9)
     else:
-        train_only(model, what, 3, 2, 4.0)
+        train_only(model, what, 3, 2, 4.0, ids=WORDS)
     return model
 
 
@@ -45,7 +57,8 @@ def expected_names(model: Model, what: str) -> set[str]:
     if what.startswith("lora"):
         ends = ("lora_B.weight", "lora_A.weight") if what == "lora" else ("lora_B.weight",)
         return {n for n in names if n.endswith(ends)}
-    parts = {"full": "", "prefix": ".prefix.", "bias": ".bias", "*embed*": "embed"}
+    parts = {"full": "", "prefix": ".prefix.", "bias": ".bias", "*embed*": "embed",
+             "label-words": ".lora_A."}  # fmt: skip
     return {n for n in names if parts.get(what, ".0.") in n}
 
 
@@ -131,6 +144,46 @@ def test_there_is_one_copy_below_the_first_trained_tensor(
     assert {out for *_, out in met[below:]} == {4} and met[below][1] == 1
 
 
+def without_words(example: Example) -> Example:
+    ids = dict.fromkeys(WORDS, 2)
+    prompt, *candidates = (tuple(ids.get(i, i) for i in part)
+                           for part in (example.prompt, *example.candidates))  # fmt: skip
+    return dataclasses.replace(example, prompt=prompt, candidates=tuple(candidates))
+
+
+@engines
+@pytest.mark.parametrize("name", ["roberta", "opt"])
+def test_label_words_move_their_rows_alone(monkeypatch, name, engine):
+    """Both where they are scored and where they are read; nothing below has copies unless a text
+    has one of them."""
+    model, copies = prepared(name, "label-words", "f32", engine), []
+    table, plain = model.architecture.TOKENS, MODELS[name]("f32", engine)
+    (a,) = model.weights.trained
+    for k, word in enumerate(WORDS):
+        z = tinyzo.noise(7, a, model.weights.shape(a))
+        plain.weights.stored(table)[word] += EPS * z[k]
+    found = losses(model, [Probe(7, EPS), Probe(0, 0.0)])
+    before = MODELS[name]("f32", engine)
+    expected = [losses(each, [Probe(0, 0.0)])[0] for each in (plain, before)]
+    assert found == pytest.approx(expected, rel=2e-6)
+    view = type(model.weights.view())
+    linear = view.linear
+
+    def spy(self, *args, **more):
+        y = linear(self, *args, **more)
+        copies.append(len(y))
+        return y
+
+    monkeypatch.setattr(view, "linear", spy)
+    texts = [without_words(e) for e in examples_for(name)]
+    objective = Objective(model, toy_task(name))
+    assert len(set(objective(model.weights.view(PAIR), texts))) == 2
+    assert set(copies) == {1}
+    objective(model.weights.view(PAIR), [*texts, dataclasses.replace(texts[0], prompt=(2, WORDS[0]),
+                                                                     mask_at=0)])  # fmt: skip
+    assert set(copies) == {1, 2}
+
+
 @engines
 @pytest.mark.parametrize("name", ["roberta", "opt", "opt-post"])
 def test_each_tensor_alone_gives_a_loss_for_each_probe(name, engine):
@@ -141,8 +194,9 @@ def test_each_tensor_alone_gives_a_loss_for_each_probe(name, engine):
 
 
 def test_patterns_and_targets_that_name_nothing_are_refused():
-    for what, targets in (("*.nothing", None), ("lora", ["nothing"]), ("lora", ["norm"]),
-                          ("lora-fa", ["layer_norm"]), ("", None)):  # fmt: skip
+    for what, targets in (("*.nothing", None), ("", None), ("label-words", None),
+                          ("lora", ["nothing"]), ("lora", ["norm"]),
+                          ("lora-fa", ["layer_norm"])):  # fmt: skip
         with pytest.raises(ConfigError, match="names no tensor of the model"):
             train_only(tiny_opt(), what, 0, 1, 1.0, targets)
 

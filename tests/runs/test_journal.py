@@ -222,4 +222,3 @@ def test_it_is_unbuffered(path):
     with Journal(path, HEAD) as journal:
         journal.append(STEPS[0])
         assert path.stat().st_size == HEADER.size + 5 * RECORD
-        journal.sync()

@@ -24,7 +24,7 @@ from tinyzo.runs.snapshots import tuned_model
 from tinyzo.zo.methods import FIRST_ORDER, METHODS
 
 STEPS, FOLD, KILL = 6, 2, 5
-SETS = ("lora", "lora-fa", "prefix", "bias", "*.layer*.1.*,*embed*")
+SETS = ("lora", "lora-fa", "prefix", "label-words", "bias", "*.layer*.1.*,*embed*")
 RUNS = {name: ("--method", name) for name in METHODS}
 RUNS |= {f"train {what}": ("--train", what) for what in SETS}
 RUNS |= {
@@ -37,6 +37,7 @@ RUNS |= {
     "accuracy": ("--objective", "accuracy", "--eps", "0.3"),
     "f1": ("--objective", "f1", "--eps", "0.3", "--method", "n-spsa"),
     "adam lora": ("--method", "adam", "--train", "lora"),
+    "p-rge of words": ("--method", "p-rge", "--train", "label-words", "--dtype", "bf16"),
 }
 methods = pytest.mark.parametrize("name", RUNS)
 

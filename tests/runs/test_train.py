@@ -490,7 +490,7 @@ def test_a_run_at_work_is_left_alone(home, run):
     ("choices", "kind", "message"),
     [
         ({"method": "newton"}, ConfigError, "method 'newton' is not built\n  hint: one of mezo"),
-        ({"schedule": "step"}, ConfigError, "unknown schedule 'step'"),
+        ({"schedule": "step"}, ConfigError, "schedule 'step' is not built"),
         ({"engine": "cuda"}, ConfigError, "engine 'cuda' is not built"),
         ({"residency": "cloud"}, ConfigError, "residency 'cloud' is not built"),
         ({"dtype": "f8"}, ConfigError, "dtype 'f8' is not built"),

@@ -150,6 +150,8 @@ def test_candidates_continue_one_prompt():
     assert [tokenizer.decode(c) for c in example.candidates] == [[" bad"], [" very", " good"]]
     assert (example.mask_at, example.label, example.text) == (-1, 1, " a film ")
     assert bound.label_word_ids == []
+    assert bound.task.fixed_words == (" bad", " very good")
+    assert get_task("copa", "opt").fixed_words == ()
     other_bos = opt_task("{a}", " b").bind(tokenizer, bos_id=2)
     assert other_bos.encode({"a": "x", "label": 0}).prompt[0] == 2
 

@@ -102,8 +102,8 @@ def test_ids_of_a_small_vocabulary(tmp_path, backend):
     tokenizer = load_tokenizer(write_pair(tmp_path))
     assert tokenizer.backend == backend
     assert tokenizer.vocab_size == len(IDS) == 4 + 256 + 60 + 1
-    roles = ("bos_id", "pad_id", "eos_id", "unk_id", "mask_id")
-    assert [getattr(tokenizer, role) for role in roles] == [0, 1, 2, 3, 320]
+    roles = ("bos_id", "eos_id", "mask_id")
+    assert [getattr(tokenizer, role) for role in roles] == [0, 2, 320]
     ids = tokenizer.encode("the q \t<mask>")
     assert ids == [IDS["t"], IDS["he"], IDS["Ġ"], IDS["q"], 320]
     assert tokenizer.token_id("Ġthe") == IDS["Ġthe"] == tokenizer.word_id(" the")
@@ -124,8 +124,7 @@ def test_the_environment_and_a_missing_package_choose_the_backend(tmp_path, monk
 
 def test_opt_has_two_specials_and_begins_with_the_end(tmp_path, backend):
     tokenizer = load_tokenizer(write_pair(tmp_path, config={"model_type": "opt"}))
-    assert (tokenizer.bos_id, tokenizer.pad_id, tokenizer.eos_id) == (2, 1, 2)
-    assert (tokenizer.unk_id, tokenizer.mask_id) == (2, None)
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.mask_id) == (2, 2, None)
     assert tokenizer.encode("<pad></s>") == [1, 2]
     assert tokenizer.encode("<s>") == [IDS["<"], IDS["s"], IDS[">"]]
     assert tokenizer.encode("<mask>")[0] == IDS["<"]

@@ -15,7 +15,7 @@ from tinyzo.zo.methods import METHODS, PLAIN, TABLE
 CHOICES = {
     "estimator": ESTIMATORS, "direction": ALL["direction"], "update": ALL["update"],
     "objective": ALL["objective"],
-    "queries": (1, 2, 5), "train": ("full", "lora", "lora-fa", "prefix", "bias"),
+    "queries": (1, 2, 5), "train": ("full", "lora", "lora-fa", "prefix", "label-words", "bias"),
     "method": METHODS,
 }  # fmt: skip
 OTHERS = {"objective": "cross-entropy", "train": "full"} | PLAIN

@@ -48,7 +48,7 @@ def test_warm_up_may_last_the_whole_run(schedule):
 
 
 def test_an_unknown_schedule_is_refused():
-    message = r"unknown schedule 'polynomial'\n.*one of constant, linear, cosine"
+    message = r"schedule 'polynomial' is not built\n.*one of constant, linear, cosine"
     with pytest.raises(ConfigError, match=message):
         learning_rate(0, 10, 1.0, "polynomial")
 

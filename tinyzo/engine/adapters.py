@@ -40,7 +40,7 @@ class Adapters:
         if b not in self.weights:
             return x
         low = self.embed(b, ids) * np.float32(self.weights.scale)
-        return plus(x, self.bilinear(np.matmul, low, self.whole(a)))
+        return plus(x, self.bilinear(np.matmul, low, self.whole(a))) if low.any() else x
 
     def prefixed(self, name: str, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, ...]:
         """k and v with the prefix's rows after the tokens', and how many those are."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from tinyzo.engine.adapters import Adapters, plus
+from tinyzo.engine.adapters import Adapters, adapter, plus
 from tinyzo.engine.noise import polynomial
 from tinyzo.engine.weights import Probe, Weights, narrow, split
 from tinyzo.errors import ShapeError
@@ -169,7 +169,7 @@ class NumpyView(Adapters):
         x = self.standardise(x - x.mean(axis=-1, keepdims=True), np.float32(ln_eps))
         if f"{name}.weight" in self.weights:
             x = self.bilinear(np.multiply, x, self.vector(f"{name}.weight"))
-            x = x + self.vector(f"{name}.bias")
+            x = plus(x, self.vector(f"{name}.bias"))
         return x
 
     def scores(self, name: str, h: np.ndarray, rows: np.ndarray | None = None,
@@ -193,7 +193,7 @@ class NumpyView(Adapters):
         h: f32[P, N, D]; at: int[K], rows of h; targets: int[K]; returns f32[P, K].
         """
         b = self.vector(bias) if bias is not None else None
-        copies = max(self.count(name, h), 1 if b is None else len(b))
+        copies = max(self.count(each, h) for each in (name, bias, *adapter(name)))
         top = np.full((copies, h.shape[1]), -np.inf, np.float32)
         total, picked = np.zeros_like(top), np.empty((copies, len(at)), np.float32)
         for start, stop, y in self.project(name, h):

@@ -4,6 +4,7 @@
     'lm_head.*,*.bias'   the parameters that a pattern names; `bias` and `head` are two such
     lora, lora-fa        W + s B A beside projections; lora-fa keeps A (Zhang et al. 2023)
     prefix               keys and values that every query of a layer sees (Li & Liang 2021)
+    label-words          the rows of the task's words in the table that scores and embeds them
 
 But for `full`, what is trained lies in memory, in front of a checkpoint that nobody writes, and is
 all that a snapshot or an adapter file holds.
@@ -27,18 +28,20 @@ from tinyzo.text.batches import pack_sequences
 
 ALIASES = {"bias": "*.bias", "head": "lm_head.*"}
 TARGETS = ("query", "value", "q_proj", "v_proj")
+HINT = "names as 'lm_head.*,*.bias'; label-words where a task's words are no columns of the data"
 PREFIX, LOW_RANK = 5, 2  # tokens; the rank of U and V, as LOZO has it
 SAMPLE = 1 << 18
 
 
 def train_only(model: Model, what: str, seed: int, rank: int, alpha: float,
-               targets: Sequence[str] | None = None) -> None:  # fmt: skip
+               targets: Sequence[str] | None = None, ids: Sequence[int] = ()) -> None:  # fmt: skip
     """Train `what` of a model, whose weights are still in their file, instead of all.
 
     Of a model that has an adapter already, from a PEFT folder, that is trained, and nothing else.
 
     seed: makes LoRA's A, and the tokens of a prefix. rank, alpha: a new LoRA's r and alpha
     targets: the projections that get one, by the last part of their names
+    ids: the tokens of the label words, each once
     raises: ConfigError when a pattern or the targets name nothing, or for an adapter something else
     """
     weights, names = model.weights, model.weights.names()
@@ -55,12 +58,16 @@ def train_only(model: Model, what: str, seed: int, rank: int, alpha: float,
         weights.scale = weights.scale if adapters else alpha / rank
     elif what == "prefix":
         own = trained = prefixes(model, seed)
+    elif what == "label-words" and ids:
+        a, b = own = lora(weights, [model.architecture.TOKENS], len(ids), seed)
+        own[a][...], own[b][ids, np.arange(len(ids))] = 0, 1  # row k of A is added to row ids[k]
+        trained = [a]
     else:
         patterns = ALIASES.get(what, what).split(",")
         matching = [n for n in names if any(fnmatchcase(n, pattern) for pattern in patterns)]
         own = trained = {name: weights.stored(name) for name in matching}
     if not own:
-        raise ConfigError(f"{what!r} names no tensor of the model", "names as 'lm_head.*,*.bias'")
+        raise ConfigError(f"{what!r} names no tensor of the model", HINT)
     _overlay(weights, own, trained, trained)
 
 
@@ -112,10 +119,9 @@ def low_rank(weights: Weights, seed: int) -> None:
 def renew(weights: Weights, seed: int) -> None:
     """Another V, with U at 0; what has moved must have been merged."""
     for name in weights.names():
-        if ".lora_B." in name:
-            weights.stored(name)[...] = 0
-        elif ".lora_A." in name:
-            weights.stored(name)[...] = noise(seed, name, weights.shape(name))
+        if ".lora_" in name:
+            v = noise(seed, name, weights.shape(name)) if ".lora_A." in name else 0
+            weights.stored(name)[...] = v
 
 
 def magnitude_limits(weights: Weights, share: float = 0.25) -> dict[str, float]:

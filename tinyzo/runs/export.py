@@ -16,7 +16,6 @@ from tinyzo.runs.run import Run
 from tinyzo.runs.snapshots import infos_of, tuned_model
 
 METADATA = {"format": "pt"}  # transformers looks for it
-NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # A directory with one of these is a model's already.
 TAKEN = ("config.json", peft.CONFIG, *WEIGHT_FILES)
 # Everything small that belongs to a model's folder; weights of any kind do not.
@@ -41,7 +40,7 @@ def replay(run: Run, output: Path, step: int | None = None, merge: bool = False)
         return _write_adapter(output, model)
     names = [name for name, _ in model.architecture.shapes(model.config)]
     infos = infos_of(model.weights, names)
-    kinds = {NAMES[info.dtype] for info in infos.values()}
+    kinds = {model.weights.dtype(n).name.replace("uint16", "bfloat16") for n in names}
     dtype = kinds.pop() if len(kinds) == 1 else "float32"
     with _new_model(output, infos, model.directory, dtype) as writer:
         model.weights.write(writer.write, writer.names())

@@ -90,11 +90,6 @@ class Journal(AbstractContextManager):
             if self._file.write(data) < len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def sync(self) -> None:
-        """Push what is written through to the disk, against loss of power."""
-        with os_errors(RunError, self.path, "make room on the disk, then --resume"):
-            os.fsync(self._file.fileno())
-
     def __exit__(self, *exc: object) -> None:
         self._file.close()
 

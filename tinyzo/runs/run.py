@@ -25,6 +25,7 @@ from tinyzo.engine.noise import step_seed
 from tinyzo.errors import RunError
 from tinyzo.models.model import MODELS, Model, open_model
 from tinyzo.models.trainable import low_rank, magnitude_limits, train_only
+from tinyzo.runs.data import bind_task
 from tinyzo.runs.journal import read_journal
 from tinyzo.runs.settings import Settings, settings_from
 
@@ -135,7 +136,9 @@ class Run:
 def prepare(model: Model, settings: Settings) -> Model:
     """Make a model, still in its file, one of which z reaches what the settings say."""
     s, weights = settings, model.weights
-    train_only(model, s.train, s.seed, s.lora_rank, s.lora_alpha, s.lora_targets)
+    words = bind_task(model, s).task.fixed_words if s.train == "label-words" else ()
+    ids = sorted({i for word in words for i in model.tokenizer.encode(word)})
+    train_only(model, s.train, s.seed, s.lora_rank, s.lora_alpha, s.lora_targets, ids)
     if s.direction == "low-rank":
         low_rank(weights, step_seed(s.seed, 0))
     elif s.direction == "magnitude":

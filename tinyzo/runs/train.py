@@ -119,7 +119,6 @@ def _begin(output: str | Path | None, settings: Settings) -> tuple[Run, Model]:
         raise UsageError(f"{settings.model} is a run", "--resume it, or tune what replay writes")
     model = open_model(settings.model_path, settings.dtype)
     settings = settings.complete(model.family)
-    learning_rate(0, 1, 0.0, settings.schedule)  # refuses an unknown one
     for name, choices in CHOICES.items():
         check_choice(name, getattr(settings, name), choices)
     path = settings.model_path
@@ -190,10 +189,10 @@ class Training:
                     else:
                         report.show(bar, self._step(number), self.accuracy)
                     if (number + 1) % s.eval_every == 0 or number + 1 == s.steps:
-                        self.journal.sync()
+                        self.run.sync("journal")
                         self._evaluate(number + 1, "dev", self.data.dev)
                     if due := self.snapshots.is_due(weights, number + 1, len(done)):
-                        self.journal.sync()
+                        self.run.sync("journal")
                         self.run.sync("events.jsonl")  # of steps that will not be redone
                         self.snapshots.take(weights, number + 1)
                     end_window(weights, s, number + 1, due)

@@ -72,6 +72,11 @@ class Task:
     n_dev: int = 500
     loss: str = "classification"
 
+    @property
+    def fixed_words(self) -> Sequence[str]:
+        """The label words; none where they are columns of the data."""
+        return () if "{" in "".join(self.words) else self.words
+
     def find(self, row: Row, name: str) -> Any:
         """What a row has under a name, its alias, or a path into nested JSON; None for nothing."""
         for known in (name, self.aliases.get(name)):

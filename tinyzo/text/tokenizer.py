@@ -26,7 +26,6 @@ class Tokenizer:
         self._ids, self._pieces, self._encode = ids, sorted(ids, key=ids.__getitem__), encode
         self.backend, self.vocab_size = backend, len(ids)
         self.bos_id, self.eos_id = self.token_id(roles["bos"]), self.token_id(roles["eos"])
-        self.pad_id, self.unk_id = self.token_id(roles["pad"]), self.token_id(roles["unk"])
         self.mask_id = ids.get(roles.get("mask"))
 
     def encode(self, text: str) -> list[int]:

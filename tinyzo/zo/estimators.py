@@ -78,11 +78,8 @@ def zo_step(weights: Weights, loss: Loss, batch: Any, seeds: Sequence[int], eps:
     raises: NumericError when a loss is not finite; theta is then unchanged
     """
     points = estimator.points(seeds, eps)
-    if estimator.is_exact:
-        found = _on_the_tangent(weights, loss, batch, points)
-    else:
-        found = loss(weights.view(points), batch)
-    losses = check_finite(found)
+    losses = check_finite(_on_the_tangent(weights, loss, batch, points) if estimator.is_exact
+                          else loss(weights.view(points), batch))  # fmt: skip
     gradients = estimator.gradients(np.array(losses), eps)
     terms = update.terms([(seeds, gradients.tolist()), *past], lr)
     weights.add(terms, lr * decay)

@@ -21,8 +21,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tinyzo.engine.engines import check_choice
 from tinyzo.engine.weights import Term
-from tinyzo.errors import ConfigError
 
 Past = Sequence[tuple[Sequence[int], Sequence[float]]]  # (seeds, g) of steps, the newest first
 MOMENTUM = 0.9
@@ -71,8 +71,7 @@ def learning_rate(step: int, steps: int, lr: float, schedule: str = "constant",
     raises: ConfigError for an unknown schedule
     differs: warm-up counts from 1, so that the first step is not lost on lr = 0
     """
-    if schedule not in SCHEDULES:
-        raise ConfigError(f"unknown schedule {schedule!r}", f"one of {', '.join(SCHEDULES)}")
+    check_choice("schedule", schedule, tuple(SCHEDULES))
     if step < warmup:
         return lr * (step + 1) / warmup
     return lr * SCHEDULES[schedule]((step - warmup) / max(1, steps - warmup))
