@@ -2,6 +2,7 @@
 
     python bench/convergence.py --data DIR --out FILE.jsonl --threads 1 --minutes 60
     python bench/convergence.py --out FILE.jsonl --table            # of what is there
+    python bench/convergence.py --data DIR --out FILE.jsonl --find-lr      # against the grid's best
 
 On the shipped models and the shipped topics, and glue/SST-2 and trec of the folder --data. Every
 run has the same budget of forward passes, --forwards, of --batch-size examples, whatever a step
@@ -46,6 +47,7 @@ import common
 
 import tinyzo
 from tinyzo.errors import NumericError, UsageError
+from tinyzo.runs.find_lr import find_lr
 from tinyzo.runs.run import read_lines
 from tinyzo.zo.estimators import ESTIMATORS
 from tinyzo.zo.methods import FIRST_ORDER, METHODS, PLAIN
@@ -343,6 +345,24 @@ def line_of(runs: list[dict[str, Any]], mezo: list[dict[str, Any]]) -> list[str]
     ]  # fmt: skip
 
 
+def compare_find_lr(options: Any) -> list[dict[str, Any]]:
+    """What --find-lr takes, next to the rate that the search on record chose: a row for each."""
+    known, found = tasks(options.data), []
+    common.row(f"{'find-lr':<30}", "takes", "grid's best", "ratio")
+    for (name, how), runs in finals(read_lines(options.out)).items():
+        wanted = set(options.tasks or known), set(options.methods or ("mezo", "adamezo"))
+        if name not in wanted[0] & known.keys() or how not in wanted[1]:
+            continue
+        same = ("threads", "batch_size", "data_seed", "method")
+        given = {n: runs[0]["settings"][n] for n in same}
+        with contextlib.redirect_stderr(io.StringIO()):
+            taken = find_lr({**known[name].settings, **given})
+        best = runs[0]["lr"]
+        found.append({"task": name, "method": how, "find_lr": taken, "grid": best})
+        common.row(f"{name + ', ' + how:<30}", f"{taken:.1e}", f"{best:.0e}", taken / best)
+    return found
+
+
 def table(lines: list[dict[str, Any]]) -> list[dict[str, str]]:
     """Print a Markdown table for each task; returns the cells."""
     found, cells = finals(lines), []
@@ -363,20 +383,28 @@ def table(lines: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def plot(lines: list[dict[str, Any]], path: Path) -> None:
-    """Dev loss against forward passes, the mean over seeds, a panel for each task."""
+    """Dev loss against forward passes and against seconds, the mean over seeds, for each task."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     found = finals(lines)
     names = list(dict.fromkeys(task for task, _ in found))
-    figure = Figure(figsize=(6 * len(names), 5))
-    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    figure = Figure(figsize=(5 * len(names), 8))
+    panels = figure.subplots(2, len(names), squeeze=False)
     for (task, name), runs in found.items():
-        whole, panel = [r["dev"] for r in runs if "error" not in r], panels[names.index(task)]
-        points = [(at[0][0], statistics.mean(a[2] for a in at)) for at in zip(*whole, strict=False)]
-        panel.plot(*zip(*points, strict=True), ".-", label=name)
-        panel.set(title=task, xlabel="forward passes", ylabel="dev loss")
-    panels[-1].legend()
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+        whole = [r for r in runs if "error" not in r]
+        points = [(at[0][0], statistics.mean(a[2] for a in at))
+                  for at in zip(*(r["dev"] for r in whole), strict=False)]  # fmt: skip
+        paces = [r["median_step_seconds"] / r["forwards_per_step"] for r in whole]
+        for row, scale in enumerate((1.0, statistics.mean(paces or [0.0]))):
+            x, y = [n * scale for n, _ in points], [loss for _, loss in points]
+            panels[row][names.index(task)].plot(x, y, ".-", label=name)
+    for row, what in zip(panels, ("forward passes", "seconds"), strict=True):
+        for panel, task in zip(row, names, strict=True):
+            panel.set(title=task, xlabel=what, ylabel="dev loss")
+    panels[0][-1].legend(fontsize="small")
+    with rc_context({"svg.hashsalt": "tinyzo"}):
+        figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
 
 
 def main() -> None:
@@ -390,9 +418,13 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", help="only these")
     parser.add_argument("--methods", nargs="*", help="only these")
     parser.add_argument("--table", action="store_true", help="only say what is on record")
-    parser.add_argument("--plot", type=Path, help="draw the losses, with matplotlib")
+    parser.add_argument("--find-lr", action="store_true", help="only compare it with the grid")
+    parser.add_argument("--plot", type=Path, help="draw the losses to this .svg, with matplotlib")
     options = parser.parse_args()
     options.tune_forwards = options.tune_forwards or options.forwards
+    if options.find_lr:
+        common.finish(find_lr=compare_find_lr(options))
+        return
     if not options.table:
         measure(options)
     lines = read_lines(options.out)

@@ -111,7 +111,7 @@ def evaluate_(options: argparse.Namespace) -> dict[str, Any]:
     data = (load_data if own else load_evaluation)(bound, settings)
     result = evaluate.evaluate(Objective(model, bound, settings.micro_batch_tokens), data.test)
     about = {"model": options.model or settings.model, "task": settings.task or "custom"}
-    result = about | dataclasses.asdict(result) | {"split": data.reported}
+    result = about | result._asdict() | {"split": data.reported}
     return _say(options, result | {"peak_bytes": memory.peak_bytes()})
 
 
@@ -173,7 +173,7 @@ def inspect(options: argparse.Namespace) -> dict[str, Any]:
         run = Run.open(path)
         settings, (header, steps, _) = run.settings, read_journal(run.journal_path)
         result = {"run": str(path), "steps": len(steps), "best_step": run.best_step(),
-                  "base": header.base, "noise_format": FORMAT}  # fmt: skip
+                  "base": header.base, "noise_format": FORMAT, "step_bytes": header.record.size}
     settings = dataclasses.replace(settings, memory_budget=options.memory_budget)
     model = open_model(settings.model_path, settings.dtype)
     weights, names = model.weights, model.weights.names()
@@ -184,12 +184,13 @@ def inspect(options: argparse.Namespace) -> dict[str, Any]:
     loads = [memory.Load(options.batch_size * options.tokens, options.tokens, probes=2)]
     plan = memory.choose(model, settings, loads)
     every = list(memory.plans(model, settings, loads)) if options.plan else [plan]
-    written = INTERFACE["inspect"]["written"].format(most=MOST, gb=weights.nbytes() * 2e4 / 1e9)
+    sizes = result.get("step_bytes", 56), MOST, weights.nbytes() / 5e4
     result |= {"model": str(settings.model_path), "family": model.family, "parameters": parameters,
                "trainable": trainable, "tensors": len(names),
                "types": dict(Counter(TAGS[weights.dtype(name).name] for name in names)),
                "bytes": weights.nbytes(), "plan": plan.parts, "plan_bytes": plan.total,
-               "written": written, "plans": list(map(dataclasses.asdict, every))}  # fmt: skip
+               "written": INTERFACE["inspect"]["written"].format(*sizes),
+               "plans": list(map(dataclasses.asdict, every))}  # fmt: skip
     if not options.json:
         shown = [(k, v) for k, v in result.items() if k not in ("plan", "plans")]
         print(*(f"{k:14} {v}" for k, v in shown + [("plan", each) for each in every]), sep="\n")

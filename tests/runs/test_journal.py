@@ -136,7 +136,7 @@ def test_a_journal_of_another_run_is_refused_and_left_alone(path, other):
     with pytest.raises(RunError) as error:
         Journal(path, other)
     assert f"it records {HEAD}; this run has {other}" in error.value.message
-    assert "2 losses and 1 gaussian terms a step on base abababababab" in error.value.message
+    assert "2 losses, 1 gaussian terms a step, base abababababab" in error.value.message
     assert path.read_bytes() == whole
     write(path, [])  # and the lock is given back
 

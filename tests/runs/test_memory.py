@@ -26,7 +26,8 @@ needs_proc = pytest.mark.skipif(not memory.STATUS.exists(), reason="no /proc to 
 @pytest.mark.parametrize(
     "options",
     [(), ("--batch-size", "120"), ("--batch-size", "2", "--dtype", "f32"), ("--engine", "numpy"),
-     ("--residency", "streamed"), ("--residency", "streamed", "--engine", "numpy")],
+     ("--residency", "streamed"), ("--residency", "streamed", "--engine", "numpy"),
+     ("--method", "adam")],
 )
 def test_the_plan_is_what_a_run_then_holds(tmp_path, model, options):
     process = shell(
@@ -92,6 +93,8 @@ def test_parts_grow_as_they_should(model, monkeypatch):
     assert longer - long == 4 * 2 * heads * QUERIES * QUERIES  # scores of one block of queries
     one, two = (parts(model, "numba", 512, 8, 2, threads=n)["tiles"] for n in (1, 2))
     assert two > one
+    adam, size = parts(model, "numpy", 64, 8, 2, method="adam"), model.weights.nbytes()
+    assert adam["backward"] == size + 2 * both["activations"]  # f32, two layers
 
 
 def test_micro_batches_bound_what_is_planned(model):

@@ -16,7 +16,7 @@ CHOICES = {
     "estimator": ESTIMATORS, "direction": ALL["direction"], "update": ALL["update"],
     "objective": ALL["objective"],
     "queries": (1, 2, 5), "train": ("full", "lora", "lora-fa", "prefix", "label-words", "bias"),
-    "method": METHODS,
+    "method": METHODS, "clip": (0, 1.0),
 }  # fmt: skip
 OTHERS = {"objective": "cross-entropy", "train": "full"} | PLAIN
 

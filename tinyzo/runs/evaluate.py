@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,8 +14,7 @@ from tinyzo.text.tasks import Example
 from tinyzo.zo.objectives import Objective
 
 
-@dataclass(frozen=True)
-class Evaluation:
+class Evaluation(NamedTuple):
     """accuracy: the share of examples whose best candidate is the gold one; loss: cross-entropy."""
 
     examples: int

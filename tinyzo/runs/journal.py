@@ -42,8 +42,7 @@ class Header(NamedTuple):
         return _sealed(HEADER, 0, MAGIC, FORMAT, self.losses, self.terms, *z, base)
 
     def __str__(self) -> str:
-        what = f"{self.losses} losses and {self.terms} {self.kind} terms a step"
-        return f"{what} on base {self.base[:12]}"
+        return f"{self.losses} losses, {self.terms} {self.kind} terms a step, base {self.base[:12]}"
 
     @property
     def record(self) -> struct.Struct:

@@ -19,6 +19,7 @@ from tinyzo.engine.weights import TILE
 from tinyzo.errors import ConfigError
 from tinyzo.models.model import Model, free_bytes
 from tinyzo.runs.settings import Settings, parse_bytes
+from tinyzo.zo.methods import FIRST_ORDER
 
 Parts = dict[str, int]  # bytes, by what they are for
 STATUS = Path("/proc/self/status")
@@ -67,9 +68,8 @@ class Plan:
 
     def __str__(self) -> str:
         parts = self.parts | {"total": self.total}
-        listing = ", ".join(f"{name} {value / 2**20:.0f} MB" for name, value in parts.items())
-        micro = f"{self.micro_batch_tokens} tokens at once"
-        return f"{self.engine}, {self.residency}, {micro}: {listing}"
+        sizes = ", ".join(f"{name} {value / 2**20:.0f} MB" for name, value in parts.items())
+        return f"{self.engine}, {self.residency}, {self.micro_batch_tokens} tokens at once: {sizes}"
 
 
 def plans(model: Model, settings: Settings, loads: Sequence[Load],
@@ -83,8 +83,10 @@ def plans(model: Model, settings: Settings, loads: Sequence[Load],
         tokens = min(2**32 if is_fixed else tokens, s.micro_batch_tokens or 512)
         every = (_parts(model, engine, s.threads, tokens, load) for load in loads)
         parts = max(every, key=lambda parts: sum(parts.values()))
-        is_held = where == "resident"
-        held = weights.nbytes() if is_held else 2 * weights.store.block_bytes(tiles)
+        if s.method in FIRST_ORDER:  # what all layers keep until they are walked back
+            parts["backward"] = 4 * sum(math.prod(weights.shape(n)) for n in weights.trained)
+            parts["backward"] += model.config.num_hidden_layers * parts["activations"]
+        held = weights.nbytes() if where == "resident" else 2 * weights.store.block_bytes(tiles)
         yield Plan(engine, where, tokens, tiles, {"weights": held, **parts})
 
 

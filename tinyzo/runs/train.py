@@ -249,8 +249,8 @@ class Training:
 
     def _record(self, number: int, step: Step, seconds: float | None) -> dict[str, Any]:
         s = self.run.settings
-        passes = ESTIMATORS[s.estimator].forwards(s.queries)
-        passes = 3 if s.method in FIRST_ORDER else passes  # backwards is two
+        # backwards is two
+        passes = 3 if s.method in FIRST_ORDER else ESTIMATORS[s.estimator].forwards(s.queries)
         line = {"step": number + 1, "loss": step.loss, "loss_plus": step.losses[0],
                 "loss_minus": step.losses[-1], "projected_gradient": step.projected_gradient,
                 "lr": self._lr(number), "eps": s.eps, "seed": next(iter(step.terms), [None])[0],
@@ -264,7 +264,7 @@ class Training:
         if not event and examples:
             self.objective.model.weights.fold()
             event = {"event": "evaluation", "step": step, "split": split}
-            event |= dataclasses.asdict(evaluate(self.objective, examples))
+            event |= evaluate(self.objective, examples)._asdict()
             self.run.record("events.jsonl", event)
         if split == "dev":
             self.accuracy = event.get("accuracy")

@@ -26,7 +26,7 @@ def check_combination(settings: Any) -> None:
     """raises: UsageError for what does not go together, with the reason"""
 
     def holds(row: dict[str, Any], key: str) -> list[bool]:
-        return [getattr(settings, name) in values for name, values in row.get(key, {}).items()]
+        return [(getattr(settings, name) or 0) in these for name, these in row.get(key, {}).items()]
 
     for row in TABLE["refused"]:
         name, value = row["setting"], getattr(settings, row["setting"])
