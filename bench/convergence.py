@@ -356,7 +356,7 @@ def compare_find_lr(options: Any) -> list[dict[str, Any]]:
         same = ("threads", "batch_size", "data_seed", "method")
         given = {n: runs[0]["settings"][n] for n in same}
         with contextlib.redirect_stderr(io.StringIO()):
-            taken = find_lr({**known[name].settings, **given})
+            taken = find_lr({**known[name].settings, **given})["lr"]
         best = runs[0]["lr"]
         found.append({"task": name, "method": how, "find_lr": taken, "grid": best})
         common.row(f"{name + ', ' + how:<30}", f"{taken:.1e}", f"{best:.0e}", taken / best)

@@ -37,8 +37,7 @@ OF_TASK = ("task", "template", "label_words", "data", "label_field")
 
 def build_parser() -> argparse.ArgumentParser:
     """The COMMANDS, described by their docstrings' first lines, with the arguments of cli.toml."""
-    about = "Fine-tune RoBERTa and OPT with forward passes only."
-    parser = argparse.ArgumentParser(prog="tinyzo", description=about)
+    parser = argparse.ArgumentParser(prog="tinyzo", description=INTERFACE["about"])
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, run in COMMANDS.items():
         what = (run.__doc__ or "").partition("\n")[0].rstrip(".")
@@ -74,7 +73,7 @@ def finetune(options: argparse.Namespace) -> dict[str, Any]:
     """Tune a model on a task; without arguments: the shipped model on the shipped task."""
     choices = (read_toml(Path(options.config)) if options.config else {}) | _given(options)
     if options.find_lr:
-        choices["lr"] = find_lr(choices)
+        choices |= find_lr(choices)
     run = train.finetune(options.output, options.resume, **choices)
     size = run.journal_path.stat().st_size
     return _say(options, run.result, peak_mb=run.result["peak_bytes"] / 1e6,
@@ -190,7 +189,7 @@ def inspect(options: argparse.Namespace) -> dict[str, Any]:
                "types": dict(Counter(TAGS[weights.dtype(name).name] for name in names)),
                "bytes": weights.nbytes(), "plan": plan.parts, "plan_bytes": plan.total,
                "written": INTERFACE["inspect"]["written"].format(*sizes),
-               "plans": list(map(dataclasses.asdict, every))}  # fmt: skip
+               "plans": [plan._asdict() for plan in every]}  # fmt: skip
     if not options.json:
         shown = [(k, v) for k, v in result.items() if k not in ("plan", "plans")]
         print(*(f"{k:14} {v}" for k, v in shown + [("plan", each) for each in every]), sep="\n")

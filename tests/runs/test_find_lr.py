@@ -16,10 +16,13 @@ from tinyzo.runs.run import Run
 class Found:
     """A run whose loss on dev is least at lr 1e-5, and that breaks down above 1e-4."""
 
-    def __init__(self, output, lr, steps, **_):
+    best_eps = None
+
+    def __init__(self, output, lr, eps, steps, **_):
         if lr > 1.1e-4:
             raise NumericError("losses [nan, nan]", "a smaller lr")
-        self.loss = {steps: {"loss": abs(math.log10(lr) + 5)}}
+        here = self.best_eps or eps
+        self.loss = {steps: {"loss": abs(math.log10(lr) + 5) * (1 + abs(math.log10(eps / here)))}}
 
     def evaluations(self, split):
         return self.loss if split == "dev" else {}
@@ -27,15 +30,24 @@ class Found:
 
 def test_the_rate_of_the_least_loss_is_taken_and_what_diverges_is_not(monkeypatch, capsys):
     monkeypatch.setattr(module, "finetune", Found)
-    assert module.find_lr({"model": "roberta-tiny"}) == pytest.approx(1.58e-5, rel=0.01)
+    found = module.find_lr({"model": "roberta-tiny"})
+    assert found == {"lr": pytest.approx(1.58e-5, rel=0.01), "eps": 1e-3}  # that eps, if all do
     log = capsys.readouterr().err
-    assert log.count("find-lr: lr ") == 7 and "gives inf on dev" in log
+    assert log.count("find-lr: lr ") == 7 + 2 and ": inf on dev" in log
+
+
+@pytest.mark.parametrize("eps", [1e-4, 1e-2])
+def test_an_eps_that_does_better_is_taken(monkeypatch, eps):
+    monkeypatch.setattr(module, "finetune", Found)
+    monkeypatch.setattr(Found, "best_eps", eps)
+    assert module.find_lr({"model": "roberta-tiny"})["eps"] == pytest.approx(eps)
+    assert module.find_lr({"model": "roberta-tiny", "eps": eps})["eps"] == eps
 
 
 def test_the_rates_are_around_the_methods_own(monkeypatch, capsys):
     monkeypatch.setattr(module, "finetune", Found)
     module.find_lr({"model": "roberta-tiny", "method": "adamezo"})
-    assert "lr 5e-06 gives" in capsys.readouterr().err
+    assert "lr 5e-06, eps 0.001: " in capsys.readouterr().err
 
 
 def test_without_dev_rows_it_is_refused(monkeypatch):
@@ -52,3 +64,4 @@ def test_the_command_goes_on_with_what_it_found(tmp_path, monkeypatch):
     assert finetune(tmp_path / "model", tmp_path / "data", tmp_path / "run", "--find-lr") == 0
     rates = {line["lr"] for line in lines(tmp_path / "run" / "metrics.jsonl")}
     assert rates == {Run.open(tmp_path / "run").settings.lr}
+    assert {line["eps"] for line in lines(tmp_path / "run" / "metrics.jsonl")} <= {1e-4, 1e-3, 1e-2}

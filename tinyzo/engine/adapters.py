@@ -46,14 +46,13 @@ class Adapters:
         """k and v with the prefix's rows after the tokens', and how many those are."""
         if f"{name}.prefix.key" not in self.weights:
             return k, v, 0
-        rows = np.arange(self.weights.shape(f"{name}.prefix.key")[0])
         both = []
         for part, x in (("key", k), ("value", v)):
-            p = self.embed(f"{name}.prefix.{part}", rows).reshape(-1, len(rows), *x.shape[2:])
-            n = max(len(x), len(p))
+            p = self.whole(f"{name}.prefix.{part}")
+            p, n = p.reshape(*p.shape[:2], *x.shape[2:]), max(len(x), len(p))
             parts = [np.broadcast_to(a, (n, *a.shape[1:])) for a in (x, p)]
             both.append(np.concatenate(parts, axis=1))
-        return *both, len(rows)
+        return *both, p.shape[1]
 
     @staticmethod
     def merge(weights: Weights, name: str, raw: np.ndarray, start: int) -> None:

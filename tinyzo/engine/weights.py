@@ -10,9 +10,8 @@ so the result is the same on every machine.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,8 +22,7 @@ from tinyzo.errors import NumericError
 TILE = 1 << 16  # elements in work at once: 256 kB of float32, so that z and w stay in cache
 
 
-@dataclass(frozen=True)
-class Probe:
+class Probe(NamedTuple):
     """One perturbed copy of the model, theta + scale * z(seed). scale = 0: the model itself."""
 
     seed: int

@@ -4,7 +4,6 @@ The peak is VmHWM of /proc/self/status, the largest resident set of this process
 survives exec and would count the parent's too.
 """
 
-import dataclasses
 import math
 import re
 import sys
@@ -52,8 +51,7 @@ class Load(NamedTuple):
     probes: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """A way to hold a run in memory."""
 
     engine: str

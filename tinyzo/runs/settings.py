@@ -103,8 +103,6 @@ class BaseSettings:
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 raise UsageError(f"{name} = {value}", f"{name} is from {least} to {most}")
-        if self.memory_budget:
-            parse_bytes(self.memory_budget)
         try:
             self.to_toml().encode()
         except UnicodeEncodeError:

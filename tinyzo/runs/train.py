@@ -122,10 +122,9 @@ def _begin(output: str | Path | None, settings: Settings) -> tuple[Run, Model]:
     for name, choices in CHOICES.items():
         check_choice(name, getattr(settings, name), choices)
     path = settings.model_path
-    found = {"model": path.name if settings.is_shipped_model else str(path.resolve())}
-    if settings.data:
-        found["data"] = str(settings.data_path.resolve())
-    settings = dataclasses.replace(settings, **found)
+    name = path.name if settings.is_shipped_model else str(path.resolve())
+    data = settings.data and str(settings.data_path.resolve())
+    settings = dataclasses.replace(settings, model=name, data=data)
     base = fingerprint(*peft.parts(path))
     about = {"format": 1, "tinyzo": __version__, "family": model.family, "base": base}
     run = Run(Path(output) if output else _free_name(settings), settings, about)
