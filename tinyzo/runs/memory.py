@@ -79,11 +79,12 @@ def plans(model: Model, settings: Settings, loads: Sequence[Load],
     places = ("resident", "streamed") if s.residency == "auto" else (s.residency,)
     for engine, where, (tokens, tiles) in product(engines, places, SIZES):
         tokens = min(2**32 if is_fixed else tokens, s.micro_batch_tokens or 512)
-        every = (_parts(model, engine, s.threads, tokens, load) for load in loads)
+        every = [_parts(model, engine, s.threads, tokens, load) for load in loads]
+        if s.method in FIRST_ORDER:  # the gradient, and what all layers of a step keep for it
+            kept = model.config.num_hidden_layers * every[0]["activations"] // loads[0].probes
+            size = sum(math.prod(weights.shape(name)) for name in weights.trained)
+            every[0]["backward"] = kept + 4 * size
         parts = max(every, key=lambda parts: sum(parts.values()))
-        if s.method in FIRST_ORDER:  # what all layers keep until they are walked back
-            parts["backward"] = 4 * sum(math.prod(weights.shape(n)) for n in weights.trained)
-            parts["backward"] += model.config.num_hidden_layers * parts["activations"]
         held = weights.nbytes() if where == "resident" else 2 * weights.store.block_bytes(tiles)
         yield Plan(engine, where, tokens, tiles, {"weights": held, **parts})
 
