@@ -141,7 +141,7 @@ ORDER = (
     ("topics", CORE), ("SST-2 k=16", CORE), ("OPT topics", CORE), ("SST-2 k=512", CORE),
     ("topics", ASKED), ("SST-2 k=16", ASKED), ("OPT topics", ASKED), ("SST-2 5000", CORE),
     ("TREC k=16", CORE), ("SST-2 k=512", ASKED), ("OPT SST2 k=16", CORE),
-    *((name, MORE) for name in ("topics", "SST-2 k=16", "OPT topics")),
+    *((name, MORE) for name in ("topics", "SST-2 k=16", "OPT topics", "SST-2 k=512")),
     *((name, ASKED) for name in ("SST-2 5000", "TREC k=16", "OPT SST2 k=16")),
 )  # fmt: skip
 

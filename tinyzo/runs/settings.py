@@ -23,8 +23,7 @@ SHIPPED = next((p for p in (HERE / "weights", HERE.parent / "weights") if p.is_d
 
 SHIPPED_TASKS = ("topics", "reviews")  # two columns of weights/reviews; the first by default
 
-TABLE = read_toml(Path(__file__).with_suffix(".toml"))
-ROWS, PAPERS, FAMILY, TINY = (TABLE[name] for name in ("settings", "papers", "families", "tiny"))
+ROWS, PAPERS, FAMILY, TINY, CASES, RATES = read_toml(Path(__file__).with_suffix(".toml")).values()
 FIELDS = {name: row["type"].removesuffix(" | None") for name, row in ROWS.items()}
 HELP = {name: row["help"] for name, row in ROWS.items()}
 RANGES = {name: row["range"] for name, row in ROWS.items() if "range" in row}
@@ -76,13 +75,14 @@ class BaseSettings:
         """What is filled in, from the general to the particular."""
         check_choice("method", self.method, CHOICES["method"])
         found = PAPERS | FAMILY[family] | PLAIN | METHODS[self.method]
-        for name, cases in TABLE["cases"].items():
-            found |= cases.get(getattr(self, name) or found[name], {})
         found |= TINY if self.is_shipped_model else {}
-        found["lr"] *= TABLE["rates"].get(self.method, 1)
-        steps = found["steps"] if self.steps is None else self.steps
+        found |= {name: value for name, value in vars(self).items() if value is not None}
+        for name, cases in CASES.items():
+            found |= cases.get(found[name], {})
+        scale = RATES.get(self.method, 1) * RATES.get(found["train"], 1)
+        found["lr"] = float(f"{found['lr'] * scale:.4g}")
         task = None if self.is_custom else SHIPPED_TASKS[0]
-        return {"eval_every": max(1, steps // 10), "task": task, **found}
+        return {"eval_every": max(1, found["steps"] // 10), "task": task} | found
 
     def check_task(self, needs_data: bool) -> None:
         """raises: UsageError for a task that is not said, said twice, or without its rows"""
