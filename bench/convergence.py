@@ -134,7 +134,8 @@ MORE = (
     method("leave-one-out", 3e-4),
     method("mezo, cosine", 3e-4, "mezo", schedule="cosine"),
 )  # fmt: skip
-NAMES = [m.name for m in (*CORE, *ASKED, *MORE)]
+EVERY = (*CORE, *ASKED, *MORE)
+NAMES = [m.name for m in EVERY]
 
 # What is asked first is what matters most, since the time may not last for all.
 ORDER = (
@@ -353,8 +354,8 @@ def compare_find_lr(options: Any) -> list[dict[str, Any]]:
         wanted = set(options.tasks or known), set(options.methods or ("mezo", "adamezo"))
         if name not in wanted[0] & known.keys() or how not in wanted[1]:
             continue
-        same = ("threads", "batch_size", "data_seed", "method")
-        given = {n: runs[0]["settings"][n] for n in same}
+        given = {"threads": options.threads, "batch_size": options.batch_size, "data_seed": 42}
+        given |= next(m.settings for m in EVERY if m.name == how)
         with contextlib.redirect_stderr(io.StringIO()):
             taken = find_lr({**known[name].settings, **given})["lr"]
         best = runs[0]["lr"]
