@@ -385,12 +385,12 @@ def table(lines: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 def plot(lines: list[dict[str, Any]], path: Path) -> None:
     """Dev loss against forward passes and against seconds, the mean over seeds, for each task."""
-    from matplotlib import rc_context
+    from matplotlib import colormaps, rc_context
     from matplotlib.figure import Figure
 
-    found = finals(lines)
+    found, colours, curves = finals(lines), colormaps["tab20"], {}
     names = list(dict.fromkeys(task for task, _ in found))
-    figure = Figure(figsize=(5 * len(names), 8))
+    figure = Figure(figsize=(5 * len(names), 8), layout="constrained")
     panels = figure.subplots(2, len(names), squeeze=False)
     for (task, name), runs in found.items():
         whole = [r for r in runs if "error" not in r]
@@ -399,11 +399,12 @@ def plot(lines: list[dict[str, Any]], path: Path) -> None:
         paces = [r["median_step_seconds"] / r["forwards_per_step"] for r in whole]
         for row, scale in enumerate((1.0, statistics.mean(paces or [0.0]))):
             x, y = [n * scale for n, _ in points], [loss for _, loss in points]
-            panels[row][names.index(task)].plot(x, y, ".-", label=name)
+            panel, colour = panels[row][names.index(task)], colours(NAMES.index(name) % 20)
+            (curves[name],) = panel.plot(x, y, ".-", label=name, color=colour)
     for row, what in zip(panels, ("forward passes", "seconds"), strict=True):
         for panel, task in zip(row, names, strict=True):
             panel.set(title=task, xlabel=what, ylabel="dev loss")
-    panels[0][-1].legend(fontsize="small")
+    figure.legend(handles=list(curves.values()), loc="outside right")
     with rc_context({"svg.hashsalt": "tinyzo"}):
         figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
 
