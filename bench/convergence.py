@@ -349,10 +349,10 @@ def line_of(runs: list[dict[str, Any]], mezo: list[dict[str, Any]]) -> list[str]
 def compare_find_lr(options: Any) -> list[dict[str, Any]]:
     """What --find-lr takes, next to the rate that the search on record chose: a row for each."""
     known, found = tasks(options.data), []
+    asked = known.keys() & (options.tasks or known), options.methods or ("mezo", "adamezo")
     common.row(f"{'find-lr':<30}", "takes", "grid's best", "ratio")
     for (name, how), runs in finals(read_lines(options.out)).items():
-        wanted = set(options.tasks or known), set(options.methods or ("mezo", "adamezo"))
-        if name not in wanted[0] & known.keys() or how not in wanted[1]:
+        if name not in asked[0] or how not in asked[1]:
             continue
         given = {"threads": options.threads, "batch_size": options.batch_size, "data_seed": 42}
         given |= next(m.settings for m in EVERY if m.name == how)

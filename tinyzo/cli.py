@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 failed with a reason and a hint, 2 wrong usage, 130 after 
 import argparse
 import dataclasses
 import json
-import math
 import os
 import sys
 from collections import Counter
@@ -178,17 +177,16 @@ def inspect(options: argparse.Namespace) -> dict[str, Any]:
     weights, names = model.weights, model.weights.names()
     if result:
         prepare(model, settings)
-    parameters, trainable = (sum(math.prod(weights.shape(name)) for name in each)
-                             for each in (names, weights.trained))  # fmt: skip
+    parameters, trainable = map(weights.elements, (names, weights.trained))
     loads = [memory.Load(options.batch_size * options.tokens, options.tokens, probes=2)]
     plan = memory.choose(model, settings, loads)
     every = list(memory.plans(model, settings, loads)) if options.plan else [plan]
-    sizes = result.get("step_bytes", 56), MOST, weights.nbytes() / 5e4
+    sizes = {"step": result.get("step_bytes", 56), "most": MOST, "gb": weights.nbytes() / 5e4}
     result |= {"model": str(settings.model_path), "family": model.family, "parameters": parameters,
                "trainable": trainable, "tensors": len(names),
                "types": dict(Counter(TAGS[weights.dtype(name).name] for name in names)),
                "bytes": weights.nbytes(), "plan": plan.parts, "plan_bytes": plan.total,
-               "written": INTERFACE["inspect"]["written"].format(*sizes),
+               "written": INTERFACE["inspect"]["written"].format(**sizes),
                "plans": [plan._asdict() for plan in every]}  # fmt: skip
     if not options.json:
         shown = [(k, v) for k, v in result.items() if k not in ("plan", "plans")]

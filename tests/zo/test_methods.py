@@ -8,7 +8,7 @@ import pytest
 
 from tinyzo.errors import UsageError
 from tinyzo.runs.settings import CHOICES as ALL
-from tinyzo.runs.settings import Settings
+from tinyzo.runs.settings import RATES, Settings
 from tinyzo.zo.estimators import ESTIMATORS
 from tinyzo.zo.methods import METHODS, PLAIN, TABLE
 
@@ -63,6 +63,10 @@ def test_every_method_is_complete_and_allowed(method, family):
         assert getattr(settings, name) == value
     assert settings.is_plain == (not METHODS[method])
     assert None not in (settings.window, settings.train, settings.lr, settings.eps)
+
+
+def test_auto_is_fzoo():
+    assert METHODS["auto"] == METHODS["fzoo"] and RATES["auto"] == RATES["fzoo"]
 
 
 def test_what_is_given_counts_before_the_method():

@@ -9,7 +9,7 @@ so the result is the same on every machine.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,6 +133,10 @@ class Weights:
     def nbytes(self) -> int:
         """Of all tensors as they are stored, wherever that is."""
         return sum(math.prod(self.shape(n)) * self.dtype(n).itemsize for n in self.names())
+
+    def elements(self, names: Iterable[str]) -> int:
+        """How many numbers these tensors hold."""
+        return sum(math.prod(self.shape(name)) for name in names)
 
     def stored(self, name: str) -> np.ndarray:
         """One tensor's bytes in their storage type, without what is pending: not to write."""

@@ -82,8 +82,7 @@ def plans(model: Model, settings: Settings, loads: Sequence[Load],
         every = [_parts(model, engine, s.threads, tokens, load) for load in loads]
         if s.method in FIRST_ORDER:  # the gradient, and what all layers of a step keep for it
             kept = model.config.num_hidden_layers * every[0]["activations"] // loads[0].probes
-            size = sum(math.prod(weights.shape(name)) for name in weights.trained)
-            every[0]["backward"] = kept + 4 * size
+            every[0]["backward"] = kept + 4 * weights.elements(weights.trained)
         parts = max(every, key=lambda parts: sum(parts.values()))
         held = weights.nbytes() if where == "resident" else 2 * weights.store.block_bytes(tiles)
         yield Plan(engine, where, tokens, tiles, {"weights": held, **parts})
