@@ -18,13 +18,15 @@ import common
 import numpy as np
 
 from tinyzo.engine.noise import step_seed
-from tinyzo.engine.numba_engine import NumbaEngine
-from tinyzo.engine.weights import Probe, Weights
+from tinyzo.engine.numba.engine import NumbaEngine
+from tinyzo.engine.terms import Probe
+from tinyzo.engine.weights import Weights
 from tinyzo.models.model import Model, load
+from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.runs.data import Data, bind_task, load_data
 from tinyzo.runs.evaluate import evaluate
 from tinyzo.runs.settings import Settings
-from tinyzo.text.batches import batch_rows
+from tinyzo.text.packing import batch_rows
 from tinyzo.text.tasks import Example
 from tinyzo.zo.mezo import mezo_step
 from tinyzo.zo.objectives import Objective
@@ -48,7 +50,7 @@ class Trial:
         self.settings = settings.complete(model.family)
         bound = bind_task(model, self.settings)
         self.data: Data = load_data(bound, self.settings)
-        self.objective = Objective(model, bound, self.settings.micro_batch_tokens)
+        self.objective = BoundedLoss(Objective(model, bound), self.settings.micro_batch_tokens)
 
     def batch(self, number: int) -> tuple[list[Example], int]:
         """The rows and the seed of a step."""

@@ -19,8 +19,8 @@ from step import SHAPES, model_setup
 
 from tinyzo.checkpoints.safetensors import SafetensorsWriter
 from tinyzo.checkpoints.sources import TensorInfo
-from tinyzo.engine.weights import narrow
-from tinyzo.models.model import DTYPES, MODELS
+from tinyzo.dtypes import DTYPES, narrow
+from tinyzo.models.model import MODELS
 
 SPREAD, PIECE = 0.02, 1 << 20  # of matrices; elements made at once
 

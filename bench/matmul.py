@@ -22,9 +22,11 @@ import common
 import numpy as np
 
 import tinyzo
-from tinyzo.engine.numba_engine import NumbaEngine
-from tinyzo.engine.numba_vectors import TILE
-from tinyzo.engine.weights import Probe, Weights, narrow, widen
+from tinyzo.dtypes import narrow, widen
+from tinyzo.engine.numba.engine import NumbaEngine
+from tinyzo.engine.numba.vectors import TILE
+from tinyzo.engine.terms import Probe
+from tinyzo.engine.weights import Weights
 
 ROBERTA_LARGE = ((1024, 1024), (1024, 4096), (4096, 1024))  # (K, N)
 OPT_1_3B = ((2048, 2048), (2048, 8192), (8192, 2048))

@@ -41,7 +41,9 @@ from memory_worker import drop_cache
 from ours import random_batch
 from step import SHAPES, Child, model_setup
 
-from tinyzo.models.model import DTYPES, MODELS, free_bytes
+from tinyzo.dtypes import DTYPES
+from tinyzo.models.model import MODELS
+from tinyzo.system import free_bytes
 
 HERE = Path(__file__).parent
 GOALS = {  # MB of streamed weights, by model, engine, batch size; for 64 tokens

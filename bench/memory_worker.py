@@ -20,11 +20,12 @@ from typing import Any
 from tinyzo.engine.noise import step_seed
 from tinyzo.models.model import Model, open_model
 from tinyzo.runs import memory
+from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.runs.journal import Header, Journal
 from tinyzo.runs.run import Run
 from tinyzo.runs.settings import Settings
 from tinyzo.runs.snapshots import MOST, Snapshots, seconds_a_term
-from tinyzo.text.batches import micro_batches, packed_size
+from tinyzo.text.packing import micro_batches, packed_size
 from tinyzo.text.tasks import BoundTask, Example, Task
 from tinyzo.zo.mezo import mezo_step
 from tinyzo.zo.objectives import Objective
@@ -78,11 +79,11 @@ class Trial:
         self.points["ready"] = sizes()
         task = Task("random", model.family, "", ("a", "b"), ("a", "b"))
         bound = BoundTask(task, None, [], setup["words"], model.config.max_length, 0)
-        self.objective = Objective(model, bound, s.micro_batch_tokens)
+        self.objective = BoundedLoss(Objective(model, bound), s.micro_batch_tokens)
         self.passes = len(list(micro_batches(self.examples, s.micro_batch_tokens)))
         run = Run(Path(setup["run"]), s, {"base": BASE})
         run.create()
-        header = Header(2, 1, model.weights.kind, BASE)
+        header = Header(2, 1, model.weights.direction.kind, BASE)
         self.journal = stack.enter_context(Journal(run.journal_path, header))
         self.snapshots = stack.enter_context(Snapshots(run, s.fold_every, self.passes))
         self.run, self.weights = run, model.weights

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import common
 import numpy as np
 
-from tinyzo.engine.numba_engine import NumbaEngine
+from tinyzo.engine.numba.engine import NumbaEngine
 from tinyzo.engine.numpy_engine import NumpyView
 from tinyzo.engine.weights import Weights
 

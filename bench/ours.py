@@ -19,12 +19,14 @@ from unittest.mock import patch
 import common
 import numpy as np
 
-from tinyzo.engine.numba_engine import NumbaEngine, NumbaView, shared_engine
-from tinyzo.engine.weights import Weights, narrow
-from tinyzo.models.model import DTYPES, MODELS, Model
+from tinyzo.dtypes import DTYPES, narrow
+from tinyzo.engine.numba.engine import NumbaEngine, NumbaView, shared_engine
+from tinyzo.engine.weights import Weights
+from tinyzo.models.model import MODELS, Model
+from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.runs.settings import PAPERS
-from tinyzo.text.batches import batch_rows, packed_size
 from tinyzo.text.datasets import load_splits
+from tinyzo.text.packing import batch_rows, packed_size
 from tinyzo.text.tasks import BoundTask, Example, Task, get_task
 from tinyzo.text.tokenizer import Tokenizer, load_tokenizer
 from tinyzo.zo.mezo import mezo_step
@@ -45,7 +47,7 @@ class Stepper:
         self.weights = synthetic(architecture.shapes(config), setup["dtype"], self.engine)
         model = Model(setup["family"], config, self.weights, Path(), "numba")
         bound, self.examples = (task_batch if setup["task"] else random_batch)(setup, config)
-        self.objective = Objective(model, bound, PAPERS["micro_batch_tokens"])
+        self.objective = BoundedLoss(Objective(model, bound), PAPERS["micro_batch_tokens"])
         self.calls = self.count()
         self.flops = sum(2 * m * k * n * count for (m, k, n), count in self.calls.items())
         self.about = {

@@ -7,7 +7,7 @@ r"""PocketLLM's tables and figure (arXiv 2407.01031): MeZO against Adam, ours an
 Tables: peak memory and seconds of a step, all parameters in float32, random ids of --tokens each
 (the paper does not say how long its sequences are), synthetic weights of the real shapes.
 
-    ours       MeZO: the Numba engine, weights in memory; Adam: tinyzo_gradients, if it is there
+    ours       MeZO: the Numba engine, weights in memory; Adam: tinyzo.autodiff
     streamed   MeZO with the weights in their file
     pytorch    MeZO: peer.py, as published; Adam: torch.optim.Adam, without dropout
 
@@ -97,16 +97,18 @@ def our_stepper(setup: dict[str, Any]) -> Callable[[int], float]:
     from tinyzo.models.model import open_model
     from tinyzo.runs.settings import PAPERS
     from tinyzo.zo.mezo import mezo_step
+    from tinyzo.runs.bounded import BoundedLoss
     from tinyzo.zo.objectives import Objective
 
     model = open_model(setup["folder"])
     residency = "streamed" if setup["side"] == "streamed" else "resident"
     model.settle("numba", residency, setup["threads"])
     bound, examples = random_batch(setup, model.config)
-    objective, weights = Objective(model, bound, PAPERS["micro_batch_tokens"]), model.weights
+    objective = BoundedLoss(Objective(model, bound), PAPERS["micro_batch_tokens"])
+    weights = model.weights
     if setup["method"] == "mezo":
         return lambda seed: mezo_step(weights, objective, examples, seed, EPS, LR).loss
-    from tinyzo_gradients.adam import first_order_step
+    from tinyzo.autodiff.adam import first_order_step
 
     state: dict[str, Any] = {}
     return lambda seed: first_order_step(weights, objective, examples, state, LR).loss
@@ -298,10 +300,11 @@ def curve(method: str, options: argparse.Namespace) -> Iterator[tuple[int, float
     """(step, loss on all training rows, seconds of training so far)."""
     import tinyzo
     from tinyzo.runs.settings import SHIPPED, TINY
-    from tinyzo.text.batches import batch_rows
+    from tinyzo.text.packing import batch_rows
     from tinyzo.text.datasets import load_splits
     from tinyzo.text.tasks import get_task
     from tinyzo.zo.mezo import mezo_step
+    from tinyzo.runs.bounded import BoundedLoss
     from tinyzo.zo.objectives import Objective
 
     model = tinyzo.load(SHIPPED / options.shipped, residency="resident", dtype="f32",
@@ -309,7 +312,8 @@ def curve(method: str, options: argparse.Namespace) -> Iterator[tuple[int, float
     task = get_task("SST-2" if model.family == "roberta" else "SST2", model.family)
     bound = task.bind(model.tokenizer, model.config.max_length)
     examples = [bound.encode(row) for row in load_splits(task, options.data).train]
-    objective, weights = Objective(model, bound, TINY["micro_batch_tokens"]), model.weights
+    objective = BoundedLoss(Objective(model, bound), TINY["micro_batch_tokens"])
+    weights = model.weights
     (lr, eps), state, seconds = FIGURE[method], {}, 0.0
 
     def step(number: int) -> None:
@@ -317,7 +321,7 @@ def curve(method: str, options: argparse.Namespace) -> Iterator[tuple[int, float
         if method == "mezo":
             mezo_step(weights, objective, batch, number, eps, lr)
         else:
-            from tinyzo_gradients.adam import first_order_step
+            from tinyzo.autodiff.adam import first_order_step
 
             first_order_step(weights, objective, batch, state, lr)
 

@@ -50,12 +50,14 @@ import numpy as np
 from ours import random_batch
 from step import SHAPES, model_setup
 
-from tinyzo.engine.numba_engine import NumbaView
-from tinyzo.engine.streaming import Streamed
-from tinyzo.models.model import DTYPES, open_model
+from tinyzo.dtypes import DTYPES
+from tinyzo.engine.numba.engine import NumbaView
+from tinyzo.engine.stores.streamed import Streamed
+from tinyzo.models.model import open_model
 from tinyzo.models.trainable import train_only
-from tinyzo.runs.memory import status_bytes
+from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.runs.settings import PAPERS
+from tinyzo.system import status_bytes
 from tinyzo.zo.estimators import ESTIMATORS, zo_step
 from tinyzo.zo.objectives import Objective
 from tinyzo.zo.updates import Update
@@ -104,7 +106,7 @@ class Stepper:
         """Take steps on so many sequences of so many random tokens from now on."""
         setup = model_setup(self.case.model) | {"batch_size": count, "tokens": tokens}
         bound, self.examples = random_batch(setup, self.model.config)
-        self.objective = Objective(self.model, bound, self.most_tokens)
+        self.objective = BoundedLoss(Objective(self.model, bound), self.most_tokens)
 
     def losses(self, most: int, theta: Any, examples: Any) -> np.ndarray:
         """The losses of all probes, `most` in a pass."""

@@ -14,8 +14,8 @@ import numpy as np
 from tinyzo.checkpoints.safetensors import SafetensorsWriter
 from tinyzo.checkpoints.sources import TensorInfo
 from tinyzo.cli import main
-from tinyzo.engine.weights import narrow
-from tinyzo.models.model import DTYPES, MODELS
+from tinyzo.dtypes import DTYPES, narrow
+from tinyzo.models.model import MODELS
 from tinyzo.text.bpe import BYTE_OF
 
 ROOT = Path(__file__).resolve().parents[1]

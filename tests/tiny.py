@@ -10,21 +10,33 @@ from typing import Any
 import numpy as np
 
 import tinyzo
-from tinyzo.engine.engines import why_no_numba
-from tinyzo.engine.numpy_engine import NumpyView
-from tinyzo.engine.weights import Probe, Weights, narrow
+from tinyzo.batch import Batch
+from tinyzo.dtypes import DTYPES, narrow
+from tinyzo.engine.numpy_engine import NumpyEngine, NumpyView
+from tinyzo.engine.select import why_no_numba
+from tinyzo.engine.terms import Probe
+from tinyzo.engine.weights import Weights
 from tinyzo.models import opt, roberta
-from tinyzo.models.model import DTYPES, Model
-from tinyzo.text.batches import Batch
+from tinyzo.models.model import Model
 from tinyzo.text.tasks import BoundTask, Example, Task
 
 VOCABULARY, POSITIONS, DTYPE_NAMES = 29, 20, tuple(DTYPES)
 # And Numba's where it is, with two threads; products of bfloat16 as such are a test of their own.
-ENGINES: dict[str, Any] = {"numpy": NumpyView}
+ENGINES: dict[str, Any] = {"numpy": NumpyEngine()}
 if not why_no_numba():
-    from tinyzo.engine.numba_engine import NumbaEngine
+    from tinyzo.engine.numba.engine import NumbaEngine
 
     ENGINES["numba"] = NumbaEngine(2, bf16=False)
+class EngineOf(NumpyEngine):
+    """The NumPy engine with other views: a faulty one, or the reference's."""
+
+    def __init__(self, view: Any) -> None:
+        self.make = view
+
+    def view(self, weights: Any, probes: Any) -> Any:
+        return self.make(weights, probes)
+
+
 WORDS = [11, 17, 5]  # RoBERTa's label words
 
 
@@ -53,7 +65,8 @@ def _model(family: str, architecture: ModuleType, settings: dict, dtype: str, en
         is_norm = "norm" in name.lower() and name.endswith("weight")
         values = random.standard_normal(shape) * (0.1 if len(shape) == 1 else 0.4) + is_norm
         tensors[name] = narrow(values.astype(np.float32), np.dtype(DTYPES[dtype]), None)
-    return Model(family, config, Weights(tensors, engine), Path("tiny"), "numpy")
+    engine = EngineOf(engine) if isinstance(engine, type) else engine
+    return Model(family, config, Weights(tensors, engine), Path("tiny"))
 
 
 MODELS = {
@@ -104,7 +117,8 @@ class Float64View:
     @staticmethod
     def _perturbed(weights: Weights, name: str, probes: list[Probe]) -> np.ndarray:
         w, shape = weights.read(name).astype(np.float64), weights.shape(name)
-        z = [tinyzo.noise(p.seed, name, shape, weights.kind).astype(np.float64) for p in probes]
+        kind = weights.direction.kind
+        z = [tinyzo.noise(p.seed, name, shape, kind).astype(np.float64) for p in probes]
         return np.stack([w + probe.scale * each for probe, each in zip(probes, z, strict=True)])
 
     def embed(self, name: str, ids: np.ndarray) -> np.ndarray:

@@ -11,6 +11,10 @@
       UsageError              exit code 2: the command itself is wrong
 """
 
+from typing import NoReturn
+
+DAMAGED = "the file is damaged or of another kind: download or copy it again"
+
 
 class TinyzoError(Exception):
     """An error with a way out.
@@ -61,3 +65,14 @@ class UsageError(TinyzoError):
     """The command itself is wrong."""
 
     exit_code = 2
+
+
+def refuse(what: object, why: str, hint: str = DAMAGED) -> NoReturn:
+    """raises: CheckpointError that names a file or a tensor, and what is wrong with it"""
+    raise CheckpointError(f"{what}: {why}", hint)
+
+
+def check_choice(what: str, choice: str, known: tuple[str, ...]) -> None:
+    """raises: ConfigError when a choice is not among the known ones"""
+    if choice not in known:
+        raise ConfigError(f"{what} {choice!r} is not built", f"one of {', '.join(known)}")

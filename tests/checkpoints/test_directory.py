@@ -17,10 +17,9 @@ import tinyzo
 from tinyzo.checkpoints.directory import fingerprint, typed_config
 from tinyzo.checkpoints.safetensors import SafetensorsWriter
 from tinyzo.checkpoints.sources import TensorInfo
-from tinyzo.engine.weights import narrow
+from tinyzo.dtypes import DTYPES, narrow
 from tinyzo.errors import CheckpointError, ConfigError
 from tinyzo.models import opt, roberta
-from tinyzo.models.model import DTYPES
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 TYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "float64": "F64", "int64": "I64"}

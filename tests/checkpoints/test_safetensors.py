@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyzo.checkpoints.safetensors import SafetensorsWriter, open_safetensors
-from tinyzo.checkpoints.sources import STORAGE, TensorInfo
+from tinyzo.checkpoints.sources import TensorInfo
+from tinyzo.dtypes import STORAGE
 from tinyzo.errors import CheckpointError, ShapeError
 
 NAMES = {  # what the crate's `serialize` calls the types

@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 from hostile import Parameter, Storage, Tensor, tensor
 
+from tinyzo.checkpoints import torch_bin
 from tinyzo.checkpoints.directory import open_torch_bin
 from tinyzo.checkpoints.sources import TensorInfo
 from tinyzo.errors import CheckpointError, ShapeError, TinyzoError
-from tinyzo_formats import torch_bin
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 TAGS = {"half": "F16", "bfloat16": "BF16", "long": "I64", "bool": "BOOL", "scalar": "F64"}

@@ -12,10 +12,12 @@ import pytest
 from tiny import DTYPE_NAMES, ENGINES, MODELS, Float64View, examples_for, raw_bytes, toy_task
 
 import tinyzo
+from tinyzo.dtypes import narrow, widen
 from tinyzo.engine import noise
-from tinyzo.engine import weights as weights_module
-from tinyzo.engine.numpy_engine import NumpyView
-from tinyzo.engine.weights import Probe, Weights, narrow, widen
+from tinyzo.engine import tiles
+from tinyzo.engine.numpy_engine import NumpyEngine, NumpyView
+from tinyzo.engine.terms import Direction, Probe
+from tinyzo.engine.weights import Weights
 from tinyzo.errors import ShapeError
 from tinyzo.models.model import Model
 from tinyzo.zo.objectives import Objective
@@ -47,10 +49,10 @@ def explicitly(model: Model, probe: Probe) -> Model:
     """The model with the perturbation written into its weights, in float32."""
     tensors = {}
     for name in model.weights.names():
-        z = tinyzo.noise(probe.seed, name, model.weights.shape(name), model.weights.kind)
+        z = tinyzo.noise(probe.seed, name, model.weights.shape(name), model.weights.direction.kind)
         tensors[name] = model.weights.read(name) + np.float32(probe.scale) * z
-    weights = Weights(tensors, NumpyView, model.weights.kind)
-    return Model(model.family, model.config, weights, model.directory, "numpy")
+    weights = Weights(tensors, NumpyEngine(), model.weights.direction)
+    return Model(model.family, model.config, weights, model.directory)
 
 
 def check_losses(name: str, dtype: str, engine: Any, probes: list[Probe]) -> float:
@@ -82,7 +84,7 @@ def test_losses(name, dtype, engine, probes):
 @pytest.mark.parametrize("tile", [1, 24])
 def test_losses_in_small_tiles(monkeypatch, name, engine, tile):
     """A tile of 1 is one row, of 24 is 3 or 4: the softmax over the vocabulary is put together."""
-    monkeypatch.setattr(weights_module, "TILE", tile)
+    monkeypatch.setattr(tiles, "TILE", tile)
     check_losses(name, "f32", engine, PROBES["pair"])
 
 
@@ -126,7 +128,7 @@ TERMS = {
 @pytest.mark.parametrize(("terms", "decay"), TERMS.values(), ids=TERMS)
 def test_folded_bytes(name, dtype, engine, kind, terms, decay):
     weights = MODELS[name](dtype, engine).weights
-    weights.kind = kind
+    weights.direction = Direction(kind)
     expected = {}
     for tensor in weights.names():
         raw = weights.stored(tensor)

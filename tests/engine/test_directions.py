@@ -9,10 +9,14 @@ from engine.test_streaming import streamed
 from tiny import ENGINES, MODELS, examples_for, raw_bytes, toy_task
 
 import tinyzo
+from tinyzo.engine.numpy_engine import NumpyEngine
+from tinyzo.dtypes import narrow, widen
 from tinyzo.engine import noise
-from tinyzo.engine import weights as weights_module
+from tinyzo.engine import tiles
 from tinyzo.engine.numpy_engine import NumpyView
-from tinyzo.engine.weights import Probe, Weights, narrow, widen
+from tinyzo.engine.moments import Moments
+from tinyzo.engine.terms import Direction, Probe, Update
+from tinyzo.engine.weights import Weights
 from tinyzo.models.trainable import SAMPLE, magnitude_limits
 from tinyzo.zo.objectives import Objective
 
@@ -28,8 +32,8 @@ SUMS = [[(5, 0.02), (6, -0.03)], [(7, 0.05)], []]
 def setting(dtype: str, engine, adam: bool, limited: bool, path=None):
     model = MODELS["opt"](dtype, engine)
     model = streamed(model, path) if path else model
-    model.weights.adam = 2 * adam
-    model.weights.limits = magnitude_limits(model.weights) if limited else {}
+    limits = magnitude_limits(model.weights) if limited else {}
+    model.weights.direction = Direction(limits=limits)
     return model
 
 
@@ -60,17 +64,21 @@ def moved(w, name: str, terms, decay: float, adam: bool, limit) -> np.ndarray:
 def test_updates_are_their_definition_folded_or_pending(
     tmp_path, monkeypatch, dtype, engine, decay, adam, limited
 ):
-    monkeypatch.setattr(weights_module, "TILE", 80)
+    monkeypatch.setattr(tiles, "TILE", 80)
     models = [setting(dtype, engine, adam, limited) for _ in range(2)]
     models.append(setting(dtype, engine, adam, limited, tmp_path / "w"))
     folded, pending, there = (model.weights for model in models)
     expected = {name: folded.stored(name).copy() for name in folded.names()}
     for terms in ADAM if adam else SUMS:
-        folded.add(terms, decay)
+        update = Update(terms, decay)
+        if adam:
+            *window, (_, lr) = terms
+            update = Update(window, decay, Moments(lr, 2))
+        folded.apply(update)
         for weights in (pending, there):
-            weights.add(terms, decay, fold=False)
+            weights.apply(update, fold=False)
         for name, raw in expected.items():
-            w = moved(widen(raw), name, terms, decay, adam, folded.limits.get(name))
+            w = moved(widen(raw), name, terms, decay, adam, folded.direction.limits.get(name))
             salt = noise.key(terms[0][0] if terms else 0, name, "rounding")
             bits = noise.words(salt, noise.counters(0, raw.shape))
             expected[name] = narrow(w, raw.dtype, bits)
@@ -91,10 +99,10 @@ def test_z_is_0_where_weights_are_large_and_else_what_it_is(engine):
     model = setting("f32", engine, adam=False, limited=True)
     weights, before = model.weights, {n: model.weights.read(n) for n in model.weights.names()}
     explicit = {
-        n: w + F(0.01) * masked(3, n, w, weights.limits[n]) for n, w in before.items()
+        n: w + F(0.01) * masked(3, n, w, weights.direction.limits[n]) for n, w in before.items()
     }
     plain = MODELS["opt"]()
-    plain.weights = Weights(explicit, NumpyView)
+    plain.weights = Weights(explicit, NumpyEngine())
     found, expected = (
         Objective(m, toy_task("opt", "lm"))(m.weights.view([probe]), examples_for("opt"))
         for m, probe in ((model, Probe(3, 0.01)), (plain, Probe(0, 0.0)))
@@ -103,7 +111,7 @@ def test_z_is_0_where_weights_are_large_and_else_what_it_is(engine):
     weights.add([(3, 0.01)])
     for name, w in explicit.items():
         assert np.array_equal(weights.read(name), w)
-        large = np.abs(before[name]) > weights.limits[name]
+        large = np.abs(before[name]) > weights.direction.limits[name]
         assert np.array_equal(weights.read(name)[large], before[name][large])
 
 
@@ -111,7 +119,7 @@ def test_a_quarter_of_each_tensor_is_small():
     shapes = {"exact": (64, 50), "sampled": (2048, 300), "vector": (1000,), "one": (1,)}
     values = {n: tinyzo.noise(1, n, shape).copy() for n, shape in shapes.items()}
     assert values["sampled"].size > SAMPLE
-    for name, limit in magnitude_limits(Weights(values, NumpyView)).items():
+    for name, limit in magnitude_limits(Weights(values, NumpyEngine())).items():
         share = (np.abs(values[name]) <= limit).mean()
         # The sample of 2^18 has a deviation of 0.0009.
         close = {"sampled": 0.005, "one": 1.0}.get(name, 1 / values[name].size + 1e-9)

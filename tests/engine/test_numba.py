@@ -12,25 +12,23 @@ import numpy as np
 import pytest
 from tiny import MODELS, examples_for, raw_bytes, toy_task
 
-from tinyzo.engine import engines
-from tinyzo.engine.engines import choose_engine, why_no_numba
+from tinyzo.dtypes import narrow, widen
+from tinyzo.engine import select
 from tinyzo.engine.numpy_engine import NumpyView
-from tinyzo.engine.weights import Probe, Weights, narrow, widen
+from tinyzo.engine.select import choose_engine, why_no_numba
+from tinyzo.engine.terms import Probe
+from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError
 from tinyzo.zo.mezo import mezo_step
 from tinyzo.zo.objectives import Objective
 
 numba = pytest.importorskip("numba", reason="the fast engine needs Numba")
 
-from tinyzo.engine import numba_engine, numba_kernels  # noqa: E402
-from tinyzo.engine.numba_engine import DEPTH, NumbaEngine, fast_cpus  # noqa: E402
-from tinyzo.engine.numba_vectors import (  # noqa: E402
-    TILE,
-    Tile,
-    choose_tile,
-    square_transpose,
-    tile_multiplier,
-)
+from tinyzo.engine.numba import engine as numba_engine  # noqa: E402
+from tinyzo.engine.numba import kernels as numba_kernels
+from tinyzo.engine.numba.engine import DEPTH, NumbaEngine  # noqa: E402
+from tinyzo.system import fast_cpus  # noqa: E402
+from tinyzo.engine.numba.vectors import TILE, Tile, choose_tile, square_transpose, tile_multiplier
 
 PAIR = [Probe(5, 1e-2), Probe(5, -1e-2)]
 X86, ARM = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
@@ -97,7 +95,7 @@ def test_a_tile_is_a_small_matmul(tile, bf16):
 CROSS = """
 import numba
 from numba import boolean as b, float32, int64 as i
-from tinyzo.engine.numba_vectors import TILE, tile_multiplier
+from tinyzo.engine.numba.vectors import TILE, tile_multiplier
 f, width = float32[::1], TILE.width
 for bf16 in (False, True):
     multiply = tile_multiplier(TILE)
@@ -284,7 +282,7 @@ def test_every_kernel_is_compiled_once_and_for_all(name):
 def test_a_child_compiles_every_kernel():
     """None is left to the process that asked for it, whose memory would then grow by 80 MB."""
     program = """if True:
-        from tinyzo.engine.numba_engine import compile_kernels, kernels
+        from tinyzo.engine.numba.engine import compile_kernels, kernels
         compile_kernels()
         called = [k for k in vars(kernels).values()
                   if hasattr(k, "py_func") and "counters" in k.py_func.__code__.co_varnames]
@@ -308,7 +306,7 @@ def test_a_cold_cache_is_filled_by_a_child(monkeypatch, tmp_path):
     Path(numba_kernels.__file__).touch()
     os.utime(numba_kernels.__file__, (later, later))
     assert make(2).threads == 2
-    assert children == [[sys.executable, "-m", "tinyzo.engine.numba_engine"]]
+    assert children == [[sys.executable, "-m", "tinyzo.engine.numba.engine"]]
 
 
 # -- where it is missing -------------------------------------------------------------------------
@@ -322,9 +320,10 @@ def test_numba_is_not_imported_before_an_engine_is_asked_for():
 
 
 def test_without_numba_the_numpy_engine_computes(monkeypatch):
-    assert choose_engine("auto", 2)[0] == "numba" and choose_engine("numpy", None)[1] is NumpyView
+    assert choose_engine("auto", 2).name == "numba"
+    assert choose_engine("numpy").name == "numpy"
     monkeypatch.setenv("TINYZO_NO_NUMBA", "1")
-    assert choose_engine("auto", None) == ("numpy", NumpyView)
+    assert choose_engine("auto").name == "numpy"
     with pytest.raises(ConfigError, match=r"engine 'numba' cannot be had here\n.*NO_NUMBA is set"):
         choose_engine("numba", None)
     monkeypatch.setenv("TINYZO_NO_NUMBA", "0")
@@ -333,11 +332,11 @@ def test_without_numba_the_numpy_engine_computes(monkeypatch):
         (RuntimeError("no locator available"), "no locator available: set NUMBA_CACHE_DIR"),
     ):
         with monkeypatch.context() as broken:
-            broken.delitem(sys.modules, "tinyzo.engine.numba_engine")
-            broken.delattr("tinyzo.engine.numba_engine")
+            broken.delitem(sys.modules, "tinyzo.engine.numba.engine")
+            broken.delattr("tinyzo.engine.numba.engine")
             broken.setattr("builtins.__import__", importing(error))
             assert way_out in why_no_numba()
-            assert engines.choose_engine("auto", None)[0] == "numpy"
+            assert select.choose_engine("auto").name == "numpy"
 
 
 def importing(error: Exception):
@@ -345,7 +344,7 @@ def importing(error: Exception):
     original = __import__
 
     def importer(name, *others):
-        if name == "tinyzo.engine.numba_engine":
+        if name == "tinyzo.engine.numba.engine":
             raise error
         return original(name, *others)
 

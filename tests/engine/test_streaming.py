@@ -9,9 +9,10 @@ from tiny import DTYPE_NAMES, ENGINES, MODELS, examples_for, raw_bytes, toy_task
 
 from tinyzo.checkpoints.safetensors import SafetensorsWriter, open_safetensors
 from tinyzo.checkpoints.sources import Source, TensorInfo
-from tinyzo.engine import weights as weights_module
-from tinyzo.engine.streaming import Streamed
-from tinyzo.engine.weights import Probe, Weights
+from tinyzo.engine import tiles
+from tinyzo.engine.stores.streamed import Streamed
+from tinyzo.engine.terms import Probe
+from tinyzo.engine.weights import Weights
 from tinyzo.errors import CheckpointError
 from tinyzo.models.model import Model
 from tinyzo.runs.snapshots import infos_of
@@ -37,7 +38,7 @@ def streamed(model: Model, path, tiles: int = 2) -> Model:
         weights.write(writer.write, writer.names())
     names = {name: name for name in weights.names()}
     store = Streamed(open_safetensors(path), names, tiles=tiles)
-    there = Weights(store, weights.engine, weights.kind)
+    there = Weights(store, weights.engine, weights.direction)
     return Model(model.family, model.config, there, model.directory)
 
 
@@ -48,7 +49,7 @@ def objective(model: Model, loss: str = "classification") -> Objective:
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Tiles of 3 rows of width 8, so that every matrix has several blocks."""
-    monkeypatch.setattr(weights_module, "TILE", 24)
+    monkeypatch.setattr(tiles, "TILE", 24)
 
 
 @engines
@@ -119,7 +120,7 @@ def test_another_type_is_made_block_by_block(tmp_path, dtype):
     write_tensors(tmp_path / "w", tensors)
     store = Streamed(open_safetensors(tmp_path / "w"), {n: n for n in tensors}, dtype, tiles=1)
     for name, tensor in tensors.items():
-        expected = weights_module.narrow(tensor, np.dtype(dtype), None)
+        expected = narrow(tensor, np.dtype(dtype), None)
         assert np.array_equal(store.read(name), expected)
         blocks = list(store.blocks(name))
         assert sum(len(raw) for _, raw in blocks) == len(tensor)

@@ -7,13 +7,14 @@ import pytest
 from tiny import DTYPE_NAMES, MODELS, raw_bytes
 
 import tinyzo
+from tinyzo.dtypes import DTYPES, narrow, widen
 from tinyzo.engine import noise
-from tinyzo.engine import weights as weights_module
-from tinyzo.engine.numpy_engine import NumpyView
-from tinyzo.engine.weights import Probe, Weights, narrow, widen
+from tinyzo.engine import tiles
+from tinyzo.engine.numpy_engine import NumpyEngine, NumpyView
+from tinyzo.engine.terms import Direction, Probe
+from tinyzo.engine.weights import Weights
 from tinyzo.errors import NumericError
-from tinyzo.models.model import DTYPES
-from tinyzo.text.batches import pack_sequences
+from tinyzo.text.packing import pack_sequences
 
 U16, F16, F32 = np.dtype(np.uint16), np.dtype(np.float16), np.dtype(np.float32)
 SIXTEEN = pytest.mark.parametrize("dtype", [U16, F16], ids=["bf16", "f16"])
@@ -30,7 +31,7 @@ def make(dtype: str = "f32", kind: str = "gaussian") -> Weights:
         name: narrow(v.astype(np.float32), np.dtype(DTYPES[dtype]), None)
         for name, v in values.items()
     }
-    return Weights(stored, NumpyView, kind)
+    return Weights(stored, NumpyEngine(), Direction(kind))
 
 
 def rounded_every_way(value: float, dtype: np.dtype) -> np.ndarray:
@@ -127,7 +128,7 @@ def test_reading_is_float32_and_a_copy(dtype):
 
 @pytest.mark.parametrize("tile", [1, 7, 50, 1 << 16])
 def test_tiles_rows_gather_and_index_agree(monkeypatch, tile):
-    monkeypatch.setattr(weights_module, "TILE", tile)
+    monkeypatch.setattr(tiles, "TILE", tile)
     weights = make("bf16")
     for name in weights.names():
         whole, shape = weights.read(name), weights.shape(name)
@@ -180,7 +181,7 @@ def test_a_fold_into_16_bits_rounds_with_the_words_of_its_first_seed(dtype):
 def test_a_fold_does_not_depend_on_the_tiles(monkeypatch, dtype):
     results = []
     for tile in (1, 7, 64, 1 << 16):
-        monkeypatch.setattr(weights_module, "TILE", tile)
+        monkeypatch.setattr(tiles, "TILE", tile)
         weights = make(dtype)
         weights.add([(3, 0.01), (4, -0.02)], decay=0.01)
         results.append(raw_bytes(weights))

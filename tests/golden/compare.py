@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from golden.seeded import Case
 
+from tiny import EngineOf
+
 from tinyzo.checkpoints.directory import typed_config
 from tinyzo.engine.numpy_engine import NumpyView
 from tinyzo.engine.weights import Weights
 from tinyzo.models.model import MODELS, Model
-from tinyzo.text.batches import pack_sequences
+from tinyzo.text.packing import pack_sequences
 
 TOLERANCE = 4  # times the error of the reference's own float32 run, at the same stage
 
@@ -23,8 +25,9 @@ def seeded_model(case: Case, engine: Any = NumpyView) -> Model:
     """The case as a model, its weights made in memory."""
     family = case.config["model_type"]
     config = typed_config(dict(case.config), MODELS[family].Config, MODELS[family].ALLOWED)
+    engine = EngineOf(engine) if isinstance(engine, type) else engine
     tensors = {name: case.tensor(name, shape) for name, shape in MODELS[family].shapes(config)}
-    return Model(family, config, Weights(tensors, engine), Path(), "numpy")
+    return Model(family, config, Weights(tensors, engine), Path())
 
 
 def stages(model: Model, sequences: list[list[int]]) -> Iterator[tuple[str, np.ndarray]]:

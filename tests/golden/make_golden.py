@@ -19,7 +19,7 @@ import torch
 from seeded import REAL, TINY, TRAINED_OPT, Case, windows
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, OPTConfig, RobertaConfig
 
-from tinyzo.engine.weights import widen
+from tinyzo.dtypes import widen
 
 HERE = Path(__file__).resolve().parent
 KINDS = {

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tinyzo import noise
-from tinyzo.engine.weights import narrow
+from tinyzo.dtypes import narrow
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "weights"
 TRAINED_OPT = SHARED / "gpt-by-hand-opt"

@@ -9,11 +9,12 @@ import pytest
 from tiny import DTYPE_NAMES, ENGINES, MODELS, VOCABULARY, Float64View, tiny_opt, tiny_roberta
 
 import tinyzo
-from tinyzo.engine import weights as weights_module
-from tinyzo.engine.numpy_engine import QUERIES, NumpyView
-from tinyzo.engine.weights import Probe, Weights
+from tinyzo.engine import tiles
+from tinyzo.engine.numpy_engine import QUERIES, NumpyEngine, NumpyView
+from tinyzo.engine.terms import Probe
+from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError, DataError
-from tinyzo.text.batches import Packer, pack_candidates, pack_sequences
+from tinyzo.text.packing import Packer, pack_candidates, pack_sequences
 from tinyzo.text.tasks import Example
 
 models = pytest.mark.parametrize("name", MODELS)
@@ -146,7 +147,7 @@ def test_two_probes_are_two_models_with_perturbed_weights(name):
         for tensor in model.weights.names():
             z = tinyzo.noise(7, tensor, model.weights.shape(tensor)).astype(np.float64)
             tensors[tensor] = (model.weights.read(tensor) + scale * z).astype(np.float32)
-        return logits(Weights(tensors, NumpyView).view())[0]
+        return logits(Weights(tensors, NumpyEngine()).view())[0]
 
     found = logits(model.weights.view([Probe(7, eps), Probe(7, -eps)]))
     expected = np.stack([perturbed(eps), perturbed(-eps)])
@@ -218,9 +219,9 @@ def test_a_float64_is_seen(monkeypatch):
 @pytest.mark.parametrize("rows_per_tile", [1, 5, VOCABULARY])
 @pytest.mark.parametrize("size", [1, 1000])
 def test_nll_is_minus_the_log_softmax_of_the_scores(monkeypatch, engine, rows_per_tile, size):
-    monkeypatch.setattr(weights_module, "TILE", 8 * rows_per_tile)
+    monkeypatch.setattr(tiles, "TILE", 8 * rows_per_tile)
     if engine is not NumpyView:
-        monkeypatch.setattr("tinyzo.engine.numba_engine.VOCABULARY", rows_per_tile)
+        monkeypatch.setattr("tinyzo.engine.numba.engine.VOCABULARY", rows_per_tile)
     table = "roberta.embeddings.word_embeddings.weight"
     theta = tiny_roberta(engine=engine).weights.view([Probe(2, 1e-2), Probe(3, 1e-2)])
     h = size * np.random.RandomState(2).standard_normal((2, 6, 8)).astype(np.float32)

@@ -20,15 +20,16 @@ from tiny import (
 )
 
 import tinyzo
-from tinyzo.engine.numpy_engine import NumpyView
-from tinyzo.engine.weights import Probe, Weights
+from tinyzo.engine.numpy_engine import NumpyEngine, NumpyView
+from tinyzo.engine.terms import Probe
+from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError
 from tinyzo.models.model import Model
 from tinyzo.models.trainable import LOW_RANK, low_rank, renew, train_only
 from tinyzo.text.tasks import Example
 from tinyzo.zo.estimators import ESTIMATORS, zo_step
 from tinyzo.zo.objectives import Objective
-from tinyzo.zo.updates import Update
+from tinyzo.zo.updates import UpdateRule
 
 engines = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 dtypes = pytest.mark.parametrize("dtype", ["f32", "bf16"])
@@ -108,7 +109,7 @@ def test_streamed_is_resident_to_the_bit(tmp_path, what, dtype, engine):
         done = []
         for model in (here, there):
             objective, how = Objective(model, toy_task("opt", "lm")), (EPS, 1e-2, 0.1)
-            more = (ESTIMATORS["two-sided"], Update(), [])
+            more = (ESTIMATORS["two-sided"], UpdateRule(), [])
             seeds = [70 + step, 80 + step]
             done.append(zo_step(model.weights, objective, examples_for("opt"), seeds, *how, *more))
         assert done[0] == done[1]
@@ -204,7 +205,7 @@ def test_patterns_and_targets_that_name_nothing_are_refused():
 def test_adapters_begin_as_the_model_and_as_the_seed_says():
     model, plain = prepared("opt", "lora"), MODELS["opt"]()
     assert losses(model, [Probe(0, 0.0)]) == pytest.approx(losses(plain, [Probe(0, 0.0)]), rel=1e-6)
-    assert model.weights.scale == 2.0
+    assert model.weights.adapter_scale == 2.0
     name = "model.decoder.layers.0.self_attn.q_proj.lora_A.weight"
     a = model.weights.read(name)
     assert np.array_equal(a, prepared("opt", "lora").weights.read(name))
@@ -248,7 +249,7 @@ def test_low_rank_probes_are_w_plus_eps_u_v(name, engine):
         found = losses(model, [Probe(7, EPS), Probe(8, -EPS)], loss)
         for probe, value in zip((Probe(7, EPS), Probe(8, -EPS)), found, strict=True):
             plain = MODELS[name]()
-            plain.weights = Weights(with_low_rank(model.weights, probe, 9), NumpyView)
+            plain.weights = Weights(with_low_rank(model.weights, probe, 9), NumpyEngine())
             assert value == pytest.approx(losses(plain, [Probe(0, 0.0)], loss)[0], rel=3e-6)
 
 
@@ -268,6 +269,6 @@ def test_the_end_of_a_window_merges_and_renews(dtype, engine):
     assert not weights.read(b).any()
     assert np.array_equal(weights.read(a), tinyzo.noise(10, a, weights.shape(a)))
     plain = MODELS["opt"](dtype)
-    plain.weights = Weights({n: weights.stored(n) for n in weights.saved}, NumpyView)
+    plain.weights = Weights({n: weights.stored(n) for n in weights.saved}, NumpyEngine())
     found = losses(model, [Probe(0, 0.0)], "lm")
     assert found == pytest.approx(losses(plain, [Probe(0, 0.0)], "lm"), rel=2e-6)

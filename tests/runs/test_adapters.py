@@ -94,7 +94,7 @@ def test_the_folder_is_the_run_bit_by_bit(run):
     adapter, tuned = load(run.path.parent / "adapter"), tuned_model(run, 6)
     base = load(run.settings.model_path)
     assert sorted(adapter.weights.names()) == sorted(tuned.weights.names())
-    assert adapter.weights.scale == tuned.weights.scale
+    assert adapter.weights.adapter_scale == tuned.weights.adapter_scale
     for name in tuned.weights.names():
         np.testing.assert_array_equal(adapter.weights.read(name), tuned.weights.read(name))
     np.testing.assert_array_equal(logits(adapter), logits(tuned))
@@ -187,7 +187,7 @@ def test_the_base_s_own_adapter_does_not_come_along(runs, tmp_path):
     folder = shutil.copytree(run.settings.model_path, tmp_path / "both")
     (folder / CONFIG).write_text(json.dumps({"base_model_name_or_path": "."}))
     shutil.copyfile(run.path.parent / "adapter" / WEIGHTS, folder / WEIGHTS)
-    np.testing.assert_array_equal(load(folder).weights.scale, 1)
+    np.testing.assert_array_equal(load(folder).weights.adapter_scale, 1)
     data, options = write_reviews(tmp_path / "data"), ("--train", "lora", "--steps", "0")
     assert finetune(folder, data, tmp_path / "run", *options) == 0
     replay(Run.open(tmp_path / "run"), tmp_path / "merged", merge=True)
@@ -233,7 +233,7 @@ def test_a_run_goes_on_with_an_adapter(runs, tmp_path, name, what):
     assert main(["evaluate", "--model", str(tmp_path / "run")]) == 0
     np.testing.assert_array_equal(logits(tuned_model(run, 0)), logits(before))
     after = load(replay(run, tmp_path / "more", step=6))
-    assert after.weights.scale == before.weights.scale
+    assert after.weights.adapter_scale == before.weights.adapter_scale
     assert after.directory == before.directory  # the base, not the adapter that it began with
     for each in before.weights.names():
         moved = (before.weights.read(each) != after.weights.read(each)).any()

@@ -14,9 +14,9 @@ from folders import SHAPES, random_tensors, write_model, write_tensors
 
 import tinyzo
 from tinyzo.cli import main
-from tinyzo.engine.engines import choose_engine
-from tinyzo.engine.numba_engine import NumbaEngine
+from tinyzo.engine.numba.engine import NumbaEngine
 from tinyzo.engine.numpy_engine import NumpyView
+from tinyzo.engine.select import choose_engine
 from tinyzo.models.opt import Config as OptConfig
 from tinyzo.models.roberta import Config as RobertaConfig
 from tinyzo.runs import doctor
@@ -79,7 +79,7 @@ def test_json_of_a_sound_machine(tmp_path, capsys):
     document = json.loads(line)
     assert document.keys() == {"ok", "checks"} and document["ok"] is True
     found = by_name(document["checks"])
-    engine = choose_engine("auto", None)[0]
+    engine = choose_engine("auto").name
     assert engine == "numba"
     assert list(found) == [*NAMES, "z numba", "z numpy", "checkpoint"]
     pattern = r"numba, threads: \d+ of our own, no threading layer; .*: Tile\(lanes=\d+, .*"
@@ -181,7 +181,7 @@ def test_numpy_built_without_blas(monkeypatch):
 
 
 def test_without_numba(monkeypatch, tmp_path, unmeasured):
-    monkeypatch.setitem(sys.modules, "tinyzo.engine.numba_engine", None)
+    monkeypatch.setitem(sys.modules, "tinyzo.engine.numba.engine", None)
     found = by_name(doctor.examine(write_model(tmp_path / "model")))
     assert list(found) == [*NAMES, "z numpy", "checkpoint"]
     assert found["engine"]["value"] == "numpy" and "pip install numba" in found["engine"]["hint"]

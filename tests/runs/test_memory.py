@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from folders import rows, shell, write_jsonl, write_model, write_tensors, write_vocabulary
 
-from tinyzo.engine.numpy_engine import QUERIES, NumpyView
+from tinyzo.engine.numpy_engine import QUERIES, NumpyEngine
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError, UsageError
 from tinyzo.models.model import MODELS, open_model
@@ -163,7 +163,7 @@ def test_the_plan_of_a_roberta_base(tmp_path, where):
     tensors = {
         name: np.zeros(shape, np.uint16) for name, shape in architecture.shapes(Config(**config))
     }
-    Weights(tensors, NumpyView).add([(1, 0.02)])
+    Weights(tensors, NumpyEngine()).add([(1, 0.02)])
     write_tensors(directory / "model.safetensors", tensors)
     (directory / "config.json").write_text(json.dumps(config | {"model_type": "roberta"}))
     data = write_jsonl(tmp_path / "rows.jsonl", rows(40))

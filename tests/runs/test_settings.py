@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tinyzo.checkpoints.files import read_toml
-from tinyzo.engine.engines import ENGINES
+from tinyzo.dtypes import DTYPES
+from tinyzo.engine.select import ENGINES
 from tinyzo.errors import ConfigError, UsageError
-from tinyzo.models.model import DTYPES, RESIDENCIES
+from tinyzo.models.model import RESIDENCIES
+from tinyzo.parsing import read_toml
 from tinyzo.runs.settings import CHOICES, HELP, RANGES, SHIPPED, TINY, Settings, settings_from
 from tinyzo.zo.estimators import ESTIMATORS
 from tinyzo.zo.methods import METHODS, PLAIN

@@ -15,8 +15,8 @@ from tiny import ENGINES
 
 import tinyzo
 from tinyzo.cli import main
-from tinyzo.engine.engines import choose_engine
 from tinyzo.engine.numpy_engine import NumpyView
+from tinyzo.engine.select import choose_engine
 from tinyzo.errors import CheckpointError, ConfigError, DataError, RunError, UsageError
 from tinyzo.runs import report, train
 from tinyzo.runs.journal import Journal, read_journal
@@ -212,7 +212,7 @@ def test_a_run_does_not_depend_on_the_number_of_threads(home, tmp_path):
 # --- disturbed ---
 
 
-FOLDS = {"numpy": NumpyView, "numba": type(ENGINES.get("numba"))}[choose_engine("auto", 2)[0]]
+FOLDS = {"numpy": NumpyView, "numba": type(ENGINES.get("numba"))}[choose_engine("auto", 2).name]
 
 
 class Killed(BaseException):

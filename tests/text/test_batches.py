@@ -9,7 +9,7 @@ import pytest
 from tiny import examples_for
 
 from tinyzo.errors import DataError
-from tinyzo.text.batches import (
+from tinyzo.text.packing import (
     batch_rows,
     micro_batches,
     pack_candidates,

@@ -8,14 +8,16 @@ from tiny import ENGINES, MODELS, examples_for, raw_bytes, toy_task
 from zo.test_mezo import exact_slope
 
 import tinyzo
-from tinyzo.engine.numpy_engine import NumpyView
+from tinyzo.engine.numpy_engine import NumpyEngine, NumpyView
+from tinyzo.engine.terms import Direction
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import NumericError
 from tinyzo.models.trainable import train_only
+from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.zo.estimators import ESTIMATORS, SPREAD, zo_step
 from tinyzo.zo.mezo import mezo_step
 from tinyzo.zo.objectives import Objective
-from tinyzo.zo.updates import Update
+from tinyzo.zo.updates import UpdateRule
 
 EPS, LR, SEEDS, D = 0.125, 0.01, [3, 2**53 - 1, 0, 8], 20
 engines = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
@@ -29,7 +31,7 @@ def curved(w: np.ndarray) -> np.ndarray:
 
 def toy(kind: str = "gaussian") -> tuple[Weights, np.ndarray]:
     w = tinyzo.noise(1, "start", (D,)).copy()
-    return Weights({"w": w.copy()}, NumpyView, kind), w
+    return Weights({"w": w.copy()}, NumpyEngine(), Direction(kind)), w
 
 
 def loss_of(theta, _) -> np.ndarray:
@@ -57,7 +59,7 @@ def test_coefficients_by_hand(name, kind):
     weights, w = toy(kind)
     losses, g = by_hand(name, w, kind)
     estimator = ESTIMATORS[name]
-    step = zo_step(weights, loss_of, None, SEEDS, EPS, LR, 0.5, estimator, Update(), [])
+    step = zo_step(weights, loss_of, None, SEEDS, EPS, LR, 0.5, estimator, UpdateRule(), [])
     assert step.losses == pytest.approx(losses, rel=1e-12)
     assert [seed for seed, _ in step.terms] == SEEDS
     assert [c for _, c in step.terms] == pytest.approx([-LR * x for x in g], rel=1e-9)
@@ -89,7 +91,7 @@ def test_forward_is_the_slope_of_two_sides_as_eps_falls(name):
     objective, batch = Objective(model, toy_task(model.family)), examples_for(model.family)
     expected = [exact_slope(model.weights, objective, batch, seed, 1e-6) for seed in SEEDS]
     forward = ESTIMATORS["forward"]
-    step = zo_step(model.weights, objective, batch, SEEDS, EPS, LR, 0, forward, Update(), [])
+    step = zo_step(model.weights, objective, batch, SEEDS, EPS, LR, 0, forward, UpdateRule(), [])
     g = [c / -LR * len(SEEDS) for _, c in step.terms]
     assert g == pytest.approx(expected, rel=1e-4, abs=1e-4)
     assert forward.forwards(4) == 9 and len(step.losses) == 8
@@ -106,7 +108,7 @@ def setting(name: str, loss: str, dtype: str, engine, max_tokens: int = 4096):
     train_only(model, "lora-fa", 0, 2, 4.0)
     model.weights.add([(99, 0.3)])
     task = toy_task(model.family, loss)
-    return model.weights, Objective(model, task, max_tokens), examples_for(model.family)
+    return model.weights, BoundedLoss(Objective(model, task), max_tokens), examples_for(model.family)
 
 
 @engines
@@ -117,7 +119,7 @@ def test_queries_in_one_pass_are_those_one_by_one(name, loss, dtype, engine):
     losses = []
     for seed in SEEDS:
         losses += mezo_step(weights, *task, seed, 1e-2, lr=0.0).losses
-    more = (ESTIMATORS["two-sided"], Update(), [])
+    more = (ESTIMATORS["two-sided"], UpdateRule(), [])
     step = zo_step(weights, *task, SEEDS, 1e-2, LR, 0.0, *more)
     assert step.losses == pytest.approx(losses, rel=1e-6)
     g = [(a - b) / (2e-2 * 4) for a, b in zip(losses[::2], losses[1::2], strict=True)]
@@ -135,7 +137,7 @@ def test_groups_of_probes_change_nothing_but_rounding(monkeypatch, name, loss, e
     found = []
     for max_tokens in (1, 20, 4096):
         weights, *task = setting(name, loss, "f32", engine, max_tokens)
-        more = (ESTIMATORS["one-sided"], Update(), [])
+        more = (ESTIMATORS["one-sided"], UpdateRule(), [])
         found.append(zo_step(weights, *task, SEEDS, 1e-2, 0.0, 0.0, *more).losses)
     assert min(sizes) == 2 and max(sizes) >= 5
     assert found[0] == pytest.approx(found[2], rel=1e-6)
@@ -147,7 +149,7 @@ def test_groups_of_probes_change_nothing_but_rounding(monkeypatch, name, loss, e
 @pytest.mark.parametrize(("name", "loss"), CASES)
 def test_one_query_is_mezos_step_to_the_bit(name, loss, dtype, engine):
     (a, *task), (b, other, _) = (setting(name, loss, dtype, engine) for _ in range(2))
-    more = (ESTIMATORS["two-sided"], Update(), [])
+    more = (ESTIMATORS["two-sided"], UpdateRule(), [])
     for seed in (5, 6):
         expected = mezo_step(a, *task, seed, 1e-2, LR, 0.1)
         assert zo_step(b, other, task[1], [seed], 1e-2, LR, 0.1, *more) == expected
@@ -157,7 +159,7 @@ def test_one_query_is_mezos_step_to_the_bit(name, loss, dtype, engine):
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_a_loss_that_is_not_finite_stops_before_theta_changes(name):
     weights, w = toy()
-    more = (ESTIMATORS[name], Update(), [])
+    more = (ESTIMATORS[name], UpdateRule(), [])
     with pytest.raises(NumericError, match="theta is as before"):
         zo_step(weights, lambda theta, _: [float("nan")] * 5, None, SEEDS, EPS, LR, 0.0,
                 *more)  # fmt: skip

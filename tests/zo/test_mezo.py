@@ -11,8 +11,9 @@ from tiny import MODELS, Float64View, examples_for, raw_bytes, toy_task
 
 import tinyzo
 from tinyzo.engine import noise
-from tinyzo.engine.numpy_engine import NumpyView
-from tinyzo.engine.weights import Probe, Weights
+from tinyzo.engine.numpy_engine import NumpyEngine, NumpyView
+from tinyzo.engine.terms import Probe
+from tinyzo.engine.weights import Weights
 from tinyzo.errors import NumericError
 from tinyzo.models.model import Model
 from tinyzo.zo import mezo
@@ -195,7 +196,7 @@ def test_a_quadratic_is_minimised():
     """E |w - target|^2 shrinks by 1 - 2 lr + lr^2 (d + 2) a step: lr = 1 / (d + 2) is the best."""
     d = 20
     target = np.linspace(-1, 1, d, dtype=np.float32)
-    weights = Weights({"w": np.zeros(d, np.float32)}, NumpyView)
+    weights = Weights({"w": np.zeros(d, np.float32)}, NumpyEngine())
     steps = [
         mezo_step(weights, quadratic, target, noise.step_seed(0, step), EPS, 1 / (d + 2))
         for step in range(400)

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from tiny import ENGINES, MODELS, VOCABULARY, WORDS, Float64View, examples_for, toy_task
 
-from tinyzo.engine.numpy_engine import NumpyView, present
-from tinyzo.engine.weights import Probe, Weights
+from tinyzo.engine.numpy_engine import NumpyEngine, present
+from tinyzo.engine.terms import Probe
+from tinyzo.engine.weights import Weights
 from tinyzo.errors import DataError
-from tinyzo.text.batches import pack_candidates
+from tinyzo.runs.bounded import BoundedLoss
+from tinyzo.text.packing import pack_candidates
 from tinyzo.text.tasks import Example
 from tinyzo.zo.objectives import Objective
 
@@ -20,7 +22,7 @@ CASES = [
     *((name, loss) for name in ("opt", "opt-post") for loss in ("classification", "lm")),
 ]
 cases = pytest.mark.parametrize(("name", "loss"), CASES)
-cross_entropy = Weights({}, NumpyView).view().cross_entropy
+cross_entropy = Weights({}, NumpyEngine()).view().cross_entropy
 PAIR = [Probe(5, 1e-2), Probe(5, -1e-2)]
 
 
@@ -152,9 +154,9 @@ def test_micro_batches_change_nothing(name, loss):
     model = MODELS[name]()
     examples, task = examples_for(model.family, 7), toy_task(model.family, loss)
     theta = model.weights.view(PAIR)
-    whole = Objective(model, task, max_tokens=10**6)(theta, examples)
+    whole = BoundedLoss(Objective(model, task), 10**6)(theta, examples)
     for max_tokens in (1, 15, 30):
-        assert Objective(model, task, max_tokens)(theta, examples) == pytest.approx(whole, rel=1e-6)
+        assert BoundedLoss(Objective(model, task), max_tokens)(theta, examples) == pytest.approx(whole, rel=1e-6)
 
 
 def test_a_sequence_or_token_beyond_the_model_is_refused():
@@ -215,14 +217,14 @@ def test_errors_are_those_of_each_probes_best_candidates(kind, name, engine):
     model, examples = MODELS[name]("f32", engine), examples_for(MODELS[name]().family, 6)
     probes = [Probe(5, 0.3), Probe(5, -0.3), Probe(6, 0.4)]
     objective, *others = (
-        Objective(model, toy_task(model.family), most, kind) for most in (4096, 1)
+        BoundedLoss(Objective(model, toy_task(model.family), kind), most) for most in (4096, 1)
     )
     expected = []
     for probe in probes:
         predicted = []
         for example in examples:
-            batch = objective.pack([example])
-            scores = objective.scores(model.weights.view([probe]), batch)
+            batch = objective.objective.pack([example])
+            scores = objective.objective.scores(model.weights.view([probe]), batch)
             predicted.append(int(present(scores, batch.counts).argmax()))
         expected.append(errors_by_hand(kind, [e.label for e in examples], predicted))
     assert len(set(expected)) > 1

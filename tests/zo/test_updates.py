@@ -11,7 +11,7 @@ import tinyzo
 from tinyzo.engine.numpy_engine import NumpyView
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError
-from tinyzo.zo.updates import Update, learning_rate
+from tinyzo.zo.updates import UpdateRule, learning_rate
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_an_unknown_schedule_is_refused():
 HISTORY = [([10 + 2 * t, 11 + 2 * t], [0.5 - t, 0.25 * t + 0.125]) for t in range(6)]
 
 
-def terms_at(update: Update, t: int, lr: float = 0.5) -> tuple:
+def terms_at(update: UpdateRule, t: int, lr: float = 0.5) -> tuple:
     """The terms of step t, as it has seen the steps before, the newest first."""
     return update.terms(HISTORY[t::-1], lr)
 
@@ -74,9 +74,9 @@ def test_terms_by_hand(t, clip):
 
     seeds, g = HISTORY[t]
     now = list(zip(seeds, g, strict=True))
-    assert terms_at(Update(clip=clip), t) == tuple((s, -0.5 * clipped(x)) for s, x in now)
-    assert terms_at(Update("sign", clip=clip), t) == tuple((s, -0.5 * signed(x)) for s, x in now)
-    momentum, adam = (Update(rule, 3, clip) for rule in ("momentum", "adam"))
+    assert terms_at(UpdateRule(clip=clip), t) == tuple((s, -0.5 * clipped(x)) for s, x in now)
+    assert terms_at(UpdateRule("sign", clip=clip), t) == tuple((s, -0.5 * signed(x)) for s, x in now)
+    momentum, adam = (UpdateRule(rule, 3, clip) for rule in ("momentum", "adam"))
     past = [(k, s, x) for k in range(3) if t >= k for s, x in zip(*HISTORY[t - k], strict=True)]
     found = [term for term in terms_at(momentum, t) if term[1]]
     assert found == [(s, -0.5 * 0.9**k * clipped(x)) for k, s, x in past if clipped(x)]
@@ -84,7 +84,7 @@ def test_terms_by_hand(t, clip):
     assert last == (seeds[0], 0.5)
     assert found[: len(past)] == [(s, clipped(x)) for _, s, x in past]
     assert {x for _, x in found[len(past) :]} <= {0.0}
-    for update in (Update(), Update("sign"), momentum, adam):
+    for update in (UpdateRule(), UpdateRule("sign"), momentum, adam):
         assert len(terms_at(update, t)) == update.count(2)
 
 
@@ -93,7 +93,7 @@ def test_momentum_moves_as_its_sum(decay):
     weights, lr = Weights({"w": tinyzo.noise(0, "w", (9, 4)).copy()}, NumpyView), 0.01
     w, m = weights.read("w").astype(np.float64), np.zeros((9, 4))
     for t in range(6):
-        weights.add(terms_at(Update("momentum", 10), t, lr), lr * decay)
+        weights.add(terms_at(UpdateRule("momentum", 10), t, lr), lr * decay)
         z = [tinyzo.noise(seed, "w", (9, 4)).astype(np.float64) for seed in HISTORY[t][0]]
         m = 0.9 * m + sum(g * each for g, each in zip(HISTORY[t][1], z, strict=True))
         w = (1 - lr * decay) * w - lr * m
@@ -102,10 +102,10 @@ def test_momentum_moves_as_its_sum(decay):
 
 @pytest.mark.parametrize("decay", [0.0, 0.5])
 def test_adam_moves_by_the_moments_of_its_window(decay):
-    weights, lr, window = Weights({"w": tinyzo.noise(0, "w", (9, 4)).copy()}, NumpyView), 1e-4, 3
-    weights.adam, w = 2, weights.read("w").astype(np.float64)
+    weights, lr, window = Weights({"w": tinyzo.noise(0, "w", (9, 4)).copy()}, NumpyEngine()), 1e-4, 3
+    w = weights.read("w").astype(np.float64)
     for t in range(6):
-        weights.add(terms_at(Update("adam", window), t, lr), lr * decay)
+        weights.add(terms_at(UpdateRule("adam", window), t, lr), lr * decay)
         m, v = np.zeros((9, 4)), np.zeros((9, 4))
         for k in range(min(window, t + 1)):
             for seed, g in zip(*HISTORY[t - k], strict=True):

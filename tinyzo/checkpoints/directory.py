@@ -11,15 +11,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from tinyzo.checkpoints.files import os_errors, read_toml, refuse
 from tinyzo.checkpoints.safetensors import open_safetensors
 from tinyzo.checkpoints.sources import Source
-from tinyzo.errors import CheckpointError, ConfigError
+from tinyzo.errors import CheckpointError, ConfigError, refuse
+from tinyzo.parsing import read_toml
+from tinyzo.system import os_errors
 
 
 def open_torch_bin(path: Path) -> Source:
     """A pytorch_model.bin, by a package that is not loaded before."""
-    from tinyzo_formats.torch_bin import TorchBin
+    from tinyzo.checkpoints.torch_bin import TorchBin
 
     return TorchBin.open(path)
 

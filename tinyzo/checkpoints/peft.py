@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from tinyzo.checkpoints.directory import Layout, check_type, match_names, read_json
-from tinyzo.checkpoints.files import read_toml, refuse
 from tinyzo.checkpoints.safetensors import SafetensorsFile
-from tinyzo.errors import ConfigError
+from tinyzo.errors import ConfigError, refuse
+from tinyzo.parsing import read_toml
 
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
 FIELDS = read_toml(Path(__file__).with_suffix(".toml"))

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from tinyzo.checkpoints import files
-from tinyzo.checkpoints.sources import STORAGE, Source, Stored, TensorInfo, is_shape
-from tinyzo.errors import CheckpointError, ShapeError
+from tinyzo import parsing, system
+from tinyzo.checkpoints.sources import Source, Stored, TensorInfo, is_shape
+from tinyzo.dtypes import STORAGE
+from tinyzo.errors import CheckpointError, ShapeError, refuse
 
 Infos, Strings = Mapping[str, TensorInfo], Mapping[str, str] | None
 Places = dict[str, tuple[int, TensorInfo]]  # where in the data each tensor begins, and what it is
@@ -35,12 +36,12 @@ class SafetensorsFile(Source):
     """
 
     def _load(self, opened: ExitStack) -> dict[str, Stored]:
-        file, size = files.open_file(self.path, opened)
-        header_size = int.from_bytes(files.read_bytes(file, 8, 0), "little")
+        file, size = system.open_file(self.path, opened)
+        header_size = int.from_bytes(system.read_bytes(file, 8, 0), "little")
         data_start = 8 + header_size
         if header_size > _MAX_HEADER_BYTES or data_start > size:
-            files.refuse(self.path, f"it claims a header of {header_size} bytes and has {size}")
-        header = files.read_bytes(file, header_size, 8)
+            refuse(self.path, f"it claims a header of {header_size} bytes and has {size}")
+        header = system.read_bytes(file, header_size, 8)
         self.metadata, places = _parse(header, size - data_start, self.path)
         return {name: Stored(info, file, name, data_start + start, _stride(info.shape))
                 for name, (start, info) in places.items()}  # fmt: skip
@@ -56,21 +57,21 @@ def _stride(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _parse(header: bytes, data_size: int, path: Path) -> tuple[dict[str, str], Places]:
     """Metadata, and places in the order of the data, once all of a header has been checked."""
     numbers = dict.fromkeys(("parse_int", "parse_float", "parse_constant"), _natural)
-    entries = files.parse_json(header, path, **numbers)
+    entries = parsing.parse_json(header, path, **numbers)
     metadata = entries.pop("__metadata__", None)
     metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        files.refuse(path, "its __metadata__ is not a map of strings")
+        refuse(path, "its __metadata__ is not a map of strings")
     spans = {name: _span(path, name, entry) for name, entry in entries.items()}
     places, end = {}, 0
     for name, (start, stop, info) in sorted(spans.items(), key=lambda item: item[1][:2]):
         if start != end:
-            files.refuse(path, f"{name!r:.80} starts at byte {start} of the data, not at {end}")
+            refuse(path, f"{name!r:.80} starts at byte {start} of the data, not at {end}")
         if stop - start != info.nbytes:
-            files.refuse(path, f"{name!r:.80} has {stop - start} bytes, not {info.nbytes}")
+            refuse(path, f"{name!r:.80} has {stop - start} bytes, not {info.nbytes}")
         places[name], end = (start, info), stop
     if end != data_size:
-        files.refuse(path, f"its tensors end at byte {end} of the data, the file at {data_size}")
+        refuse(path, f"its tensors end at byte {end} of the data, the file at {data_size}")
     return metadata, places
 
 
@@ -82,15 +83,15 @@ def _natural(text: str) -> int:
 
 def _span(path: Path, name: str, entry: Any) -> tuple[int, int, TensorInfo]:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        files.refuse(path, f"{name!r:.80} has other fields than dtype, shape and data_offsets")
+        refuse(path, f"{name!r:.80} has other fields than dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in STORAGE:
         kind = dtype if isinstance(dtype, str) else type(dtype).__name__
-        files.refuse(path, f"{name!r:.80} is of the unknown type {kind:.30}")
+        refuse(path, f"{name!r:.80} is of the unknown type {kind:.30}")
     if not isinstance(shape, list) or not is_shape(tuple(shape), dtype):
-        files.refuse(path, f"{name!r:.80} has an impossible shape")
+        refuse(path, f"{name!r:.80} has an impossible shape")
     if not isinstance(offsets, list) or [*map(type, offsets)] != [int, int]:  # see _natural
-        files.refuse(path, f"{name!r:.80} has impossible data_offsets")
+        refuse(path, f"{name!r:.80} has impossible data_offsets")
     return offsets[0], offsets[1], TensorInfo(dtype, tuple(shape))
 
 
@@ -119,7 +120,7 @@ class SafetensorsWriter(AbstractContextManager):
         self._size = 8 + len(header) + data_size
         with self._os_errors(), ExitStack() as partly:
             self._file = partly.enter_context(open(self.partial, "ab"))
-            files.lock(self._file, CheckpointError, f"{self.path}: another process is writing it")
+            system.lock(self._file, CheckpointError, f"{self.path}: another process is writing it")
             partly.callback(self.partial.unlink, missing_ok=True)
             self._file.truncate(0)  # what a process left that died
             self._file.write(len(header).to_bytes(8, "little") + header)
@@ -155,12 +156,12 @@ class SafetensorsWriter(AbstractContextManager):
         """Put the finished file in its place, safe from a power failure from here on."""
         with self._os_errors(), self._partly:
             for name, left in self._missing.items():
-                files.refuse(self.path, f"{name!r} lacks {left} bytes", "write all of its rows")
-            files.put_in_place(self._file, self.partial, self.path)
+                refuse(self.path, f"{name!r} lacks {left} bytes", "write all of its rows")
+            system.put_in_place(self._file, self.partial, self.path)
 
     def _os_errors(self) -> AbstractContextManager:
         hint = f"the file needs {self._size} bytes in a folder that can be written"
-        return files.os_errors(CheckpointError, self.path, hint)
+        return system.os_errors(CheckpointError, self.path, hint)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:

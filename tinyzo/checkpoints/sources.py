@@ -18,11 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyzo.checkpoints import files
-from tinyzo.errors import ShapeError
-
-_CODES = files.read_toml(Path(__file__).with_name("dtypes.toml"))
-STORAGE = {dtype: np.dtype(code) for dtype, code in _CODES.items()}  # how each type is held
+from tinyzo import parsing, system
+from tinyzo.dtypes import STORAGE
+from tinyzo.errors import ShapeError, refuse
 
 
 class TensorInfo(NamedTuple):
@@ -57,7 +55,7 @@ def reach(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
 
 def is_shape(shape: tuple[object, ...], dtype: str) -> bool:
     """Whether NumPy can hold an array of that shape."""
-    natural = len(shape) <= 32 and all(map(files.is_natural, shape))  # 32 axes: NumPy 1 has no more
+    natural = len(shape) <= 32 and all(map(parsing.is_natural, shape))  # 32 axes: NumPy 1 has no more
     return natural and math.prod(n or 1 for n in shape) * STORAGE[dtype].itemsize <= sys.maxsize
 
 
@@ -89,7 +87,7 @@ class Source(AbstractContextManager):
 
     def info(self, name: str) -> TensorInfo:
         if name not in self._tensors:
-            files.refuse(self.path, f"it has no tensor {name!r}", "`tinyzo inspect` lists them")
+            refuse(self.path, f"it has no tensor {name!r}", "`tinyzo inspect` lists them")
         return self._tensors[name].info
 
     def ties(self) -> dict[str, str]:
@@ -137,10 +135,10 @@ def _fill(out: np.ndarray, place: Stored, first_row: int) -> None:
     axes = zip(out.shape, place.stride, out.strides, strict=True)
     strides = [ours if n == 1 else step * out.itemsize for n, step, ours in axes]
     if strides == list(out.strides):
-        files.read_at(place.file, out, start)
+        system.read_at(place.file, out, start)
     else:
         span = np.empty(1 + reach(out.shape, place.stride), out.dtype)
-        files.read_at(place.file, span, start)
+        system.read_at(place.file, span, start)
         out[...] = np.ndarray(out.shape, out.dtype, span, 0, strides)
 
 
@@ -156,18 +154,18 @@ class Sharded(Source):
         super().__init__(path)
 
     def _load(self, opened: ExitStack) -> dict[str, Stored]:
-        text = files.read_bytes(*files.open_file(self.path, opened), 0)
-        places = files.parse_json(text, self.path).get("weight_map")
+        text = system.read_bytes(*system.open_file(self.path, opened), 0)
+        places = parsing.parse_json(text, self.path).get("weight_map")
         if not isinstance(places, dict) or not all(isinstance(p, str) for p in places.values()):
-            files.refuse(self.path, "its weight_map does not give each tensor the name of a file")
+            refuse(self.path, "its weight_map does not give each tensor the name of a file")
         tensors: dict[str, Stored] = {}
         for place in dict.fromkeys(places.values()):
             if set(place) & set("/\\:\0") or place in ("", ".", ".."):
-                files.refuse(self.path, f"the shard {place!r:.80} is not a plain file name")
+                refuse(self.path, f"the shard {place!r:.80} is not a plain file name")
             shard = opened.enter_context(self._reader(self.path.with_name(place)))
             held, promised = set(shard.names()), {name for name in places if places[name] == place}
             for name in sorted(held ^ promised):
                 found = f"but {place} {'has' if name in held else 'lacks'} it"
-                files.refuse(self.path, f"it places {name!r:.80} in {places.get(name)}, {found}")
+                refuse(self.path, f"it places {name!r:.80} in {places.get(name)}, {found}")
             tensors |= shard._tensors
         return tensors

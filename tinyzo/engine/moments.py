@@ -4,30 +4,54 @@
     M = sum_k b1^k g_k z_k,  V = sum_k b2^k g_k^2 z_k^2        k = 0 the newest; arXiv 2605.00650
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+
+from tinyzo.dtypes import Array
+from tinyzo.engine.terms import Term
 
 BETA_1, BETA_2, BOOST, FLOOR = 0.7, 0.9, 100.0, np.float32(1e-5)
 
 
-def adam_terms(terms: Sequence[tuple[int, float]],
-               each: int) -> tuple[list[tuple[int, float, float]], float]:  # fmt: skip
-    """(seed, b1^k g, b2^k g^2) of the last K steps, `each` terms a step, newest first; - 100 lr.
+class AgedTerm(NamedTuple):
+    """What one z adds to the moments: first * z to M, second * z^2 to V."""
 
-    terms: (seed, g) of those steps, and at their end (any seed, lr)
+    seed: int
+    first: float
+    second: float
+
+
+@dataclass(frozen=True)
+class Moments:
+    """How the terms (seed, projected gradient) of an update become AdaMeZO's step.
+
+    lr:      the learning rate
+    queries: how many terms each step has; the newest step's come first
     """
-    aged = [(i // each, seed, g) for i, (seed, g) in enumerate(terms[:-1])]
-    return [(seed, BETA_1**k * g, BETA_2**k * g * g) for k, seed, g in aged], -BOOST * terms[-1][1]
 
+    lr: float
+    queries: int
 
-def adam_change(weights: Any, terms: Sequence[tuple[int, float]], name: str, w: np.ndarray,
-                index: np.ndarray) -> np.ndarray:  # fmt: skip
-    """What an update adds to some elements of a tensor, now w: f32; index: u32, kept."""
-    moments, rate = adam_terms(terms, weights.adam)
-    m = v = np.float32(0)
-    for seed, first, second in moments:
-        z = weights.direction(seed, name, w, index)
-        m, v = m + np.float32(first) * z, v + np.float32(second) * (z * z)
-    return np.float32(rate) * (m / (np.sqrt(v) + FLOOR))
+    @property
+    def rate(self) -> float:
+        """What M / (sqrt(V) + FLOOR) is multiplied with."""
+        return -BOOST * self.lr
+
+    def aged(self, terms: Sequence[Term]) -> list[AgedTerm]:
+        """Each term with the weight that its step has by now."""
+        ages = [i // self.queries for i in range(len(terms))]
+        return [
+            AgedTerm(seed, BETA_1**age * g, BETA_2**age * g * g)
+            for age, (seed, g) in zip(ages, terms, strict=True)
+        ]
+
+    def change(self, terms: Sequence[Term], z_of: Callable[[int], Array]) -> Array:
+        """What the update adds to some elements. z_of: seed -> their z, f32."""
+        m = v = np.float32(0)
+        for seed, first, second in self.aged(terms):
+            z = z_of(seed)
+            m, v = m + np.float32(first) * z, v + np.float32(second) * (z * z)
+        return np.float32(self.rate) * (m / (np.sqrt(v) + FLOOR))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyzo.checkpoints.directory import Layout
-from tinyzo.checkpoints.files import read_toml
+from tinyzo.parsing import read_toml
 
 TABLE = read_toml(Path(__file__).with_suffix(".toml"))
 

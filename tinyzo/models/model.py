@@ -1,6 +1,5 @@
 """A loaded model: configuration, tokenizer, weights, and plain forward passes on them."""
 
-import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cached_property
@@ -10,17 +9,19 @@ from typing import Any
 
 import numpy as np
 
+from tinyzo.batch import Batch
 from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import match_names, open_weights, read_json, typed_config
-from tinyzo.checkpoints.files import refuse
 from tinyzo.checkpoints.sources import Source
-from tinyzo.engine.engines import ENGINES, check_choice, choose_engine
-from tinyzo.engine.numpy_engine import NumpyView
-from tinyzo.engine.streaming import TILES, Overlay, Streamed
+from tinyzo.engine.numpy_engine import NumpyEngine
+from tinyzo.engine.select import ENGINES, choose_engine
+from tinyzo.engine.stores.overlay import Overlay
+from tinyzo.engine.stores.streamed import TILES, Streamed
 from tinyzo.engine.weights import Weights
-from tinyzo.errors import CheckpointError, ConfigError, DataError
+from tinyzo.errors import CheckpointError, ConfigError, DataError, check_choice, refuse
 from tinyzo.models import opt, roberta
-from tinyzo.text.batches import Batch, pack_sequences
+from tinyzo.system import free_bytes
+from tinyzo.text.packing import pack_sequences
 from tinyzo.text.tokenizer import Tokenizer, load_tokenizer
 
 MODELS: dict[str, ModuleType] = {"roberta": roberta, "opt": opt}
@@ -31,16 +32,15 @@ DTYPES = {"f32": "<f4", "f16": "<f2", "bf16": "<u2"}
 class Model:
     """A checkpoint ready to compute. `family` is "roberta" or "opt"."""
 
-    def __init__(self, family: str, config: Any, weights: Weights, directory: Path,
-                 engine: str = "numpy") -> None:  # fmt: skip
+    def __init__(self, family: str, config: Any, weights: Weights, directory: Path) -> None:
         self.family, self.config, self.weights = family, config, weights
-        self.directory, self.engine = directory, engine
+        self.directory = directory
         self.architecture = MODELS[family]
 
     def settle(self, engine: str = "auto", residency: str = "auto", threads: int | None = None,
                tiles: int = TILES) -> "Model":  # fmt: skip
         """Choose what computes, and whether the weights, still in their file, come into memory."""
-        self.engine, self.weights.engine = choose_engine(engine, threads)
+        self.weights.engine = choose_engine(engine, threads)
         is_small = self.weights.nbytes() < free_bytes() / 2
         if residency == "resident" or (residency == "auto" and is_small):
             self.weights.store = self.weights.store.load()
@@ -110,20 +110,13 @@ def open_model(path: str | Path, dtype: str | None = None) -> Model:
         source = opened.enter_context(open_weights(directory))
         family, config = read_config(directory)
         store = open_tensors(source, MODELS[family], config, DTYPES.get(dtype))
-        weights = Weights(store, NumpyView)
+        weights = Weights(store, NumpyEngine())
         if adapter:
-            file, names, weights.scale = peft.open_adapter(*adapter, store.shapes)
+            file, names, weights.adapter_scale = peft.open_adapter(*adapter, store.shapes)
             weights.store = Overlay(store, Streamed(file, names, "<f4").load().tensors)
             weights.trained = weights.saved = dict.fromkeys(names)
         opened.pop_all()
     return Model(family, config, weights, directory)
-
-
-def free_bytes(path: Path = Path("/proc/meminfo")) -> float:
-    """The memory that the system can give to new processes; infinite where it does not say."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    found = (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    return next(found, math.inf)
 
 
 def read_config(directory: Path) -> tuple[str, Any]:

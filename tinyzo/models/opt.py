@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tinyzo.batch import Batch
 from tinyzo.models.families import family, family_shapes
-from tinyzo.text.batches import Batch
 
 TOKENS = "model.decoder.embed_tokens.weight"
 POSITIONS = "model.decoder.embed_positions.weight"

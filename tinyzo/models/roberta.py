@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tinyzo.batch import Batch
 from tinyzo.models.families import family, family_shapes
-from tinyzo.text.batches import Batch
 
 TOKENS = "roberta.embeddings.word_embeddings.weight"
 POSITIONS = "roberta.embeddings.position_embeddings.weight"

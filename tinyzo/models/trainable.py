@@ -20,11 +20,11 @@ import numpy as np
 from tinyzo.engine.adapters import adapter
 from tinyzo.engine.noise import noise
 from tinyzo.engine.numpy_engine import NumpyView
-from tinyzo.engine.streaming import Overlay
+from tinyzo.engine.stores.overlay import Overlay
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError
 from tinyzo.models.model import Model
-from tinyzo.text.batches import pack_sequences
+from tinyzo.text.packing import pack_sequences
 
 ALIASES = {"bias": "*.bias", "head": "lm_head.*"}
 TARGETS = ("query", "value", "q_proj", "v_proj")
@@ -55,13 +55,15 @@ def train_only(model: Model, what: str, seed: int, rank: int, alpha: float,
         matrices = [n for n in names if n.endswith(ends) and len(weights.shape(n)) == 2]
         own = adapters or lora(weights, matrices, rank, seed)
         trained = [name for name in own if what == "lora" or ".lora_B." in name]
-        weights.scale = weights.scale if adapters else alpha / rank
+        weights.adapter_scale = weights.adapter_scale if adapters else alpha / rank
     elif what == "prefix":
         own = trained = prefixes(model, seed)
+        weights.adapter_scale = 1.0
     elif what == "label-words" and ids:
         a, b = own = lora(weights, [model.architecture.TOKENS], len(ids), seed)
         own[a][...], own[b][ids, np.arange(len(ids))] = 0, 1  # row k of A is added to row ids[k]
         trained = [a]
+        weights.adapter_scale = 1.0
     else:
         patterns = ALIASES.get(what, what).split(",")
         matching = [n for n in names if any(fnmatchcase(n, pattern) for pattern in patterns)]
@@ -112,7 +114,7 @@ def low_rank(weights: Weights, seed: int) -> None:
     moved = [name for name in own if ".lora_B." in name]
     vectors = {n: weights.stored(n) for n in weights.names() if len(weights.shape(n)) == 1}
     _overlay(weights, own | vectors, [*moved, *vectors], saved=weights.names())
-    weights.scale = 1.0
+    weights.adapter_scale = 1.0
     renew(weights, seed)
 
 

@@ -16,10 +16,10 @@ from timeit import timeit
 
 import numpy as np
 
-from tinyzo.checkpoints.files import read_toml
-from tinyzo.engine.engines import choose_engine, why_no_numba
+from tinyzo.engine.select import choose_engine, why_no_numba
 from tinyzo.engine.weights import Weights
 from tinyzo.models.model import Model, load
+from tinyzo.parsing import read_toml
 
 CPUINFO = Path("/proc/cpuinfo")
 TERMUX = "pkg, or the Termux User Repository's wheels: pip install --only-binary :all: --no-deps"
@@ -33,7 +33,8 @@ def check(name: str, value: str, good: object = True, hint: str = "", minor: boo
 
 def examine(path: Path) -> Iterator[dict]:
     """All checks, as they are made; path: a model folder. What fails in one is its result."""
-    views = dict(choose_engine(name, None) for name in ("auto", "numpy"))  # the fastest is first
+    fastest = choose_engine("auto")
+    views = {engine.name: engine for engine in (fastest, choose_engine("numpy"))}
     if "numba" in views:  # products of bfloat16 as such are rounded, and would not agree
         views["numba"] = type(views["numba"])(bf16=False)
     for part in (environment(), speed(views), z(views), checkpoint(views, path)):
@@ -64,7 +65,7 @@ def speed(views: dict) -> Iterator[dict]:
     (name, view), *_ = views.items()
     how = ""
     if name == "numba":
-        from tinyzo.engine.numba_vectors import FEATURES, TILE, cpu_features
+        from tinyzo.engine.numba.vectors import FEATURES, TILE, cpu_features
 
         has = " ".join(f for f in FEATURES if f in cpu_features()) or "no vectors known"
         how = f", threads: {view.threads} of our own, no threading layer; {has}: {TILE}"
@@ -94,7 +95,7 @@ def checkpoint(views: dict, path: Path) -> Iterator[dict]:
     model = load(path, engine="numpy")
     family, c, weights = model.family, model.config, model.weights
     tensors = {name: weights.stored(name) for name in weights.names()}
-    models = [Model(family, c, Weights(tensors, v), path, name) for name, v in views.items()]
+    models = [Model(family, c, Weights(tensors, v), path) for v in views.values()]
     ids = [[i % c.vocab_size for i in FACTS["ids"]][: c.max_length]]
     logits = np.stack([model.logits(ids)[0] for model in models])
     gap = np.abs(logits - logits[0]).max() / np.abs(logits).max()

@@ -9,9 +9,9 @@ import numpy as np
 
 from tinyzo.engine.numpy_engine import present
 from tinyzo.errors import NumericError
-from tinyzo.text.batches import micro_batches
+from tinyzo.runs.bounded import BoundedLoss
+from tinyzo.text.packing import micro_batches
 from tinyzo.text.tasks import Example
-from tinyzo.zo.objectives import Objective
 
 
 class Evaluation(NamedTuple):
@@ -22,38 +22,41 @@ class Evaluation(NamedTuple):
     loss: float
 
 
-def evaluate(objective: Objective, examples: Sequence[Example]) -> Evaluation:
+def evaluate(bounded: BoundedLoss, examples: Sequence[Example]) -> Evaluation:
     """Accuracy and loss of the model on labelled examples.
 
     raises: NumericError when the loss is not finite
     """
     right, total = 0, 0.0
+    objective = bounded.objective
     theta = objective.model.weights.view()
-    for batch, scores in _scored(objective, theta, examples):
+    for batch, scores in _scored(bounded, theta, examples):
         right += int((scores.argmax(axis=-1) == batch.labels).sum())
         total += float(theta.cross_entropy(scores[None], batch.labels, batch.counts)[0])
     loss = total / len(examples)
     if objective.bound.task.loss == "lm":
-        loss = float(replace(objective, kind="cross-entropy")(theta, examples)[0])
+        loss = float(replace(bounded, objective=replace(objective, kind="cross-entropy"))(theta, examples)[0])
     _check(loss, len(examples))
     return Evaluation(len(examples), right / len(examples), loss)
 
 
-def predict(objective: Objective, examples: Sequence[Example]) -> Iterator[np.ndarray]:
+def predict(bounded: BoundedLoss, examples: Sequence[Example]) -> Iterator[np.ndarray]:
     """The probabilities of each example's candidates, softmax of their scores: f64[C].
 
     raises: NumericError when a score is not finite
     """
-    for batch, scores in _scored(objective, objective.model.weights.view(), examples):
+    theta = bounded.objective.model.weights.view()
+    for batch, scores in _scored(bounded, theta, examples):
         top = scores.max(axis=-1, keepdims=True)
         _check(float(top.sum()), len(batch.labels))
         odds = np.exp(scores - top)
         yield from odds / odds.sum(axis=-1, keepdims=True)
 
 
-def _scored(objective: Objective, theta: Any, examples: Sequence[Example]) -> Iterator[tuple]:
+def _scored(bounded: BoundedLoss, theta: Any, examples: Sequence[Example]) -> Iterator[tuple]:
     """Each micro-batch, and the scores of its candidates: f64[B, C]."""
-    for batch in map(objective.pack, micro_batches(examples, objective.max_tokens)):
+    objective = bounded.objective
+    for batch in map(objective.pack, micro_batches(examples, bounded.max_tokens)):
         yield batch, present(objective.scores(theta, batch), batch.counts)[0]
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import WEIGHT_FILES, open_torch_bin, open_weights, read_json
-from tinyzo.checkpoints.files import new_directory, write_file
 from tinyzo.checkpoints.safetensors import Infos, SafetensorsWriter
+from tinyzo.dtypes import weight_type
 from tinyzo.errors import CheckpointError, RunError
 from tinyzo.models.model import Model
 from tinyzo.runs.run import Run
 from tinyzo.runs.snapshots import infos_of, tuned_model
+from tinyzo.system import new_directory, write_file
 
 METADATA = {"format": "pt"}  # transformers looks for it
 # A directory with one of these is a model's already.
@@ -40,7 +41,7 @@ def replay(run: Run, output: Path, step: int | None = None, merge: bool = False)
         return _write_adapter(output, model)
     names = [name for name, _ in model.architecture.shapes(model.config)]
     infos = infos_of(model.weights, names)
-    kinds = {model.weights.dtype(n).name.replace("uint16", "bfloat16") for n in names}
+    kinds = {weight_type(model.weights.dtype(n)).name for n in names}
     dtype = kinds.pop() if len(kinds) == 1 else "float32"
     with _new_model(output, infos, model.directory, dtype) as writer:
         model.weights.write(writer.write, writer.names())
@@ -53,7 +54,8 @@ def _write_adapter(output: Path, model: Model) -> Path:
     infos = {peft.PREFIX + name: info for name, info in infos_of(model.weights, names).items()}
     with SafetensorsWriter(output / peft.WEIGHTS, infos, METADATA) as writer:
         model.weights.write(lambda name, raw: writer.write(peft.PREFIX + name, raw), names)
-    r, scale = model.weights.shape(names[0])[0], model.weights.scale  # the first is an A: [r, in]
+    r = model.weights.shape(names[0])[0]  # the first is an A: [r, in]
+    scale = model.weights.adapter_scale or 1.0
     config = peft.new_config(model.family, model.directory, names, r, scale)
     write_file(output / peft.CONFIG, (json.dumps(config, indent=2) + "\n").encode())
     return output

@@ -18,10 +18,10 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from tinyzo.checkpoints.files import lock, os_errors
 from tinyzo.engine import noise
 from tinyzo.engine.noise import KINDS
 from tinyzo.errors import RunError
+from tinyzo.system import lock, os_errors
 from tinyzo.zo.mezo import Step
 
 MAGIC, FORMAT = b"tinyzo-j", 1

@@ -5,42 +5,24 @@ survives exec and would count the parent's too.
 """
 
 import math
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import product
-from pathlib import Path
 from typing import NamedTuple
 
-from tinyzo.engine.engines import fast_cpus, may_have_numba
 from tinyzo.engine.numpy_engine import QUERIES
-from tinyzo.engine.weights import TILE
+from tinyzo.engine.select import may_have_numba
+from tinyzo.engine.tiles import TILE
 from tinyzo.errors import ConfigError
-from tinyzo.models.model import Model, free_bytes
+from tinyzo.models.model import Model
 from tinyzo.runs.settings import Settings, parse_bytes
+from tinyzo.system import fast_cpus, free_bytes, status_bytes
 from tinyzo.zo.methods import FIRST_ORDER
 
 Parts = dict[str, int]  # bytes, by what they are for
-STATUS = Path("/proc/self/status")
 NUMBA, KERNELS = 107 << 20, 8 << 20  # measured: Numba and LLVM, loaded; our compiled kernels
 BLOCK, DEPTH = 128, 512  # of the numba engine: rows of W that a thread takes, words of k at once
 SIZES = ((2**32, 32), (256, 8), (128, 2), (64, 1))  # most tokens at once, tiles of a block
-
-
-def status_bytes(field: str) -> int:
-    """A field of /proc/self/status in bytes (VmHWM, VmRSS, RssAnon, RssFile, ...); 0 if none."""
-    status = STATUS.read_text() if STATUS.exists() else ""
-    found = re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)
-    return int(found[1]) * 1024 if found else 0
-
-
-def peak_bytes() -> int:
-    """The largest resident set so far."""
-    if peak := status_bytes("VmHWM"):
-        return peak
-    import resource  # not on every platform
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class Load(NamedTuple):

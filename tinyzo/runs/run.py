@@ -20,14 +20,16 @@ import numpy as np
 
 from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import fingerprint
-from tinyzo.checkpoints.files import new_directory, os_errors, read_toml, write_file
 from tinyzo.engine.noise import step_seed
+from tinyzo.engine.terms import Direction
 from tinyzo.errors import RunError
 from tinyzo.models.model import MODELS, Model, open_model
 from tinyzo.models.trainable import low_rank, magnitude_limits, train_only
+from tinyzo.parsing import read_toml
 from tinyzo.runs.data import bind_task
 from tinyzo.runs.journal import read_journal
 from tinyzo.runs.settings import Settings, settings_from
+from tinyzo.system import new_directory, os_errors, write_file
 
 ROOM = "make room on the disk, or the directory writable, then --resume"
 
@@ -80,6 +82,8 @@ class Run:
         toml = read_toml(path / "run.toml")
         match toml.get("about"), toml.get("settings"):
             case {"base": str(), "family": str(family)} as about, dict(values) if family in MODELS:
+                if values.get("update") == "adam":  # as AdaMeZO was called before 0.2
+                    values["update"] = "adamezo"
                 return cls(path, settings_from(values, f"{path}/run.toml").complete(family), about)
         raise RunError(f"{path}/run.toml is not a run's", "restore it from a copy")
 
@@ -142,15 +146,13 @@ def prepare(model: Model, settings: Settings) -> Model:
     if s.direction == "low-rank":
         low_rank(weights, step_seed(s.seed, 0))
     elif s.direction == "magnitude":
-        weights.limits = magnitude_limits(weights)
+        weights.direction = Direction(limits=magnitude_limits(weights))
     elif s.direction == "rademacher":
-        weights.kind = "rademacher"
+        weights.direction = Direction("rademacher")
     if s.method == "adam":
-        from tinyzo_gradients.adam import add_moments
+        from tinyzo.autodiff.adam import add_moments
 
         add_moments(weights)
-    if s.update == "adam":
-        weights.adam = s.queries
     return model
 
 

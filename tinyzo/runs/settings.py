@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tinyzo.checkpoints.files import read_toml
-from tinyzo.engine.engines import check_choice
-from tinyzo.errors import UsageError
+from tinyzo.errors import UsageError, check_choice
+from tinyzo.parsing import read_toml
 from tinyzo.zo.methods import METHODS, PLAIN, check_combination
 
 # The models and the data that ship: installed beside the package's code, or in the checkout.

@@ -24,7 +24,9 @@ import numpy as np
 
 from tinyzo.checkpoints.safetensors import SafetensorsWriter, open_safetensors
 from tinyzo.checkpoints.sources import TensorInfo
+from tinyzo.dtypes import weight_type
 from tinyzo.engine.noise import step_seed
+from tinyzo.engine.terms import Direction
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import CheckpointError, RunError
 from tinyzo.models.model import Model
@@ -34,14 +36,14 @@ from tinyzo.runs.journal import read_journal, record_crc
 from tinyzo.runs.run import Run
 from tinyzo.runs.settings import Settings
 from tinyzo.zo.methods import FIRST_ORDER
+from tinyzo.zo.updates import UpdateRule
 
 MOST = 1000  # steps that are redone
-TAGS = {"float32": "F32", "float16": "F16", "uint16": "BF16"}
 
 
 def infos_of(weights: Weights, names: Iterable[str]) -> dict[str, TensorInfo]:
     """Some of the weights as a safetensors file describes them."""
-    return {n: TensorInfo(TAGS[weights.dtype(n).name], weights.shape(n)) for n in names}
+    return {n: TensorInfo(weight_type(weights.dtype(n)).tag, weights.shape(n)) for n in names}
 
 
 def tuned_model(run: Run, step: int | None = None) -> Model:
@@ -62,8 +64,10 @@ def tuned_model(run: Run, step: int | None = None) -> Model:
     if s.method in FIRST_ORDER and start < step:
         raise RunError(f"{run.path}: no snapshot of step {step}",
                        "a gradient is in no journal; there are the best step and the last")
+    rule = UpdateRule(s.update, s.window)
     for number in range(start, step):
-        model.weights.add(steps[number].terms, steps[number].decay, fold=False)
+        update = rule.from_journal(steps[number].terms, steps[number].decay)
+        model.weights.apply(update, fold=False)
         end_window(model.weights, s, number + 1)
     return model.settle(s.engine, where, s.threads)
 
@@ -180,6 +184,7 @@ class Snapshots(AbstractContextManager):
 def seconds_a_term(weights: Weights) -> float:
     """What one pending term costs a pass over all weights, measured on a million of them."""
     dtype = weights.dtype(weights.names()[0])
-    some = Weights({"w": np.zeros((1 << 10, 1 << 10), dtype)}, weights.engine, weights.kind)
+    direction = Direction(weights.direction.kind)
+    some = Weights({"w": np.zeros((1 << 10, 1 << 10), dtype)}, weights.engine, direction)
     elements = weights.nbytes() / dtype.itemsize
     return min(timeit(lambda: some.add([(1, 0.0)]), number=1) for _ in range(3)) * elements / 2**20

@@ -13,24 +13,25 @@ import numpy as np
 from tinyzo import __version__
 from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import fingerprint
-from tinyzo.engine.engines import check_choice, why_no_numba
 from tinyzo.engine.noise import step_seed
-from tinyzo.errors import NumericError, RunError, UsageError
+from tinyzo.engine.select import why_no_numba
+from tinyzo.errors import NumericError, RunError, UsageError, check_choice
 from tinyzo.models.model import Model, open_model
 from tinyzo.runs import memory, report
+from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.runs.data import Data, bind_task, load_data
 from tinyzo.runs.evaluate import evaluate
 from tinyzo.runs.journal import Header, Journal
 from tinyzo.runs.run import Run, prepare, read_lines
 from tinyzo.runs.settings import CHOICES, Settings, settings_from
 from tinyzo.runs.snapshots import Snapshots, end_window, tuned_model
-from tinyzo.text.batches import batch_rows, packed_size
+from tinyzo.text.packing import batch_rows, packed_size
 from tinyzo.text.tasks import Example
 from tinyzo.zo.estimators import ESTIMATORS, zo_step
 from tinyzo.zo.methods import FIRST_ORDER
 from tinyzo.zo.mezo import Step, mezo_step
 from tinyzo.zo.objectives import Objective
-from tinyzo.zo.updates import Past, Update, learning_rate
+from tinyzo.zo.updates import Past, UpdateRule, learning_rate
 
 # What does not change what a run computes, and may be chosen anew when it is resumed.
 FREE = ("steps", "fold_every", "residency", "threads", "memory_budget")
@@ -57,10 +58,10 @@ def finetune(output: str | Path | None = None, resume: str | Path | None = None,
     loads = list(_loads(data, run.settings))
     plan = _prepare(run, model, loads, is_new=resume is None)
     s, passes = run.settings, -(-loads[0].tokens // plan.micro_batch_tokens)
-    update = Update(s.update, s.window, math.inf if s.clip is None else s.clip)
+    update = UpdateRule(s.update, s.window, math.inf if s.clip is None else s.clip)
     counts = ESTIMATORS[s.estimator].count(s.queries), update.count(s.queries)
     counts = (1, 0) if s.method in FIRST_ORDER else counts
-    header = Header(*counts, model.weights.kind, run.about["base"])
+    header = Header(*counts, model.weights.direction.kind, run.about["base"])
     snapshots = Snapshots(run, s.fold_every, passes)
     with Journal(run.journal_path, header) as journal, snapshots:
         if (steps := run.settings.steps) < (done := len(journal.steps)):
@@ -69,8 +70,9 @@ def finetune(output: str | Path | None = None, resume: str | Path | None = None,
         start = snapshots.restore(model, _first_missing(run, data, done))
         if resume is not None:
             _settle(run, model, plan)
-        objective = Objective(model, bound, run.settings.micro_batch_tokens, s.objective)
-        Training(run, objective, data, journal, update, snapshots).go(start)
+        objective = Objective(model, bound, s.objective)
+        loss = BoundedLoss(objective, run.settings.micro_batch_tokens)
+        Training(run, loss, data, journal, update, snapshots).go(start)
     return run
 
 
@@ -101,7 +103,7 @@ def _settle(run: Run, model: Model, plan: memory.Plan) -> None:
     s, asked = run.settings, "numpy" if plan.engine == "numpy" else run.settings.engine
     report.say(f"run {run.path}\nmemory plan: {plan}")
     model.settle(asked, plan.residency, s.threads, plan.tiles)
-    if model.engine != plan.engine:
+    if model.weights.engine.name != plan.engine:
         report.say(f"engine numpy, the slow one ({why_no_numba()})")
 
 
@@ -162,10 +164,10 @@ class Training:
     """The loop, from wherever the journal ends to the last step, and the report."""
 
     run: Run
-    objective: Objective
+    loss: BoundedLoss
     data: Data
     journal: Journal
-    update: Update
+    rule: UpdateRule
     snapshots: Snapshots
     accuracy: float | None = None  # the newest on dev, for the line of progress
 
@@ -175,7 +177,7 @@ class Training:
         start: how many steps the weights have in them
         """
         self._catch_up()
-        done, s, weights = list(self.journal.steps), self.run.settings, self.objective.model.weights
+        done, s, weights = list(self.journal.steps), self.run.settings, self.loss.objective.model.weights
         try:
             self._evaluate(0, "test", self.data.test)
             self._evaluate(0, "dev", self.data.dev)
@@ -184,7 +186,8 @@ class Training:
                     if number < len(done) and s.method in FIRST_ORDER:
                         self._take(number)
                     elif number < len(done):
-                        weights.add(done[number].terms, done[number].decay, fold=False)
+                        update = self.rule.from_journal(done[number].terms, done[number].decay)
+                        weights.apply(update, fold=False)
                     else:
                         report.show(bar, self._step(number), self.accuracy)
                     if (number + 1) % s.eval_every == 0 or number + 1 == s.steps:
@@ -220,17 +223,17 @@ class Training:
         """One step: batch, losses, update."""
         s = self.run.settings
         rows = batch_rows(number, len(self.data.train), s.batch_size, s.data_seed)
-        batch, weights = [self.data.train[row] for row in rows], self.objective.model.weights
+        batch, weights = [self.data.train[row] for row in rows], self.loss.objective.model.weights
         weights.fold()
         how = s.eps, self._lr(number), s.weight_decay
         if s.method in FIRST_ORDER:
-            from tinyzo_gradients.adam import step_number  # only to compare with
+            from tinyzo.autodiff.adam import step_number  # only to compare with
 
-            return step_number(number, s.method, weights, self.objective, batch, *how[1:])
+            return step_number(number, s.method, weights, self.loss, batch, *how[1:])
         if s.is_plain:
-            return mezo_step(weights, self.objective, batch, step_seed(s.seed, number), *how)
-        return zo_step(weights, self.objective, batch, self._seeds(number), *how,
-                       ESTIMATORS[s.estimator], self.update, self._past(number))  # fmt: skip
+            return mezo_step(weights, self.loss, batch, step_seed(s.seed, number), *how)
+        return zo_step(weights, self.loss, batch, self._seeds(number), *how,
+                       ESTIMATORS[s.estimator], self.rule, self._past(number))  # fmt: skip
 
     def _seeds(self, number: int) -> list[int]:
         s = self.run.settings
@@ -238,7 +241,7 @@ class Training:
 
     def _past(self, number: int) -> Past:
         """What the update looks back on, from the journal, the newest first."""
-        s, steps = self.run.settings, range(number - 1, max(-1, number - self.update.memory), -1)
+        s, steps = self.run.settings, range(number - 1, max(-1, number - self.rule.memory), -1)
         gradients, done = ESTIMATORS[s.estimator].gradients, self.journal.steps
         return [(self._seeds(n), gradients(np.array(done[n].losses), s.eps)) for n in steps]
 
@@ -261,9 +264,9 @@ class Training:
         """Evaluate and log; once only for a step and a split, which resuming counts on."""
         event = self.run.evaluations(split).get(step, {})
         if not event and examples:
-            self.objective.model.weights.fold()
+            self.loss.objective.model.weights.fold()
             event = {"event": "evaluation", "step": step, "split": split}
-            event |= evaluate(self.objective, examples)._asdict()
+            event |= evaluate(self.loss, examples)._asdict()
             self.run.record("events.jsonl", event)
         if split == "dev":
             self.accuracy = event.get("accuracy")
@@ -273,7 +276,7 @@ class Training:
         """Report the best step on the test split, against the model as it came."""
         best, done = self.run.best_step(), len(self.journal.steps)
         if best != done:
-            model = self.objective.model
+            model = self.loss.objective.model
             model.weights = None  # given back first: two sets of weights may not fit in memory
             model.weights = tuned_model(self.run, best).weights
         final = self._evaluate(best, "test", self.data.test)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyzo.checkpoints.files import os_errors
 from tinyzo.errors import DataError
+from tinyzo.system import os_errors
 from tinyzo.text.tasks import Task
 
 # What the files of a split are called: in GLUE, in SuperGLUE, in k-shot folders, by other people.

@@ -14,8 +14,8 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from tinyzo.checkpoints.files import read_toml
 from tinyzo.errors import DataError
+from tinyzo.parsing import read_toml
 from tinyzo.text.tokenizer import Tokenizer
 
 Row = Mapping[str, Any]  # of datasets.Row, which knows its file and line, or any dict

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tinyzo.checkpoints.files import read_toml
 from tinyzo.errors import TokenizerError
+from tinyzo.parsing import read_toml
 from tinyzo.text.bpe import BYTE_OF, BytePairEncoder, Merges
 
 Encode = Callable[[str], list[int]]

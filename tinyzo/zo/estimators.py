@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from tinyzo.engine.weights import Probe, Weights
+from tinyzo.engine.terms import Probe
+from tinyzo.engine.weights import Weights
 from tinyzo.zo.mezo import Loss, Step, check_finite
-from tinyzo.zo.updates import Past, Update
+from tinyzo.zo.updates import Past, UpdateRule
 
 SPREAD = 1e-6  # the least that s counts, since losses may be all alike
 
@@ -71,7 +72,7 @@ ESTIMATORS = {
 
 
 def zo_step(weights: Weights, loss: Loss, batch: Any, seeds: Sequence[int], eps: float, lr: float,
-            decay: float, estimator: Estimator, update: Update, past: Past) -> Step:  # fmt: skip
+            decay: float, estimator: Estimator, rule: UpdateRule, past: Past) -> Step:  # fmt: skip
     """One step of any estimator and update; theta changes in place.
 
     past: (seeds, g) of the steps before, the newest first, for updates that look back
@@ -81,14 +82,14 @@ def zo_step(weights: Weights, loss: Loss, batch: Any, seeds: Sequence[int], eps:
     losses = check_finite(_on_the_tangent(weights, loss, batch, points) if estimator.is_exact
                           else loss(weights.view(points), batch))  # fmt: skip
     gradients = estimator.gradients(np.array(losses), eps)
-    terms = update.terms([(seeds, gradients.tolist()), *past], lr)
-    weights.add(terms, lr * decay)
-    return Step(tuple(losses), float(gradients.sum()), terms, lr * decay)
+    update = rule.update([(seeds, gradients.tolist()), *past], lr, lr * decay)
+    weights.apply(update)
+    return Step(tuple(losses), float(gradients.sum()), rule.to_journal(update), update.decay)
 
 
 def _on_the_tangent(weights: Weights, loss: Loss, batch: Any, points: list[Probe]) -> list[float]:
     """The losses at the points if L were its tangent plane at theta: L + scale z^T grad L."""
-    from tinyzo_gradients.forward_mode import ForwardView  # exact derivatives, beside this package
+    from tinyzo.autodiff.forward_mode import ForwardView  # exact derivatives, beside this package
 
     seeds = list(dict.fromkeys(point.seed for point in points))
     here, *slopes = loss(ForwardView(weights, [Probe(seed, 1.0) for seed in seeds]), batch)

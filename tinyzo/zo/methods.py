@@ -12,8 +12,8 @@ All combine in one step, but for what is refused: both tables are in methods.tom
 from pathlib import Path
 from typing import Any
 
-from tinyzo.checkpoints.files import read_toml
 from tinyzo.errors import UsageError
+from tinyzo.parsing import read_toml
 
 FIRST_ORDER = ("adam", "sgd")  # by backpropagation, to compare with
 

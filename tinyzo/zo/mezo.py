@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tinyzo.engine.weights import Probe, Term, Weights
+from tinyzo.engine.terms import Probe, Term
+from tinyzo.engine.weights import Weights
 from tinyzo.errors import NumericError
 
 Loss = Callable[[Any, Any], Any]  # (view of P probes, batch) -> P losses

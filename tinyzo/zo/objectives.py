@@ -8,7 +8,7 @@
 
 The last two have no derivative, which a zeroth-order method does not need (Malladi et al. 2023,
 section 3.3). Sums are float64 over float32 scores, since a projected gradient is a small difference
-of two losses. A batch is split into micro-batches, and probes into groups, to bound memory.
+of two losses. Memory is bounded by whoever calls: runs/bounded.py.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from tinyzo.batch import Batch
 from tinyzo.engine.numpy_engine import present
+from tinyzo.engine.protocols import View
 from tinyzo.models.model import Model
-from tinyzo.text.batches import Batch, micro_batches, pack_candidates, pack_masks, packed_size
+from tinyzo.text.packing import pack_candidates, pack_masks
 from tinyzo.text.tasks import BoundTask, Example
 
 
@@ -27,29 +29,27 @@ from tinyzo.text.tasks import BoundTask, Example
 class Objective:
     """The loss of a task on a model: objective(view, examples) -> f64[P].
 
-    bound: the task with the model's vocabulary; max_tokens bounds a micro-batch of two probes.
-    kind: cross-entropy (classification or lm, as the task says), accuracy or f1
+    bound: the task with the model's vocabulary
+    kind:  cross-entropy (classification or lm, as the task says), accuracy or f1
     """
 
     model: Model
     bound: BoundTask
-    max_tokens: int = 4096
     kind: str = "cross-entropy"
 
-    def __call__(self, theta: Any, examples: Sequence[Example]) -> np.ndarray:
-        total, count, lm = 0.0, 0, self.kind == "cross-entropy" and self.bound.task.loss == "lm"
-        for part in micro_batches(examples, self.max_tokens):
-            batch, tokens = self.pack(part, gold_only=lm), sum(map(packed_size, part))
-            views = theta.parts(max(2, self.max_tokens // tokens * 2))
-            sums = [self.sums(view, batch, lm) for view in views]
-            total = total + (sums[0] if len(sums) == 1 else np.concatenate(sums))
-            count += len(batch.targets) if lm else len(part)
-        return total / count if self.kind == "cross-entropy" else self.errors(total)
+    def __call__(self, theta: View, examples: Sequence[Example]) -> np.ndarray:
+        return self.mean(self.sums(theta, examples), self.count(examples))
 
-    def sums(self, theta: Any, batch: Batch, lm: bool) -> np.ndarray:
-        """What adds up over micro-batches: losses, f64[P], or how often a label is taken for
-        another, f64[P, gold, predicted]."""
-        if lm:
+    @property
+    def is_lm(self) -> bool:
+        """Whether it is the language-model loss, which reads the gold candidate alone."""
+        return self.kind == "cross-entropy" and self.bound.task.loss == "lm"
+
+    def sums(self, theta: View, examples: Sequence[Example]) -> np.ndarray:
+        """What adds up over the parts of a batch: losses, f64[P], or how often a label is taken
+        for another, f64[P, gold, predicted]."""
+        batch = self.pack(examples, gold_only=self.is_lm)
+        if self.is_lm:
             return self.token_nll(theta, batch).sum(axis=-1)
         scores = self.scores(theta, batch)
         if self.kind == "cross-entropy":
@@ -57,6 +57,16 @@ class Objective:
         predicted = present(scores, batch.counts).argmax(axis=-1)
         one = np.eye(max(len(self.bound.task.words), scores.shape[-1]))
         return one[batch.labels].T @ one[predicted]
+
+    def count(self, examples: Sequence[Example]) -> int:
+        """What a sum of losses is divided by: examples, or target tokens of a language model."""
+        if not self.is_lm:
+            return len(examples)
+        return sum(len(example.candidates[example.label]) for example in examples)
+
+    def mean(self, sums: np.ndarray, count: int) -> np.ndarray:
+        """The loss of each probe from the sums over all parts of a batch."""
+        return sums / count if self.kind == "cross-entropy" else self.errors(sums)
 
     def errors(self, table: np.ndarray) -> np.ndarray:
         """1 - accuracy or 1 - F1 from counts of gold and predicted labels."""

@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from tinyzo.engine.numpy_engine import blocks
-from tinyzo.engine.streaming import Overlay
-from tinyzo.engine.weights import Weights, narrow, widen
+from tinyzo.autodiff.reverse_mode import GradientView
+from tinyzo.dtypes import narrow, widen
+from tinyzo.engine.numpy_engine import in_cache
+from tinyzo.engine.stores.overlay import Overlay
+from tinyzo.engine.weights import Weights
 from tinyzo.errors import NumericError
 from tinyzo.zo.mezo import Loss, Step, check_finite
-from tinyzo_gradients.reverse_mode import GradientView
 
 State = dict[str, np.ndarray]  # "step": i64[]; "m.<tensor>", "v.<tensor>": f32; saved, it is all
 
@@ -73,7 +74,7 @@ def first_order_step(weights: Weights, loss: Loss, batch: Any, state: State, lr:
     for name, g in gradients.items():
         w, keep = weights.stored(name), 1 - lr * decay if g.ndim > 1 else 1.0
         kept = [state.setdefault(f"{m}.{name}", np.zeros_like(g)) for m in rule.moments]
-        for raw, *each in blocks(w, g, *kept):
+        for raw, *each in in_cache(w, g, *kept):
             new = keep * widen(raw) - lr * rule.change(int(step), *each)
             raw[...] = narrow(new, raw.dtype, None)
     return Step(tuple(losses), norm, ())

@@ -22,7 +22,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from tinyzo.engine import noise
-from tinyzo.engine.numpy_engine import NumpyView, blocks, normal_distribution, present
+from tinyzo.engine.adapters import AdaptedView
+from tinyzo.engine.gelu import normal_distribution
+from tinyzo.engine.numpy_engine import NumpyView, in_cache, present
 
 DENSITY = np.float32(1 / math.sqrt(2 * math.pi))
 
@@ -30,21 +32,21 @@ DENSITY = np.float32(1 / math.sqrt(2 * math.pi))
 def gelu_slope(x: np.ndarray) -> np.ndarray:
     """Phi(x) + x phi(x), the derivative of x Phi(x), by which x is overwritten. f32, contiguous."""
     slope = np.empty_like(x)
-    for block, s in blocks(x, slope):
+    for block, s in in_cache(x, slope):
         cdf = normal_distribution(block)
         s[...] = cdf + DENSITY * block * np.exp(np.float32(-0.5) * block * block)
         block *= cdf
     return slope
 
 
-class ForwardView(NumpyView):
+class ForwardView(AdaptedView):
     """The weights with k directions: activations f32[1 + k, N, D], a loss f64[1 + k].
 
     probes: one for each direction, scale * z(seed) on weights.trained; all other tensors have none
     differs: the axis is 1 + k from the first verb on, since no tangent is not the same tangent
     """
 
-    def count(self, name: str, x: np.ndarray) -> int:
+    def copy_count(self, name: str, x: np.ndarray) -> int:
         return len(x)
 
     def parts(self, most: int) -> list[NumpyView]:
@@ -53,7 +55,7 @@ class ForwardView(NumpyView):
     def tangents(self, name: str, index: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """A tensor's own tangents, where it has any: (row, scale * z). index: u32, kept."""
         for i, probe in enumerate(self.probes if name in self.perturbed else (), 1):
-            z = noise.at(probe.seed, name, index.copy(), self.weights.kind)
+            z = noise.at(probe.seed, name, index.copy(), self.weights.direction.kind)
             yield i, np.float32(probe.scale) * z
 
     def copies(self, name: str, w: np.ndarray, index: np.ndarray) -> Iterator[np.ndarray]:

@@ -14,9 +14,9 @@ import numpy as np
 from numba import njit
 
 from tinyzo.engine import noise
+from tinyzo.engine.gelu import PHI_LIMIT, PHI_P, PHI_Q
 from tinyzo.engine.moments import FLOOR
-from tinyzo.engine.numba_vectors import TILE, fetch_add, square_transpose, tile_multiplier
-from tinyzo.engine.numpy_engine import PHI_LIMIT, PHI_P, PHI_Q
+from tinyzo.engine.numba.vectors import TILE, fetch_add, square_transpose, tile_multiplier
 
 LANES, ROWS, WIDTH = TILE.lanes, TILE.rows, TILE.width
 DEPTH = 512  # words of k at once: a panel of X, and the rows of W that meet it, stay in L2
@@ -176,7 +176,7 @@ def to_bfloat(values, out, at):
 
 @kernel
 def add_adam(terms, t, w, z, m, v):
-    """moments.adam_change: one term more of its moments, and at the last one what it adds."""
+    """moments.Moments.change: one term more of its moments, and at the last one what it adds."""
     if t == 0 or terms.rounds[t - 1]:
         m[:], v[:] = F(0), F(0)
     added, kept, (square, rate) = terms.added[t], terms.kept[t], terms.moments[t]

@@ -1,8 +1,8 @@
 """Weights that stay in their file: a step reads each once, the next while this one is at work.
 
-    resident   all bytes in memory                       weights.Resident
-    streamed   two blocks of rows in memory, reused      Streamed
-    overlay    some in memory, in front of either        Overlay
+    resident   all bytes in memory                       resident.py
+    streamed   two blocks of rows in memory, reused      here
+    overlay    some in memory, in front of either        overlay.py
 
 All have the same verbs, and what is computed is the same to the bit. Nothing is mapped: the pages
 of a mapped file count as memory of the process, those of a read file do not.
@@ -12,13 +12,14 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tinyzo.checkpoints.safetensors import open_safetensors
-from tinyzo.checkpoints.sources import STORAGE, Source
-from tinyzo.engine.weights import Block, Resident, narrow, tile_rows, widen
+from tinyzo.checkpoints.sources import Source
+from tinyzo.dtypes import STORAGE, narrow, widen
+from tinyzo.engine.stores.resident import Resident
+from tinyzo.engine.tiles import Block, tile_rows
 from tinyzo.errors import CheckpointError
 
 Place = tuple[str, int, int]  # tensor, first row, row after the last
@@ -129,49 +130,3 @@ class Streamed:
     def close(self) -> None:
         self._wait()
         self._source.close()
-
-
-class Overlay:
-    """A store with tensors of its own, in memory, in front of another's; those alone are written.
-
-    load, resize and block_bytes are the other's, which may be streamed.
-    """
-
-    is_resident = True
-
-    def __init__(self, base: Any, own: dict[str, np.ndarray]) -> None:
-        self.base, self.own = base, Resident(own)
-        self.shapes = base.shapes | self.own.shapes
-        self.dtypes = base.dtypes | self.own.dtypes
-
-    def of(self, name: str) -> Any:
-        """The store that has a tensor."""
-        return self.own if name in self.own.tensors else self.base
-
-    def read(self, name: str) -> np.ndarray:
-        return self.of(name).read(name)
-
-    def blocks(self, name: str, *rows: Any, **how: Any) -> Iterator[Block]:
-        return self.of(name).blocks(name, *rows, **how)
-
-    def gather(self, name: str, rows: np.ndarray) -> np.ndarray:
-        return self.of(name).gather(name, rows)
-
-    def load(self) -> "Overlay":
-        return Overlay(self.base.load(), self.own.tensors)
-
-    def resize(self, tiles: int) -> None:
-        self.base.resize(tiles)
-
-    def block_bytes(self, tiles: int) -> int:
-        own = sum(tensor.nbytes for tensor in self.own.tensors.values())
-        return self.base.block_bytes(tiles) + own // 2  # a plan counts two blocks
-
-    def move(self, path: Path) -> None:
-        """Take the trained tensors of a snapshot, and all others if it has them."""
-        with open_safetensors(path) as file:
-            for name in self.own.tensors.keys() & file.names():
-                self.own.tensors[name][...] = file.read(name)
-            whole = self.base.shapes.keys() <= set(file.names())
-        if whole or isinstance(self.base, Overlay):
-            self.base.move(path)

@@ -16,8 +16,10 @@ from golden.compare import seeded_model
 from golden.seeded import GRADIENTS, WORDS, prompts
 from tiny import Float64View, examples_for, tiny_opt, tiny_roberta, toy_task
 
-from tinyzo.engine.weights import Probe, Weights
+from tinyzo.engine.terms import Probe
+from tinyzo.engine.weights import Weights
 from tinyzo.models.model import Model
+from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.text.tasks import Example
 from tinyzo.zo.objectives import Objective
 
@@ -44,14 +46,14 @@ def tiny_model(name: str, dtype: str = "f32") -> Model:
     return make(dtype, **config)
 
 
-def task_of(model: Model, loss: str, max_tokens: int = 4096) -> tuple[Objective, list[Example]]:
+def task_of(model: Model, loss: str, max_tokens: int = 4096) -> tuple[BoundedLoss, list[Example]]:
     """An objective and examples for it. "one token": no sum over the vocabulary."""
     examples = examples_for(model.family, 5)
     if loss == "one token":
         ragged = [((5,), (9,)), ((9,), (5,)), ((3,), (4,), (28,))]
         examples = [Example((2, 7 + i, 11), c, -1, i % 2, "") for i, c in enumerate(ragged)]
     loss = "lm" if loss == "lm" else "classification"
-    return Objective(model, toy_task(model.family, loss), max_tokens), examples
+    return BoundedLoss(Objective(model, toy_task(model.family, loss)), max_tokens), examples
 
 
 def add_tensors(model: Model, shapes: dict[str, tuple[int, ...]], scale: float = 1.0) -> None:
@@ -59,7 +61,7 @@ def add_tensors(model: Model, shapes: dict[str, tuple[int, ...]], scale: float =
     random, tensors = np.random.RandomState(8), dict(model.weights.store.tensors)
     more = {n: 0.3 * random.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
     model.weights = Weights({**tensors, **more}, model.weights.engine)
-    model.weights.trained, model.weights.scale = dict.fromkeys(more), scale
+    model.weights.trained, model.weights.adapter_scale = dict.fromkeys(more), scale
 
 
 def attention_parts(model: Model) -> list[tuple[str, ...]]:
@@ -103,7 +105,7 @@ class Exact(Float64View):
     def __init__(self, weights: Weights, probes: Sequence[Probe]) -> None:
         super().__init__(weights, list(probes))
         self.theta = Adapted(self.theta)
-        self.theta.scale = weights.scale
+        self.theta.scale = weights.adapter_scale
 
     @staticmethod
     def _perturbed(weights: Weights, name: str, probes: Sequence[Probe]) -> np.ndarray:
@@ -134,16 +136,16 @@ class Exact(Float64View):
         return sum(sums)
 
 
-def exact_derivatives(objective: Objective, probes: Sequence[Probe], examples) -> np.ndarray:
+def exact_derivatives(loss: BoundedLoss, probes: Sequence[Probe], examples) -> np.ndarray:
     """d/dt of the loss at theta + t scale z, for each probe: f64[k]."""
     pairs = [Probe(p.seed, sign * H * p.scale) for p in probes for sign in (1, -1)]
-    losses = objective(Exact(objective.model.weights, pairs), examples)
+    losses = loss(Exact(loss.objective.model.weights, pairs), examples)
     losses = np.broadcast_to(losses, len(pairs))  # one, where no tensor is trained
     return (losses[::2] - losses[1::2]) / (2 * H)
 
 
-def exact_loss(objective: Objective, examples) -> float:
-    return objective(Exact(objective.model.weights, []), examples)[0]
+def exact_loss(loss: BoundedLoss, examples) -> float:
+    return loss(Exact(loss.objective.model.weights, []), examples)[0]
 
 
 def exact_gradient(objective: Objective, name: str, examples) -> np.ndarray:
@@ -156,7 +158,7 @@ def exact_gradient(objective: Objective, name: str, examples) -> np.ndarray:
     return ((plus - minus) / (2 * H)).reshape(w.shape)
 
 
-def golden_case(name: str) -> tuple[Objective, list[Example]]:
+def golden_case(name: str) -> tuple[BoundedLoss, list[Example]]:
     """The model, the loss and the rows of a case of golden/make_gradients.py."""
     family, loss = name.split(".")
     model = seeded_model(GRADIENTS[name])
@@ -165,4 +167,4 @@ def golden_case(name: str) -> tuple[Objective, list[Example]]:
         Example(tuple(ids), tuple(map(tuple, candidates)), mask_at, label, "")
         for ids, mask_at, candidates, label in prompts()
     ]
-    return Objective(model, task), examples
+    return BoundedLoss(Objective(model, task), 4096), examples

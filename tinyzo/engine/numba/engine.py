@@ -15,19 +15,23 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinyzo.batch import Batch
 from tinyzo.engine import noise
-from tinyzo.engine import numba_kernels as kernels
-from tinyzo.engine.engines import fast_cpus
-from tinyzo.engine.moments import adam_terms
-from tinyzo.engine.numba_kernels import DEPTH, LANES, ROWS, Terms
-from tinyzo.engine.numba_vectors import TILE
+from tinyzo.engine.adapters import AdaptedView
+from tinyzo.engine.moments import AgedTerm
+from tinyzo.engine.numba import kernels
+from tinyzo.engine.numba.kernels import DEPTH, LANES, ROWS, Terms
+from tinyzo.engine.numba.vectors import TILE
 from tinyzo.engine.numpy_engine import QUERIES, NumpyView
-from tinyzo.engine.weights import Block, Probe, Weights, salt
-from tinyzo.text.batches import Batch, pack_sequences
+from tinyzo.engine.terms import Probe, Update
+from tinyzo.engine.tiles import Block
+from tinyzo.engine.weights import Parameters, Weights
+from tinyzo.system import fast_cpus
+from tinyzo.text.packing import pack_sequences
 
 BLOCK = 128  # rows of W that a thread takes at once, at most
 VOCABULARY = 4096  # rows of the decoder whose scores exist at once
@@ -35,9 +39,9 @@ NOTHING = np.zeros((0, 0, 0), np.float32)
 
 
 class NumbaEngine:
-    """Threads with their scratch memory; called, it makes a view."""
+    """An Engine: threads with their scratch memory."""
 
-    merge = staticmethod(NumpyView.merge)
+    name = "numba"
 
     def __init__(self, threads: int | None = None, bf16: bool = bool(TILE.bf16)) -> None:
         """threads: None for one on each fast CPU. bf16: multiply bfloat16 weights as bfloat16."""
@@ -49,8 +53,10 @@ class NumbaEngine:
         self._scratch = [np.empty(0, np.float32)] * (self.threads + 1)  # the last one is shared
         self._counters, self._lock = np.zeros(3, np.int64), threading.Lock()
 
-    def __call__(self, weights: Weights, probes: list[Probe]) -> "NumbaView":
-        return NumbaView(weights, probes, self)
+    def view(self, weights: Parameters, probes: Sequence[Probe]) -> "NumbaView":
+        if weights.adapter_scale is None:
+            return NumbaView(weights, probes, self)
+        return AdaptedNumbaView(weights, probes, self)
 
     def _room(self, i: int, size: int) -> np.ndarray:
         """Scratch memory, which grows to what was once needed."""
@@ -80,8 +86,8 @@ class NumbaEngine:
             for each in running:
                 each.result()  # raises what a thread met, such as MemoryError
 
-    def fold(self, weights: Weights, name: str, raw: np.ndarray, start: int) -> None:
-        """NumpyView.fold, to the same bytes."""
+    def fold(self, weights: Parameters, name: str, raw: np.ndarray, start: int) -> None:
+        """NumpyEngine.fold, to the same bytes."""
         terms, first = make_terms(weights, name, ()), start * math.prod(raw.shape[1:])
         flat, tasks = as_bytes(raw.reshape(1, -1)), raw.size // kernels.CHUNK + 1
         self.run(kernels.fold, *flat, terms, first, scratch=4096, tasks=tasks)
@@ -95,28 +101,60 @@ def as_bytes(raw: np.ndarray) -> tuple[np.ndarray, int]:
     return raw.view(np.uint8), STORAGE[raw.dtype.name]
 
 
-def make_terms(weights: Weights, name: str, probes: Sequence[Probe]) -> Terms:
+def make_terms(weights: Parameters, name: str, probes: Sequence[Probe]) -> Terms:
     """What is added to a tensor as it is read; probes: () for the tensor itself."""
-    is_matrix, kind, adam = len(weights.shape(name)) > 1, weights.kind, weights.adam
-    past: list[list] = []  # seed, of rounding; kept, added, rounded then, square, Adam's rate
-    for terms, decay in weights.pending if name in weights.trained else ():
-        plain = ([(seed, added, 0.0) for seed, added in terms or [(0, 0.0)]], 0.0)
-        moments, rate = adam_terms(terms, adam) if adam else plain
-        each = [[seed, salt(terms), 1.0, added, 0, square, 0.0] for seed, added, square in moments]
-        each[-1 if adam else 0][2] = 1 - decay if is_matrix else 1.0
-        each[-1][4], each[-1][6] = 1, rate
-        past += each
-    numbers = np.array([t[2:] for t in past], np.float32).reshape(-1, 5)
+    is_matrix, direction = len(weights.shape(name)) > 1, weights.direction
+    past: list[PendingTerm] = []
+    for update in weights.pending if name in weights.trained else ():
+        kept = 1 - update.decay if is_matrix else 1.0
+        past += pending_terms(update, kept)
+    numbers = np.array([term.numbers for term in past], np.float32).reshape(-1, 5)
     kept, added, rounds, *_ = np.ascontiguousarray(numbers.T)
-    seeds = list(dict.fromkeys(p.seed for p in probes if p.scale))
-    keys = [noise.key(seed, name, kind) for seed in (*(t[0] for t in past), *seeds)]
-    salts = [noise.key(t[1], name, "rounding") for t in past]
+    is_adam = any(update.moments for update in weights.pending)
+    seeds = list(dict.fromkeys(probe.seed for probe in probes if probe.scale))
+    keys = [noise.key(seed, name, direction.kind) for seed in (*(t.seed for t in past), *seeds)]
+    salts = [noise.key(term.rounding_seed, name, "rounding") for term in past]
     places = [len(past) + seeds.index(p.seed) if p.scale else -1 for p in probes]
-    return Terms(np.array(keys, np.uint32).reshape(-1, 2), kept, added, rounds > 0,
-                 np.array(salts, np.uint32).reshape(-1, 2), np.array(places or [-1], np.int64),
-                 np.array([p.scale for p in probes] or [0], np.float32), kind == "rademacher",
-                 numbers[:, 3:].copy() if adam else np.empty((0, 2), np.float32),
-                 np.float32(weights.limits.get(name, np.inf)))
+    return Terms(
+        np.array(keys, np.uint32).reshape(-1, 2),
+        kept,
+        added,
+        rounds > 0,
+        np.array(salts, np.uint32).reshape(-1, 2),
+        np.array(places or [-1], np.int64),
+        np.array([probe.scale for probe in probes] or [0], np.float32),
+        direction.kind == "rademacher",
+        numbers[:, 3:].copy() if is_adam else np.empty((0, 2), np.float32),
+        np.float32(direction.limits.get(name, np.inf)),
+    )
+
+
+class PendingTerm(NamedTuple):
+    """A term of a pending update as the kernels take it.
+
+    numbers: kept, added, whether the update ends here, AdaMeZO's square and, at its end, its rate
+    """
+
+    seed: int
+    rounding_seed: int
+    numbers: tuple[float, float, float, float, float]
+
+
+def pending_terms(update: Update, kept: float) -> list[PendingTerm]:
+    """An update, term by term. kept: 1 - decay, which a sum has first and AdaMeZO last."""
+    if update.moments:
+        aged = update.moments.aged(update.terms)
+        rate = update.moments.rate
+    else:
+        aged = [AgedTerm(seed, c, 0.0) for seed, c in update.terms or [(0, 0.0)]]
+        rate = 0.0
+    terms = []
+    for i, (seed, added, square) in enumerate(aged):
+        is_last = i == len(aged) - 1
+        decays = is_last if update.moments else i == 0
+        numbers = (kept if decays else 1.0, added, float(is_last), square, rate if is_last else 0.0)
+        terms.append(PendingTerm(seed, update.rounding_seed, numbers))
+    return terms
 
 
 @functools.cache
@@ -127,8 +165,8 @@ def shared_engine(threads: int | None = None) -> NumbaEngine:
     loading what is compiled.
     """
     if not _is_compiled():
-        child = [sys.executable, "-m", "tinyzo.engine.numba_engine"]
-        here = Path(kernels.__file__).parents[2]  # so that the child imports this very package
+        child = [sys.executable, "-m", "tinyzo.engine.numba.engine"]
+        here = Path(kernels.__file__).parents[3]  # so that the child imports this very package
         with contextlib.suppress(OSError):  # no child can be had: each is compiled when needed
             subprocess.run(child, stdout=subprocess.DEVNULL, check=False, cwd=here)
     return NumbaEngine(threads)
@@ -163,7 +201,7 @@ def padded(n: int, multiple: int) -> int:
 class NumbaView(NumpyView):
     """The verbs of NumpyView, fused."""
 
-    def __init__(self, weights: Weights, probes: list[Probe], engine: NumbaEngine) -> None:
+    def __init__(self, weights: Parameters, probes: Sequence[Probe], engine: NumbaEngine) -> None:
         super().__init__(weights, probes)
         self._engine, self._blocks = engine, (None, None, ())
 
@@ -179,7 +217,7 @@ class NumbaView(NumpyView):
         terms = make_terms(self.weights, name, self.probes if name in self.perturbed else ())
         engine, column = self._engine, 0
         bf16 = bf16 and engine.bf16 and self.weights.dtype(name) == np.uint16
-        copies = max(self.count(name, x), len(bias), len(residual))
+        copies = max(self.copy_count(name, x), len(bias), len(residual))
         x, out = np.ascontiguousarray(x), np.empty((copies, x.shape[1], count), np.float32)
         whole = out
         if len(terms.seeds) == 1 and len(bias) < 2 and len(residual) in (0, len(x)):
@@ -198,15 +236,14 @@ class NumbaView(NumpyView):
             column += len(raw)
         return whole
 
-    def full(self, name: str, x: np.ndarray, *more: np.ndarray, bf16: bool = False) -> np.ndarray:
+    def product(self, name: str, x: np.ndarray, *more: np.ndarray, bf16: bool = False) -> np.ndarray:
         blocks, count = self.weights.store.blocks(name), self.weights.shape(name)[0]
         return self.multiply_rows(name, x, blocks, count, *more, bf16=bf16)
 
     def linear(self, name: str, x: np.ndarray, residual: np.ndarray | None = None) -> np.ndarray:
         bias = self.vector(f"{name}.bias") if f"{name}.bias" in self.weights else NOTHING
         residual = NOTHING if residual is None else np.ascontiguousarray(residual)
-        y = self.full(f"{name}.weight", x, bias, residual, bf16=True)
-        return self.adapt(name, x, y)
+        return self.product(f"{name}.weight", x, bias, residual, bf16=True)
 
     def project(self, name: str, x: np.ndarray, out=None) -> Iterator[tuple[int, int, np.ndarray]]:
         count = self.weights.shape(name)[0]
@@ -215,8 +252,12 @@ class NumbaView(NumpyView):
             blocks = self.weights.store.blocks(name, start, stop)
             yield start, stop, self.multiply_rows(name, x, blocks, stop - start)
 
-    def attention(self, name, q, k, v, batch: Batch, causal: bool, rows=None) -> np.ndarray:
-        k, v, prefix = self.prefixed(name, k, v)
+    def over(self, probes: Sequence[Probe]) -> "NumbaView":
+        return type(self)(self.weights, probes, self._engine)
+
+    def attention(
+        self, name, q, k, v, batch: Batch, causal: bool, rows=None, prefix: int = 0
+    ) -> np.ndarray:
         if self._blocks[0] is not batch or self._blocks[1] is not rows:
             self._blocks = batch, rows, attention_layout(batch, rows, prefix)
         blocks, keys, places, longest = self._blocks[2]
@@ -232,6 +273,10 @@ class NumbaView(NumpyView):
         x = np.ascontiguousarray(x)
         self._engine.run(kernels.gelu, x.reshape(-1))
         return x
+
+
+class AdaptedNumbaView(AdaptedView, NumbaView):
+    """The same, of weights that have adapters."""
 
 
 def attention_layout(batch: Batch, rows: np.ndarray | None, prefix: int) -> tuple[np.ndarray, ...]:

@@ -6,72 +6,27 @@ probability is read one token earlier. Same loss as the published code, a fracti
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
+from tinyzo.batch import Batch
 from tinyzo.errors import DataError
 from tinyzo.text.tasks import Example
-
-Block = tuple[slice, slice | np.ndarray, np.ndarray]  # queries, keys, places of the queries
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Packed sequences and what the loss reads of them.
-
-    ids, positions: i64[N], tokens and their place in their sequence (counted from 0)
-    starts: i64[S + 1], the segments' offsets; parents: i64[S], a segment's parent or -1
-    read: i64[M], ascending: the tokens whose last hidden state is read; None: all
-    words: i64[C] label words, scored at each read token; or None, and then
-    at, targets: i64[K]: target token k is scored at read token at[k]
-    lengths: i64[candidates], how many targets each candidate has
-    counts: i64[B], how many candidates each example has; labels: i64[B], the gold one
-    """
-
-    ids: np.ndarray
-    positions: np.ndarray
-    starts: np.ndarray
-    parents: np.ndarray
-    read: np.ndarray | None = None
-    words: np.ndarray | None = None
-    at: np.ndarray | None = None
-    targets: np.ndarray | None = None
-    lengths: np.ndarray | None = None
-    counts: np.ndarray | None = None
-    labels: np.ndarray | None = None
-
-    def attention_blocks(self, rows: np.ndarray | None, size: int,
-                         prefix: int = 0) -> Iterator[Block]:  # fmt: skip
-        """What attends to what, segment by segment, at most `size` queries at once.
-
-        prefix: so many keys after the tokens' come before all others.
-
-        rows: the tokens that ask (ascending), None for all. Yields the queries as a slice of
-        rows, the keys as tokens (parent's first), and each query's own place among the keys.
-        """
-        n = len(self.ids)
-        rows = np.arange(n) if rows is None else rows
-        for start, stop, parent in zip(self.starts, self.starts[1:], self.parents, strict=False):
-            first, last = self.starts[parent : parent + 2] if parent >= 0 else (0, 0)
-            keys, before = slice(start, stop), prefix + last - first
-            if before:
-                keys = np.r_[n : n + prefix, first:last, start:stop]
-            begin, end = np.searchsorted(rows, (start, stop))
-            for i in range(begin, end, size):
-                queries = slice(i, min(i + size, end))
-                yield queries, keys, before + rows[queries] - start
 
 
 class Packer:
     """Grows a batch segment by segment."""
 
     def __init__(self) -> None:
-        self.ids, self.positions, self.starts, self.parents = [], [], [0], []
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        self.starts: list[int] = [0]
+        self.parents: list[int] = []
 
     def segment(self, ids: Sequence[int], parent: int = -1) -> int:
-        """Append one segment; returns its number."""
+        """Append one segment, which goes on from its parent's end; returns its number."""
         before = self.starts[parent + 1] - self.starts[parent] if parent >= 0 else 0
         self.ids += ids
         self.positions += range(before, before + len(ids))
@@ -79,17 +34,18 @@ class Packer:
         self.parents.append(parent)
         return len(self.parents) - 1
 
-    def batch(self, **what) -> Batch:
-        """The segments, and what is read of them."""
-        return Batch(**{name: np.array(w, np.int64) for name, w in (vars(self) | what).items()})
+    def batch(self, **read: Any) -> Batch:
+        """The segments; read: further fields of Batch, which say what is read of them."""
+        fields = vars(self) | read
+        return Batch(**{name: np.array(values, np.int64) for name, values in fields.items()})
 
 
 def pack_sequences(sequences: Sequence[Sequence[int]]) -> Batch:
-    """Plain sequences, every hidden state read.
+    """Plain sequences of token ids, every hidden state read.
 
     raises: DataError when there is none, or one is empty
     """
-    if not sequences or not all(len(s) for s in sequences):
+    if not sequences or not all(len(sequence) for sequence in sequences):
         raise DataError("an empty sequence", "give at least one token id in each sequence")
     packer = Packer()
     for sequence in sequences:

@@ -19,8 +19,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tinyzo.checkpoints import files
-from tinyzo.checkpoints.sources import STORAGE, Source, Stored, TensorInfo, is_shape, reach
+from tinyzo import parsing, system
+from tinyzo.checkpoints.sources import Source, Stored, TensorInfo, is_shape, reach
+from tinyzo.dtypes import STORAGE
+from tinyzo.errors import refuse
 
 _MAX_LISTING_BYTES = 8 << 20  # of a pickle or a ZIP directory: 40,000 tensors, 1 GB of objects
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
@@ -37,21 +39,21 @@ class TorchBin(Source):
     """
 
     def _load(self, opened: ExitStack) -> dict[str, Stored]:
-        file, size = files.open_file(self.path, opened)
+        file, size = system.open_file(self.path, opened)
         members = _members(file, size)
         pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(pickles) != 1:
-            files.refuse(self.path, f"it has {len(pickles)} members */data.pkl, not one", _RESAVE)
+            refuse(self.path, f"it has {len(pickles)} members */data.pkl, not one", _RESAVE)
         prefix = pickles[0].removesuffix("data.pkl")
         if _read(file, *members.get(prefix + "byteorder", (0, 0))) not in (b"", b"little"):
-            files.refuse(self.path, "it was written on a big-endian machine", _RESAVE)
+            refuse(self.path, "it was written on a big-endian machine", _RESAVE)
         tensors = {}
         for name, view in _state_dict(_read(file, *members[pickles[0]]), self.path).items():
             key, _, needed = view.storage
             start, size = members.get(f"{prefix}data/{key}", (0, None))
             if size != needed:
                 why = f"{name!r:.80} needs a storage of {needed} bytes and has one of {size}"
-                files.refuse(self.path, why)
+                refuse(self.path, why)
             tensors[name] = Stored(view.info, file, key, start + view.start, view.stride)
         return tensors
 
@@ -59,8 +61,8 @@ class TorchBin(Source):
 
 def _read(file: io.FileIO, start: int, size: int) -> bytes:
     if size > _MAX_LISTING_BYTES:
-        files.refuse(file.name, f"it needs {size} bytes to list its tensors: too many", _HOSTILE)
-    return files.read_bytes(file, size, start)
+        refuse(file.name, f"it needs {size} bytes to list its tensors: too many", _HOSTILE)
+    return system.read_bytes(file, size, start)
 
 
 # --- the ZIP, of which zipfile reads the directory only ---
@@ -77,22 +79,22 @@ class _Directory(io.FileIO):
 
 def _members(file: io.FileIO, file_size: int) -> dict[str, tuple[int, int]]:
     """Start and size of each member's bytes; none is compressed, none overlaps another."""
-    head = files.read_bytes(file, min(file_size, 512), 0)
+    head = system.read_bytes(file, min(file_size, 512), 0)
     # what torch.save began with, from 0.1.10 on and before: its magic number, a tar
     if b"l\xfc\x9cF\xf9 j\xa8P\x19" in head[:16] or head[257:262] == b"ustar":
-        files.refuse(file.name, "it is in the format of PyTorch before 1.6", _RESAVE)
+        refuse(file.name, "it is in the format of PyTorch before 1.6", _RESAVE)
     if not head.startswith(b"PK\3\4"):
-        files.refuse(file.name, f"it starts with {head[:8]!r}, so torch.save did not write it")
+        refuse(file.name, f"it starts with {head[:8]!r}, so torch.save did not write it")
     try:
         with zipfile.ZipFile(_Directory(file.fileno(), closefd=False)) as archive:
             infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error) as error:
-        files.refuse(file.name, f"its ZIP directory is damaged: {error}")
+        refuse(file.name, f"its ZIP directory is damaged: {error}")
     members, end = {}, 0
     for info in infos:
         name = info.orig_filename
         if name in members or info.header_offset < end:
-            files.refuse(file.name, f"its member {name!r:.80} is there twice or overlaps", _HOSTILE)
+            refuse(file.name, f"its member {name!r:.80} is there twice or overlaps", _HOSTILE)
         members[name] = _locate(file, file_size, info)
         end = sum(members[name])
     return members
@@ -101,16 +103,16 @@ def _members(file: io.FileIO, file_size: int) -> dict[str, tuple[int, int]]:
 def _locate(file: io.FileIO, file_size: int, info: zipfile.ZipInfo) -> tuple[int, int]:
     name, label = info.orig_filename, f"its member {info.orig_filename!r:.80}"
     if set(name) & set("\\:\0") or {"", ".", ".."} & set(name.split("/")):
-        files.refuse(file.name, f"{label} does not stay in its folder", _HOSTILE)
+        refuse(file.name, f"{label} does not stay in its folder", _HOSTILE)
     if info.compress_type or info.flag_bits & 1 or info.file_size != info.compress_size:
-        files.refuse(file.name, f"{label} is compressed or encrypted", _RESAVE)
+        refuse(file.name, f"{label} is compressed or encrypted", _RESAVE)
     start = info.header_offset + _LOCAL_HEADER.size
     if start <= file_size:
-        header = files.read_bytes(file, _LOCAL_HEADER.size, info.header_offset)
+        header = system.read_bytes(file, _LOCAL_HEADER.size, info.header_offset)
         signature, *lengths = _LOCAL_HEADER.unpack(header)
         start += sum(lengths)
     if start + info.file_size > file_size or signature != b"PK\3\4":
-        files.refuse(file.name, f"{label} is not where the ZIP directory says")
+        refuse(file.name, f"{label} is not where the ZIP directory says")
     return start, info.file_size
 
 
@@ -129,15 +131,15 @@ def _state_dict(program: bytes, path: Path) -> dict[str, _View]:
         state = _Machine(file).load()
     except Exception as error:  # of any kind, as the documentation of pickle warns
         why = _PLAINLY.get(type(error), error)
-        files.refuse(path, f"its pickle is refused at byte {file.tell()}: {why}", _HOSTILE)
+        refuse(path, f"its pickle is refused at byte {file.tell()}: {why}", _HOSTILE)
     if isinstance(state, dict) and len(state) == 1:
         inner = state.get("state_dict", state.get("model"))
         state = inner if isinstance(inner, dict) else state
     if not isinstance(state, dict):
-        files.refuse(path, f"it holds a {type(state).__name__}, not a state dict", _RESAVE)
+        refuse(path, f"it holds a {type(state).__name__}, not a state dict", _RESAVE)
     for name, value in state.items():
         if not isinstance(value, _View):
-            files.refuse(path, f"{name!r:.80} is a {type(value).__name__}, not a tensor", _RESAVE)
+            refuse(path, f"{name!r:.80} is a {type(value).__name__}, not a tensor", _RESAVE)
     return state
 
 
@@ -154,7 +156,7 @@ def _made(function: object, arguments: object) -> object:
 
 
 def _tensor(storage: _Storage, offset: Any, shape: tuple, stride: tuple) -> _View:
-    natural = len(shape) == len(stride) and all(map(files.is_natural, (offset, *stride)))
+    natural = len(shape) == len(stride) and all(map(parsing.is_natural, (offset, *stride)))
     if not natural or not is_shape(shape, storage.dtype):
         raise ValueError("a tensor has an impossible offset, shape or stride")
     info, itemsize = TensorInfo(storage.dtype, shape), STORAGE[storage.dtype].itemsize
@@ -202,7 +204,7 @@ class _Machine(pickle._Unpickler):
 
     def persistent_load(self, pid: object) -> _Storage:
         match pid:
-            case "storage", _Global(t), str(key), str(), n if t in STORAGE and files.is_natural(n):
+            case "storage", _Global(t), str(key), str(), n if t in STORAGE and parsing.is_natural(n):
                 return _Storage(key, t, n * STORAGE[t].itemsize)
         raise ValueError("a storage is not described as torch.save does")
 

@@ -15,17 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from tinyzo.checkpoints.files import read_toml
+from tinyzo.dtypes import weight_type
 from tinyzo.engine.noise import FORMAT
 from tinyzo.errors import DataError, TinyzoError, UsageError
 from tinyzo.models.model import Model, load, open_model
+from tinyzo.parsing import read_toml
 from tinyzo.runs import doctor, evaluate, export, memory, train
+from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.runs.data import bind_task, load_data, load_evaluation
 from tinyzo.runs.find_lr import find_lr
 from tinyzo.runs.journal import read_journal
 from tinyzo.runs.run import Run, prepare
 from tinyzo.runs.settings import CHOICES, FIELDS, HELP, Settings, settings_from
-from tinyzo.runs.snapshots import MOST, TAGS, tuned_model
+from tinyzo.runs.snapshots import MOST, tuned_model
 from tinyzo.text.tasks import BoundTask
 from tinyzo.zo.objectives import Objective
 
@@ -107,7 +109,7 @@ def evaluate_(options: argparse.Namespace) -> dict[str, Any]:
     model, settings, own = _open(options)
     bound = bind_task(model, settings)
     data = (load_data if own else load_evaluation)(bound, settings)
-    result = evaluate.evaluate(Objective(model, bound, settings.micro_batch_tokens), data.test)
+    result = evaluate.evaluate(BoundedLoss(Objective(model, bound), settings.micro_batch_tokens), data.test)
     about = {"model": options.model or settings.model, "task": settings.task or "custom"}
     result = about | result._asdict() | {"split": data.reported}
     return _say(options, result | {"peak_bytes": memory.peak_bytes()})
@@ -121,7 +123,7 @@ def predict(options: argparse.Namespace) -> None:
     """
     model, settings, _ = _open(options, needs_data=False)
     bound = bind_task(model, settings)
-    task, objective = bound.task, Objective(model, bound)
+    task, objective = bound.task, BoundedLoss(Objective(model, bound), 4096)
     labels = [word.strip() for word in task.fixed_words] or task.labels
     for text in _texts(options):
         (odds,) = evaluate.predict(objective, [bound.encode(_row(bound, text), labelled=False)])
@@ -184,7 +186,7 @@ def inspect(options: argparse.Namespace) -> dict[str, Any]:
     sizes = {"step": result.get("step_bytes", 56), "most": MOST, "gb": weights.nbytes() / 5e4}
     result |= {"model": str(settings.model_path), "family": model.family, "parameters": parameters,
                "trainable": trainable, "tensors": len(names),
-               "types": dict(Counter(TAGS[weights.dtype(name).name] for name in names)),
+               "types": dict(Counter(weight_type(weights.dtype(name)).tag for name in names)),
                "bytes": weights.nbytes(), "plan": plan.parts, "plan_bytes": plan.total,
                "written": INTERFACE["inspect"]["written"].format(**sizes),
                "plans": [plan._asdict() for plan in every]}  # fmt: skip

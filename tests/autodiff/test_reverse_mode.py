@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from folders import write_model
 from golden.seeded import GRADIENTS
-from gradients.exact import (
+from autodiff.exact import (
     CASES,
     add_adapters,
     add_prefixes,
@@ -23,12 +23,12 @@ from gradients.exact import (
 from tiny import DTYPE_NAMES
 
 import tinyzo
+from tinyzo.autodiff.forward_mode import ForwardView
+from tinyzo.autodiff.reverse_mode import GradientView, Variable
 from tinyzo.engine.numpy_engine import NumpyView
-from tinyzo.engine.weights import Probe
+from tinyzo.engine.terms import Probe
 from tinyzo.errors import ConfigError, ShapeError
 from tinyzo.models.model import load
-from tinyzo_gradients.forward_mode import ForwardView
-from tinyzo_gradients.reverse_mode import GradientView, Variable
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "gradients.npz"
 # Of the largest derivative of the model. The share used is printed: up to 45 %.
@@ -73,7 +73,7 @@ def test_every_derivative(name, loss):
 def test_micro_batches_and_small_blocks(name, loss, max_tokens, monkeypatch):
     model = tiny_model(name)
     whole = gradient(model, loss)
-    monkeypatch.setattr("tinyzo_gradients.reverse_mode.QUERIES", 2)
+    monkeypatch.setattr("tinyzo.autodiff.reverse_mode.QUERIES", 2)
     assert close(gradient(model, loss, max_tokens), whole, TOLERANCE) < 1
 
 

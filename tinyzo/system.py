@@ -5,30 +5,20 @@ And what the system refuses, as an error of ours.
 
 import fcntl
 import io
-import json
+import math
 import os
+import re
 import stat
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
-from tinyzo.errors import CheckpointError, ConfigError, TinyzoError
+from tinyzo.errors import CheckpointError, TinyzoError, refuse
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-DAMAGED = "the file is damaged or of another kind: download or copy it again"
 _LFS_POINTER = b"version https://git-lfs"
-
-
-def refuse(what: object, why: str, hint: str = DAMAGED) -> NoReturn:
-    raise CheckpointError(f"{what}: {why}", hint)
 
 
 @contextmanager
@@ -113,37 +103,41 @@ def read_bytes(file: io.FileIO, size: int, offset: int) -> bytes:
     return out.tobytes()
 
 
-def is_natural(value: object) -> bool:
-    return type(value) is int and value >= 0  # isinstance would let True pass
+# -- the machine
+
+STATUS = Path("/proc/self/status")
 
 
-def parse_json(data: bytes, path: Path, **hooks: Any) -> dict[str, Any]:
-    """The object in `data`, parsed as strictly as by Rust's serde_json; no name may repeat."""
+def fast_cpus(root: Path = Path("/sys/devices/system/cpu")) -> set[int]:
+    """The CPUs this process may use, on big.LITTLE only those of the highest frequency."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    allowed = allowed or set(range(os.cpu_count() or 1))
     try:
-        if not data.startswith(b"{"):
-            raise ValueError("it does not start with '{'")
-        value = json.loads(data.decode(), object_pairs_hook=_each_once, **hooks)
-        json.dumps(value, ensure_ascii=False).encode()  # fails on half a surrogate pair
-    except (ValueError, RecursionError) as error:
-        refuse(path, f"its JSON is malformed: {error}")
-    return value
+        files = (root / f"cpu{cpu}/cpufreq/cpuinfo_max_freq" for cpu in allowed)
+        speed = {cpu: int(file.read_text()) for cpu, file in zip(allowed, files, strict=True)}
+    except (OSError, ValueError):
+        return allowed
+    return {cpu for cpu in allowed if speed[cpu] == max(speed.values())}
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"{name!r:.80} is there twice")
-        found[name] = value
-    return found
+def free_bytes(path: Path = Path("/proc/meminfo")) -> float:
+    """The memory that the system can give to new processes; infinite where it does not say."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    return next(found, math.inf)
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as a dictionary.
+def status_bytes(field: str) -> int:
+    """A field of /proc/self/status in bytes (VmHWM, VmRSS, RssAnon, RssFile, ...); 0 if none."""
+    status = STATUS.read_text() if STATUS.exists() else ""
+    found = re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
 
-    raises: ConfigError when it cannot be read or parsed
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: {error}", "a file of lines such as lr = 1e-6") from None
+
+def peak_bytes() -> int:
+    """The largest resident set so far."""
+    if peak := status_bytes("VmHWM"):
+        return peak
+    import resource  # not on every platform
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

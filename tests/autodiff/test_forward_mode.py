@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from gradients.exact import (
+from autodiff.exact import (
     CASES,
     Exact,
     add_adapters,
@@ -18,10 +18,10 @@ from gradients.exact import (
 )
 from tiny import DTYPE_NAMES, ENGINES
 
+from tinyzo.autodiff.forward_mode import ForwardView, gelu_slope
 from tinyzo.engine import noise, numpy_engine, weights
 from tinyzo.engine.numpy_engine import NumpyView
-from tinyzo.engine.weights import Probe
-from tinyzo_gradients.forward_mode import ForwardView, gelu_slope
+from tinyzo.engine.terms import Direction, Probe
 
 at = noise.at
 PROBES = [Probe(3, 1.0), Probe(2**53 - 1, -0.5)]
@@ -70,7 +70,7 @@ def test_small_tiles_blocks_and_micro_batches(name, loss, monkeypatch):
 @pytest.mark.parametrize("kind", ["gaussian", "rademacher"])
 def test_any_storage_and_kind_of_noise(dtype, kind):
     model = tiny_model("opt", dtype)
-    model.weights.kind = kind
+    model.weights.direction = Direction(kind)
     check(model)
 
 

@@ -7,16 +7,17 @@ import math
 import numpy as np
 import pytest
 from golden.seeded import DECAY, GRADIENTS, LR, STEPS
-from gradients.exact import add_adapters, golden_case, task_of, tiny_model
-from gradients.test_reverse_mode import GOLDEN
+from autodiff.exact import add_adapters, golden_case, task_of, tiny_model
+from autodiff.test_reverse_mode import GOLDEN
 from tiny import raw_bytes
 
 import tinyzo
-from tinyzo.engine.numpy_engine import NumpyView
-from tinyzo.engine.weights import Weights, narrow, widen
+from tinyzo.autodiff.adam import SGD, Adam, first_order_step
+from tinyzo.autodiff.reverse_mode import GradientView, Variable
+from tinyzo.dtypes import narrow, widen
+from tinyzo.engine.numpy_engine import NumpyEngine, NumpyView
+from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError, NumericError
-from tinyzo_gradients.adam import SGD, Adam, first_order_step
-from tinyzo_gradients.reverse_mode import GradientView, Variable
 
 RULES = [Adam(), SGD()]
 
@@ -44,7 +45,7 @@ def test_pytorch_makes_the_same_steps(kind, decay):
 
 def formula(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """AdamW on gradients that are given: z of each step."""
-    weights, state = Weights({name: tinyzo.noise(0, name, shape).copy()}, NumpyView), {}
+    weights, state = Weights({name: tinyzo.noise(0, name, shape).copy()}, NumpyEngine()), {}
     for step in range(1, STEPS + 1):
         z = tinyzo.noise(step, name, shape)
         first_order_step(weights, linear_loss(name, z), None, state, LR, DECAY)
@@ -71,7 +72,7 @@ def test_the_formula_is_adamws(name, shape):
 def test_sgd_by_hand():
     name, shape = "w", (3, 4)
     w, z = tinyzo.noise(0, name, shape), tinyzo.noise(1, name, shape)
-    weights = Weights({name: w.copy()}, NumpyView)
+    weights = Weights({name: w.copy()}, NumpyEngine())
     step = first_order_step(weights, linear_loss(name, z), None, {}, LR, DECAY, SGD())
     assert weights.read(name) == pytest.approx((1 - LR * DECAY) * w - LR * z, rel=1e-6, abs=1e-7)
     assert step.projected_gradient == pytest.approx(np.linalg.norm(z), rel=1e-6)
@@ -118,7 +119,7 @@ def test_the_state_is_two_moments_of_what_is_trained():
 @pytest.mark.parametrize("dtype", ["bf16", "f16"])
 def test_16_bit_storage_is_rounded_to_nearest(dtype):
     model, wide = tiny_model("roberta", dtype), tiny_model("roberta", dtype)
-    wide.weights = Weights({n: wide.weights.read(n) for n in wide.weights.names()}, NumpyView)
+    wide.weights = Weights({n: wide.weights.read(n) for n in wide.weights.names()}, NumpyEngine())
     steps(model, 1, {})
     steps(wide, 1, {})
     for name in model.weights.names():

@@ -21,12 +21,14 @@ from typing import Any, NamedTuple, Union
 
 import numpy as np
 
+from tinyzo.autodiff.forward_mode import gelu_slope
+from tinyzo.batch import Batch
+from tinyzo.dtypes import widen
 from tinyzo.engine.adapters import adapter
 from tinyzo.engine.numpy_engine import QUERIES, NumpyView, present
-from tinyzo.engine.weights import Probe, Weights, widen
+from tinyzo.engine.terms import Probe
+from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError
-from tinyzo.text.batches import Batch
-from tinyzo_gradients.forward_mode import gelu_slope
 
 NUMBERS = count()
 Edge = tuple[Union["Node", None], Callable[[Any], Any]]  # to whom, and dy -> their gradient
@@ -197,7 +199,7 @@ class GradientView(NumpyView):
 
     # y = c A, its rows in sums: dc = dy A^T, dA = c^T dy
     def sum_of_rows(self, name: str, low: Variable) -> Variable:
-        low = low * np.float32(self.weights.scale)
+        low = low * np.float32(self.weights.adapter_scale)
         c, a = low.value, self.tensor(name)
         return Variable(c @ a, (low.node, lambda dy: dy @ a.T),
                         (self.leaves.get(name), lambda dy: c[0].T @ dy[0]))  # fmt: skip
@@ -231,7 +233,7 @@ class GradientView(NumpyView):
         a, b = adapter(name)
         if b not in self.weights:
             return y
-        low = self.product(a, x) * np.float32(self.weights.scale)
+        low = self.product(a, x) * np.float32(self.weights.adapter_scale)
         return self.product(b, low, y, rows=rows)
 
     def scores(self, name: str, h: Variable, rows=None, bias: str | None = None) -> Variable:

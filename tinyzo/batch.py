@@ -1,0 +1,74 @@
+"""Packed tokens: all sequences of a batch one after another, with offsets; no padding, no masks.
+
+A segment may have a parent whose tokens it sees before its own: the candidates of an example share
+their prompt that way. `text/packing.py` makes batches of examples; nothing here knows of text.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Integers = NDArray[np.int64]
+
+
+class AttentionBlock(NamedTuple):
+    """Some queries and the keys that they may see.
+
+    queries: a slice of the rows that ask; keys: the tokens they see, a parent's first
+    places:  i64[T], each query's own place among the keys, which bounds what it sees if causal
+    """
+
+    queries: slice
+    keys: slice | Integers
+    places: Integers
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Packed sequences and what the loss reads of them.
+
+    ids, positions: i64[N], tokens and their place in their sequence (counted from 0)
+    starts:  i64[S + 1], the segments' offsets; parents: i64[S], a segment's parent or -1
+    read:    i64[M], ascending: the tokens whose last hidden state is read; None: all
+    words:   i64[C], label words, scored at each read token (RoBERTa)
+    at, targets: i64[K], target token k is scored at read token at[k] (OPT)
+    lengths: i64[candidates], how many targets each candidate has
+    counts:  i64[B], how many candidates each example has; labels: i64[B], the gold one
+    """
+
+    ids: Integers
+    positions: Integers
+    starts: Integers
+    parents: Integers
+    read: Integers | None = None
+    words: Integers | None = None
+    at: Integers | None = None
+    targets: Integers | None = None
+    lengths: Integers | None = None
+    counts: Integers | None = None
+    labels: Integers | None = None
+
+    def attention_blocks(
+        self, rows: Integers | None, size: int, prefix: int = 0
+    ) -> Iterator[AttentionBlock]:
+        """What attends to what, segment by segment, at most `size` queries at once.
+
+        rows:   the tokens that ask, ascending; None for all
+        prefix: so many keys, which follow the tokens' own, come before all others
+        """
+        tokens = len(self.ids)
+        rows = np.arange(tokens) if rows is None else rows
+        for segment, parent in enumerate(self.parents):
+            start, stop = self.starts[segment : segment + 2]
+            parent_start, parent_stop = self.starts[parent : parent + 2] if parent >= 0 else (0, 0)
+            before = prefix + parent_stop - parent_start
+            keys: slice | Integers = slice(start, stop)
+            if before:
+                keys = np.r_[tokens : tokens + prefix, parent_start:parent_stop, start:stop]
+            first, last = np.searchsorted(rows, (start, stop))
+            for at in range(first, last, size):
+                queries = slice(at, min(at + size, last))
+                yield AttentionBlock(queries, keys, before + rows[queries] - start)

@@ -1,0 +1,129 @@
+"""The seam: what stores, engines and views promise.
+
+    Store    where the bytes of named tensors live: in memory, or in their file
+    Engine   arithmetic: makes views of the weights, and folds updates into their bytes
+    View     the verbs of a forward pass; a model computes on one, and sees no array of weights
+
+Any store works with any engine, and any model with any view. Arrays are float32 unless it is said;
+what a method returns belongs to the caller, but for a store's blocks.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from tinyzo.batch import Batch, Integers
+from tinyzo.dtypes import Array
+from tinyzo.engine.terms import Probe
+from tinyzo.engine.tiles import Block
+
+if TYPE_CHECKING:
+    from tinyzo.engine.weights import Parameters
+
+class Store(Protocol):
+    """Named tensors in their storage types. shapes, dtypes: of each tensor, in the file's order."""
+
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, np.dtype]
+    is_resident: bool  # whether `read` and `blocks` give the bytes themselves, to be changed
+
+    def read(self, name: str) -> np.ndarray:
+        """A whole tensor as it is stored."""
+
+    def blocks(
+        self, name: str, start: int = 0, stop: int | None = None, sweep: str = ""
+    ) -> Iterator[Block]:
+        """Rows start .. stop in turn; each block is good until the next one is asked for.
+
+        sweep: names a pass over the weights; within one, blocks come in the order of the last time
+        """
+
+    def gather(self, name: str, rows: Integers) -> np.ndarray:
+        """A copy of the given rows."""
+
+    def load(self) -> "Store":
+        """The same tensors in memory."""
+
+    def resize(self, tiles: int) -> None:
+        """Give out blocks of at most so many tiles from now on."""
+
+    def block_bytes(self, tiles: int) -> int:
+        """The most that one block of so many tiles takes."""
+
+    def move(self, path: Path) -> None:
+        """Go on with a safetensors file that holds the same tensors."""
+
+    def close(self) -> None:
+        """Give back files and threads."""
+
+
+class View(Protocol):
+    """P perturbed copies of the weights, by the verbs that a model needs.
+
+    Activations are f32[P, N, D]; P is 1 until the first perturbed tensor is touched. `name` is a
+    tensor's name, or without its ".weight" and ".bias" a module's. A verb may overwrite what it is
+    given only where it says so.
+    """
+
+    probes: Sequence[Probe]
+
+    def parts(self, most: int) -> Sequence["View"]:
+        """The same probes in views of at most `most` each, which bounds memory."""
+
+    def embed(self, name: str, ids: Integers) -> Array:
+        """Rows of a table. ids: i64[N]; returns f32[P, N, D]."""
+
+    def linear(self, name: str, x: Array, residual: Array | None = None) -> Array:
+        """x W^T + b, where there is a b, and the residual on top: f32[P, N, out]."""
+
+    def norm(self, name: str, x: Array, ln_eps: float) -> Array:
+        """LayerNorm (Ba et al. 2016); without its two vectors it only centres and scales."""
+
+    def scores(
+        self, name: str, h: Array, rows: Integers | None = None, bias: str | None = None
+    ) -> Array:
+        """The vocabulary projection h E^T + b, of all rows of E or of those asked for."""
+
+    def nll(
+        self, name: str, h: Array, at: Integers, targets: Integers, bias: str | None = None
+    ) -> Array:
+        """-log p of target k at row at[k] of h: f32[P, K]. The logits never exist as a whole."""
+
+    def attention(
+        self,
+        name: str,
+        q: Array,
+        k: Array,
+        v: Array,
+        batch: Batch,
+        causal: bool,
+        rows: Integers | None = None,
+    ) -> Array:
+        """softmax(q k^T / sqrt(K)) v within each segment and its parent; of `rows` only."""
+
+    def gelu(self, x: Array) -> Array:
+        """x Phi(x); x may be overwritten."""
+
+    def relu(self, x: Array) -> Array:
+        """max(x, 0); x may be overwritten."""
+
+    def cross_entropy(self, scores: np.ndarray, labels: Integers, counts: Integers) -> np.ndarray:
+        """Sum over examples of -log softmax(scores)[label]: f64[P]. scores: f64[P, B, C]."""
+
+
+class Engine(Protocol):
+    """Arithmetic on weights that it does not own. Two engines give the same z and the same folds
+    bit by bit, and the same losses up to rounding."""
+
+    name: str
+
+    def view(self, weights: "Parameters", probes: Sequence[Probe]) -> View:
+        """The weights at several perturbed points; nothing is computed yet, nothing is changed."""
+
+    def fold(self, weights: "Parameters", name: str, raw: np.ndarray, start: int) -> None:
+        """Write what is pending into some rows of a tensor, in place.
+
+        raw: the rows from row `start` on, as they are stored; they become `weights.now` of them
+        """
