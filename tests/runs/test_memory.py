@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from folders import rows, shell, write_jsonl, write_model, write_tensors, write_vocabulary
+from folders import ROOT, rows, shell, write_jsonl, write_model, write_tensors, write_vocabulary
 
 from tinyzo.engine.numpy_engine import QUERIES, NumpyEngine
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError, UsageError
 from tinyzo.models.model import MODELS, open_model
 from tinyzo.models.roberta import Config
+from tinyzo import system
 from tinyzo.runs import memory
 from tinyzo.runs.settings import Settings, parse_bytes
+from tinyzo.system import STATUS
 
 SHARE = 0.15  # measured when this was written: 0.5 to 8 %
-needs_proc = pytest.mark.skipif(not memory.STATUS.exists(), reason="no /proc to read the peak from")
+needs_proc = pytest.mark.skipif(not STATUS.exists(), reason="no /proc to read the peak from")
 
 
 @needs_proc
@@ -62,13 +67,13 @@ def test_micro_batches_bound_the_peak(tmp_path):
 
 
 def test_fields_of_proc(monkeypatch, tmp_path):
-    monkeypatch.setattr(memory, "STATUS", tmp_path / "status")
-    assert memory.status_bytes("VmHWM") == 0
-    assert memory.peak_bytes() > 1 << 20  # from getrusage, as on macOS
+    monkeypatch.setattr(system, "STATUS", tmp_path / "status")
+    assert system.status_bytes("VmHWM") == 0
+    assert system.peak_bytes() > 1 << 20  # from getrusage, as on macOS
     (tmp_path / "status").write_text("Name:\tpython\nVmHWM:\t  2048 kB\nRssAnon:\t 12 kB\n")
-    assert memory.status_bytes("VmHWM") == memory.peak_bytes() == 2 << 20
-    assert memory.status_bytes("RssAnon") == 12 << 10
-    assert memory.status_bytes("RssShmem") == 0
+    assert system.status_bytes("VmHWM") == system.peak_bytes() == 2 << 20
+    assert system.status_bytes("RssAnon") == 12 << 10
+    assert system.status_bytes("RssShmem") == 0
 
 
 def parts(model, engine, *load, **settings):
@@ -151,30 +156,66 @@ def test_what_is_no_size(text):
         parse_bytes(text)
 
 
-@needs_proc
-@pytest.mark.parametrize("where", ["resident", "streamed"])
-def test_the_plan_of_a_roberta_base(tmp_path, where):
-    """Of the real shapes: 125 million parameters, in bfloat16."""
-    directory = tmp_path / "base"
+def write_roberta(directory, **config):
+    """A checkpoint of real shapes, in bfloat16."""
     directory.mkdir()
     write_vocabulary(directory)
-    config = {"vocab_size": 50265, "max_position_embeddings": 514, "layer_norm_eps": 1e-5}
-    architecture = MODELS["roberta"]
-    tensors = {
-        name: np.zeros(shape, np.uint16) for name, shape in architecture.shapes(Config(**config))
-    }
+    config |= {"max_position_embeddings": 514, "layer_norm_eps": 1e-5}
+    shapes = MODELS["roberta"].shapes(Config(**config))
+    tensors = {name: np.zeros(shape, np.uint16) for name, shape in shapes}
     Weights(tensors, NumpyEngine()).add([(1, 0.02)])
     write_tensors(directory / "model.safetensors", tensors)
     (directory / "config.json").write_text(json.dumps(config | {"model_type": "roberta"}))
-    data = write_jsonl(tmp_path / "rows.jsonl", rows(40))
-    process = shell(
-        "finetune", "--model", directory, "--task", "reviews", "--data", data, "--steps", "1",
-        "--batch-size", "8", "--limit", "8", "--residency", where, "--json", "--output", "run",
-        cwd=tmp_path,
-    )  # fmt: skip
-    output, log = process.communicate()
-    assert process.returncode == 0, log
-    peak = json.loads(output)["peak_bytes"]
-    planned = int(re.search(r"total (\d+) MB", log)[1]) << 20
-    print(planned / 1e6, peak / 1e6)
-    assert abs(planned - peak) < min(SHARE * peak, 20 << 20), (planned / 1e6, peak / 1e6)
+    return directory
+
+
+BEST_IS = """
+import sys
+from tinyzo.cli import main
+from tinyzo.runs.run import Run
+best = int(sys.argv[1])
+Run.best_step = lambda run: best
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def plan_and_peak(model, home, where, best):
+    """What a run of two steps plans to hold, and what it held, in a process of its own."""
+    data = write_jsonl(home / "rows.jsonl", rows(40))
+    command = [
+        sys.executable, "-c", BEST_IS, str(best), "finetune", "--model", model, "--task", "reviews",
+        "--data", data, "--steps", "2", "--batch-size", "8", "--limit", "8", "--residency", where,
+        "--json", "--output", home / "run",
+    ]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    result = json.loads(process.stdout.splitlines()[-1])
+    assert result["best_step"] == best
+    planned = int(re.search(r"total (\d+) MB", process.stderr)[1]) << 20
+    print(f"planned {planned / 1e6:.0f} MB, held {result['peak_bytes'] / 1e6:.0f} MB")
+    return planned, result["peak_bytes"]
+
+
+@pytest.fixture(scope="module")
+def sixty_megabytes(tmp_path_factory):
+    home = tmp_path_factory.mktemp("model")
+    return write_roberta(home / "model", vocab_size=20_000, num_hidden_layers=2)
+
+
+@needs_proc
+@pytest.mark.parametrize("best", [0, 1, 2])
+@pytest.mark.parametrize("where", ["resident", "streamed"])
+def test_the_end_of_a_run_is_within_its_plan(sixty_megabytes, tmp_path, where, best):
+    """Whichever step is the best, its weights take the place of the last step's."""
+    planned, peak = plan_and_peak(sixty_megabytes, tmp_path, where, best)
+    assert peak <= planned + (20 << 20)
+
+
+@needs_proc
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("where", ["resident", "streamed"])
+def test_the_plan_of_a_roberta_base(tmp_path, where):
+    """125 million parameters."""
+    model = write_roberta(tmp_path / "base", vocab_size=50_265)
+    planned, peak = plan_and_peak(model, tmp_path, where, 1)
+    assert abs(planned - peak) < min(SHARE * peak, 20 << 20)

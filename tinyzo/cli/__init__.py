@@ -28,6 +28,7 @@ from tinyzo.runs.journal import read_journal
 from tinyzo.runs.run import Run, prepare
 from tinyzo.runs.settings import CHOICES, FIELDS, HELP, Settings, settings_from
 from tinyzo.runs.snapshots import MOST, tuned_model
+from tinyzo.system import peak_bytes
 from tinyzo.text.tasks import BoundTask
 from tinyzo.zo.objectives import Objective
 
@@ -112,7 +113,7 @@ def evaluate_(options: argparse.Namespace) -> dict[str, Any]:
     result = evaluate.evaluate(BoundedLoss(Objective(model, bound), settings.micro_batch_tokens), data.test)
     about = {"model": options.model or settings.model, "task": settings.task or "custom"}
     result = about | result._asdict() | {"split": data.reported}
-    return _say(options, result | {"peak_bytes": memory.peak_bytes()})
+    return _say(options, result | {"peak_bytes": peak_bytes()})
 
 
 def predict(options: argparse.Namespace) -> None:
@@ -162,7 +163,7 @@ def replay(options: argparse.Namespace) -> dict[str, Any]:
 def convert(options: argparse.Namespace) -> dict[str, Any]:
     """Rewrite pytorch_model.bin as safetensors, without PyTorch."""
     output = export.convert(Path(options.path), Path(options.output))
-    result = {"output": str(output), "peak_bytes": memory.peak_bytes()}
+    result = {"output": str(output), "peak_bytes": peak_bytes()}
     return _say(options, result, file=output / "model.safetensors")
 
 

@@ -109,6 +109,6 @@ def _parts(model: Model, engine: str, threads: int | None, tokens: int, load: Lo
     linear = probes * BLOCK * (DEPTH + tokens) + 4 * DEPTH
     keys = longest * (3 * width // heads + QUERIES)
     each = (threads or len(fast_cpus())) * max(linear, keys)
-    loaded = "tinyzo.engine.numba_engine" in sys.modules
+    loaded = "tinyzo.engine.numba.engine" in sys.modules
     return parts | {"code": KERNELS if loaded else NUMBA + KERNELS,
                     "tiles": 4 * (each + probes * tokens * wide)}

@@ -15,6 +15,7 @@ from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import fingerprint
 from tinyzo.engine.noise import step_seed
 from tinyzo.engine.select import why_no_numba
+from tinyzo.engine.stores.resident import Resident
 from tinyzo.errors import NumericError, RunError, UsageError, check_choice
 from tinyzo.models.model import Model, open_model
 from tinyzo.runs import memory, report
@@ -25,6 +26,7 @@ from tinyzo.runs.journal import Header, Journal
 from tinyzo.runs.run import Run, prepare, read_lines
 from tinyzo.runs.settings import CHOICES, Settings, settings_from
 from tinyzo.runs.snapshots import Snapshots, end_window, tuned_model
+from tinyzo.system import peak_bytes
 from tinyzo.text.packing import batch_rows, packed_size
 from tinyzo.text.tasks import Example
 from tinyzo.zo.estimators import ESTIMATORS, zo_step
@@ -256,7 +258,7 @@ class Training:
         line = {"step": number + 1, "loss": step.loss, "loss_plus": step.losses[0],
                 "loss_minus": step.losses[-1], "projected_gradient": step.projected_gradient,
                 "lr": self._lr(number), "eps": s.eps, "seed": next(iter(step.terms), [None])[0],
-                "seconds": seconds, "forwards": passes, "peak_bytes": memory.peak_bytes()}
+                "seconds": seconds, "forwards": passes, "peak_bytes": peak_bytes()}
         self.run.record("metrics.jsonl", line)
         return line
 
@@ -277,7 +279,8 @@ class Training:
         best, done = self.run.best_step(), len(self.journal.steps)
         if best != done:
             model = self.loss.objective.model
-            model.weights = None  # given back first: two sets of weights may not fit in memory
+            model.weights.store.close()
+            model.weights.store = Resident({})  # given back, whoever still holds the old weights
             model.weights = tuned_model(self.run, best).weights
         final = self._evaluate(best, "test", self.data.test)
         zero = self.run.evaluations("test")[0]
@@ -290,6 +293,6 @@ class Training:
                   "loss_zero_shot": zero["loss"], "loss": final["loss"],
                   "split": self.data.reported, "examples": final["examples"],
                   "seconds": sum(timed), "seconds_per_step": sum(timed) / max(1, len(timed)),
-                  "peak_bytes": memory.peak_bytes()}  # fmt: skip
+                  "peak_bytes": peak_bytes()}  # fmt: skip
         self.run.write("result.json", json.dumps(result) + "\n")
         report.say(report.plot(self.run.path))
