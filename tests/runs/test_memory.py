@@ -30,9 +30,15 @@ needs_proc = pytest.mark.skipif(not STATUS.exists(), reason="no /proc to read th
 @pytest.mark.parametrize("model", ["roberta-tiny", "opt-tiny"])
 @pytest.mark.parametrize(
     "options",
-    [(), ("--batch-size", "120"), ("--batch-size", "2", "--dtype", "f32"), ("--engine", "numpy"),
-     ("--residency", "streamed"), ("--residency", "streamed", "--engine", "numpy"),
-     ("--method", "adam")],
+    [
+        (),
+        ("--batch-size", "120"),
+        ("--batch-size", "2", "--dtype", "f32"),
+        ("--engine", "numpy"),
+        ("--residency", "streamed"),
+        ("--residency", "streamed", "--engine", "numpy"),
+        ("--method", "adam"),
+    ],
 )
 def test_the_plan_is_what_a_run_then_holds(tmp_path, model, options):
     process = shell(
