@@ -82,7 +82,8 @@ def _prepare(run: Run, model: Model, loads: list[memory.Load], is_new: bool) -> 
     """Choose how to hold it in memory; a new run's model is made ready, and its directory made."""
     if run.settings.method in FIRST_ORDER:
         run.settings = dataclasses.replace(run.settings, residency="resident")
-    plan = memory.choose(model, run.settings, loads, is_fixed=not is_new)
+    keeps = run.settings.method in FIRST_ORDER
+    plan = memory.choose(model, run.settings, loads, not is_new, keeps_gradients=keeps)
     if is_new:
         if run.settings.memory_budget:
             chosen = {n: getattr(plan, n) for n in ("engine", "residency", "micro_batch_tokens")}
