@@ -20,15 +20,15 @@ from tinyzo.engine.noise import FORMAT
 from tinyzo.errors import DataError, TinyzoError, UsageError
 from tinyzo.models.model import Model, load, open_model, read_config
 from tinyzo.parsing import read_toml
-from tinyzo.runs import doctor, evaluate, export, memory, train
+from tinyzo.runs import defaults, doctor, evaluate, export, memory, train
 from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.runs.data import bind_task, load_data, load_evaluation
 from tinyzo.runs.find_lr import find_lr
 from tinyzo.runs.journal import read_journal
 from tinyzo.runs.run import Run, prepare
 from tinyzo.runs.settings import CHOICES, FIELDS, RunSettings, Settings
-from tinyzo.runs import defaults
 from tinyzo.runs.snapshots import MOST, tuned_model
+from tinyzo.system import peak_bytes
 from tinyzo.text.tasks import BoundTask
 from tinyzo.zo.objectives import Objective
 
@@ -79,7 +79,7 @@ def finetune(options: argparse.Namespace) -> dict[str, Any]:
         settings = settings.replace(**find_lr(settings)._asdict())
     output = Path(options.output) if options.output else None
     resume = Path(options.resume) if options.resume else None
-    run = train.finetune(settings, output, resume)
+    run = train.tune(settings, output, resume)
     size = run.journal_path.stat().st_size
     return _say(options, run.result, peak_mb=run.result["peak_bytes"] / 1e6,
                 journal=run.journal_path, journal_bytes=size)  # fmt: skip
@@ -117,7 +117,7 @@ def evaluate_(options: argparse.Namespace) -> dict[str, Any]:
     result = evaluate.evaluate(BoundedLoss(Objective(model, bound), settings.micro_batch_tokens), data.test)
     about = {"model": options.model or settings.model, "task": settings.task or "custom"}
     result = about | result._asdict() | {"split": data.reported}
-    return _say(options, result | {"peak_bytes": memory.peak_bytes()})
+    return _say(options, result | {"peak_bytes": peak_bytes()})
 
 
 def predict(options: argparse.Namespace) -> None:
@@ -167,7 +167,7 @@ def replay(options: argparse.Namespace) -> dict[str, Any]:
 def convert(options: argparse.Namespace) -> dict[str, Any]:
     """Rewrite pytorch_model.bin as safetensors, without PyTorch."""
     output = export.convert(Path(options.path), Path(options.output))
-    result = {"output": str(output), "peak_bytes": memory.peak_bytes()}
+    result = {"output": str(output), "peak_bytes": peak_bytes()}
     return _say(options, result, file=output / "model.safetensors")
 
 

@@ -17,7 +17,7 @@ from tinyzo.errors import NumericError, UsageError
 from tinyzo.models.model import read_config
 from tinyzo.runs import report
 from tinyzo.runs.settings import Settings
-from tinyzo.runs.train import finetune
+from tinyzo.runs.train import tune
 
 STEPS = 40  # of each run
 SLACK = 1.02  # a loss within this factor of the least is near it
@@ -70,7 +70,7 @@ def loss_after(settings: Settings) -> float:
     raises: UsageError when there are no dev rows
     """
     with TemporaryDirectory() as room, suppress(NumericError):
-        evaluations = finetune(settings, Path(room) / "run").evaluations("dev")
+        evaluations = tune(settings, Path(room) / "run").evaluations("dev")
         if STEPS not in evaluations:
             raise UsageError("--find-lr needs dev rows", "give a dev file, or more rows")
         return float(evaluations[STEPS]["loss"])

@@ -15,7 +15,8 @@ from tinyzo.engine.select import may_have_numba
 from tinyzo.engine.tiles import TILE
 from tinyzo.errors import ConfigError
 from tinyzo.models.model import Model
-from tinyzo.runs.settings import RunSettings as Settings, parse_bytes
+from tinyzo.runs.settings import RunSettings as Settings
+from tinyzo.runs.settings import parse_bytes
 from tinyzo.system import fast_cpus, free_bytes, status_bytes
 from tinyzo.zo.methods import METHODS
 

@@ -283,6 +283,11 @@ class RunSettings:
         return "".join(lines).replace("\x7f", "\\u007f")  # JSON leaves it, TOML does not
 
 
+def as_given(settings: RunSettings) -> Settings:
+    """A run's settings as if a user had given each of them."""
+    return Settings(**vars(settings))
+
+
 def kinds(cls: type) -> dict[str, Any]:
     """The type of each field, without the None that it may also be."""
     hints = typing.get_type_hints(cls)

@@ -49,9 +49,16 @@ def infos_of(weights: Weights, names: Iterable[str]) -> dict[str, TensorInfo]:
     }
 
 
-def tuned_model(run: Run, step: int | None = None) -> Model:
+def tuned_model(
+    run: Run,
+    step: int | None = None,
+    engine: str = "auto",
+    residency: str = "auto",
+    threads: int | None = None,
+) -> Model:
     """The model of a run after `step` steps; None: the step that did best on dev.
 
+    engine, residency, threads: "auto" or None: as the run's settings say
     raises: RunError when it has no such step, or one that only its batches could redo
     """
     done = read_journal(run.journal_path)[1]
@@ -59,16 +66,18 @@ def tuned_model(run: Run, step: int | None = None) -> Model:
     if not 0 <= step <= len(done):
         raise RunError(f"{run.path}: no step {step}", f"it has {len(done)} steps")
     s, method, model = run.settings, method_of(run.settings), run.base_model()
+    engine = s.engine if engine == "auto" else engine
+    residency = s.residency if residency == "auto" else residency
+    threads = threads or s.threads
     start = Snapshots(run, method).restore(model, step)
-    residency = s.residency
     if method.must_be_resident(start, step):
         residency = "resident"
-        model.settle(s.engine, residency, s.threads)
+        model.settle(engine, residency, threads)
     again = no_batch(f"{run.path}: no snapshot of step {step}")
     for number in range(start, step):
         method.redo(model.weights, done[number], again)
         method.end_step(model.weights, number + 1, is_written=False)
-    return model.settle(s.engine, residency, s.threads)
+    return model.settle(engine, residency, threads)
 
 
 class Snapshots(AbstractContextManager["Snapshots"]):

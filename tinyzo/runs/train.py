@@ -1,4 +1,4 @@
-"""finetune: from a user's settings to a run that is done, or that can be gone on with."""
+"""tune: from a user's settings to a run that is done, or that can be gone on with."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ FREE = ("steps", "fold_every", "residency", "threads", "memory_budget")
 DIVERGED = 100  # a loss so many times the first one, plus one, will not come back
 
 
-def finetune(settings: Settings, output: Path | None = None, resume: Path | None = None) -> Run:
-    """Tune a model; the work of `tinyzo.finetune` and of the command.
+def tune(settings: Settings, output: Path | None = None, resume: Path | None = None) -> Run:
+    """Tune a model: the work of `tinyzo.finetune` and of `tinyzo finetune`.
 
     output: the run's new directory; None: runs/<task>-<model>-<n>
     resume: go on with this run instead; then only FREE may be chosen anew
