@@ -82,7 +82,7 @@ class Run:
         if not (path / "run.toml").is_file():
             raise RunError(f"{path}: no run.toml, so not a run", "name the --output of finetune")
         toml = read_toml(path / "run.toml")
-        about, values = toml.get("about"), toml.get("settings")
+        about, values = toml.get("about", {}), toml.get("settings")
         if not isinstance(values, dict) or not is_about_a_run(about):
             raise RunError(f"{path}/run.toml is not a run's", "restore it from a copy")
         for name, renamed in OLD_VALUES.items():
@@ -122,13 +122,12 @@ class Run:
         if not evaluations:
             return len(read_journal(self.journal_path)[1])
 
-        def rank(step: int) -> tuple[float, ...]:
-            found = evaluations[step]
-            by_loss = (found["loss"], step)
-            return (-found["accuracy"], *by_loss) if by_accuracy else by_loss
+        def by_loss(step: int) -> tuple[float, int]:
+            return evaluations[step]["loss"], step
 
-        by_accuracy = self.about["family"] == "roberta"
-        return min(evaluations, key=rank)
+        if self.about["family"] == "roberta":
+            return min(evaluations, key=lambda n: (-evaluations[n]["accuracy"], *by_loss(n)))
+        return min(evaluations, key=by_loss)
 
     # -- files that grow, and files that are replaced
 

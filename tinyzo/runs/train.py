@@ -56,13 +56,12 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
     method = method_of(run.settings)
     loads = _loads(data, run.settings.batch_size, method.probes)
     plan = _plan(run, model, method, loads, is_new=resume is None)
-    passes = math.ceil(loads[0].tokens / plan.micro_batch_tokens)
     header = Header(*method.journal_shape, model.weights.direction.kind, run.about["base"])
+    passes = math.ceil(loads[0].tokens / plan.micro_batch_tokens)
     snapshots = Snapshots(run, method, run.settings.fold_every, passes)
     with Journal(run.journal_path, header) as journal, snapshots:
-        steps, done = run.settings.steps, len(journal.steps)
-        if steps < done:
-            raise UsageError(f"--steps {steps}: the run has done {done}", "none can be taken back")
+        done = len(journal.steps)
+        _check_steps(run.settings.steps, done)
         run.save()
         start = snapshots.restore(model, _first_missing(run, data, done))
         if resume is not None:
@@ -124,6 +123,12 @@ def _check_digest(run: Run, digest: str) -> None:
     if run.about.setdefault("data", digest) != digest:
         found = f"{run.settings.data_path}: the data have changed since the run began"
         raise RunError(found, "restore them, or begin a new run")
+
+
+def _check_steps(steps: int, done: int) -> None:
+    """raises: UsageError for fewer steps than have been taken"""
+    if steps < done:
+        raise UsageError(f"--steps {steps}: the run has done {done}", "none can be taken back")
 
 
 def _loads(data: Data, batch_size: int, probes: int) -> list[memory.Load]:

@@ -89,7 +89,7 @@ class Objective:
         Up to a number that all candidates of an example share: where each has one token, that is
         the sum over the vocabulary in log p, which is then not computed.
         """
-        if batch.words is not None:
+        if batch.words.size:
             return self.word_scores(theta, batch, batch.words)
         if batch.lengths.max() == 1:
             words, column = np.unique(batch.targets, return_inverse=True)

@@ -85,7 +85,7 @@ class UpdateRule:
         if self.rule == "adamezo":
             return g
         if self.rule == "sign":
-            return -lr * ((g > 0) - (g < 0))
+            return -lr * (math.copysign(1.0, g) if g else 0.0)
         return -lr * (MOMENTUM**age * g)
 
     def to_journal(self, update: Update) -> tuple[Term, ...]:
