@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from tinyzo.errors import DataError
 from tinyzo.models.model import Model
-from tinyzo.runs.settings import Settings as RunSettings
+from tinyzo.runs.settings import RunSettings
 from tinyzo.text.datasets import Row, Splits, draw, kshot, load_splits, sample_opt
 from tinyzo.text.tasks import BoundTask, Example, Task, custom_task, get_task
 

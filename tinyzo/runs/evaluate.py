@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 
@@ -78,8 +78,8 @@ def _scored(bounded: BoundedLoss, theta: View, examples: Sequence[Example]) -> I
     for part in micro_batches(examples, bounded.max_tokens):
         batch = objective.pack(part)
         labels = np.array([example.label for example in part], np.int64)
-        counts = cast(Integers, batch.counts)  # a batch that is packed from examples has them
-        yield Scored(present(objective.scores(theta, batch), counts)[0], labels, counts)
+        scores = present(objective.scores(theta, batch), batch.counts)
+        yield Scored(scores[0], labels, batch.counts)
 
 
 def _check_finite(value: float, rows: int) -> None:

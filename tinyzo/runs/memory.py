@@ -15,8 +15,7 @@ from tinyzo.engine.select import may_have_numba
 from tinyzo.engine.tiles import TILE
 from tinyzo.errors import ConfigError
 from tinyzo.models.model import Model
-from tinyzo.runs.settings import Settings as RunSettings
-from tinyzo.runs.settings import parse_bytes
+from tinyzo.runs.settings import RunSettings, parse_bytes
 from tinyzo.system import fast_cpus, free_bytes, status_bytes
 
 Parts = dict[str, int]  # bytes, by what they are for
@@ -77,9 +76,9 @@ def plans(
     """
     engines = _open(settings.engine, ("numba", "numpy") if may_have_numba() else ("numpy",))
     residencies = _open(settings.residency, ("resident", "streamed"))
-    most_tokens = settings.micro_batch_tokens or 512
+    most = settings.micro_batch_tokens
     for engine, residency, size in product(engines, residencies, SIZES):
-        tokens = most_tokens if is_fixed else min(size.tokens, most_tokens)
+        tokens = most if is_fixed else min(size.tokens, most)
         every = [_forward(model, engine, settings.threads, tokens, load) for load in loads]
         if keeps_gradients:
             every[0]["backward"] = _backward(model, loads[0], every[0])
