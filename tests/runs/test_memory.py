@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from folders import ROOT, rows, shell, write_jsonl, write_model, write_tensors, write_vocabulary
+from folders import python, rows, shell, write_jsonl, write_model, write_tensors, write_vocabulary
 
+from tinyzo import system
 from tinyzo.engine.numpy_engine import QUERIES, NumpyEngine
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError, UsageError
 from tinyzo.models.model import MODELS, open_model
 from tinyzo.models.roberta import Config
-from tinyzo import system
 from tinyzo.runs import memory
 from tinyzo.runs.settings import Settings, parse_bytes
 from tinyzo.system import STATUS
@@ -82,10 +79,16 @@ def test_fields_of_proc(monkeypatch, tmp_path):
     assert system.status_bytes("RssShmem") == 0
 
 
-def parts(model, engine, *load, **settings):
+def settings(**given):
+    """Those of a model that does not ship."""
+    return Settings(model="model", **given).resolve("opt")
+
+
+def parts(model, engine, *load, keeps_gradients=False, **given):
     """The first plan of an engine."""
-    settings = Settings(engine=engine, residency="resident", **settings)
-    return next(memory.plans(model, settings, [memory.Load(*load)])).parts
+    chosen = settings(engine=engine, residency="resident", **given)
+    loads = [memory.Load(*load)]
+    return next(memory.plans(model, chosen, loads, keeps_gradients=keeps_gradients)).parts
 
 
 @pytest.fixture
@@ -104,7 +107,7 @@ def test_parts_grow_as_they_should(model, monkeypatch):
     assert longer - long == 4 * 2 * heads * QUERIES * QUERIES  # scores of one block of queries
     one, two = (parts(model, "numba", 512, 8, 2, threads=n)["tiles"] for n in (1, 2))
     assert two > one
-    adam, size = parts(model, "numpy", 64, 8, 2, method="adam"), model.weights.nbytes()
+    adam, size = parts(model, "numpy", 64, 8, 2, keeps_gradients=True), model.weights.nbytes()
     assert adam["backward"] == size + both["activations"]  # f32; two layers, of one copy for two
 
 
@@ -120,31 +123,30 @@ def test_a_budget_chooses_the_fastest_plan_that_fits(model, monkeypatch):
     monkeypatch.setattr(memory, "may_have_numba", lambda: True)
     monkeypatch.setattr(memory, "status_bytes", lambda field: 40 << 20)
     loads = [memory.Load(4096, 64, 2), memory.Load(100, 64, 1)]
-    every = list(memory.plans(model, Settings(), loads))
+    every = list(memory.plans(model, settings(), loads))
     assert [(p.engine, p.residency) for p in every[::4]] == [
         ("numba", "resident"), ("numba", "streamed"), ("numpy", "resident"), ("numpy", "streamed")
     ]  # fmt: skip
-    assert memory.choose(model, Settings(), loads) == every[0]
+    assert memory.choose(model, settings(), loads) == every[0]
     for plan in every:
-        settings = Settings(memory_budget=f"{plan.total}")
-        chosen = memory.choose(model, settings, loads)
+        chosen = memory.choose(model, settings(memory_budget=f"{plan.total}"), loads)
         assert chosen.total <= plan.total and every.index(chosen) <= every.index(plan)
     least = min(plan.total for plan in every)
     with pytest.raises(ConfigError, match=r"budget 40MB is too small\n.*the smallest that fits"):
-        memory.choose(model, Settings(memory_budget="40MB"), loads)
-    assert memory.choose(model, Settings(memory_budget=f"{least / 1e6 + 1}MB"), loads)
+        memory.choose(model, settings(memory_budget="40MB"), loads)
+    assert memory.choose(model, settings(memory_budget=f"{least / 1e6 + 1}MB"), loads)
 
 
 def test_a_resumed_run_keeps_its_micro_batches(model):
-    settings = Settings(memory_budget="900MB", micro_batch_tokens=300)
-    every = memory.plans(model, settings, [memory.Load(9, 9, 2)], is_fixed=True)
+    chosen = settings(memory_budget="900MB", micro_batch_tokens=300)
+    every = memory.plans(model, chosen, [memory.Load(9, 9, 2)], is_fixed=True)
     assert {plan.micro_batch_tokens for plan in every} == {300}
 
 
 def test_without_a_budget_weights_that_take_half_the_memory_stay_in_their_file(model, monkeypatch):
     for free, where in ((1 << 40, "resident"), (1 << 20, "streamed")):
         monkeypatch.setattr(memory, "free_bytes", lambda free=free: free)
-        plan = memory.choose(model, Settings(engine="numpy"), [memory.Load(64, 8, 2)])
+        plan = memory.choose(model, settings(engine="numpy"), [memory.Load(64, 8, 2)])
         assert (plan.residency, plan.micro_batch_tokens) == (where, 512)
 
 
@@ -189,15 +191,16 @@ def plan_and_peak(model, home, where, best):
     """What a run of two steps plans to hold, and what it held, in a process of its own."""
     data = write_jsonl(home / "rows.jsonl", rows(40))
     command = [
-        sys.executable, "-c", BEST_IS, str(best), "finetune", "--model", model, "--task", "reviews",
-        "--data", data, "--steps", "2", "--batch-size", "8", "--limit", "8", "--residency", where,
-        "--json", "--output", home / "run",
+        "-c", BEST_IS, best, "finetune", "--model", model, "--task", "reviews", "--data", data,
+        "--steps", "2", "--batch-size", "8", "--limit", "8", "--residency", where, "--json",
+        "--output", home / "run",
     ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
-    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    result = json.loads(process.stdout.splitlines()[-1])
+    process = python(*command)
+    output, log = process.communicate()
+    assert process.returncode == 0, log
+    result = json.loads(output)
     assert result["best_step"] == best
-    planned = int(re.search(r"total (\d+) MB", process.stderr)[1]) << 20
+    planned = int(re.search(r"total (\d+) MB", log)[1]) << 20
     print(f"planned {planned / 1e6:.0f} MB, held {result['peak_bytes'] / 1e6:.0f} MB")
     return planned, result["peak_bytes"]
 
