@@ -213,6 +213,8 @@ def test_bits_of_z(monkeypatch):
 
 def test_an_engine_that_fails_is_a_finding(monkeypatch, tmp_path):
     class Failing(NumpyEngine):
+        name = "failing"
+
         def view(self, weights, probes):
             raise RuntimeError("LLVM ERROR:\nnot this CPU")
 

@@ -25,7 +25,8 @@ class Data(NamedTuple):
 
     def digest(self) -> str:
         """SHA-256 of the examples: a run goes on only with the data that it began with."""
-        return hashlib.sha256(repr((self.train, self.dev, self.test)).encode()).hexdigest()
+        examples = repr((self.train, self.dev, self.test))
+        return hashlib.sha256(examples.encode()).hexdigest()
 
 
 def bind_task(model: Model, settings: RunSettings) -> BoundTask:
@@ -50,7 +51,9 @@ def choose_rows(task: Task, splits: Splits, settings: RunSettings) -> tuple[Spli
     train = splits.train
     dev = splits.dev
     reported, test = splits.evaluation
-    n_dev = task.n_dev if len(train) > task.n_dev else len(train) // SHARE
+    n_dev = len(train) // SHARE
+    if len(train) > task.n_dev:
+        n_dev = task.n_dev
     if reported == "train":
         n_dev = max(1, len(train) // SHARE)
         shuffled = draw(train, len(train), seed)
@@ -63,7 +66,8 @@ def choose_rows(task: Task, splits: Splits, settings: RunSettings) -> tuple[Spli
         train, dev = sample_opt(train, settings.train_rows, n_dev, seed)
     elif len(train) > settings.train_rows:
         train = draw(train, settings.train_rows, seed)
-    return Splits(train, dev, _reported_rows(task, test, settings)), reported
+    test = _reported_rows(task, test, settings)
+    return Splits(train, dev, test), reported
 
 
 def _reported_rows(task: Task, rows: list[Row], settings: RunSettings) -> list[Row]:

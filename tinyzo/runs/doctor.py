@@ -72,9 +72,17 @@ class Check(TypedDict):
     hint: str
 
 
-def check(name: str, value: str, good: bool = True, hint: str = "", minor: bool = False) -> Check:
+def check(
+    name: str,
+    value: str,
+    good: bool = True,
+    hint: str = "",
+    minor: bool = False,
+) -> Check:
     """One check. hint: what to do unless it is good. minor: ok even then."""
-    return {"name": name, "ok": good or minor, "value": value, "hint": "" if good else hint}
+    if good:
+        hint = ""
+    return {"name": name, "ok": good or minor, "value": value, "hint": hint}
 
 
 def examine(path: Path) -> Iterator[Check]:
@@ -121,7 +129,8 @@ def environment() -> Iterator[Check]:
 def numpy_build() -> str:
     """NumPy's version, and what it was built with."""
     config = np.show_config(mode="dicts")
-    blas = config.get("Build Dependencies", {}).get("blas", {}).get("name", "none")
+    libraries = config.get("Build Dependencies", {})
+    blas = libraries.get("blas", {}).get("name", "none")
     vectors = config.get("SIMD Extensions", {}).get("found", ["none"])
     return f"{np.__version__}, BLAS {blas}, vectors {' '.join(vectors)}"
 
@@ -159,7 +168,9 @@ def speed(engines: Engines) -> Iterator[Check]:
     theta = Weights({"w.weight": w}, engine).view()
     large = Weights({"w": np.zeros((1024, 4096), np.float32)}, engine)
     ours, numpys, noise = seconds_of(
-        lambda: theta.linear("w", x), lambda: x @ w.T, lambda: large.add([(1, 1e-6)])
+        lambda: theta.linear("w", x),
+        lambda: x @ w.T,
+        lambda: large.add([(1, 1e-6)]),
     )
     billions = 2 * x.size * len(w) / 1e9
     rates = f"{engine.name} {billions / ours:.1f} GF/s, NumPy alone {billions / numpys:.1f}"
@@ -204,9 +215,10 @@ def checkpoint(engines: Engines, path: Path) -> Iterator[Check]:
     model = load(path, engine="numpy")
     weights, config = model.weights, model.config
     tensors = {name: weights.stored(name) for name in weights.names()}
-    models = [
-        Model(model.family, config, Weights(tensors, engine), path) for engine in engines.values()
-    ]
+    models = []
+    for engine in engines.values():
+        same = Weights(tensors, engine)
+        models.append(Model(model.family, config, same, path))
     ids = [i % config.vocab_size for i in IDS][: config.max_length]
     gap = largest_gap([each.logits([ids])[0] for each in models])
     bad = [name for name in tensors if not np.isfinite(weights.read(name)).all()]
@@ -219,7 +231,8 @@ def checkpoint(engines: Engines, path: Path) -> Iterator[Check]:
 def largest_gap(logits: Sequence[Array]) -> float:
     """How far any are from the first, as a share of the largest."""
     every = np.stack(logits)
-    return float(np.abs(every - every[0]).max() / np.abs(every).max())
+    gaps = np.abs(every - every[0])
+    return float(gaps.max() / np.abs(every).max())
 
 
 def published(model: Model, ids: list[int]) -> Iterator[Check]:
@@ -230,8 +243,8 @@ def published(model: Model, ids: list[int]) -> Iterator[Check]:
     methods = {"logits": model.logits, "hidden": model.hidden}
     for known in PUBLISHED:
         if known.shape == shape:
-            found = methods[known.method]([ids])[0][:3, :3].ravel()
-            gap = float(np.abs(found - known.values).max())
+            (found,) = methods[known.method]([ids])
+            gap = float(np.abs(found[:3, :3].ravel() - known.values).max())
             value = f"{known.method} within {gap:.1e} of the published"
             why = "not the published weights (tuned ones?), or computed wrongly"
             hint = f"beyond {known.near}: {why}"

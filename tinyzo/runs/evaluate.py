@@ -49,12 +49,15 @@ def evaluate(bounded: BoundedLoss, examples: Sequence[Example]) -> Evaluation:
     right = 0
     total = 0.0
     for scores, labels, counts in _scored(bounded, theta, examples):
-        right += int((scores.argmax(axis=-1) == labels).sum())
-        total += float(theta.cross_entropy(scores[None], labels, counts)[0])
+        best = scores.argmax(axis=-1)
+        right += int((best == labels).sum())
+        (entropy,) = theta.cross_entropy(scores[None], labels, counts)
+        total += float(entropy)
     loss = total / len(examples)
     if bounded.objective.bound.task.loss == "lm":
         objective = replace(bounded.objective, kind="cross-entropy")
-        loss = float(replace(bounded, objective=objective)(theta, examples)[0])
+        (mean,) = replace(bounded, objective=objective)(theta, examples)
+        loss = float(mean)
     _check_finite(loss, len(examples))
     return Evaluation(len(examples), right / len(examples), loss)
 

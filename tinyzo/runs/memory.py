@@ -39,7 +39,13 @@ class Size(NamedTuple):
     tiles: int
 
 
-SIZES = (Size(2**32, 32), Size(256, 8), Size(128, 2), Size(64, 1))  # the fastest first
+# The fastest first.
+SIZES = (
+    Size(2**32, 32),
+    Size(256, 8),
+    Size(128, 2),
+    Size(64, 1),
+)
 
 
 class Plan(NamedTuple):
@@ -53,7 +59,7 @@ class Plan(NamedTuple):
 
     @property
     def total(self) -> int:
-        return sum(self.parts.values())
+        return _total(self.parts)
 
     def __str__(self) -> str:
         parts = self.parts | {"total": self.total}
@@ -74,17 +80,20 @@ def plans(
     is_fixed: no other micro-batch than the settings'
     keeps_gradients: whether a step goes back through the layers
     """
-    engines = _open(settings.engine, ("numba", "numpy") if may_have_numba() else ("numpy",))
-    residencies = _open(settings.residency, ("resident", "streamed"))
-    most = settings.micro_batch_tokens
+    here = ("numba", "numpy") if may_have_numba() else ("numpy",)
+    engines = _choices(settings.engine, here)
+    residencies = _choices(settings.residency, ("resident", "streamed"))
+    threads = settings.threads or len(fast_cpus())
+    tokens = settings.micro_batch_tokens
     for engine, residency, size in product(engines, residencies, SIZES):
-        tokens = most if is_fixed else min(size.tokens, most)
-        every = [_forward(model, engine, settings.threads, tokens, load) for load in loads]
+        if not is_fixed:
+            tokens = min(size.tokens, settings.micro_batch_tokens)
+        every = [_forward(model, engine, threads, tokens, load) for load in loads]
         if keeps_gradients:
             every[0]["backward"] = _backward(model, loads[0], every[0])
-        widest = max(every, key=lambda parts: sum(parts.values()))
-        weights = _weights(model, residency, size.tiles)
-        yield Plan(engine, residency, tokens, size.tiles, {"weights": weights, **widest})
+        widest = max(every, key=_total)
+        parts = {"weights": _weights(model, residency, size.tiles), **widest}
+        yield Plan(engine, residency, tokens, size.tiles, parts)
 
 
 def choose(
@@ -112,16 +121,24 @@ def choose(
     raise ConfigError(why, f"the smallest that fits is {least}MB")
 
 
-def _open(asked: str, every: tuple[str, ...]) -> tuple[str, ...]:
-    """What a choice leaves open."""
+def _choices(asked: str, every: tuple[str, ...]) -> tuple[str, ...]:
+    """The values that a setting leaves open."""
     return every if asked == "auto" else (asked,)
 
 
 def _within(limit: float, every: Sequence[Plan]) -> Plan:
     """The fastest engine with the largest blocks; streamed where that alone is within a limit."""
-    fastest = every[0]
-    alike = [p for p in every if (p.engine, p.tiles) == (fastest.engine, fastest.tiles)]
-    return next((plan for plan in alike if plan.total <= limit), alike[-1])
+    engine = every[0].engine
+    tiles = every[0].tiles
+    alike = [plan for plan in every if plan.engine == engine and plan.tiles == tiles]
+    for plan in alike:
+        if plan.total <= limit:
+            return plan
+    return alike[-1]
+
+
+def _total(parts: Parts) -> int:
+    return sum(parts.values())
 
 
 def _weights(model: Model, residency: str, tiles: int) -> int:
@@ -130,7 +147,7 @@ def _weights(model: Model, residency: str, tiles: int) -> int:
     return 2 * model.weights.store.block_bytes(tiles)  # one is computed, the next one read
 
 
-def _forward(model: Model, engine: str, threads: int | None, tokens: int, load: Load) -> Parts:
+def _forward(model: Model, engine: str, threads: int, tokens: int, load: Load) -> Parts:
     """Bytes that a forward pass holds beside the weights, at its widest point.
 
     interpreter: what is resident now: Python, NumPy, tokenizer, data
@@ -142,28 +159,33 @@ def _forward(model: Model, engine: str, threads: int | None, tokens: int, load: 
     parts = {"interpreter": status_bytes("VmRSS")}
     if engine == "numpy":
         return parts | _in_numpy(model.config, tokens, load)
-    return parts | _in_numba(model.config, tokens, load, threads or len(fast_cpus()))
+    return parts | _in_numba(model.config, tokens, load, threads)
 
 
 def _in_numpy(config: Any, tokens: int, load: Load) -> Parts:
     width = config.hidden_size
+    heads = config.num_attention_heads
     tile = max(TILE, width)
     products = load.probes * tokens * max(1, tile // width)
-    scores = load.probes * config.num_attention_heads * min(load.longest, QUERIES) * load.longest
+    scores = load.probes * heads * min(load.longest, QUERIES) * load.longest
+    activations = _activations(config, tokens, load) + 2 * scores
     return {
-        "activations": FLOAT_BYTES * (_activations(config, tokens, load) + 2 * scores),
+        "activations": FLOAT_BYTES * activations,
         "tiles": FLOAT_BYTES * (8 * tile + products),
     }
 
 
 def _in_numba(config: Any, tokens: int, load: Load, threads: int) -> Parts:
-    is_loaded = "tinyzo.engine.numba.engine" in sys.modules
+    head_width = config.hidden_size // config.num_attention_heads
+    code = KERNELS_BYTES
+    if "tinyzo.engine.numba.engine" not in sys.modules:
+        code += NUMBA_BYTES
     linear = load.probes * BLOCK * (DEPTH + tokens) + 4 * DEPTH
-    attention = load.longest * (3 * config.hidden_size // config.num_attention_heads + QUERIES)
+    attention = load.longest * (3 * head_width + QUERIES)
     packed = load.probes * tokens * _feed_forward_width(config)
     return {
         "activations": FLOAT_BYTES * _activations(config, tokens, load),
-        "code": KERNELS_BYTES if is_loaded else NUMBA_BYTES + KERNELS_BYTES,
+        "code": code,
         "tiles": FLOAT_BYTES * (threads * max(linear, attention) + packed),
     }
 
@@ -171,7 +193,8 @@ def _in_numba(config: Any, tokens: int, load: Load, threads: int) -> Parts:
 def _activations(config: Any, tokens: int, load: Load) -> int:
     """Floats: the hidden states and the wide layer, or attention's."""
     width: int = config.hidden_size
-    return load.probes * tokens * max(4 * width + _feed_forward_width(config), 9 * width)
+    widest = max(4 * width + _feed_forward_width(config), 9 * width)
+    return load.probes * tokens * widest
 
 
 def _feed_forward_width(config: Any) -> int:
