@@ -28,17 +28,7 @@ def test_a_mask_prompt_is_the_whole_sequence_with_the_mask_found():
     tokenizer = Words()
     bound = mask_task("{text} It was <mask>.").bind(tokenizer)
     example = bound.encode({"text": "a film ", "label": "good"})
-    assert tokenizer.decode(example.prompt) == [
-        "<s>",
-        "a",
-        " film",
-        " ",
-        " It",
-        " was",
-        "<mask>",
-        ".",
-        "</s>",
-    ]
+    assert tokenizer.decode(example.prompt) == "<s>|a| film| | It| was|<mask>|.|</s>"
     assert (example.mask_at, example.label, example.text) == (6, 1, "a film ")
     assert example.candidates == () and example.prompt[6] == 50
     assert bound.label_word_ids == [tokenizer.word_id(" bad"), tokenizer.word_id(" good")]
@@ -47,7 +37,7 @@ def test_a_mask_prompt_is_the_whole_sequence_with_the_mask_found():
 def test_the_space_before_a_field_goes_to_the_field():
     tokenizer = Words()
     example = mask_task("<mask>: {text}").bind(tokenizer).encode({"text": "why ?", "label": "bad"})
-    assert tokenizer.decode(example.prompt) == ["<s>", "<mask>", ":", " why", " ?", "</s>"]
+    assert tokenizer.decode(example.prompt) == "<s>|<mask>|:| why| ?|</s>"
     assert example.mask_at == 1
 
 
@@ -61,45 +51,26 @@ def test_the_first_sentence_limit_cuts_only_the_first_sentence():
     tokenizer = Words()
     task = mask_task("{a} <mask> {b}", sentence_limit=2)
     example = task.bind(tokenizer).encode({"a": "1 2 3 4", "b": "5 6 7", "label": "bad"})
-    assert tokenizer.decode(example.prompt) == [
-        "<s>",
-        "1",
-        " 2",
-        "<mask>",
-        " 5",
-        " 6",
-        " 7",
-        "</s>",
-    ]
+    assert tokenizer.decode(example.prompt) == "<s>|1| 2|<mask>| 5| 6| 7|</s>"
 
 
 def test_too_long_a_prompt_loses_its_tail_where_the_mask_is_not_in_it():
     tokenizer = Words()
     bound = mask_task("{a} <mask> {b}").bind(tokenizer, max_length=5)
     example = bound.encode({"a": "1 2", "b": "3 4", "label": "bad"})
-    assert tokenizer.decode(example.prompt) == ["<s>", "1", " 2", "<mask>", " 3"]
+    assert tokenizer.decode(example.prompt) == "<s>|1| 2|<mask>| 3"
 
 
 def test_where_the_mask_would_be_lost_the_longest_text_is_shortened():
     tokenizer = Words()
     bound = mask_task("{a} It was <mask>. {b}", max_length=10).bind(tokenizer)
     example = bound.encode({"a": "1 2 3 4 5 6 7 8 9", "b": "x y", "label": "bad"})
-    assert tokenizer.decode(example.prompt) == [
-        "<s>",
-        "1",
-        " 2",
-        " It",
-        " was",
-        "<mask>",
-        ".",
-        " x",
-        " y",
-        "</s>",
-    ]
+    assert tokenizer.decode(example.prompt) == "<s>|1| 2| It| was|<mask>|.| x| y|</s>"
     assert example.mask_at == 5
     # One token less and the mask would still be inside: then the tail goes, as published.
     shorter = bound.encode({"a": "1 2 3 4 5 6", "b": "x y", "label": "bad"})
-    assert tokenizer.decode(shorter.prompt)[-2:] == [" was", "<mask>"] and shorter.mask_at == 9
+    assert tokenizer.decode(shorter.prompt) == "<s>|1| 2| 3| 4| 5| 6| It| was|<mask>"
+    assert shorter.mask_at == 9
 
 
 def test_a_template_longer_than_the_model_is_refused():
@@ -128,8 +99,8 @@ def test_candidates_continue_one_prompt():
     tokenizer = Words()
     bound = opt_task("{text:strip} It was", " bad", " very good").bind(tokenizer)
     example = bound.encode({"text": " a film ", "label": 1})
-    assert tokenizer.decode(example.prompt) == ["<0>", "a", " film", " It", " was"]
-    assert [tokenizer.decode(c) for c in example.candidates] == [[" bad"], [" very", " good"]]
+    assert tokenizer.decode(example.prompt) == "<0>|a| film| It| was"
+    assert [tokenizer.decode(c) for c in example.candidates] == [" bad", " very| good"]
     assert (example.mask_at, example.label, example.text) == (-1, 1, " a film ")
     assert bound.label_word_ids == []
     assert bound.task.fixed_words == (" bad", " very good")
@@ -141,8 +112,8 @@ def test_candidates_continue_one_prompt():
 def test_spaces_are_stripped_from_prompts_and_new_lines_are_not():
     tokenizer = Words()
     example = opt_task("{a}?\n", "Yes", "No").bind(tokenizer).encode({"a": "  so ", "label": "0"})
-    assert tokenizer.decode(example.prompt) == ["<0>", "so", " ?", "\n"]
-    assert [tokenizer.decode(c) for c in example.candidates] == [["Yes"], ["No"]]
+    assert tokenizer.decode(example.prompt) == "<0>|so| ?|\n"
+    assert [tokenizer.decode(c) for c in example.candidates] == ["Yes", "No"]
 
 
 def test_candidates_may_come_from_the_row():
@@ -156,10 +127,10 @@ def test_candidates_may_come_from_the_row():
         "choice2": "I Let go.",
     }
     example = bound.encode(row)
-    assert tokenizer.decode(example.prompt) == ["<0>", "It", " fell", " because"]
+    assert tokenizer.decode(example.prompt) == "<0>|It| fell| because"
     assert [tokenizer.decode(c) for c in example.candidates] == [
-        [" the", " hand", " slipped", "."],
-        [" I", " Let", " go", "."],
+        " the| hand| slipped|.",
+        " I| Let| go|.",
     ]
 
 
@@ -167,9 +138,9 @@ def test_too_long_a_prompt_is_cut_from_the_left_and_keeps_bos():
     tokenizer = Words()
     bound = opt_task("{a}", " x", " y z").bind(tokenizer, max_length=5)
     example = bound.encode({"a": "1 2 3 4", "label": "0"})
-    assert tokenizer.decode(example.prompt) == ["<0>", " 3", " 4"]
+    assert tokenizer.decode(example.prompt) == "<0>| 3| 4"
     exact = bound.encode({"a": "3 4", "label": "0"})
-    assert tokenizer.decode(exact.prompt) == ["<0>", "3", " 4"]
+    assert tokenizer.decode(exact.prompt) == "<0>|3| 4"
     only_bos = opt_task("{a}", " x y z w").bind(tokenizer, max_length=5)
     assert only_bos.encode({"a": "1 2", "label": "0"}).prompt == (0,)
 
@@ -259,7 +230,7 @@ def test_opt_has_no_mask():
 def test_doubled_braces_are_braces():
     tokenizer = Words()
     example = mask_task("{{{text}}} <mask>").bind(tokenizer).encode({"text": "a", "label": "bad"})
-    assert tokenizer.decode(example.prompt) == ["<s>", "{", "a", "}", "<mask>", "</s>"]
+    assert tokenizer.decode(example.prompt) == "<s>|{|a|}|<mask>|</s>"
 
 
 # A user's own task

@@ -28,7 +28,8 @@ class Words:
             raise TokenizerError(f"label word {text!r} is {len(ids)} tokens", "choose another")
         return ids[0]
 
-    def decode(self, ids: tuple[int, ...]) -> list[str]:
+    def decode(self, ids: tuple[int, ...]) -> str:
+        """The words with bars between them."""
         names = {value: key for key, value in self.ids.items()}
         names |= {0: "<0>", 1: "<s>", 2: "</s>"}
-        return [names[i] for i in ids]
+        return "|".join(names[i] for i in ids)

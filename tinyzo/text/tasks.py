@@ -101,8 +101,9 @@ class Task:
         raises: DataError naming the row, for a label that is missing or unknown
         """
         value = self.find(row, self.label_field)
-        is_plain = isinstance(value, (str, int))
-        said = str(value) if is_plain else f"<{type(value).__name__}>"
+        said = f"<{type(value).__name__}>"
+        if isinstance(value, (str, int)):
+            said = str(value)
         key = said.strip().lower()
         names = [label.lower() for label in self.labels]
         if key in names:
@@ -293,8 +294,9 @@ def custom_task(template: str, label_words: Sequence[str], family: str, label_fi
     different = {label.lower() for label in labels if label}
     if len(different) < max(2, len(labels)):
         raise DataError(f"label words {', '.join(labels)!r}", "give two or more different words")
-    is_on_its_own_line = family == "opt" and template.endswith("\n")
-    space = "" if is_on_its_own_line else " "
+    space = " "
+    if family == "opt" and template.endswith("\n"):
+        space = ""  # a candidate on a line of its own
     return Task(
         name="custom",
         family=family,
