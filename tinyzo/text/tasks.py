@@ -182,12 +182,13 @@ class PromptParts:
         """The mask's index in the whole prompt."""
         return sum(map(len, self.parts[: self.mask_part])) + self.mask_offset
 
-    def shorten(self) -> bool:
-        """Take the last token of the longest text; False when no text has one."""
-        longest = max(self.texts, key=len)
-        if not longest:
-            return False
-        longest.pop()
+    def shorten_to(self, length: int) -> bool:
+        """Take tokens off the end of whichever text is longest; False when none is left."""
+        while self.length > length:
+            longest = max(self.texts, key=len)
+            if not longest:
+                return False
+            longest.pop()
         return True
 
 
@@ -227,12 +228,10 @@ class BoundTask:
                  until everything fits
         """
         prompt = self._parts_of_prompt(row)
-        if prompt.mask_at >= self.max_length:
-            while prompt.length > self.max_length:
-                if not prompt.shorten():
-                    found = f"the template alone has {prompt.length} tokens"
-                    message = f"{found}, {self.max_length} fit"
-                    raise _bad_row(row, message, "shorten the template")
+        is_mask_lost = prompt.mask_at >= self.max_length
+        if is_mask_lost and not prompt.shorten_to(self.max_length):
+            message = f"the template alone has {prompt.length} tokens, {self.max_length} fit"
+            raise _bad_row(row, message, "shorten the template")
         ids = tuple(chain(*prompt.parts))
         return Example(ids[: self.max_length], (), prompt.mask_at, label, text)
 
