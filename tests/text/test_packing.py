@@ -21,7 +21,7 @@ from tinyzo.text.tasks import Example
 
 def fields(batch) -> dict:
     """The arrays that are there, as lists."""
-    return {k: v.tolist() for k, v in vars(batch).items() if v is not None}
+    return {k: v.tolist() for k, v in vars(batch).items() if v is not None and len(v)}
 
 
 # -- packing -------------------------------------------------------------------------------
