@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import cycle
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -23,50 +25,77 @@ SHARE = 0.15  # measured when this was written: 0.5 to 8 %
 needs_proc = pytest.mark.skipif(not STATUS.exists(), reason="no /proc to read the peak from")
 
 
-@needs_proc
-@pytest.mark.parametrize("model", ["roberta-tiny", "opt-tiny"])
-@pytest.mark.parametrize(
-    "options",
-    [
-        (),
-        ("--batch-size", "120"),
-        ("--batch-size", "2", "--dtype", "f32"),
-        ("--engine", "numpy"),
-        ("--residency", "streamed"),
-        ("--residency", "streamed", "--engine", "numpy"),
-        ("--method", "adam"),
-    ],
-)
-def test_the_plan_is_what_a_run_then_holds(tmp_path, model, options):
-    process = shell(
-        "finetune", "--model", model, "--steps", "2", "--output", "run", "--json", *options,
-        cwd=tmp_path,
-    )  # fmt: skip
+class Measured(NamedTuple):
+    """What a run planned to hold and what it held, in bytes, and what it says of itself."""
+
+    parts: list[int]
+    planned: int
+    peak: int
+    result: dict[str, Any]
+
+
+def measure(process) -> Measured:
     output, log = process.communicate()
     assert process.returncode == 0, log
-    peak = json.loads(output)["peak_bytes"]
-    parts = [int(n) for n in re.findall(r" (\d+) MB", re.search("memory plan: .*", log)[0])]
-    planned = parts[-1] << 20
-    print(planned / 1e6, peak / 1e6)
-    assert abs(planned - peak) < SHARE * peak, (planned / 1e6, peak / 1e6)
-    assert sum(parts[:-1]) == pytest.approx(parts[-1], abs=3)  # each is rounded
+    result = json.loads(output)
+    plan = re.search("memory plan: .*", log)[0]
+    *parts, planned = (int(size) << 20 for size in re.findall(r" (\d+) MB", plan))
+    peak = result["peak_bytes"]
+    print(f"planned {planned / 1e6:.0f} MB, held {peak / 1e6:.0f} MB")
+    return Measured(parts, planned, peak, result)
+
+
+# -- what a run holds
+
+OPTIONS = {
+    "default": (),
+    "large batch": ("--batch-size", "120"),
+    "float32": ("--batch-size", "2", "--dtype", "f32"),
+    "numpy": ("--engine", "numpy"),
+    "streamed": ("--residency", "streamed"),
+    "streamed numpy": ("--residency", "streamed", "--engine", "numpy"),
+    "backpropagation": ("--method", "adam"),
+}
+MODEL_OF = dict(zip(OPTIONS, cycle(["roberta-tiny", "opt-tiny"]), strict=False))
+
+
+def check_plan(home, model, options):
+    """A run of two steps holds what it planned, whose parts add up."""
+    options = "--model", model, "--steps", "2", "--output", "run", "--json", *OPTIONS[options]
+    found = measure(shell("finetune", *options, cwd=home))
+    assert found.planned == pytest.approx(found.peak, rel=SHARE)
+    assert sum(found.parts) == pytest.approx(found.planned, abs=3 << 20)  # each is rounded
+
+
+@needs_proc
+@pytest.mark.parametrize("options", OPTIONS)
+def test_the_plan_is_what_a_run_then_holds(tmp_path, options):
+    check_plan(tmp_path, MODEL_OF[options], options)
+
+
+@needs_proc
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("options", OPTIONS)
+def test_the_plan_of_the_other_model(tmp_path, options):
+    check_plan(tmp_path, ({"roberta-tiny", "opt-tiny"} - {MODEL_OF[options]}).pop(), options)
 
 
 @needs_proc
 def test_micro_batches_bound_the_peak(tmp_path):
     """A batch of 1,500 tokens at once or in parts; the parts need little more than one."""
     data = write_jsonl(tmp_path / "rows.jsonl", rows(200))
-    peaks = []
-    for tokens in ("4096", "150"):
-        process = shell(
+
+    def peak(tokens):
+        return measure(shell(
             "finetune", "--task", "reviews", "--data", data, "--steps", "1", "--batch-size", "100",
             "--limit", "1", "--eval-every", "9", "--micro-batch-tokens", tokens, "--json",
             "--output", tokens, cwd=tmp_path,
-        )  # fmt: skip
-        output, log = process.communicate()
-        assert process.returncode == 0, log
-        peaks.append(json.loads(output)["peak_bytes"])
-    assert peaks[0] - peaks[1] > 10 << 20, peaks
+        )).peak  # fmt: skip
+
+    assert peak("4096") - peak("150") > 10 << 20
+
+
+# -- what is planned
 
 
 def test_fields_of_proc(monkeypatch, tmp_path):
@@ -84,11 +113,10 @@ def settings(**given):
     return Settings(model="model", **given).resolve("opt")
 
 
-def parts(model, engine, *load, keeps_gradients=False, **given):
+def parts(model, engine, *load, **given):
     """The first plan of an engine."""
     chosen = settings(engine=engine, residency="resident", **given)
-    loads = [memory.Load(*load)]
-    return next(memory.plans(model, chosen, loads, keeps_gradients=keeps_gradients)).parts
+    return next(memory.plans(model, chosen, [memory.Load(*load)])).parts
 
 
 @pytest.fixture
@@ -107,7 +135,7 @@ def test_parts_grow_as_they_should(model, monkeypatch):
     assert longer - long == 4 * 2 * heads * QUERIES * QUERIES  # scores of one block of queries
     one, two = (parts(model, "numba", 512, 8, 2, threads=n)["tiles"] for n in (1, 2))
     assert two > one
-    adam, size = parts(model, "numpy", 64, 8, 2, keeps_gradients=True), model.weights.nbytes()
+    adam, size = parts(model, "numpy", 64, 8, 2, method="adam"), model.weights.nbytes()
     assert adam["backward"] == size + both["activations"]  # f32; two layers, of one copy for two
 
 
@@ -164,6 +192,9 @@ def test_what_is_no_size(text):
         parse_bytes(text)
 
 
+# -- the end of a run
+
+
 def write_roberta(directory, **config):
     """A checkpoint of real shapes, in bfloat16."""
     directory.mkdir()
@@ -187,22 +218,16 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-def plan_and_peak(model, home, where, best):
-    """What a run of two steps plans to hold, and what it held, in a process of its own."""
+def measure_run(model, home, where, best):
+    """A run of two steps, of which one is declared to be the best."""
     data = write_jsonl(home / "rows.jsonl", rows(40))
-    command = [
+    found = measure(python(
         "-c", BEST_IS, best, "finetune", "--model", model, "--task", "reviews", "--data", data,
         "--steps", "2", "--batch-size", "8", "--limit", "8", "--residency", where, "--json",
         "--output", home / "run",
-    ]  # fmt: skip
-    process = python(*command)
-    output, log = process.communicate()
-    assert process.returncode == 0, log
-    result = json.loads(output)
-    assert result["best_step"] == best
-    planned = int(re.search(r"total (\d+) MB", log)[1]) << 20
-    print(f"planned {planned / 1e6:.0f} MB, held {result['peak_bytes'] / 1e6:.0f} MB")
-    return planned, result["peak_bytes"]
+    ))  # fmt: skip
+    assert found.result["best_step"] == best
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -216,8 +241,8 @@ def sixty_megabytes(tmp_path_factory):
 @pytest.mark.parametrize("where", ["resident", "streamed"])
 def test_the_end_of_a_run_is_within_its_plan(sixty_megabytes, tmp_path, where, best):
     """Whichever step is the best, its weights take the place of the last step's."""
-    planned, peak = plan_and_peak(sixty_megabytes, tmp_path, where, best)
-    assert peak <= planned + (20 << 20)
+    found = measure_run(sixty_megabytes, tmp_path, where, best)
+    assert found.peak <= found.planned + (20 << 20)
 
 
 @needs_proc
@@ -226,5 +251,5 @@ def test_the_end_of_a_run_is_within_its_plan(sixty_megabytes, tmp_path, where, b
 def test_the_plan_of_a_roberta_base(tmp_path, where):
     """125 million parameters."""
     model = write_roberta(tmp_path / "base", vocab_size=50_265)
-    planned, peak = plan_and_peak(model, tmp_path, where, 1)
-    assert abs(planned - peak) < min(SHARE * peak, 20 << 20)
+    found = measure_run(model, tmp_path, where, best=1)
+    assert abs(found.planned - found.peak) < min(SHARE * found.peak, 20 << 20)

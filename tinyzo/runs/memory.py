@@ -17,6 +17,7 @@ from tinyzo.errors import ConfigError
 from tinyzo.models.model import Model
 from tinyzo.runs.settings import RunSettings, parse_bytes
 from tinyzo.system import fast_cpus, free_bytes, status_bytes
+from tinyzo.zo.methods import METHODS
 
 Parts = dict[str, int]  # bytes, by what they are for
 FLOAT_BYTES = 4
@@ -68,17 +69,12 @@ class Plan(NamedTuple):
 
 
 def plans(
-    model: Model,
-    settings: RunSettings,
-    loads: Sequence[Load],
-    is_fixed: bool = False,
-    keeps_gradients: bool = False,
+    model: Model, settings: RunSettings, loads: Sequence[Load], is_fixed: bool = False
 ) -> Iterator[Plan]:
     """Every way that the settings leave open, the fastest first.
 
     loads: a training step's, and whatever else is computed
     is_fixed: no other micro-batch than the settings'
-    keeps_gradients: whether a step goes back through the layers
     """
     here = ("numba", "numpy") if may_have_numba() else ("numpy",)
     engines = _choices(settings.engine, here)
@@ -89,7 +85,7 @@ def plans(
         if not is_fixed:
             tokens = min(size.tokens, settings.micro_batch_tokens)
         every = [_forward(model, engine, threads, tokens, load) for load in loads]
-        if keeps_gradients:
+        if METHODS[settings.method].gradient:
             every[0]["backward"] = _backward(model, loads[0], every[0])
         widest = max(every, key=_total)
         parts = {"weights": _weights(model, residency, size.tiles), **widest}
@@ -97,18 +93,14 @@ def plans(
 
 
 def choose(
-    model: Model,
-    settings: RunSettings,
-    loads: Sequence[Load],
-    is_fixed: bool = False,
-    keeps_gradients: bool = False,
+    model: Model, settings: RunSettings, loads: Sequence[Load], is_fixed: bool = False
 ) -> Plan:
     """The fastest plan within the budget; without one, weights in memory if half of it suffices.
 
     model: not settled yet; the others as for `plans`
     raises: ConfigError when none fits, with the smallest budget that does
     """
-    every = list(plans(model, settings, loads, is_fixed, keeps_gradients))
+    every = list(plans(model, settings, loads, is_fixed))
     asked = settings.memory_budget
     if asked is None:
         return _within(free_bytes() / 2, every)
