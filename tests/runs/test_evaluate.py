@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,9 +45,9 @@ def test_accuracy_counts_what_is_right(family):
     loss = bounded(MODELS[family](), toy_task(family))
     examples = examples_for(family, 6)
     best = [int(p.argmax()) for p in predict(loss, examples)]
-    gold = [type(e)(e.prompt, e.candidates, e.mask_at, b, "") for e, b in zip(examples, best)]  # noqa: B905
+    gold = [replace(e, label=b) for e, b in zip(examples, best, strict=True)]
     assert evaluate(loss, gold).accuracy == 1
-    wrong = [type(e)(e.prompt, e.candidates, e.mask_at, (e.label + 1) % 3, "") for e in gold]
+    wrong = [replace(e, label=(e.label + 1) % 3) for e in gold]
     assert evaluate(loss, wrong).accuracy == 0
     assert evaluate(loss, gold[:3] + wrong[3:]).accuracy == 0.5
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from folders import python, rows, shell, write_jsonl, write_model, write_tensors, write_vocabulary
 
-from tinyzo import system
 from tinyzo.engine.numpy_engine import QUERIES, NumpyEngine
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError, UsageError
@@ -96,16 +95,6 @@ def test_micro_batches_bound_the_peak(tmp_path):
 
 
 # -- what is planned
-
-
-def test_fields_of_proc(monkeypatch, tmp_path):
-    monkeypatch.setattr(system, "STATUS", tmp_path / "status")
-    assert system.status_bytes("VmHWM") == 0
-    assert system.peak_bytes() > 1 << 20  # from getrusage, as on macOS
-    (tmp_path / "status").write_text("Name:\tpython\nVmHWM:\t  2048 kB\nRssAnon:\t 12 kB\n")
-    assert system.status_bytes("VmHWM") == system.peak_bytes() == 2 << 20
-    assert system.status_bytes("RssAnon") == 12 << 10
-    assert system.status_bytes("RssShmem") == 0
 
 
 def settings(**given):
