@@ -73,7 +73,9 @@ def choose_rows(task: Task, splits: Splits, settings: RunSettings) -> tuple[Spli
 def _reported_rows(task: Task, rows: list[Row], settings: RunSettings) -> list[Row]:
     """The published draw where there are more than 1,000, and of those the first `limit`."""
     if len(rows) > MOST_EVALUATED:
-        seed = PUBLISHED_SEED if task.family == "roberta" else settings.data_seed
+        seed = settings.data_seed
+        if task.family == "roberta":
+            seed = PUBLISHED_SEED
         rows = draw(rows, MOST_EVALUATED, seed)
     return rows[: settings.limit]
 

@@ -200,7 +200,8 @@ def seconds_of(*tasks: Callable[[], object]) -> list[float]:
 def z(engines: Engines) -> Iterator[Check]:
     """Whether each engine makes noise(12, "w", (150_000,)) to the frozen bits."""
     for name, engine in engines.items():
-        weights = Weights({"w": np.zeros(150_000, np.float32)}, engine)
+        zeros = np.zeros(150_000, np.float32)
+        weights = Weights({"w": zeros}, engine)
         weights.add([(12, 1.0)])
         found = hashlib.sha256(weights.read("w").tobytes()).hexdigest()
         hint = f"not {Z_SHA256[:16]}: report this"

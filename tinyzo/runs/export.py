@@ -63,7 +63,8 @@ def _write_adapter(output: Path, model: Model) -> None:
     """The file that makes the directory an adapter is the last."""
     weights = model.weights
     names = sorted(name for name in weights.names() if ".lora_" in name)
-    infos = {peft.PREFIX + name: info for name, info in infos_of(weights, names).items()}
+    found = infos_of(weights, names)
+    infos = {peft.PREFIX + name: info for name, info in found.items()}
     with SafetensorsWriter(output / peft.WEIGHTS, infos, METADATA) as writer:
 
         def write(name: str, raw: np.ndarray) -> None:
@@ -87,7 +88,8 @@ def convert(path: Path, output: Path) -> Path:
     with opens(path) as source:
         _make_new(output)
         twins = source.ties()
-        infos = {name: source.info(name) for name in source.names() if name not in twins}
+        names = [name for name in source.names() if name not in twins]
+        infos = {name: source.info(name) for name in names}
         with _new_model(output, infos, folder) as writer:
             for name in writer.names():
                 writer.write(name, source.read(name))
@@ -129,4 +131,5 @@ def _copy_companions(source: Path, output: Path) -> None:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    write_file(path, (json.dumps(value, indent=2) + "\n").encode())
+    text = json.dumps(value, indent=2) + "\n"
+    write_file(path, text.encode())
