@@ -119,7 +119,7 @@ def _choices(asked: str, every: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _within(limit: float, every: Sequence[Plan]) -> Plan:
-    """The fastest engine with the largest blocks; streamed where that alone is within a limit."""
+    """The fastest engine with the largest blocks: resident within the limit, else streamed."""
     engine = every[0].engine
     tiles = every[0].tiles
     alike = [plan for plan in every if plan.engine == engine and plan.tiles == tiles]
