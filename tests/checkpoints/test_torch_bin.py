@@ -164,7 +164,7 @@ def test_a_training_checkpoint_is_refused_by_the_entry_that_is_no_tensor(path):
     state = {"x": tensor("F32", FLOATS), "epoch": 3}
     refused(path, hostile.torch_bin(state), "'epoch' is a int, not a tensor")
     refused(path, hostile.torch_bin({"model": 3}), "'model' is a int, not a tensor")
-    refused(path, hostile.torch_bin(tensor("F32", FLOATS)), "it holds a _View, not a state dict")
+    refused(path, hostile.torch_bin(tensor("F32", FLOATS)), "it holds a Tensor, not a state dict")
 
 
 def test_a_whole_model_is_refused_by_the_name_of_its_class(path):
@@ -227,7 +227,7 @@ DEEP = 100_000
         (b"\x8c\x05torch\x8c\x0eFloatStorage.x\x93.", "no state dict needs 'torch.FloatStorage.x'"),
         (b"NN\x93.", "STACK_GLOBAL requires str"),
         (b"c\xff\n\n.", "'utf-8' codec can't decode"),
-        (b"ctorch", "no state dict needs 'torc.'"),
+        (b"ctorch", "it ends in the middle"),
         (b"\x80\x06}.", "unsupported pickle protocol: 6"),
         # opcodes of other programs
         (b"(S'ls'\nios\nsystem\n.", "no state dict needs opcode STRING"),
@@ -250,8 +250,8 @@ DEEP = 100_000
         (O_DICT + b"}\x85R.", NO_CALL),
         (REBUILD + O_DICT + b")R\x85R.", NO_CALL),
         (PARAMETER + b"NNN\x87R.", NO_CALL),
-        (REBUILD + b"}X\1\0\0\0aNsb.", "it holds a _Global, not a state dict"),
-        (O_DICT + b".", "it holds a _Global, not a state dict"),
+        (REBUILD + b"}X\1\0\0\0aNsb.", "it holds a Global, not a state dict"),
+        (O_DICT + b".", "it holds a Global, not a state dict"),
         (O_DICT + b")RX\x08\0\0\0__class_q\0h\0s.", "'__class_' is a str, not a tensor"),
         # a memo and a stack that do not hold
         (b"h\x07.", "Memo value not found at index 7"),
@@ -265,7 +265,7 @@ DEEP = 100_000
         (b"}q\0X\x01\0\0\0ah\0s.", "'a' is a dict, not a tensor"),
         (b"})Ns.", "it sets what is not a name in a dict"),
         (b"}(X\x01\0\0\0au.", "it sets what is not a name in a dict"),
-        (b")X\x01\0\0\0aNs.", "'update' for 'dict' objects doesn't apply to a 'tuple' object"),
+        (b")X\x01\0\0\0aNs.", "it sets a name in a tuple"),
         (b"}X\x03\0\0\0\xed\xa0\x80Ns.", "'utf-8' codec can't decode"),
         (b"}\x8c\x03\xed\xa0\x80Ns.", "'utf-8' codec can't decode"),
         # too deep, too long
@@ -285,9 +285,9 @@ def test_a_hostile_pickle_is_refused(path, program, message):
 
 
 def test_an_opcode_is_refused_unless_torch_save_emits_it(path):
-    known = torch_bin._Machine.dispatch
+    known = {opcode[0] for opcode in (pickle.STOP, *torch_bin.HANDLERS)}
     assert len(known) == 31
-    for code in set(range(256)) - known.keys():
+    for code in set(range(256)) - known:
         name = getattr(pickletools.code2op.get(chr(code)), "name", code)
         message = f"its pickle is refused at byte 2: no state dict needs opcode {name}"
         refused_pickle(path, b"N" + bytes([code]) + b"\0" * 9, message)
@@ -363,10 +363,10 @@ def test_a_storage_of_another_size_than_its_member_is_refused(path, numel):
 
 def test_a_storage_that_is_not_there_is_refused(path):
     program, _ = hostile.state_pickle({"x": tensor("F32", FLOATS)})
-    refused_pickle(path, program, "'x' needs a storage of 24 bytes and has one of None")
+    refused_pickle(path, program, "'x' has no storage '0'")
     view = Tensor(Storage("F32", FLOATS.reshape(-1), key="../../etc/passwd"), 0, (2,), (1,))
     program, _ = hostile.state_pickle({"x": view})
-    refused_pickle(path, program, "'x' needs a storage of 24 bytes and has one of None")
+    refused_pickle(path, program, "'x' has no storage '../../etc/passwd'")
 
 
 # --- hostile ZIPs ---
@@ -465,12 +465,11 @@ def test_flipped_bytes_give_tensors_or_a_refusal_and_nothing_else(path):
 def test_random_programs_give_tensors_or_a_refusal_and_nothing_else(path):
     rng = random.Random(1)
     known = [op.code.encode("latin1") for op in pickletools.opcodes]
-    steps = [bytes([code]) for code in torch_bin._Machine.dispatch]
-    parts = [*steps, *known, O_DICT, REBUILD, PARAMETER, FLOAT, b"X\x01\0\0\0a", b"K\1"]
+    parts = [*torch_bin.HANDLERS, *known, O_DICT, REBUILD, PARAMETER, FLOAT, b"X\x01\0\0\0a", b"K\1"]
     for _ in range(3000):
         program = b"".join(rng.choices(parts, k=rng.randrange(30))) + b"."
         try:
-            assert torch_bin._state_dict(program, path) == {}
+            assert torch_bin.load_state_dict(program, path) == {}
         except TinyzoError as error:
             assert str(path) in error.message
 
