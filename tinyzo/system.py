@@ -21,7 +21,7 @@ import numpy as np
 
 from tinyzo.errors import CheckpointError, TinyzoError, refuse
 
-# -- refusals --------------------------------------------------------------------------------------
+# -- refusals --------------------------------------------------------------------------
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def os_errors(kind: type[TinyzoError], path: object, hint: str) -> Iterator[None
         raise kind(f"{path}: {error.strerror or error}", hint) from None
 
 
-# -- reading ---------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------
 
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -78,7 +78,7 @@ def read_bytes(file: io.FileIO, size: int, offset: int) -> bytes:
     return out.tobytes()
 
 
-# -- writing ---------------------------------------------------------------------------------------
+# -- writing ---------------------------------------------------------------------------
 
 
 def new_directory(path: Path, kind: type[TinyzoError], taken: Iterable[str]) -> None:
@@ -140,7 +140,7 @@ def write_file(path: Path, data: bytes) -> None:
         put_in_place(file, partial, path)
 
 
-# -- machine ---------------------------------------------------------------------------------------
+# -- machine ---------------------------------------------------------------------------
 
 CPUS = Path("/sys/devices/system/cpu")
 MEMORY = Path("/proc/meminfo")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Config = TypeVar("Config", bound="DataclassInstance")
 
 
-# -- files -----------------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------
 
 
 def open_torch_bin(path: str | Path) -> Source:
@@ -84,7 +84,7 @@ def fingerprint(directory: Path, *more: Path) -> str:
     return digest.hexdigest()
 
 
-# -- config.json -----------------------------------------------------------------------------------
+# -- config.json -----------------------------------------------------------------------
 
 # Fields whose usual value means "off": anything else would change the result.
 OFF: dict[str, object] = {
@@ -167,7 +167,7 @@ def _is_in_range(value: object, least: int | None) -> bool:
     return isinstance(value, int | float) and least <= value < 1 << 31
 
 
-# -- tensors ---------------------------------------------------------------------------------------
+# -- tensors ---------------------------------------------------------------------------
 
 OTHER_HEADS = ("classifier.", "qa_outputs.", "score.", "classification_head.")
 PRETRAINED = "take the pretrained checkpoint with its language-model head: tinyzo tunes by prompts"

@@ -1,15 +1,22 @@
-"""The names that tensors have in the files that people have."""
+"""What an architecture's tensors are: their names, here and in the files that people have."""
 
 from typing import NamedTuple
 
+Parameter = tuple[str, tuple[int, ...]]  # a tensor's name and shape
+
+
+def module(name: str, *shape: int) -> tuple[Parameter, Parameter]:
+    """The weight and the bias of a linear, [out, in], or of a LayerNorm."""
+    return (f"{name}.weight", shape), (f"{name}.bias", shape[:1])
+
 
 class Layout(NamedTuple):
-    """How one architecture's tensors are named in files.
+    """The names that a file may have for a model's own.
 
     prefixes: what may stand where `base` should
-    base: the prefix of the model's own names
-    ties: a second name of a tensor -> the name it is tied to
-    ignored: tensors that the model does not read
+    base:     how the model's own names begin
+    ties:     a second name of a tensor -> the name it is tied to
+    ignored:  tensors that the model does not read
     """
 
     prefixes: tuple[str, ...]
@@ -22,7 +29,7 @@ class Layout(NamedTuple):
         if name in known:
             return name
         for prefix in self.prefixes:
-            own = self.base + name.removeprefix(prefix)
-            if name.startswith(prefix) and own in known:
-                return own
+            full = self.base + name[len(prefix) :]
+            if name.startswith(prefix) and full in known:
+                return full
         return name

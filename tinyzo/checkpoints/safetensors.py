@@ -66,7 +66,7 @@ def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
-# -- the header ------------------------------------------------------------------------------------
+# -- the header ------------------------------------------------------------------------
 
 
 class _Span(NamedTuple):
@@ -152,7 +152,7 @@ def _format_header(infos: Infos, metadata: Metadata) -> bytes:
     return header + b" " * padding
 
 
-# -- writing ---------------------------------------------------------------------------------------
+# -- writing ---------------------------------------------------------------------------
 
 
 class SafetensorsWriter(AbstractContextManager["SafetensorsWriter"]):

@@ -61,7 +61,7 @@ class TorchBin(Source):
         return tensors
 
 
-# -- the ZIP, of which zipfile reads the directory only --------------------------------------------
+# -- the ZIP, of which zipfile reads the directory only --------------------------------
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, length of the name, length of the rest
 _LOCAL_SIGNATURE = b"PK\3\4"
@@ -141,7 +141,7 @@ def _read_member(file: io.FileIO, member: _Member) -> bytes:
     return system.read_bytes(file, member.size, member.start)
 
 
-# -- the pickle: what it describes -----------------------------------------------------------------
+# -- the pickle: what it describes -----------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +248,7 @@ def _describe_storage(description: object) -> Storage:
     raise ValueError("a storage is not described as torch.save does")
 
 
-# -- the pickle: the machine that runs it ----------------------------------------------------------
+# -- the pickle: the machine that runs it ----------------------------------------------
 
 
 class Machine:

@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from tinyzo.checkpoints.layout import Layout
+from tinyzo.checkpoints.directory import Layout
 from tinyzo.parsing import read_toml
 
 TABLE = read_toml(Path(__file__).with_suffix(".toml"))

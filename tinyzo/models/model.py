@@ -11,7 +11,7 @@ import numpy as np
 
 from tinyzo.batch import Batch
 from tinyzo.checkpoints import peft
-from tinyzo.checkpoints.directory import match_names, open_weights, typed_config
+from tinyzo.checkpoints.directory import match_names, open_weights, read_json, typed_config
 from tinyzo.checkpoints.sources import Source
 from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.engine.select import ENGINES, choose_engine
@@ -20,7 +20,6 @@ from tinyzo.engine.stores.streamed import TILES, Streamed
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import CheckpointError, ConfigError, DataError, check_choice, refuse
 from tinyzo.models import opt, roberta
-from tinyzo.parsing import read_json
 from tinyzo.system import free_bytes
 from tinyzo.text.packing import pack_sequences
 from tinyzo.text.tokenizer import Tokenizer, load_tokenizer
