@@ -8,8 +8,7 @@ from tiny import DTYPE_NAMES, MODELS, raw_bytes
 
 import tinyzo
 from tinyzo.dtypes import DTYPES, narrow, widen
-from tinyzo.engine import noise
-from tinyzo.engine import tiles
+from tinyzo.engine import noise, tiles
 from tinyzo.engine.numpy_engine import NumpyEngine, NumpyView
 from tinyzo.engine.terms import Direction, Probe
 from tinyzo.engine.weights import Weights
@@ -201,7 +200,7 @@ def test_an_update_that_float32_cannot_hold_changes_nothing(bad, decay):
 def folds(dtype: str, nearest: bool) -> float:
     """The share of 64 equal updates of 1e-6 that arrives in weights of size 0.05."""
     w0 = np.float32(0.05) * tinyzo.noise(1, "start", (1 << 16,))
-    weights = Weights({"w": narrow(w0, np.dtype(DTYPES[dtype]), None)}, NumpyView)
+    weights = Weights({"w": narrow(w0, np.dtype(DTYPES[dtype]), None)}, NumpyEngine())
     z, start = tinyzo.noise(77, "w", w0.shape), weights.read("w")
     for step in range(64):
         if nearest:
