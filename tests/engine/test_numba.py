@@ -28,7 +28,6 @@ from tinyzo.engine.numba import engine as numba_engine  # noqa: E402
 from tinyzo.engine.numba import kernels as numba_kernels
 from tinyzo.engine.numba.engine import DEPTH, NumbaEngine  # noqa: E402
 from tinyzo.engine.numba.vectors import TILE, Tile, choose_tile, square_transpose, tile_multiplier
-from tinyzo.system import fast_cpus  # noqa: E402
 
 PAIR = [Probe(5, 1e-2), Probe(5, -1e-2)]
 X86, ARM = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
@@ -219,19 +218,6 @@ def test_what_a_thread_meets_reaches_the_caller():
     with pytest.raises(MemoryError, match="no room"):
         engine.run(fails)
     engine.run(lambda scratch, counters: None)  # and the threads go on
-
-
-def test_only_the_fast_cpus_of_a_phone_are_used(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 4, 7}, raising=False)
-    assert fast_cpus(tmp_path) == {0, 1, 4, 7}  # nothing is known of their frequencies
-    for cpu, frequency in {0: 1800000, 1: 1800000, 4: 2400000, 7: 2400000, 6: 2900000}.items():
-        folder = tmp_path / f"cpu{cpu}" / "cpufreq"
-        folder.mkdir(parents=True)
-        (folder / "cpuinfo_max_freq").write_text(f"{frequency}\n")
-    assert fast_cpus(tmp_path) == {4, 7}
-    monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    assert fast_cpus(tmp_path) == {0, 1}
 
 
 # -- storage ---------------------------------------------------------------------------------------
