@@ -47,6 +47,8 @@ class AdapterConfig:
         return self.lora_alpha / self.r
 
 
+USED = {field.name: field.default for field in dataclasses.fields(AdapterConfig)}
+
 # What a field may be. Other ways to begin (PiSSA, OLoRA, CorDA, LoftQ, ...) change the base too:
 # with the base as it was, W + s B A would be another model.
 ALLOWED: dict[str, tuple[object, ...]] = {
@@ -129,21 +131,22 @@ def read_config(path: Path) -> AdapterConfig:
     raises: ConfigError for a field that is not built, or not of its type
     """
     raw = read_json(path)
-    used = {field.name: field.default for field in dataclasses.fields(AdapterConfig)}
     for name, value in raw.items():
-        if name in ALLOWED:
-            is_fine = value in ALLOWED[name]
-        else:
-            is_fine = name in used or name in IGNORED or not value
-        if not is_fine:
-            hint = "if peft can merge it (merge_and_unload), save the whole model"
+        if not _is_built(name, value):
+            hint = "only plain LoRA is read; if peft can merge it (merge_and_unload)"
             raise ConfigError(
-                f"{path}: {name} = {value!r:.80} is not built", f"only plain LoRA is read; {hint}"
+                f"{path}: {name} = {value!r:.80} is not built", f"{hint}, save the whole model"
             )
-    given = {name: raw[name] for name in used if name in raw}
+    given = {name: raw[name] for name in USED if name in raw}
     for name, value in given.items():
-        check_type(name, value, used[name], CONFIG)
+        check_type(name, value, USED[name], CONFIG)
     return AdapterConfig(**given)
+
+
+def _is_built(name: str, value: object) -> bool:
+    if name in ALLOWED:
+        return value in ALLOWED[name]
+    return name in USED or name in IGNORED or not value
 
 
 def _half_shapes(
@@ -161,7 +164,10 @@ def _half_shapes(
 
 
 def new_config(family: str, base: Path, halves: Iterable[str], r: int, scale: float) -> JsonObject:
-    """What adapter_config.json is to say, as JSON; halves: the names of the adapters' tensors."""
+    """The contents of a new adapter_config.json.
+
+    halves: the names of the adapter's tensors, as ours
+    """
     return {
         "peft_type": "LORA",
         "bias": "none",

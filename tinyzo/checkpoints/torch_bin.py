@@ -243,8 +243,9 @@ def _is_stride(stride: tuple[object, ...], axes: int) -> TypeGuard[tuple[int, ..
 
 def _describe_storage(description: object) -> Storage:
     match description:
-        case "storage", Global(tag), str(key), str(), count if tag in STORAGE and is_natural(count):
-            return Storage(key, tag, count * STORAGE[tag].itemsize)
+        case "storage", Global(tag), str(key), str(), count:
+            if tag in STORAGE and is_natural(count):
+                return Storage(key, tag, count * STORAGE[tag].itemsize)
     raise ValueError("a storage is not described as torch.save does")
 
 
@@ -312,11 +313,18 @@ class Machine:
         return self._stack[-1]
 
     def _pop(self) -> object:
-        top = self._top()
-        del self._stack[-1]
+        (top,) = self._take(1)
         return top
 
-    def _pop_to_mark(self) -> list[object]:
+    def _take(self, count: int) -> list[object]:
+        """The last `count` values, the last one last."""
+        if len(self._stack) < count:
+            raise ValueError("it takes a value that is not there")
+        taken = self._stack[-count:]
+        del self._stack[-count:]
+        return taken
+
+    def _take_to_mark(self) -> list[object]:
         if not self._below_marks:
             raise ValueError("it takes a value that is not there")
         items = self._stack
@@ -375,18 +383,16 @@ class Machine:
         self._push(())
 
     def tuple_of_1(self) -> None:
-        self._push((self._pop(),))
+        self._push(tuple(self._take(1)))
 
     def tuple_of_2(self) -> None:
-        second, first = self._pop(), self._pop()
-        self._push((first, second))
+        self._push(tuple(self._take(2)))
 
     def tuple_of_3(self) -> None:
-        third, second, first = self._pop(), self._pop(), self._pop()
-        self._push((first, second, third))
+        self._push(tuple(self._take(3)))
 
     def tuple_to_mark(self) -> None:
-        self._push(tuple(self._pop_to_mark()))
+        self._push(tuple(self._take_to_mark()))
 
     # dicts
 
@@ -394,14 +400,13 @@ class Machine:
         self._push({})
 
     def set_item(self) -> None:
-        value, name = self._pop(), self._pop()
-        self._set([name, value])
+        self._set(self._take(2))
 
     def set_items(self) -> None:
-        self._set(self._pop_to_mark())
+        self._set(self._take_to_mark())
 
     def _set(self, items: list[object]) -> None:
-        """Set names, at the even places, to the values that follow them."""
+        """Set names in a dict to values. items: a name, its value, the next name, ..."""
         target = self._top()
         if not isinstance(target, dict):
             raise ValueError(f"it sets a name in a {type(target).__name__}")
@@ -439,7 +444,7 @@ class Machine:
         self._push_global(module, self._read_line())
 
     def global_by_stack(self) -> None:
-        name, module = self._pop(), self._pop()
+        module, name = self._take(2)
         if not isinstance(module, str) or not isinstance(name, str):
             raise ValueError("STACK_GLOBAL requires str")
         self._push_global(module, name)
@@ -451,7 +456,7 @@ class Machine:
         self._push(_GLOBALS[path])
 
     def reduce(self) -> None:
-        arguments, function = self._pop(), self._pop()
+        function, arguments = self._take(2)
         self._push(_describe_call(function, arguments))
 
     def persistent_id(self) -> None:
