@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,9 @@ def test_a_toml_file_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("read", [read_json, read_toml])
-def test_a_file_that_cannot_be_opened_is_named_with_the_reason(tmp_path: Path, read) -> None:
+def test_a_file_that_cannot_be_opened_is_named_with_the_reason(
+    tmp_path: Path, read: Callable[[Path], object]
+) -> None:
     for path, reason in (
         (tmp_path / "absent", "No such file or directory"),
         (tmp_path, "Is a directory"),

@@ -207,7 +207,7 @@ def _unwrap(state: object) -> object:
 
 
 def _describe_call(function: object, arguments: object) -> object:
-    """What a call in the pickle would return, without a call."""
+    """Describe the value that a call in the pickle would return; nothing is called."""
     match function, arguments:
         case Global("dict"), ():
             return {}
