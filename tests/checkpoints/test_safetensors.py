@@ -442,6 +442,8 @@ def test_a_buffer_that_does_not_fit_is_a_shape_error(
         table.read_into("x", out, start)
     with pytest.raises(ShapeError, match=r"'s' F32 \[\] from row 1 on does not fit float32 \[\]"):
         table.read_into("s", np.empty((), "f4"), 1)
+    with pytest.raises(ShapeError, match=r"'s' F32 \[\] from row 0 on does not fit float32 \[1\]"):
+        table.read_into("s", np.empty(1, "f4"))
 
 
 def test_a_name_that_is_not_there_is_said(table: Source) -> None:
@@ -570,6 +572,16 @@ def test_a_full_disk_leaves_the_old_file_and_says_how_much_is_needed(
     assert caught.value.hint.startswith(f"the file needs {size} bytes")
     assert path.read_bytes() == b"old"
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_two_cannot_write_the_same_file(path: Path) -> None:
+    infos = {"a": TensorInfo("F32", (1,))}
+    with SafetensorsWriter(path, infos) as writer:
+        with pytest.raises(CheckpointError) as caught:
+            SafetensorsWriter(path, infos)
+        assert caught.value.message == f"{path}: another process is writing it"
+        writer.write("a", np.float32([1]))
+    assert read_by_us(path) == {"a": ("F32", (1,), np.float32(1).tobytes())}
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
