@@ -148,13 +148,13 @@ def exact_loss(loss: BoundedLoss, examples) -> float:
     return loss(Exact(loss.objective.model.weights, []), examples)[0]
 
 
-def exact_gradient(objective: Objective, name: str, examples) -> np.ndarray:
+def exact_gradient(loss: BoundedLoss, name: str, examples) -> np.ndarray:
     """The derivative by each element of one tensor: f64 of its shape."""
-    theta = Exact(objective.model.weights, [])
+    theta = Exact(loss.objective.model.weights, [])
     w = theta.theta.get(name)[0]
     steps = H * np.eye(w.size).reshape(-1, *w.shape)
     theta.theta[name] = np.concatenate([w + steps, w - steps])
-    plus, minus = np.split(objective(theta, examples), 2)
+    plus, minus = np.split(loss(theta, examples), 2)
     return ((plus - minus) / (2 * H)).reshape(w.shape)
 
 

@@ -131,9 +131,9 @@ def test_forward_mode_is_its_product_with_z(name, loss, add):
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_pytorch_has_the_same_gradients(name):
     objective, examples = golden_case(name)
-    loss = objective(GradientView(objective.model.weights), examples)
+    loss = objective(GradientView(objective.objective.model.weights), examples)
     with np.load(GOLDEN) as golden:
-        expected = {n: golden[f"{name}.{n}"] for n in objective.model.weights.names()}
+        expected = {n: golden[f"{name}.{n}"] for n in objective.objective.model.weights.names()}
         assert loss.value == pytest.approx(golden[f"{name}.loss"][None], rel=1e-6)
     found = loss.backward()
     assert close(found, expected, 1e-5) < 1

@@ -20,7 +20,7 @@ from tiny import (
 )
 
 import tinyzo
-from tinyzo.engine.numpy_engine import NumpyEngine, NumpyView
+from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.engine.terms import Probe
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError
@@ -35,10 +35,11 @@ engines = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 dtypes = pytest.mark.parametrize("dtype", ["f32", "bf16"])
 SETS = ["full", "lora", "lora-fa", "prefix", "label-words", "bias", "*.layer*.0.*", "*embed*"]
 sets = pytest.mark.parametrize("what", SETS)
+NUMPY = NumpyEngine()
 EPS, TERMS = 1e-2, [(5, 0.25), (6, -0.5)]
 
 
-def prepared(name: str, what: str, dtype: str = "f32", engine=NumpyView, path=None) -> Model:
+def prepared(name: str, what: str, dtype: str = "f32", engine=NUMPY, path=None) -> Model:
     model = MODELS[name](dtype, engine)
     model = streamed(model, path) if path else model
     if what == "low-rank":
