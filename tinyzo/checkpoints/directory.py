@@ -9,8 +9,9 @@ import hashlib
 import json
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
+from tinyzo.checkpoints.layout import Layout
 from tinyzo.checkpoints.safetensors import open_safetensors
 from tinyzo.checkpoints.sources import Source
 from tinyzo.errors import CheckpointError, ConfigError, refuse
@@ -37,24 +38,6 @@ PRETRAINED = "take the pretrained checkpoint with its language-model head: tinyz
 INCOMPLETE = "an encoder without its head, or a download that is not complete"
 
 Config = TypeVar("Config")
-
-
-class Layout(NamedTuple):
-    """How one architecture's tensors are named in the files that people have.
-
-    prefixes: what may stand where `base` should; ties: a second name of a tensor -> the name
-    it is tied to; ignored: tensors that the model does not read.
-    """
-
-    prefixes: tuple[str, ...]
-    base: str
-    ties: dict[str, str]
-    ignored: tuple[str, ...]
-
-    def canonical(self, name: str, known: set[str]) -> str:
-        """The model's own name of a tensor in a file; an unknown one keeps the file's."""
-        full = (self.base + name[len(p) :] for p in self.prefixes if name.startswith(p))
-        return next((n for n in (name, *full) if n in known), name)
 
 
 def read_json(path: Path) -> dict[str, Any]:
