@@ -308,7 +308,7 @@ def test_the_longest_sequence_is_read_and_one_more_token_refused(build, longest)
     [
         ({"engine": "cuda"}, "engine 'cuda' is not built", "auto, numba, numpy"),
         ({"residency": "disk"}, "residency 'disk' is not built", "auto, resident"),
-        ({"dtype": "int8"}, "dtype 'int8' is not built", "auto, f32, f16, bf16"),
+        ({"dtype": "int8"}, "dtype 'int8' is not built", "auto, f16, bf16, f32"),
     ],
 )
 def test_a_choice_that_is_not_built_is_refused_by_name(choice, message, hint):

@@ -25,8 +25,9 @@ from tinyzo.engine.terms import Probe
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError
 from tinyzo.models.model import Model
-from tinyzo.models.trainable import LOW_RANK, low_rank, renew, train_only
+from tinyzo.models.trainable import train_only
 from tinyzo.text.tasks import Example
+from tinyzo.zo.directions import RANK, low_rank, renew
 from tinyzo.zo.estimators import ESTIMATORS, zo_step
 from tinyzo.zo.objectives import Objective
 from tinyzo.zo.updates import UpdateRule
@@ -235,8 +236,8 @@ def with_low_rank(weights: Weights, probe: Probe, v_seed: int) -> dict[str, np.n
         if w.ndim == 1:
             moved[name] = w + probe.scale * tinyzo.noise(probe.seed, name, w.shape)
             continue
-        u = tinyzo.noise(probe.seed, f"{module}.lora_B.weight", (len(w), LOW_RANK))
-        v = tinyzo.noise(v_seed, f"{module}.lora_A.weight", (LOW_RANK, w.shape[1]))
+        u = tinyzo.noise(probe.seed, f"{module}.lora_B.weight", (len(w), RANK))
+        v = tinyzo.noise(v_seed, f"{module}.lora_A.weight", (RANK, w.shape[1]))
         moved[name] = w + probe.scale * u.astype(np.float64) @ v
     return {name: w.astype(np.float32) for name, w in moved.items()}
 

@@ -24,12 +24,13 @@ from tinyzo.engine.noise import step_seed
 from tinyzo.engine.terms import Direction
 from tinyzo.errors import RunError
 from tinyzo.models.model import MODELS, Model, open_model
-from tinyzo.models.trainable import low_rank, magnitude_limits, train_only
+from tinyzo.models.trainable import train_only
 from tinyzo.parsing import read_toml
 from tinyzo.runs.data import bind_task
 from tinyzo.runs.journal import read_journal
 from tinyzo.runs.settings import Settings, settings_from
 from tinyzo.system import new_directory, os_errors, write_file
+from tinyzo.zo.directions import low_rank, magnitude_limits
 
 ROOM = "make room on the disk, or the directory writable, then --resume"
 

@@ -30,11 +30,11 @@ from tinyzo.engine.terms import Direction
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import CheckpointError, RunError
 from tinyzo.models.model import Model
-from tinyzo.models.trainable import renew
 from tinyzo.runs import report
 from tinyzo.runs.journal import read_journal, record_crc
 from tinyzo.runs.run import Run
 from tinyzo.runs.settings import Settings
+from tinyzo.zo.directions import renew
 from tinyzo.zo.methods import FIRST_ORDER
 from tinyzo.zo.updates import UpdateRule
 
