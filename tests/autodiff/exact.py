@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.text.tasks import Example
 from tinyzo.zo.objectives import Objective
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "gradients.npz"
 H = 1e-6  # the step of a difference: small, so that few cross a kink of relu
 POST = {"do_layer_norm_before": False, "word_embed_proj_dim": 6}
 CONFIGS: dict[str, tuple[Any, dict[str, Any]]] = {

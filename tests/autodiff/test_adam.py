@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 from golden.seeded import DECAY, GRADIENTS, LR, STEPS
-from autodiff.exact import add_adapters, golden_case, task_of, tiny_model
-from autodiff.test_reverse_mode import GOLDEN
+from autodiff.exact import GOLDEN, add_adapters, golden_case, task_of, tiny_model
 from tiny import raw_bytes
 
 import tinyzo
 from tinyzo.autodiff.adam import SGD, Adam, first_order_step
-from tinyzo.autodiff.reverse_mode import GradientView, Variable
+from tinyzo.autodiff.reverse_mode import GradientView
+from tinyzo.autodiff.tape import Variable
 from tinyzo.dtypes import narrow, widen
 from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.engine.weights import Weights

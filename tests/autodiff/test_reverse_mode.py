@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import weakref
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from folders import write_model
 from golden.seeded import GRADIENTS
 from autodiff.exact import (
     CASES,
+    GOLDEN,
     add_adapters,
     add_prefixes,
     exact_gradient,
@@ -24,13 +24,13 @@ from tiny import DTYPE_NAMES
 
 import tinyzo
 from tinyzo.autodiff.forward_mode import ForwardView
-from tinyzo.autodiff.reverse_mode import GradientView, Variable
+from tinyzo.autodiff.reverse_mode import GradientView
+from tinyzo.autodiff.tape import Variable
 from tinyzo.engine.numpy_engine import NumpyView
 from tinyzo.engine.terms import Probe
 from tinyzo.errors import ConfigError, ShapeError
 from tinyzo.models.model import load
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "gradients.npz"
 # Of the largest derivative of the model. The share used is printed: up to 45 %.
 TOLERANCE = 64 * 2.0**-24
 cases = pytest.mark.parametrize(("name", "loss"), CASES)

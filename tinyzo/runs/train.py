@@ -227,9 +227,9 @@ class Training:
         weights.fold()
         how = s.eps, self._lr(number), s.weight_decay
         if s.method in FIRST_ORDER:
-            from tinyzo.autodiff.adam import step_number  # only to compare with
+            from tinyzo.autodiff.adam import RULES, step_number  # only to compare with
 
-            return step_number(number, s.method, weights, self.loss, batch, *how[1:])
+            return step_number(number, RULES[s.method], weights, self.loss, batch, *how[1:])
         if s.is_plain:
             return mezo_step(weights, self.loss, batch, step_seed(s.seed, number), *how)
         return zo_step(weights, self.loss, batch, self._seeds(number), *how,
