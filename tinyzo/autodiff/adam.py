@@ -10,7 +10,7 @@ nearest, so that updates below half of a last place are lost (weights.add rounds
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -86,21 +86,33 @@ def first_order_step(
         are streamed; theta and state are then unchanged
     """
     # A loss computes on Variables as it does on arrays, which its type does not say.
-    value = cast(Variable, loss(cast(View, GradientView(weights)), batch))
+    theta = cast(View, GradientView(weights))
+    value = cast(Variable, loss(theta, batch))
     losses = check_finite(value.value)
     gradients = value.backward()
-    norm = math.sqrt(sum(float(np.linalg.norm(g)) ** 2 for g in gradients.values()))
-    if not math.isfinite(norm):
-        raise NumericError(f"a gradient of norm {norm}", "theta is as before; try a smaller lr")
-    state["step"] = state.get("step", np.zeros((), np.int64)) + 1
+    norm = finite_norm(gradients.values())
+    step = int(state.get("step", 0)) + 1
+    state["step"] = np.array(step)
     for name, g in gradients.items():
         moments = [state.setdefault(f"{m}.{name}", np.zeros_like(g)) for m in rule.moments]
         kept = 1 - lr * decay if g.ndim > 1 else 1.0
         for raw, *each in in_cache(weights.stored(name), g, *moments):
-            change = rule.change(int(state["step"]), *each)
+            change = rule.change(step, *each)
             new = np.float32(kept) * widen(raw) - np.float32(lr) * change
             raw[...] = narrow(new, raw.dtype, None)
     return Step(tuple(losses), norm, ())
+
+
+def finite_norm(gradients: Iterable[Array]) -> float:
+    """The length of the whole gradient.
+
+    raises: NumericError when it is not finite
+    """
+    squares = [float(np.linalg.norm(g)) ** 2 for g in gradients]
+    norm = math.sqrt(sum(squares))
+    if not math.isfinite(norm):
+        raise NumericError(f"a gradient of norm {norm}", "theta is as before; try a smaller lr")
+    return norm
 
 
 # -- in a run, whose snapshots hold the state beside what is trained
@@ -118,7 +130,13 @@ def add_moments(weights: Weights) -> None:
 
 
 def step_number(
-    number: int, rule: Rule, weights: Weights, loss: Loss, batch: Any, lr: float, decay: float
+    number: int,
+    rule: Rule,
+    weights: Weights,
+    loss: Loss,
+    batch: Any,
+    lr: float,
+    decay: float,
 ) -> Step:
     """A run's step `number` (from 0). `add_moments` has made what the rule keeps, if anything."""
     state = {"step": np.array(number)}

@@ -313,8 +313,8 @@ def sum_of_tokens(x: Array) -> Array:
 
 def heads(x: Array, tokens: slice | Integers) -> Array:
     """Some tokens of f32[1, N, H, K] as f32[1, H, T, K]."""
-    some: Array = x[:, tokens]
-    return some.swapaxes(1, 2)
+    some: Array = x[:, tokens].swapaxes(1, 2)
+    return some
 
 
 # dv = p^T dy, dp = dy v^T, ds = c p (dp - sum p dp), dq = ds k, dk = ds^T q

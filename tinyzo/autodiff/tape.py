@@ -53,11 +53,15 @@ class Node:
 
     def receive(self, gradient: Gradient) -> None:
         """Add one part of the gradient."""
-        self.gradient = gradient if self.gradient is None else self.gradient + gradient
+        if self.gradient is None:
+            self.gradient = gradient
+        else:
+            self.gradient = self.gradient + gradient
 
     def take(self) -> tuple[Gradient, list[tuple[Node, Pull]]]:
         """The gradient and the edges; the node has neither from then on, which frees memory."""
-        gradient, edges = self.gradient, self.edges
+        gradient = self.gradient
+        edges = self.edges
         self.gradient = None
         self.edges = []
         return gradient, edges
@@ -128,14 +132,17 @@ class Variable:
 
     # y = a + b: da = dy, db = dy, each summed where it was broadcast
     def __add__(self, other: Variable) -> Variable:
-        return Variable(self.value + other.value, self.summand(), other.summand())
+        y = self.value + other.value
+        return Variable(y, self.summand(), other.summand())
 
     def summand(self) -> Edge:
         """The edge to one side of a sum; axis 0 is never broadcast."""
-        axes = tuple(axis for axis, n in enumerate(self.shape) if axis > 0 and n == 1)
-        if not axes:
-            return self.node, lambda dy: dy
-        return self.node, lambda dy: dy.sum(axis=axes, keepdims=True)
+        axes = tuple(axis for axis in range(1, len(self.shape)) if self.shape[axis] == 1)
+
+        def pull(dy: np.ndarray) -> np.ndarray:
+            return dy.sum(axis=axes, keepdims=True) if axes else dy
+
+        return self.node, pull
 
     # y = c x: dx = c dy
     def __mul__(self, c: float | np.floating | np.ndarray) -> Variable:
@@ -161,15 +168,18 @@ class Variable:
     # y = the same elements: dx = dy, in x's shape and type
     def reshape(self, *shape: int) -> Variable:
         before = self.shape
-        return Variable(self.value.reshape(*shape), (self.node, lambda dy: dy.reshape(before)))
+        y = self.value.reshape(*shape)
+        return Variable(y, (self.node, lambda dy: dy.reshape(before)))
 
     def astype(self, dtype: DTypeLike) -> Variable:
         before = self.value.dtype
-        return Variable(self.value.astype(dtype), (self.node, lambda dy: dy.astype(before)))
+        y = self.value.astype(dtype)
+        return Variable(y, (self.node, lambda dy: dy.astype(before)))
 
     def sum(self, axis: Literal[-1]) -> Variable:
         """Over the last axis."""
-        return segment_sums(self, np.zeros(1, np.int64)).reshape(*self.shape[:-1])
+        whole = np.zeros(1, np.int64)
+        return segment_sums(self, whole).reshape(*self.shape[:-1])
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *given: Any, **options: Any) -> Any:
         """np.add.reduceat(x, starts, axis=-1). NumPy refuses all others, with a TypeError."""

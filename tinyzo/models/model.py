@@ -71,10 +71,8 @@ class Model:
         """
         weights = self.weights
         weights.engine = choose_engine(engine, threads)
-        if residency == "auto":
-            is_small = weights.nbytes() < free_bytes() / 2
-            residency = "resident" if is_small else "streamed"
-        if residency == "resident":
+        is_small = weights.nbytes() < free_bytes() / 2
+        if residency == "resident" or (residency == "auto" and is_small):
             weights.store = weights.store.load()
             weights.fold()  # what a run has added since
         else:
@@ -86,7 +84,8 @@ class Model:
 
         raises: DataError for a token id or a length beyond them
         """
-        vocabulary, longest = self.config.vocab_size, self.config.max_length
+        vocabulary = self.config.vocab_size
+        longest = self.config.max_length
         asked = (batch.ids, batch.words, batch.targets)
         ids = np.concatenate([each for each in asked if each is not None])
         outside = ids[(ids < 0) | (ids >= vocabulary)]
@@ -194,7 +193,8 @@ def open_tensors(
     dtype: to hold them in; None: the file's
     raises: CheckpointError for tensors missing, unexpected, misshapen, untied or not floating
     """
-    layers, held = config.num_hidden_layers, len(source.names())
+    layers = config.num_hidden_layers
+    held = len(source.names())
     if layers > held:  # else listing the parameters of a billion layers would take for ever
         found = f"{held} tensors for the {layers} layers of config.json"
         refuse(source.path, found, "config.json and the weights are of two different models")

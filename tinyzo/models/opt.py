@@ -85,13 +85,15 @@ def shapes(config: Config) -> Iterator[Parameter]:
     """Every parameter."""
 
     def linear(name: str, out: int, into: int) -> tuple[Parameter, ...]:
-        weight, bias = module(name, out, into)
-        return (weight, bias) if config.enable_bias else (weight,)
+        both = module(name, out, into)
+        return both if config.enable_bias else both[:1]
 
     def norm(name: str) -> tuple[Parameter, ...]:
         return module(name, width) if config.layer_norm_elementwise_affine else ()
 
-    width, wide, narrow = config.hidden_size, config.ffn_dim, config.embed_size
+    width = config.hidden_size
+    wide = config.ffn_dim
+    narrow = config.embed_size
     yield TOKENS, (config.vocab_size, narrow)
     yield POSITIONS, (config.max_position_embeddings + OFFSET, width)
     if config.has_projections:
@@ -117,20 +119,37 @@ def embed(theta: View, config: Config, batch: Batch) -> Array:
     return x + theta.embed(POSITIONS, batch.positions + OFFSET)
 
 
-def layer(theta: View, config: Config, i: int, x: Array, batch: Batch, rows: Rows = None) -> Array:
+def layer(
+    theta: View,
+    config: Config,
+    i: int,
+    x: Array,
+    batch: Batch,
+    rows: Rows = None,
+) -> Array:
     """One decoder layer. x: f32[P, N, D]; returns it, or only its `rows`: f32[P, M, D]."""
     name = f"model.decoder.layers.{i}"
-    first, second = f"{name}.self_attn_layer_norm", f"{name}.final_layer_norm"
+    first = f"{name}.self_attn_layer_norm"
+    second = f"{name}.final_layer_norm"
     if config.do_layer_norm_before:
         y = theta.norm(first, x, LN_EPS)
         x = attention(theta, config, name, x, y, batch, rows)
-        return feed_forward(theta, config, name, x, theta.norm(second, x, LN_EPS))
-    x = theta.norm(first, attention(theta, config, name, x, x, batch, rows), LN_EPS)
-    return theta.norm(second, feed_forward(theta, config, name, x, x), LN_EPS)
+        y = theta.norm(second, x, LN_EPS)
+        return feed_forward(theta, config, name, x, y)
+    x = attention(theta, config, name, x, x, batch, rows)
+    x = theta.norm(first, x, LN_EPS)
+    x = feed_forward(theta, config, name, x, x)
+    return theta.norm(second, x, LN_EPS)
 
 
 def attention(
-    theta: View, config: Config, name: str, x: Array, y: Array, batch: Batch, rows: Rows
+    theta: View,
+    config: Config,
+    name: str,
+    x: Array,
+    y: Array,
+    batch: Batch,
+    rows: Rows,
 ) -> Array:
     """x + attention(y), of all tokens or of `rows`. x, y: f32[P, N, D]; f32[P, N or M, D]."""
 
@@ -149,7 +168,10 @@ def attention(
 def feed_forward(theta: View, config: Config, name: str, x: Array, y: Array) -> Array:
     """x + ffn(y): f32[P, N, D], as both are."""
     y = theta.linear(f"{name}.fc1", y)  # [P, N, F]
-    y = theta.relu(y) if config.activation_function == "relu" else theta.gelu(y)
+    if config.activation_function == "relu":
+        y = theta.relu(y)
+    else:
+        y = theta.gelu(y)
     return theta.linear(f"{name}.fc2", y, residual=x)
 
 

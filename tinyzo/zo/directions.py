@@ -25,10 +25,16 @@ def low_rank(weights: Weights, seed: int) -> None:
 
     That is LoRA with B = U, the m x r numbers that move, and A = V^T, from the seed.
     """
+    vectors = {
+        name: weights.stored(name) for name in weights.names() if len(weights.shape(name)) == 1
+    }
     adapters = new_adapters(weights, matrices_of(weights), RANK, seed)
     moved = [name for name in adapters if ".lora_B." in name]
-    vectors = {n: weights.stored(n) for n in weights.names() if len(weights.shape(n)) == 1}
-    trained = Trained(adapters | vectors, [*moved, *vectors], adapter_scale=1.0)
+    trained = Trained(
+        own=adapters | vectors,
+        names=[*moved, *vectors],
+        adapter_scale=1.0,
+    )
     put_in_front(weights, trained, saved=weights.names())
     renew(weights, seed)
 
@@ -36,10 +42,11 @@ def low_rank(weights: Weights, seed: int) -> None:
 def renew(weights: Weights, seed: int) -> None:
     """Another V, with U at 0; what has moved must have been merged."""
     for name in weights.names():
+        half = weights.stored(name)
         if ".lora_A." in name:
-            weights.stored(name)[...] = noise(seed, name, weights.shape(name))
+            half[...] = noise(seed, name, half.shape)
         elif ".lora_B." in name:
-            weights.stored(name)[...] = 0
+            half[...] = 0
 
 
 def magnitude_limits(weights: Weights, share: float = SHARE) -> dict[str, float]:
@@ -49,8 +56,11 @@ def magnitude_limits(weights: Weights, share: float = SHARE) -> dict[str, float]
     """
     limits = {}
     for name in weights.trained:
-        rows, *rest = weights.shape(name)
-        every = max(1, rows * math.prod(rest) // SAMPLE)
-        sizes = np.sort(np.abs(weights.gather(name, np.arange(0, rows, every))), axis=None)
-        limits[name] = float(sizes[int(share * (sizes.size - 1))])
+        shape = weights.shape(name)
+        every = max(1, math.prod(shape) // SAMPLE)
+        rows = np.arange(0, shape[0], every)
+        sizes = np.abs(weights.gather(name, rows))
+        sizes = np.sort(sizes, axis=None)
+        place = int(share * (sizes.size - 1))
+        limits[name] = float(sizes[place])
     return limits
