@@ -168,10 +168,7 @@ def attention(
 def feed_forward(theta: View, config: Config, name: str, x: Array, y: Array) -> Array:
     """x + ffn(y): f32[P, N, D], as both are."""
     y = theta.linear(f"{name}.fc1", y)  # [P, N, F]
-    if config.activation_function == "relu":
-        y = theta.relu(y)
-    else:
-        y = theta.gelu(y)
+    y = theta.relu(y) if config.activation_function == "relu" else theta.gelu(y)
     return theta.linear(f"{name}.fc2", y, residual=x)
 
 
