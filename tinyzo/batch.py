@@ -5,7 +5,7 @@ their prompt that way. `text/packing.py` makes batches of examples; nothing here
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,11 @@ from numpy.typing import NDArray
 
 Integers = NDArray[np.int64]
 Rows = Integers | None  # some tokens of a batch, or rows of a table; None: all
+
+
+def none() -> Integers:
+    """No numbers: what a batch has of a field that its kind of loss does not read."""
+    return np.empty(0, np.int64)
 
 
 class AttentionBlock(NamedTuple):
@@ -34,7 +39,7 @@ class Batch:
     ids, positions: i64[N], tokens and their place in their sequence (counted from 0)
     starts:  i64[S + 1], the segments' offsets; parents: i64[S], a segment's parent or -1
     read:    i64[M], ascending: the tokens whose last hidden state is read; None: all
-    words:   i64[C], label words, scored at each read token (RoBERTa)
+    words:   i64[C], label words, scored at each read token (RoBERTa); or there are none, and
     at, targets: i64[K], target token k is scored at read token at[k] (OPT)
     lengths: i64[candidates], how many targets each candidate has
     counts:  i64[B], how many candidates each example has; labels: i64[B], the gold one
@@ -45,12 +50,12 @@ class Batch:
     starts: Integers
     parents: Integers
     read: Integers | None = None
-    words: Integers | None = None
-    at: Integers | None = None
-    targets: Integers | None = None
-    lengths: Integers | None = None
-    counts: Integers | None = None
-    labels: Integers | None = None
+    words: Integers = field(default_factory=none)
+    at: Integers = field(default_factory=none)
+    targets: Integers = field(default_factory=none)
+    lengths: Integers = field(default_factory=none)
+    counts: Integers = field(default_factory=none)
+    labels: Integers = field(default_factory=none)
 
     def attention_blocks(
         self, rows: Integers | None, size: int, prefix: int = 0
@@ -60,16 +65,29 @@ class Batch:
         rows:   the tokens that ask, ascending; None for all
         prefix: so many keys, which follow the tokens' own, come before all others
         """
-        tokens = len(self.ids)
-        rows = np.arange(tokens) if rows is None else rows
-        for segment, parent in enumerate(self.parents):
-            start, stop = self.starts[segment : segment + 2]
-            parent_start, parent_stop = self.starts[parent : parent + 2] if parent >= 0 else (0, 0)
-            before = prefix + parent_stop - parent_start
-            keys: slice | Integers = slice(start, stop)
-            if before:
-                keys = np.r_[tokens : tokens + prefix, parent_start:parent_stop, start:stop]
+        if rows is None:
+            rows = np.arange(len(self.ids))
+        for segment in range(len(self.parents)):
+            keys, before = self._keys(segment, prefix)
+            start, stop = self._span(segment)
             first, last = np.searchsorted(rows, (start, stop))
             for at in range(first, last, size):
                 queries = slice(at, min(at + size, last))
                 yield AttentionBlock(queries, keys, before + rows[queries] - start)
+
+    def _span(self, segment: int) -> tuple[int, int]:
+        """Where the tokens of a segment begin and end; nowhere for -1, a parent that is none."""
+        if segment < 0:
+            return 0, 0
+        return int(self.starts[segment]), int(self.starts[segment + 1])
+
+    def _keys(self, segment: int, prefix: int) -> tuple[slice | Integers, int]:
+        """The tokens that a segment sees, and how many of them come before its own."""
+        start, stop = self._span(segment)
+        parent_start, parent_stop = self._span(self.parents[segment])
+        before = prefix + parent_stop - parent_start
+        if not before:
+            return slice(start, stop), 0
+        tokens = len(self.ids)
+        keys = np.r_[tokens : tokens + prefix, parent_start:parent_stop, start:stop]
+        return keys, before

@@ -86,8 +86,7 @@ class Model:
         """
         vocabulary = self.config.vocab_size
         longest = self.config.max_length
-        asked = (batch.ids, batch.words, batch.targets)
-        ids = np.concatenate([each for each in asked if each is not None])
+        ids = np.concatenate([batch.ids, batch.words, batch.targets])
         outside = ids[(ids < 0) | (ids >= vocabulary)]
         if outside.size:
             found = f"token id {outside[0]} is outside the vocabulary of {vocabulary}"

@@ -15,6 +15,7 @@ from tinyzo.engine.noise import noise
 from tinyzo.engine.weights import Weights
 from tinyzo.models.trainable import Trained, matrices_of, new_adapters, put_in_front
 
+DIRECTIONS = ("gaussian", "rademacher", "low-rank", "magnitude")
 RANK = 2  # of U and V, as LOZO has it
 SHARE = 0.25  # of a tensor's elements, the smallest, that move
 SAMPLE = 1 << 18  # elements of a tensor that are looked at
