@@ -15,7 +15,7 @@ from tinyzo.engine.moments import Moments
 from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.engine.terms import Direction, Probe, Update
 from tinyzo.engine.weights import Weights
-from tinyzo.models.trainable import SAMPLE, magnitude_limits
+from tinyzo.zo.directions import SAMPLE, magnitude_limits
 from tinyzo.zo.objectives import Objective
 
 engines = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
