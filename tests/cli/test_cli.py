@@ -304,7 +304,7 @@ def test_settings_of_a_file_and_options_over_them(home, tmp_path, capsys):
     document(capsys, "finetune", "--config", config, "--output", tmp_path / "a")
     options = ("--batch-size", 3, "--lr", "1e-3")
     document(capsys, "finetune", "--config", config, *options, "--output", tmp_path / "b")
-    a, b = (Run.open(tmp_path / name).settings for name in "ab")
+    a, b = (tinyzo.runs.run.Run.open(tmp_path / name).settings for name in "ab")
     assert (a.steps, a.batch_size, a.lr, a.seed) == (4, 2, 1e-5, 3)
     assert (b.steps, b.batch_size, b.lr, b.seed) == (4, 3, 1e-3, 3)
 
