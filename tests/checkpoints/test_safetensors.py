@@ -13,7 +13,6 @@ import tracemalloc
 import hostile
 import numpy as np
 import pytest
-import safetensors
 from hostile import entry
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +21,8 @@ from tinyzo.checkpoints.safetensors import SafetensorsWriter, open_safetensors
 from tinyzo.checkpoints.sources import TensorInfo
 from tinyzo.dtypes import STORAGE
 from tinyzo.errors import CheckpointError, ShapeError
+
+safetensors = pytest.importorskip("safetensors", reason="the crate, to compare with")
 
 NAMES = {  # what the crate's `serialize` calls the types
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "F8_E5M2": "float8_e5m2",
