@@ -37,8 +37,8 @@ _HOMES = {
     "Settings": "tinyzo.runs.settings",
     "Weights": "tinyzo.engine.weights",
     "evaluate": "tinyzo.runs.api",
-    "finetune": "tinyzo.runs.train",
-    "load": "tinyzo.models.model",
+    "finetune": "tinyzo.runs.api",
+    "load": "tinyzo.runs.api",
     "mezo_step": "tinyzo.zo.mezo",
     "noise": "tinyzo.engine.noise",
     "predict": "tinyzo.runs.api",
@@ -50,11 +50,10 @@ if TYPE_CHECKING:  # the same, for type checkers and editors
     from tinyzo.engine.noise import noise
     from tinyzo.engine.terms import Probe
     from tinyzo.engine.weights import Weights
-    from tinyzo.models.model import Model, load
-    from tinyzo.runs.api import evaluate, predict, replay
+    from tinyzo.models.model import Model
+    from tinyzo.runs.api import evaluate, finetune, load, predict, replay
     from tinyzo.runs.run import Run
     from tinyzo.runs.settings import Settings
-    from tinyzo.runs.train import finetune
     from tinyzo.zo.estimators import zo_step
     from tinyzo.zo.mezo import mezo_step
 else:
