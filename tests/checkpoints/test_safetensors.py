@@ -16,7 +16,6 @@ from typing import Any
 import hostile
 import numpy as np
 import pytest
-import safetensors
 from hostile import entry
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +24,8 @@ from tinyzo.checkpoints.safetensors import SafetensorsWriter, open_safetensors
 from tinyzo.checkpoints.sources import Source, TensorInfo
 from tinyzo.dtypes import STORAGE
 from tinyzo.errors import CheckpointError, ShapeError
+
+safetensors = pytest.importorskip("safetensors", reason="the crate, to compare with")
 
 Tensors = Mapping[str, tuple[str, np.ndarray]]  # type, values in its storage type
 Read = tuple[str, tuple[int, ...], bytes]  # type, shape, bytes
