@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from tinyzo.checkpoints.layout import Layout
 from tinyzo.checkpoints.safetensors import open_safetensors
@@ -18,10 +18,14 @@ from tinyzo.errors import CheckpointError, ConfigError, refuse
 from tinyzo.parsing import JsonObject, read_json, read_toml
 from tinyzo.system import os_errors
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
-Config = TypeVar("Config", bound="DataclassInstance")
+class Dataclass(Protocol):
+    """An instance of any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+Config = TypeVar("Config", bound=Dataclass)
 
 
 # -- files -----------------------------------------------------------------------------
