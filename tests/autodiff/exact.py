@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.text.tasks import Example
 from tinyzo.zo.objectives import Objective
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "gradients.npz"
 H = 1e-6  # the step of a difference: small, so that few cross a kink of relu
 POST = {"do_layer_norm_before": False, "word_embed_proj_dim": 6}
 CONFIGS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -148,13 +150,13 @@ def exact_loss(loss: BoundedLoss, examples) -> float:
     return loss(Exact(loss.objective.model.weights, []), examples)[0]
 
 
-def exact_gradient(objective: Objective, name: str, examples) -> np.ndarray:
+def exact_gradient(loss: BoundedLoss, name: str, examples) -> np.ndarray:
     """The derivative by each element of one tensor: f64 of its shape."""
-    theta = Exact(objective.model.weights, [])
+    theta = Exact(loss.objective.model.weights, [])
     w = theta.theta.get(name)[0]
     steps = H * np.eye(w.size).reshape(-1, *w.shape)
     theta.theta[name] = np.concatenate([w + steps, w - steps])
-    plus, minus = np.split(objective(theta, examples), 2)
+    plus, minus = np.split(loss(theta, examples), 2)
     return ((plus - minus) / (2 * H)).reshape(w.shape)
 
 

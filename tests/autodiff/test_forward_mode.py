@@ -19,7 +19,7 @@ from autodiff.exact import (
 from tiny import DTYPE_NAMES, ENGINES
 
 from tinyzo.autodiff.forward_mode import ForwardView, gelu_slope
-from tinyzo.engine import noise, numpy_engine, weights
+from tinyzo.engine import noise, numpy_engine, tiles
 from tinyzo.engine.numpy_engine import NumpyView
 from tinyzo.engine.terms import Direction, Probe
 
@@ -60,7 +60,7 @@ def test_the_loss_is_the_numpy_engines(name, loss):
 
 @cases
 def test_small_tiles_blocks_and_micro_batches(name, loss, monkeypatch):
-    monkeypatch.setattr(weights, "TILE", 24)
+    monkeypatch.setattr(tiles, "TILE", 24)
     monkeypatch.setattr(numpy_engine, "QUERIES", 2)
     for max_tokens in (1, 15):
         check(tiny_model(name), loss, max_tokens=max_tokens)
@@ -135,7 +135,7 @@ def test_what_is_pending_counts():
 
 def test_no_z_is_ever_whole(monkeypatch):
     made, model = [], tiny_model("opt")
-    monkeypatch.setattr(weights, "TILE", 24)
+    monkeypatch.setattr(tiles, "TILE", 24)
     monkeypatch.setattr(noise, "at", lambda *a: [made.append((a[1], a[2].size)), at(*a)][1])
     objective, examples = task_of(model, "lm")
     objective(ForwardView(model.weights, PROBES), examples)

@@ -20,13 +20,14 @@ from tiny import (
 )
 
 import tinyzo
-from tinyzo.engine.numpy_engine import NumpyEngine, NumpyView
+from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.engine.terms import Probe
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError
 from tinyzo.models.model import Model
-from tinyzo.models.trainable import LOW_RANK, low_rank, renew, train_only
+from tinyzo.models.trainable import train_only
 from tinyzo.text.tasks import Example
+from tinyzo.zo.directions import RANK, low_rank, renew
 from tinyzo.zo.estimators import ESTIMATORS, zo_step
 from tinyzo.zo.objectives import Objective
 from tinyzo.zo.updates import UpdateRule
@@ -35,10 +36,11 @@ engines = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 dtypes = pytest.mark.parametrize("dtype", ["f32", "bf16"])
 SETS = ["full", "lora", "lora-fa", "prefix", "label-words", "bias", "*.layer*.0.*", "*embed*"]
 sets = pytest.mark.parametrize("what", SETS)
+NUMPY = NumpyEngine()
 EPS, TERMS = 1e-2, [(5, 0.25), (6, -0.5)]
 
 
-def prepared(name: str, what: str, dtype: str = "f32", engine=NumpyView, path=None) -> Model:
+def prepared(name: str, what: str, dtype: str = "f32", engine=NUMPY, path=None) -> Model:
     model = MODELS[name](dtype, engine)
     model = streamed(model, path) if path else model
     if what == "low-rank":
@@ -234,8 +236,8 @@ def with_low_rank(weights: Weights, probe: Probe, v_seed: int) -> dict[str, np.n
         if w.ndim == 1:
             moved[name] = w + probe.scale * tinyzo.noise(probe.seed, name, w.shape)
             continue
-        u = tinyzo.noise(probe.seed, f"{module}.lora_B.weight", (len(w), LOW_RANK))
-        v = tinyzo.noise(v_seed, f"{module}.lora_A.weight", (LOW_RANK, w.shape[1]))
+        u = tinyzo.noise(probe.seed, f"{module}.lora_B.weight", (len(w), RANK))
+        v = tinyzo.noise(v_seed, f"{module}.lora_A.weight", (RANK, w.shape[1]))
         moved[name] = w + probe.scale * u.astype(np.float64) @ v
     return {name: w.astype(np.float32) for name, w in moved.items()}
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from tinyzo.checkpoints import peft
-from tinyzo.checkpoints.directory import WEIGHT_FILES, open_torch_bin, open_weights, read_json
-from tinyzo.checkpoints.safetensors import SafetensorsWriter
-from tinyzo.checkpoints.sources import TensorInfo
+from tinyzo.checkpoints.directory import WEIGHT_FILES, open_torch_bin, open_weights
+from tinyzo.checkpoints.safetensors import Infos, SafetensorsWriter
 from tinyzo.dtypes import weight_type
 from tinyzo.errors import CheckpointError, RunError
 from tinyzo.models.model import Model
+from tinyzo.parsing import read_json
 from tinyzo.runs.run import Run
 from tinyzo.runs.snapshots import infos_of, tuned_model
 from tinyzo.system import new_directory, write_file
@@ -104,7 +104,7 @@ def _make_new(output: Path) -> None:
 
 @contextmanager
 def _new_model(
-    output: Path, infos: Mapping[str, TensorInfo], source: Path, dtype: str | None = None
+    output: Path, infos: Infos, source: Path, dtype: str | None = None
 ) -> Iterator[SafetensorsWriter]:
     """A directory that is a model once its weights have their name, which is the last thing done.
 

@@ -7,13 +7,14 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tinyzo.engine.numba.sizes import BLOCK, DEPTH
 from tinyzo.engine.numpy_engine import QUERIES
 from tinyzo.engine.select import may_have_numba
 from tinyzo.engine.tiles import TILE
 from tinyzo.errors import ConfigError
+from tinyzo.models.architecture import ModelConfig
 from tinyzo.models.model import Model
 from tinyzo.runs.settings import RunSettings, parse_bytes
 from tinyzo.system import fast_cpus, free_bytes, status_bytes
@@ -154,7 +155,7 @@ def _forward(model: Model, engine: str, threads: int, tokens: int, load: Load) -
     return parts | _in_numba(model.config, tokens, load, threads)
 
 
-def _in_numpy(config: Any, tokens: int, load: Load) -> Parts:
+def _in_numpy(config: ModelConfig, tokens: int, load: Load) -> Parts:
     width = config.hidden_size
     heads = config.num_attention_heads
     tile = max(TILE, width)
@@ -167,14 +168,14 @@ def _in_numpy(config: Any, tokens: int, load: Load) -> Parts:
     }
 
 
-def _in_numba(config: Any, tokens: int, load: Load, threads: int) -> Parts:
+def _in_numba(config: ModelConfig, tokens: int, load: Load, threads: int) -> Parts:
     head_width = config.hidden_size // config.num_attention_heads
     code = KERNELS_BYTES
     if "tinyzo.engine.numba.engine" not in sys.modules:
         code += NUMBA_BYTES
     linear = load.probes * BLOCK * (DEPTH + tokens) + 4 * DEPTH
     attention = load.longest * (3 * head_width + QUERIES)
-    packed = load.probes * tokens * _feed_forward_width(config)
+    packed = load.probes * tokens * config.feed_forward_size
     return {
         "activations": FLOAT_BYTES * _activations(config, tokens, load),
         "code": code,
@@ -182,21 +183,14 @@ def _in_numba(config: Any, tokens: int, load: Load, threads: int) -> Parts:
     }
 
 
-def _activations(config: Any, tokens: int, load: Load) -> int:
+def _activations(config: ModelConfig, tokens: int, load: Load) -> int:
     """Floats: the hidden states and the wide layer, or attention's."""
-    width: int = config.hidden_size
-    widest = max(4 * width + _feed_forward_width(config), 9 * width)
+    width = config.hidden_size
+    widest = max(4 * width + config.feed_forward_size, 9 * width)
     return load.probes * tokens * widest
-
-
-def _feed_forward_width(config: Any) -> int:
-    """F, which the two families call differently."""
-    found = getattr(config, "intermediate_size", None) or config.ffn_dim
-    return int(found)
 
 
 def _backward(model: Model, load: Load, forward: Parts) -> int:
     """The gradient, and what all layers of a step keep for it, of one copy of the weights."""
-    layers: int = model.config.num_hidden_layers
-    kept = layers * forward["activations"] // load.probes
+    kept = model.config.num_hidden_layers * forward["activations"] // load.probes
     return kept + FLOAT_BYTES * model.weights.elements(model.weights.trained)
