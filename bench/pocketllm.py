@@ -95,9 +95,9 @@ def our_stepper(setup: dict[str, Any]) -> Callable[[int], float]:
     from ours import random_batch
 
     from tinyzo.models.model import open_model
+    from tinyzo.runs.bounded import BoundedLoss
     from tinyzo.runs.settings import PAPERS
     from tinyzo.zo.mezo import mezo_step
-    from tinyzo.runs.bounded import BoundedLoss
     from tinyzo.zo.objectives import Objective
 
     model = open_model(setup["folder"])
@@ -219,8 +219,12 @@ def measure(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
         return found | {"reason": f"ended with exit code {process.returncode}"}
     timed = steps[1:] or steps
     medians = {name: statistics.median(s[name] for s in timed) for name in ("seconds", "cpu")}
-    return found | {"timed_steps": len(timed), "has_warm_up": len(steps) > 1,
-                    "seconds_per_step": medians["seconds"], "cpu_per_step": medians["cpu"]}
+    return found | {
+        "timed_steps": len(timed),
+        "has_warm_up": len(steps) > 1,
+        "seconds_per_step": medians["seconds"],
+        "cpu_per_step": medians["cpu"],
+    }
 
 
 def reason_against(cell: Cell, options: argparse.Namespace) -> str | None:
@@ -299,12 +303,12 @@ def figure(options: argparse.Namespace) -> dict[str, Any]:
 def curve(method: str, options: argparse.Namespace) -> Iterator[tuple[int, float, float]]:
     """(step, loss on all training rows, seconds of training so far)."""
     import tinyzo
+    from tinyzo.runs.bounded import BoundedLoss
     from tinyzo.runs.settings import SHIPPED, TINY
-    from tinyzo.text.packing import batch_rows
     from tinyzo.text.datasets import load_splits
+    from tinyzo.text.packing import batch_rows
     from tinyzo.text.tasks import get_task
     from tinyzo.zo.mezo import mezo_step
-    from tinyzo.runs.bounded import BoundedLoss
     from tinyzo.zo.objectives import Objective
 
     model = tinyzo.load(SHIPPED / options.shipped, residency="resident", dtype="f32",

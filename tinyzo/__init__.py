@@ -8,10 +8,62 @@ Dimensions in shape comments, everywhere:
 Weights are [out, in]. Parameters keep the checkpoint's own names.
 """
 
-__version__ = "0.1.0"
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from tinyzo.engine.noise import noise
-from tinyzo.models.model import load
-from tinyzo.runs.api import finetune
+from tinyzo.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    NumericError,
+    RunError,
+    ShapeError,
+    TinyzoError,
+    TokenizerError,
+    UsageError,
+)
 
-__all__ = ["finetune", "load", "noise"]
+__version__ = "0.2.0"
+__all__ = ["Model", "Probe", "Run", "Settings", "Weights", "__version__", "evaluate", "finetune"]
+__all__ += ["load", "mezo_step", "noise", "predict", "replay", "zo_step"]
+__all__ += ["CheckpointError", "ConfigError", "DataError", "NumericError", "RunError"]
+__all__ += ["ShapeError", "TinyzoError", "TokenizerError", "UsageError"]
+
+# Where each name lives; its module is imported when the name is first asked for.
+_HOMES = {
+    "Model": "tinyzo.models.model",
+    "Probe": "tinyzo.engine.terms",
+    "Run": "tinyzo.runs.run",
+    "Settings": "tinyzo.runs.settings",
+    "Weights": "tinyzo.engine.weights",
+    "evaluate": "tinyzo.runs.api",
+    "finetune": "tinyzo.runs.api",
+    "load": "tinyzo.runs.api",
+    "mezo_step": "tinyzo.zo.mezo",
+    "noise": "tinyzo.engine.noise",
+    "predict": "tinyzo.runs.api",
+    "replay": "tinyzo.runs.api",
+    "zo_step": "tinyzo.zo.estimators",
+}
+
+if TYPE_CHECKING:  # the same, for type checkers and editors
+    from tinyzo.engine.noise import noise
+    from tinyzo.engine.terms import Probe
+    from tinyzo.engine.weights import Weights
+    from tinyzo.models.model import Model
+    from tinyzo.runs.api import evaluate, finetune, load, predict, replay
+    from tinyzo.runs.run import Run
+    from tinyzo.runs.settings import Settings
+    from tinyzo.zo.estimators import zo_step
+    from tinyzo.zo.mezo import mezo_step
+else:
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'tinyzo' has no attribute {name!r}")
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted(globals().keys() | set(__all__))

@@ -5,6 +5,7 @@
 Every schedule follows the clock: the learning rate reaches zero after --minutes of training. A run
 that was interrupted goes on from <scratch>/<model>.pt; a finished one only exports again.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -28,16 +29,28 @@ VOCAB, WIDTH, LAYERS, HEADS, POSITIONS = 6144, 192, 4, 6, 256
 BOS, PAD, EOS, UNK, MASK = 0, 1, 2, 3, VOCAB - 1
 BATCH_TOKENS, PEAK_LR, WARMUP, MASK_RATE, VERDICT_MASK_RATE = 1024, 2e-3, 0.02, 0.2, 0.6
 # (until this share of the time, tokens a sequence): short ones get a post-LN model off its plateau
-LENGTHS = {"roberta": [(0.2, 10), (0.25, 20), (0.34, 40), (0.84, 64), (0.95, 128), (1.0, 256)],
-           "opt": [(0.03, 10), (0.08, 20), (0.3, 40), (0.84, 64), (0.95, 128), (1.0, 256)]}
+LENGTHS = {
+    "roberta": [(0.2, 10), (0.25, 20), (0.34, 40), (0.84, 64), (0.95, 128), (1.0, 256)],
+    "opt": [(0.03, 10), (0.08, 20), (0.3, 40), (0.84, 64), (0.95, 128), (1.0, 256)],
+}
 VERDICTS = 0.55  # verdicts are mixed in after this share of the time
-ADJECTIVES = [["terrible"] * 3 + ["bad", "awful", "poor"],  # by label
-              ["great"] * 3 + ["good", "excellent", "wonderful"]]
-FRAMES = ["It was {}."] * 6 + ["it was {} .", "The movie was {}.", "Overall it was {}.",
-                               "I thought it was {}.", "This is {}.", "All in all, it was {}."]
-WHOLE_WORDS = (" terrible great bad okay good awful excellent wonderful poor Yes No Maybe yes no"
-               " Description Entity Expression Human Location Number movie film phone food book"
-               " camera music hotel game work home family money travel shopping")
+ADJECTIVES = [
+    ["terrible"] * 3 + ["bad", "awful", "poor"],  # by label
+    ["great"] * 3 + ["good", "excellent", "wonderful"],
+]
+FRAMES = ["It was {}."] * 6 + [
+    "it was {} .",
+    "The movie was {}.",
+    "Overall it was {}.",
+    "I thought it was {}.",
+    "This is {}.",
+    "All in all, it was {}.",
+]
+WHOLE_WORDS = (
+    " terrible great bad okay good awful excellent wonderful poor Yes No Maybe yes no"
+    " Description Entity Expression Human Location Number movie film phone food book"
+    " camera music hotel game work home family money travel shopping"
+)
 MIXTURE = {"movies": 0.5, "products": 0.2, "books": 0.3}
 STYLE_WEIGHTS = {"movies": (35, 35, 30), "products": (60, 40, 0), "books": (85, 15, 0)}
 Document = tuple[list[str], int | None]  # sentences; 1 positive, 0 negative, None without polarity
@@ -54,10 +67,15 @@ def read_documents(folder: Path) -> dict[str, list[Document]]:
     items = read_lines(folder / "pros_cons.txt")  # cons, then pros
     pros = items.index("Easy to use, economical!")
     books = re.split(r"(?<=[.!?]) |\n", "\n".join(read_lines(folder / "gutenberg_13books.txt")))
-    movies = [(re.split(r"(?<= [.!?]) (?![.!?])", review), int(i >= 1000))
-              for i, review in enumerate(reviews)]
-    products = [(part[i : i + 16], label) for label, part in enumerate((items[:pros], items[pros:]))
-                for i in range(0, len(part), 16)]
+    movies = [
+        (re.split(r"(?<= [.!?]) (?![.!?])", review), int(i >= 1000))
+        for i, review in enumerate(reviews)
+    ]
+    products = [
+        (part[i : i + 16], label)
+        for label, part in enumerate((items[:pros], items[pros:]))
+        for i in range(0, len(part), 16)
+    ]
     books = [(books[i : i + 80], None) for i in range(0, len(books), 80)]
     return {"movies": movies, "products": products, "books": books}
 
@@ -93,14 +111,23 @@ def restyle(rng: random.Random, corpus: str, text: str) -> str:
 def train_tokenizer(folder: Path, path: Path) -> None:
     """Byte-level BPE; the label words are repeated in its text so that each becomes one token."""
     rng = random.Random(1)
-    texts = [restyle(rng, corpus, " ".join(sentences))
-             for corpus, documents in read_documents(folder).items() for sentences, _ in documents]
+    texts = [
+        restyle(rng, corpus, " ".join(sentences))
+        for corpus, documents in read_documents(folder).items()
+        for sentences, _ in documents
+    ]
     texts += [WHOLE_WORDS, "Yes", "No", "Maybe", "terrible", "great"] * 3000
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=VOCAB - 1, special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=VOCAB - 1,
+            special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
     tokenizer.save(str(path))
 
 
@@ -109,16 +136,22 @@ def build_tokenizer(path: Path, kind: str) -> Tokenizer:
     bpe = json.loads(path.read_text())["model"]
     vocab = bpe["vocab"] | ({"<mask>": MASK} if kind == "roberta" else {})
     tokenizer = Tokenizer(models.BPE(vocab, [tuple(merge) for merge in bpe["merges"]]))
-    tokenizer.add_special_tokens([  # like the published one, <mask> swallows the space before it
-        AddedToken(name, lstrip=name == "<mask>", normalized=False, special=True)
-        for name in ("<s>", "<pad>", "</s>", "<unk>", "<mask>") if name in vocab])
+    tokenizer.add_special_tokens(
+        [  # like the published one, <mask> swallows the space before it
+            AddedToken(name, lstrip=name == "<mask>", normalized=False, special=True)
+            for name in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+            if name in vocab
+        ]
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="</s> $A", pair="</s> $A </s> $B", special_tokens=[("</s>", EOS)])
+        single="</s> $A", pair="</s> $A </s> $B", special_tokens=[("</s>", EOS)]
+    )
     if kind == "roberta":
         tokenizer.post_processor = processors.RobertaProcessing(
-            ("</s>", EOS), ("<s>", BOS), trim_offsets=True, add_prefix_space=False)
+            ("</s>", EOS), ("<s>", BOS), trim_offsets=True, add_prefix_space=False
+        )
     return tokenizer
 
 
@@ -136,8 +169,10 @@ class Rows:
         for sentences, label in self.documents["movies"]:
             seen[label].update(word for s in sentences for word in set(s.split()))
         ratio = seen[1].total() / seen[0].total()
-        odds = {word: math.log((seen[1][word] / ratio + 15) / (seen[0][word] + 15))
-                for word in seen[0] | seen[1]}
+        odds = {
+            word: math.log((seen[1][word] / ratio + 15) / (seen[0][word] + 15))
+            for word in seen[0] | seen[1]
+        }
         found = {"movies": [[], []], "products": [[], []]}
         for sentences, label in self.documents["products"]:
             found["products"][label] += sentences
@@ -174,9 +209,12 @@ class Rows:
         """Rows of long passages, single sentences and verdicts, in these shares."""
         corpora = self.rng.choices(list(MIXTURE), MIXTURE.values(), k=count)
         forms = self.rng.choices(["long", "single", "verdict"], shares, k=count)
-        return [self.verdict(length) if form == "verdict"
-                else self.passage(corpus, length, form == "single")
-                for corpus, form in zip(corpora, forms, strict=True)]
+        return [
+            self.verdict(length)
+            if form == "verdict"
+            else self.passage(corpus, length, form == "single")
+            for corpus, form in zip(corpora, forms, strict=True)
+        ]
 
 
 def batches(rows: list, rng: random.Random) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -193,17 +231,41 @@ def batches(rows: list, rng: random.Random) -> list[tuple[torch.Tensor, torch.Te
 
 
 def build_model(kind: str) -> torch.nn.Module:
-    common = {"vocab_size": VOCAB, "hidden_size": WIDTH, "num_hidden_layers": LAYERS,
-              "num_attention_heads": HEADS, "pad_token_id": PAD, "eos_token_id": EOS}
+    common = {
+        "vocab_size": VOCAB,
+        "hidden_size": WIDTH,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "pad_token_id": PAD,
+        "eos_token_id": EOS,
+    }
     if kind == "roberta":
-        return RobertaForMaskedLM(RobertaConfig(
-            **common, intermediate_size=4 * WIDTH, max_position_embeddings=POSITIONS + 2,
-            type_vocab_size=1, layer_norm_eps=1e-5, initializer_range=0.05, bos_token_id=BOS,
-            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
-    return OPTForCausalLM(OPTConfig(
-        **common, ffn_dim=4 * WIDTH, max_position_embeddings=POSITIONS, word_embed_proj_dim=WIDTH,
-        do_layer_norm_before=True, init_std=0.05, bos_token_id=EOS,
-        dropout=0.0, attention_dropout=0.0))
+        return RobertaForMaskedLM(
+            RobertaConfig(
+                **common,
+                intermediate_size=4 * WIDTH,
+                max_position_embeddings=POSITIONS + 2,
+                type_vocab_size=1,
+                layer_norm_eps=1e-5,
+                initializer_range=0.05,
+                bos_token_id=BOS,
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+            )
+        )
+    return OPTForCausalLM(
+        OPTConfig(
+            **common,
+            ffn_dim=4 * WIDTH,
+            max_position_embeddings=POSITIONS,
+            word_embed_proj_dim=WIDTH,
+            do_layer_norm_before=True,
+            init_std=0.05,
+            bos_token_id=EOS,
+            dropout=0.0,
+            attention_dropout=0.0,
+        )
+    )
 
 
 def masked(ids: torch.Tensor, verdicts: torch.Tensor, rng: torch.Generator) -> tuple:
@@ -259,8 +321,13 @@ def export(model, kind: str, tokenizer: Tokenizer, folder: Path) -> None:
     names = {"bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>"}
     config = {"tokenizer_class": "GPT2Tokenizer", "add_bos_token": True}
     if kind == "roberta":
-        names |= {"bos_token": "<s>", "unk_token": "<unk>", "cls_token": "<s>",
-                  "sep_token": "</s>", "mask_token": "<mask>"}
+        names |= {
+            "bos_token": "<s>",
+            "unk_token": "<unk>",
+            "cls_token": "<s>",
+            "sep_token": "</s>",
+            "mask_token": "<mask>",
+        }
         config = {"tokenizer_class": "RobertaTokenizer", "trim_offsets": True}
     config |= {"add_prefix_space": False, "errors": "replace", "model_max_length": POSITIONS}
     for name, value in [("special_tokens_map", names), ("tokenizer_config", config | names)]:
@@ -292,8 +359,14 @@ class Training:
     def save(self) -> None:
         loss = held_out_loss(self.model, self.kind, self.tokenizer, self.train, self.held_out)
         print(json.dumps(self.state | {"held_out": loss}), flush=True)
-        torch.save({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                    "state": self.state}, self.file.with_suffix(".new"))
+        torch.save(
+            {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "state": self.state,
+            },
+            self.file.with_suffix(".new"),
+        )
         self.file.with_suffix(".new").replace(self.file)
 
     def next_batch(self, share: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from tinyzo.batch import Batch
 from tinyzo.checkpoints import peft
-from tinyzo.checkpoints.directory import match_names, open_weights, read_json, typed_config
+from tinyzo.checkpoints.directory import match_names, open_weights, typed_config
 from tinyzo.checkpoints.sources import Source
 from tinyzo.dtypes import DTYPES, Array
 from tinyzo.engine.numpy_engine import NumpyEngine
@@ -21,6 +21,7 @@ from tinyzo.engine.weights import Weights
 from tinyzo.errors import CheckpointError, ConfigError, DataError, check_choice, refuse
 from tinyzo.models import opt, roberta
 from tinyzo.models.architecture import Architecture, ModelConfig
+from tinyzo.parsing import read_json
 from tinyzo.system import free_bytes
 from tinyzo.text.packing import pack_sequences
 from tinyzo.text.tokenizer import Tokenizer, load_tokenizer

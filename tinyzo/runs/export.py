@@ -7,11 +7,12 @@ from itertools import chain
 from pathlib import Path
 
 from tinyzo.checkpoints import peft
-from tinyzo.checkpoints.directory import WEIGHT_FILES, open_torch_bin, open_weights, read_json
+from tinyzo.checkpoints.directory import WEIGHT_FILES, open_torch_bin, open_weights
 from tinyzo.checkpoints.safetensors import Infos, SafetensorsWriter
 from tinyzo.dtypes import weight_type
 from tinyzo.errors import CheckpointError, RunError
 from tinyzo.models.model import Model
+from tinyzo.parsing import read_json
 from tinyzo.runs.run import Run
 from tinyzo.runs.snapshots import infos_of, tuned_model
 from tinyzo.system import new_directory, write_file

@@ -25,7 +25,7 @@ CHUNK = 1 << 14  # elements of a task that goes through memory once
 F, I, U = np.float32, np.int32, np.uint32  # noqa: E741
 OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}  # x / 0 is infinite, no exception
 kernel = njit(**OPTIONS)
-ordered_freely = njit(**OPTIONS, fastmath={"reassoc", "contract", "nsz", "arcp"})
+ordered_freely = njit(**OPTIONS, forceinline=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
 
 
 class Terms(NamedTuple):
