@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from golden.compare import seeded_model
 from golden.seeded import GRADIENTS, WORDS, prompts
 from tiny import Float64View, examples_for, tiny_opt, tiny_roberta, toy_task
@@ -43,6 +44,22 @@ CASES = [
 ]
 
 
+CORE = {  # each model and each loss once
+    ("roberta", "classification"),
+    ("opt", "lm"),
+    ("opt-post", "classification"),
+    ("opt-gelu", "one token"),
+    ("opt-bare", "lm"),
+}
+
+
+every_case = pytest.mark.parametrize(("name", "loss"), CASES)
+core_cases = pytest.mark.parametrize(
+    ("name", "loss"),
+    [pytest.param(*c, marks=[] if c in CORE else pytest.mark.exhaustive) for c in CASES],
+)
+
+
 def tiny_model(name: str, dtype: str = "f32") -> Model:
     make, config = CONFIGS[name]
     return make(dtype, **config)
@@ -70,8 +87,10 @@ def attention_parts(model: Model) -> list[tuple[str, ...]]:
     """Of each layer: its attention, and two of its linears."""
     layer, parts = "model.decoder.layers", ("self_attn", "self_attn.q_proj", "fc2")
     if model.family == "roberta":
-        layer, parts = "roberta.encoder.layer", ("attention.self", "attention.self.query",
-                                                 "output.dense")  # fmt: skip
+        layer, parts = (
+            "roberta.encoder.layer",
+            ("attention.self", "attention.self.query", "output.dense"),
+        )
     layers = range(model.config.num_hidden_layers)
     return [tuple(f"{layer}.{i}.{part}" for part in parts) for i in layers]
 
@@ -133,8 +152,10 @@ class Exact(Float64View):
         weight = np.where(seen, np.exp(np.einsum("pqhk,pnhk->phqn", *self._match(q, k)) / root), 0)
         more = np.exp(np.einsum("pqhk,pnhk->phqn", *self._match(q, more_k)) / root)
         total = weight.sum(-1, keepdims=True) + more.sum(-1, keepdims=True)
-        sums = (np.einsum("phqn,pnhk->pqhk", *self._match(each / total, values))
-                for each, values in ((weight, v), (more, more_v)))  # fmt: skip
+        sums = (
+            np.einsum("phqn,pnhk->pqhk", *self._match(each / total, values))
+            for each, values in ((weight, v), (more, more_v))
+        )
         return sum(sums)
 
 

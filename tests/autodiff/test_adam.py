@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from golden.seeded import DECAY, GRADIENTS, LR, STEPS
 from autodiff.exact import GOLDEN, add_adapters, golden_case, task_of, tiny_model
+from golden.seeded import DECAY, GRADIENTS, LR, STEPS
 from tiny import raw_bytes
 
 import tinyzo
@@ -24,8 +24,10 @@ RULES = [Adam(), SGD()]
 
 def steps(model, count: int, state: dict, **options) -> list:
     objective, examples = task_of(model, "classification")
-    return [first_order_step(model.weights, objective, examples, state, 1e-2, **options)
-            for _ in range(count)]  # fmt: skip
+    return [
+        first_order_step(model.weights, objective, examples, state, 1e-2, **options)
+        for _ in range(count)
+    ]
 
 
 @pytest.mark.parametrize(("kind", "decay"), [("adam", 0.0), ("adamw", DECAY)])

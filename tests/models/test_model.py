@@ -279,15 +279,21 @@ def test_what_is_not_a_number_stays_so(engine):
 @pytest.mark.parametrize(
     ("ids", "message", "hint"),
     [
-        ([[3, VOCABULARY]], f"token id {VOCABULARY} is outside the vocabulary of {VOCABULARY}",
-         "two different models"),
-        ([[3], [4, -1]], f"token id -1 is outside the vocabulary of {VOCABULARY}",
-         "two different models"),
+        (
+            [[3, VOCABULARY]],
+            f"token id {VOCABULARY} is outside the vocabulary of {VOCABULARY}",
+            "two different models",
+        ),
+        (
+            [[3], [4, -1]],
+            f"token id -1 is outside the vocabulary of {VOCABULARY}",
+            "two different models",
+        ),
         ([[3] * 21], "a sequence of 21 tokens; the model has ", "shorten the text"),
         ([[3], []], "an empty sequence", "at least one token id"),
         ([], "an empty sequence", "at least one token id"),
     ],
-)  # fmt: skip
+)
 def test_tokens_beyond_the_tables_are_refused(name, ids, message, hint):
     model = MODELS[name]()
     for verb in (model.logits, model.hidden):

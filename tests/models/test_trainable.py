@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from engine.test_streaming import PAIR, small_tiles, streamed  # noqa: F401 (used by all)
+from stores import streamed
 from tiny import (
     ENGINES,
     MODELS,
@@ -20,6 +20,7 @@ from tiny import (
 )
 
 import tinyzo
+from tinyzo.engine import tiles
 from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.engine.terms import Probe
 from tinyzo.engine.weights import Weights
@@ -37,7 +38,15 @@ dtypes = pytest.mark.parametrize("dtype", ["f32", "bf16"])
 SETS = ["full", "lora", "lora-fa", "prefix", "label-words", "bias", "*.layer*.0.*", "*embed*"]
 sets = pytest.mark.parametrize("what", SETS)
 NUMPY = NumpyEngine()
-EPS, TERMS = 1e-2, [(5, 0.25), (6, -0.5)]
+PAIR = [Probe(5, 1e-2), Probe(5, -1e-2)]
+EPS = 1e-2
+TERMS = [(5, 0.25), (6, -0.5)]
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    """Tiles of 3 rows of width 8, so that every matrix has several blocks."""
+    monkeypatch.setattr(tiles, "TILE", 24)
 
 
 def prepared(name: str, what: str, dtype: str = "f32", engine=NUMPY, path=None) -> Model:
@@ -60,8 +69,13 @@ def expected_names(model: Model, what: str) -> set[str]:
     if what.startswith("lora"):
         ends = ("lora_B.weight", "lora_A.weight") if what == "lora" else ("lora_B.weight",)
         return {n for n in names if n.endswith(ends)}
-    parts = {"full": "", "prefix": ".prefix.", "bias": ".bias", "*embed*": "embed",
-             "label-words": ".lora_A."}  # fmt: skip
+    parts = {
+        "full": "",
+        "prefix": ".prefix.",
+        "bias": ".bias",
+        "*embed*": "embed",
+        "label-words": ".lora_A.",
+    }
     return {n for n in names if parts.get(what, ".0.") in n}
 
 
@@ -124,9 +138,14 @@ def test_streamed_is_resident_to_the_bit(tmp_path, what, dtype, engine):
 
 
 @engines
-@pytest.mark.parametrize(("name", "pattern", "below"), [
-    ("roberta", "lm_head.*", 12), ("roberta", "*.layer.1.*", 6), ("opt", "*.layers.1.fc2.bias", 11),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "pattern", "below"),
+    [
+        ("roberta", "lm_head.*", 12),
+        ("roberta", "*.layer.1.*", 6),
+        ("opt", "*.layers.1.fc2.bias", 11),
+    ],
+)
 def test_there_is_one_copy_below_the_first_trained_tensor(
     monkeypatch, name, pattern, below, engine
 ):
@@ -149,8 +168,9 @@ def test_there_is_one_copy_below_the_first_trained_tensor(
 
 def without_words(example: Example) -> Example:
     ids = dict.fromkeys(WORDS, 2)
-    prompt, *candidates = (tuple(ids.get(i, i) for i in part)
-                           for part in (example.prompt, *example.candidates))  # fmt: skip
+    prompt, *candidates = (
+        tuple(ids.get(i, i) for i in part) for part in (example.prompt, *example.candidates)
+    )
     return dataclasses.replace(example, prompt=prompt, candidates=tuple(candidates))
 
 
@@ -182,8 +202,10 @@ def test_label_words_move_their_rows_alone(monkeypatch, name, engine):
     objective = Objective(model, toy_task(name))
     assert len(set(objective(model.weights.view(PAIR), texts))) == 2
     assert set(copies) == {1}
-    objective(model.weights.view(PAIR), [*texts, dataclasses.replace(texts[0], prompt=(2, WORDS[0]),
-                                                                     mask_at=0)])  # fmt: skip
+    objective(
+        model.weights.view(PAIR),
+        [*texts, dataclasses.replace(texts[0], prompt=(2, WORDS[0]), mask_at=0)],
+    )
     assert set(copies) == {1, 2}
 
 
@@ -197,9 +219,14 @@ def test_each_tensor_alone_gives_a_loss_for_each_probe(name, engine):
 
 
 def test_patterns_and_targets_that_name_nothing_are_refused():
-    for what, targets in (("*.nothing", None), ("", None), ("label-words", None),
-                          ("lora", ["nothing"]), ("lora", ["norm"]),
-                          ("lora-fa", ["layer_norm"])):  # fmt: skip
+    for what, targets in (
+        ("*.nothing", None),
+        ("", None),
+        ("label-words", None),
+        ("lora", ["nothing"]),
+        ("lora", ["norm"]),
+        ("lora-fa", ["layer_norm"]),
+    ):
         with pytest.raises(ConfigError, match="names no tensor of the model"):
             train_only(tiny_opt(), what, 0, 1, 1.0, targets)
 

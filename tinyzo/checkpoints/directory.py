@@ -209,11 +209,22 @@ def _canonical_names(source: Source, layout: Layout, known: set[str]) -> dict[st
     """The model's own name of each tensor, or the file's if that is unknown -> the file's."""
     found: dict[str, str] = {}
     for name in source.names():
-        own = layout.canonical(name, known)
+        own = _canonical_name(name, layout, known)
         if own in found:
             raise CheckpointError(f"{found[own]} and {name} are both {own}", "keep one of them")
         found[own] = name
     return found
+
+
+def _canonical_name(name: str, layout: Layout, known: set[str]) -> str:
+    """The model's own name of a tensor in a file; an unknown one keeps the file's."""
+    if name in known:
+        return name
+    for prefix in layout.prefixes:
+        own = layout.base + name[len(prefix) :]
+        if name.startswith(prefix) and own in known:
+            return own
+    return name
 
 
 def _check_complete(found: dict[str, str], shapes: Iterable[str], known: set[str]) -> None:

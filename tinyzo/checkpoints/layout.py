@@ -23,13 +23,3 @@ class Layout(NamedTuple):
     base: str
     ties: dict[str, str]
     ignored: tuple[str, ...]
-
-    def canonical(self, name: str, known: set[str]) -> str:
-        """The model's own name of a tensor in a file; an unknown one keeps the file's."""
-        if name in known:
-            return name
-        for prefix in self.prefixes:
-            full = self.base + name[len(prefix) :]
-            if name.startswith(prefix) and full in known:
-                return full
-        return name

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tinyzo.batch import Batch, Integers, Rows
 from tinyzo.checkpoints.layout import Layout, Parameter, module
-from tinyzo.dtypes import Array
 
 if TYPE_CHECKING:
+    from tinyzo.batch import Batch, Integers, Rows
+    from tinyzo.dtypes import Array
     from tinyzo.engine.protocols import View
 
 TOKENS = "model.decoder.embed_tokens.weight"

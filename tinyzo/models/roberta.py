@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyzo.batch import Batch, Integers, Rows
 from tinyzo.checkpoints.layout import Layout, Parameter, module
-from tinyzo.dtypes import Array
 
 if TYPE_CHECKING:
+    from tinyzo.batch import Batch, Integers, Rows
+    from tinyzo.dtypes import Array
     from tinyzo.engine.protocols import View
 
 TOKENS = "roberta.embeddings.word_embeddings.weight"
