@@ -24,7 +24,7 @@ from timeit import timeit
 
 import numpy as np
 
-from tinyzo.checkpoints.safetensors import SafetensorsWriter, open_safetensors
+from tinyzo.checkpoints.safetensors import SafetensorsFile, SafetensorsWriter
 from tinyzo.checkpoints.sources import TensorInfo
 from tinyzo.dtypes import weight_type
 from tinyzo.engine.terms import Direction
@@ -123,7 +123,7 @@ class Snapshots(AbstractContextManager["Snapshots"]):
     def _is_ours(self, path: Path, step: int, weights: Weights) -> bool:
         """Whether a file holds what a snapshot of this step holds, by its header."""
         try:
-            with open_safetensors(path) as file:
+            with SafetensorsFile(path) as file:
                 infos = {name: file.info(name) for name in file.names()}
                 crc = file.metadata.get("journal")
         except CheckpointError as error:
