@@ -51,7 +51,7 @@ from ours import random_batch
 from step import SHAPES, model_setup
 
 from tinyzo.dtypes import DTYPES
-from tinyzo.engine.numba.engine import NumbaView
+from tinyzo.engine.numba.engine import AdaptedNumbaView, NumbaView
 from tinyzo.engine.stores.streamed import Streamed
 from tinyzo.models.model import open_model
 from tinyzo.models.trainable import train_only
@@ -216,9 +216,9 @@ def parts(stepper: Stepper, cell: str, tokens: int, way: str) -> dict[str, Any]:
     stepper.batch(count, tokens)
     clock = Clock()
     watched = {
-        (NumbaView, "multiply_rows"): matmul_part, (NumbaView, "adapt"): "adapters",
-        (NumbaView, "attention"): "attention", (NumbaView, "norm"): "norm",
-        (NumbaView, "gelu"): "gelu", (NumbaView, "relu"): "gelu", (Streamed, "_next"): "reading",
+        (AdaptedNumbaView, "multiply_rows"): matmul_part, (AdaptedNumbaView, "adapt"): "adapters",
+        (AdaptedNumbaView, "attention"): "attention", (AdaptedNumbaView, "norm"): "norm",
+        (AdaptedNumbaView, "gelu"): "gelu", (AdaptedNumbaView, "relu"): "gelu", (Streamed, "_next"): "reading",
     }  # fmt: skip
     with ExitStack() as stack:
         for (owner, name), part in watched.items():
