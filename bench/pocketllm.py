@@ -367,7 +367,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--most-gb", type=float, default=14.0, help="that a cell may hold")
     parser.add_argument("--figure", action="store_true", help="the loss curves instead")
     parser.add_argument("--shipped", default="roberta-tiny", help="model of the figure")
-    parser.add_argument("--data", help="the figure's SST-2: a folder with a train file")
+    parser.add_argument("--data", type=Path, help="the figure's SST-2: a folder with a train file")
     parser.add_argument("--every", type=int, default=10, help="steps between the figure's points")
     parser.add_argument("--plot", type=Path, help="file of the figure: .svg, .png")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)

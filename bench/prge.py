@@ -216,10 +216,14 @@ def parts(stepper: Stepper, cell: str, tokens: int, way: str) -> dict[str, Any]:
     stepper.batch(count, tokens)
     clock = Clock()
     watched = {
-        (AdaptedNumbaView, "multiply_rows"): matmul_part, (AdaptedNumbaView, "adapt"): "adapters",
-        (AdaptedNumbaView, "attention"): "attention", (AdaptedNumbaView, "norm"): "norm",
-        (AdaptedNumbaView, "gelu"): "gelu", (AdaptedNumbaView, "relu"): "gelu", (Streamed, "_next"): "reading",
-    }  # fmt: skip
+        (AdaptedNumbaView, "multiply_rows"): matmul_part,
+        (AdaptedNumbaView, "adapt"): "adapters",
+        (AdaptedNumbaView, "attention"): "attention",
+        (AdaptedNumbaView, "norm"): "norm",
+        (AdaptedNumbaView, "gelu"): "gelu",
+        (AdaptedNumbaView, "relu"): "gelu",
+        (Streamed, "_next"): "reading",
+    }
     with ExitStack() as stack:
         for (owner, name), part in watched.items():
             stack.enter_context(patch.object(owner, name, clock.watch(getattr(owner, name), part)))
