@@ -195,11 +195,18 @@ def error_names() -> set[str]:
 
 
 def wrong_raises(where: str, source: str) -> list[str]:
-    """What is raised that is neither ours, nor made by a function that says it returns ours."""
+    """What is raised and is not of our tree, nor made by what says that it makes an error of it.
+
+    That is a function annotated to return one, or a parameter annotated to be the class of one.
+    """
     tree = ast.parse(source)
     ours = error_names()
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    known = ours | {f.name for f in functions if f.returns and ast.unparse(f.returns) in ours}
+    makers = {f.name for f in functions if f.returns and ast.unparse(f.returns) in ours}
+    known = ours | makers | {f"self.{name}" for name in makers}
+    kinds = {f"type[{name}]" for name in ours}
+    parameters = [arg for f in functions for arg in f.args.args if arg.annotation]
+    known |= {arg.arg for arg in parameters if ast.unparse(arg.annotation) in kinds}
     for start, names in CAUGHT.items():
         known |= names if where.startswith(start) else set()
     raises = (node for node in ast.walk(tree) if isinstance(node, ast.Raise) and node.exc)
@@ -218,6 +225,9 @@ def test_a_planted_raise_is_caught():
     assert wrong_raises("zo/a.py", "raise ValueError('no')") == ["ValueError"]
     assert wrong_raises("checkpoints/a.py", "raise KeyError") == ["KeyError"]
     assert wrong_raises("zo/a.py", "def f() -> int: ...\nraise f()") == ["f"]
+    wrong = "def f(kind: type[OSError]):\n    raise kind('no')"
+    assert wrong_raises("zo/a.py", wrong) == ["kind"]
+    assert wrong_raises("zo/a.py", wrong.replace("OSError", "TinyzoError")) == []
     fine = "def f() -> DataError: ...\nraise f()\ntry: 1\nexcept E: raise"
     assert wrong_raises("zo/a.py", fine) == []
 

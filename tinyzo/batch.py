@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Integers = NDArray[np.int64]
+Rows = Integers | None  # some tokens of a batch, or rows of a table; None: all
 
 
 def none() -> Integers:

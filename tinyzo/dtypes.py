@@ -1,7 +1,8 @@
-"""The types in which numbers are stored, in one table, and the way between them and float32.
+"""The types in which numbers are stored, in one table, and the ways between them and float32.
 
 NumPy knows neither bfloat16 nor float8, so those are held as unsigned integers of their width.
-bfloat16 is the upper half of a float32: its bits, as uint16, are what weights hold and kernels read.
+bfloat16 is the upper half of a float32: its bits, as uint16, are what weights hold and what
+kernels read.
 """
 
 from typing import NamedTuple
@@ -50,18 +51,19 @@ STORAGE_TYPES = (
     StorageType("I64", np.dtype("<i8"), "int64", "LongStorage"),
     StorageType("U64", np.dtype("<u8")),
 )
-STORAGE = {each.tag: each.dtype for each in STORAGE_TYPES}
+STORAGE: dict[str, np.dtype] = {each.tag: each.dtype for each in STORAGE_TYPES}
 
 # The types that weights may be held in, by what --dtype calls them.
-WEIGHT_TYPES = {
+WEIGHT_TYPES: dict[str, StorageType] = {
     each.tag.lower(): each for each in STORAGE_TYPES if each.tag in ("F32", "F16", "BF16")
 }
-DTYPES = {option: each.dtype for option, each in WEIGHT_TYPES.items()}
+DTYPES: dict[str, np.dtype] = {option: each.dtype for option, each in WEIGHT_TYPES.items()}
+_WEIGHT_TYPE_OF = {each.dtype: each for each in WEIGHT_TYPES.values()}
 
 
 def weight_type(dtype: np.dtype) -> StorageType:
-    """The type of weights that NumPy holds as `dtype`: uint16 is bfloat16."""
-    return next(each for each in WEIGHT_TYPES.values() if each.dtype == dtype)
+    """The type of weights that NumPy holds as `dtype`: float32, float16, or bfloat16 for uint16."""
+    return _WEIGHT_TYPE_OF[dtype]
 
 
 def widen(raw: np.ndarray) -> Array:
@@ -80,13 +82,25 @@ def narrow(values: Array, dtype: np.dtype, bits: np.ndarray | None) -> np.ndarra
     if dtype == np.float32:
         return values
     if dtype == np.uint16:
-        word = values.view(np.uint32)
-        carry = 0x7FFF + ((word >> 16) & 1) if bits is None else bits >> 16
-        return ((word + carry) >> 16).astype(np.uint16)
+        return _to_bfloat16(values, bits)
     if bits is None:
         return values.astype(np.float16)
+    return _dithered_to_float16(values, bits)
+
+
+def _to_bfloat16(values: Array, bits: np.ndarray | None) -> np.ndarray:
+    """The upper half of a float32, once a carry has been added to the lower half."""
+    word = values.view(np.uint32)
+    # Without bits to nearest: by half a unit, and a little less where a tie is even already.
+    carry = 0x7FFF + ((word >> 16) & 1) if bits is None else bits >> 16
+    return ((word + carry) >> 16).astype(np.uint16)
+
+
+def _dithered_to_float16(values: Array, bits: np.ndarray) -> np.ndarray:
+    """Down to a multiple of a unit in float16's last place, once a random part of one is added."""
     exponent = values.view(np.uint32) & np.uint32(0x7F800000)
-    # A unit in half's last place: 2^-10 of the power of two; of subnormals a fixed 2^-24.
-    ulp = (np.maximum(exponent, 113 << 23) - np.uint32(10 << 23)).view(np.float32)
+    # The unit is 2^-10 of the power of two; of subnormals it is a fixed 2^-24.
+    unit = (np.maximum(exponent, 113 << 23) - np.uint32(10 << 23)).view(np.float32)
     dither = (bits >> 19).astype(np.float32) * np.float32(2.0**-13)
-    return (np.floor(values / ulp + dither) * ulp).astype(np.float16)
+    rounded: Array = np.floor(values / unit + dither) * unit
+    return rounded.astype(np.float16)

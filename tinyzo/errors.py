@@ -1,16 +1,17 @@
 """Everything tinyzo raises on purpose.
 
-    TinyzoError               exit code 1: what was read, what was found, and a hint
-      CheckpointError         a weights file or directory: truncated, hostile, mismatched, missing
-      ConfigError             a config.json or a setting that asks for what is not built
-      TokenizerError          a vocabulary that is missing, damaged, or does not fit the model
-      DataError               a data file, a task, a template, a label word, a sequence too long
-      ShapeError              arrays that do not fit together
-      RunError                a run directory or journal: corrupt, changed under us, in use
-      NumericError            a loss that is not finite
-      UsageError              exit code 2: the command itself is wrong
+TinyzoError               exit code 1: what was read, what was found, and a hint
+  CheckpointError         a weights file or directory: truncated, hostile, mismatched, missing
+  ConfigError             a config.json or a setting that asks for what is not built
+  TokenizerError          a vocabulary that is missing, damaged, or does not fit the model
+  DataError               a data file, a task, a template, a label word, a sequence too long
+  ShapeError              arrays that do not fit together
+  RunError                a run directory or journal: corrupt, changed under us, in use
+  NumericError            a loss that is not finite
+  UsageError              exit code 2: the command itself is wrong
 """
 
+from collections.abc import Iterable
 from typing import NoReturn
 
 DAMAGED = "the file is damaged or of another kind: download or copy it again"
@@ -27,10 +28,13 @@ class TinyzoError(Exception):
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.message, self.hint = message, hint
+        self.message = message
+        self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+        if not self.hint:
+            return self.message
+        return f"{self.message}\n  hint: {self.hint}"
 
 
 class CheckpointError(TinyzoError):
@@ -68,11 +72,15 @@ class UsageError(TinyzoError):
 
 
 def refuse(what: object, why: str, hint: str = DAMAGED) -> NoReturn:
-    """raises: CheckpointError that names a file or a tensor, and what is wrong with it"""
+    """Raise a CheckpointError that names a file or a tensor, and what is wrong with it."""
     raise CheckpointError(f"{what}: {why}", hint)
 
 
-def check_choice(what: str, choice: str, known: tuple[str, ...]) -> None:
-    """raises: ConfigError when a choice is not among the known ones"""
+def check_choice(what: str, choice: str, known: Iterable[str]) -> None:
+    """Check that a choice is a known one.
+
+    raises: ConfigError that lists those that are
+    """
+    known = list(known)
     if choice not in known:
         raise ConfigError(f"{what} {choice!r} is not built", f"one of {', '.join(known)}")

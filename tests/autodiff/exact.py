@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from golden.compare import seeded_model
 from golden.seeded import GRADIENTS, WORDS, prompts
 from tiny import Float64View, examples_for, tiny_opt, tiny_roberta, toy_task
@@ -23,6 +25,7 @@ from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.text.tasks import Example
 from tinyzo.zo.objectives import Objective
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "gradients.npz"
 H = 1e-6  # the step of a difference: small, so that few cross a kink of relu
 POST = {"do_layer_norm_before": False, "word_embed_proj_dim": 6}
 CONFIGS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -39,6 +42,22 @@ CASES = [
     for loss in ("classification", "lm", "one token")
     if name != "roberta" or loss == "classification"
 ]
+
+
+CORE = {  # each model and each loss once
+    ("roberta", "classification"),
+    ("opt", "lm"),
+    ("opt-post", "classification"),
+    ("opt-gelu", "one token"),
+    ("opt-bare", "lm"),
+}
+
+
+every_case = pytest.mark.parametrize(("name", "loss"), CASES)
+core_cases = pytest.mark.parametrize(
+    ("name", "loss"),
+    [pytest.param(*c, marks=[] if c in CORE else pytest.mark.exhaustive) for c in CASES],
+)
 
 
 def tiny_model(name: str, dtype: str = "f32") -> Model:
@@ -68,8 +87,10 @@ def attention_parts(model: Model) -> list[tuple[str, ...]]:
     """Of each layer: its attention, and two of its linears."""
     layer, parts = "model.decoder.layers", ("self_attn", "self_attn.q_proj", "fc2")
     if model.family == "roberta":
-        layer, parts = "roberta.encoder.layer", ("attention.self", "attention.self.query",
-                                                 "output.dense")  # fmt: skip
+        layer, parts = (
+            "roberta.encoder.layer",
+            ("attention.self", "attention.self.query", "output.dense"),
+        )
     layers = range(model.config.num_hidden_layers)
     return [tuple(f"{layer}.{i}.{part}" for part in parts) for i in layers]
 
@@ -131,8 +152,10 @@ class Exact(Float64View):
         weight = np.where(seen, np.exp(np.einsum("pqhk,pnhk->phqn", *self._match(q, k)) / root), 0)
         more = np.exp(np.einsum("pqhk,pnhk->phqn", *self._match(q, more_k)) / root)
         total = weight.sum(-1, keepdims=True) + more.sum(-1, keepdims=True)
-        sums = (np.einsum("phqn,pnhk->pqhk", *self._match(each / total, values))
-                for each, values in ((weight, v), (more, more_v)))  # fmt: skip
+        sums = (
+            np.einsum("phqn,pnhk->pqhk", *self._match(each / total, values))
+            for each, values in ((weight, v), (more, more_v))
+        )
         return sum(sums)
 
 
@@ -148,13 +171,13 @@ def exact_loss(loss: BoundedLoss, examples) -> float:
     return loss(Exact(loss.objective.model.weights, []), examples)[0]
 
 
-def exact_gradient(objective: Objective, name: str, examples) -> np.ndarray:
+def exact_gradient(loss: BoundedLoss, name: str, examples) -> np.ndarray:
     """The derivative by each element of one tensor: f64 of its shape."""
-    theta = Exact(objective.model.weights, [])
+    theta = Exact(loss.objective.model.weights, [])
     w = theta.theta.get(name)[0]
     steps = H * np.eye(w.size).reshape(-1, *w.shape)
     theta.theta[name] = np.concatenate([w + steps, w - steps])
-    plus, minus = np.split(objective(theta, examples), 2)
+    plus, minus = np.split(loss(theta, examples), 2)
     return ((plus - minus) / (2 * H)).reshape(w.shape)
 
 

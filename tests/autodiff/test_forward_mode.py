@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 from autodiff.exact import (
-    CASES,
     Exact,
     add_adapters,
     add_prefixes,
+    core_cases,
+    every_case,
     exact_derivatives,
     exact_loss,
     task_of,
@@ -19,7 +20,7 @@ from autodiff.exact import (
 from tiny import DTYPE_NAMES, ENGINES
 
 from tinyzo.autodiff.forward_mode import ForwardView, gelu_slope
-from tinyzo.engine import noise, numpy_engine, weights
+from tinyzo.engine import noise, numpy_engine, tiles
 from tinyzo.engine.numpy_engine import NumpyView
 from tinyzo.engine.terms import Direction, Probe
 
@@ -28,7 +29,6 @@ PROBES = [Probe(3, 1.0), Probe(2**53 - 1, -0.5)]
 # Of |z^T grad L|, or of 1: float32 sums of width 8 to 29, of which a derivative has three times as
 # many as a loss has. The share used is printed: up to 80 %.
 TOLERANCE = 64 * 2.0**-24
-cases = pytest.mark.parametrize(("name", "loss"), CASES)
 
 
 def check(model, loss="classification", probes=PROBES, max_tokens=4096, view=ForwardView) -> None:
@@ -43,12 +43,12 @@ def check(model, loss="classification", probes=PROBES, max_tokens=4096, view=For
     assert used < 1, f"{used:.0%} of the tolerance"
 
 
-@cases
+@every_case
 def test_loss_and_derivatives(name, loss):
     check(tiny_model(name), loss)
 
 
-@cases
+@every_case
 def test_the_loss_is_the_numpy_engines(name, loss):
     model = tiny_model(name)
     objective, examples = task_of(model, loss)
@@ -58,9 +58,9 @@ def test_the_loss_is_the_numpy_engines(name, loss):
         assert found[0] == pytest.approx(expected, rel=2e-7)
 
 
-@cases
+@core_cases
 def test_small_tiles_blocks_and_micro_batches(name, loss, monkeypatch):
-    monkeypatch.setattr(weights, "TILE", 24)
+    monkeypatch.setattr(tiles, "TILE", 24)
     monkeypatch.setattr(numpy_engine, "QUERIES", 2)
     for max_tokens in (1, 15):
         check(tiny_model(name), loss, max_tokens=max_tokens)
@@ -74,7 +74,7 @@ def test_any_storage_and_kind_of_noise(dtype, kind):
     check(model)
 
 
-@cases
+@core_cases
 @pytest.mark.parametrize("part", ["bias", "embed", "norm", "attn", "layers.0", "nothing"])
 def test_tensors_that_are_not_trained_have_no_tangent(name, loss, part):
     model = tiny_model(name)
@@ -82,7 +82,7 @@ def test_tensors_that_are_not_trained_have_no_tangent(name, loss, part):
     check(model, loss)
 
 
-@cases
+@core_cases
 def test_adapters(name, loss):
     model = tiny_model(name)
     add_adapters(model)
@@ -91,7 +91,7 @@ def test_adapters(name, loss):
     check(model, loss)
 
 
-@cases
+@core_cases
 def test_prefixes(name, loss):
     model = tiny_model(name)
     add_prefixes(model)
@@ -100,7 +100,7 @@ def test_prefixes(name, loss):
     check(model, loss)
 
 
-@cases
+@core_cases
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("add", [add_adapters, add_prefixes])
 def test_every_engine_perturbs_adapters_and_prefixes(name, loss, engine, add):
@@ -135,7 +135,7 @@ def test_what_is_pending_counts():
 
 def test_no_z_is_ever_whole(monkeypatch):
     made, model = [], tiny_model("opt")
-    monkeypatch.setattr(weights, "TILE", 24)
+    monkeypatch.setattr(tiles, "TILE", 24)
     monkeypatch.setattr(noise, "at", lambda *a: [made.append((a[1], a[2].size)), at(*a)][1])
     objective, examples = task_of(model, "lm")
     objective(ForwardView(model.weights, PROBES), examples)

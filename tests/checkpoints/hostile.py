@@ -9,6 +9,7 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,13 +66,13 @@ class Tensor:
     offset: Any
     shape: Any
     stride: Any
-    hooks: OrderedDict = field(default_factory=OrderedDict)
+    hooks: OrderedDict[str, Any] = field(default_factory=OrderedDict)
 
 
 @dataclass(eq=False)
 class Parameter:
     data: Tensor
-    hooks: OrderedDict = field(default_factory=OrderedDict)
+    hooks: OrderedDict[str, Any] = field(default_factory=OrderedDict)
 
 
 def tensor(dtype: str, values: Any) -> Tensor:
@@ -88,7 +89,7 @@ class _Pickler(pickle._Pickler):
         super().__init__(file, protocol)
         self.storages = storages
 
-    def persistent_id(self, value: object) -> tuple | None:
+    def persistent_id(self, value: object) -> tuple[Any, ...] | None:
         if not isinstance(value, Storage):
             return None
         if value not in self.storages:
@@ -122,7 +123,8 @@ class _Pickler(pickle._Pickler):
 
 def state_pickle(state: object, protocol: int = 2) -> tuple[bytes, list[Storage]]:
     """data.pkl and the storages it refers to, in order."""
-    file, storages = io.BytesIO(), []
+    file = io.BytesIO()
+    storages: list[Storage] = []
     _Pickler(file, protocol, storages).dump(state)
     return file.getvalue(), storages
 
@@ -145,7 +147,7 @@ def torch_bin(state: object, protocol: int = 2) -> bytes:
     return torch_zip(*state_pickle(state, protocol))
 
 
-def torch_zip(program: bytes, storages: list[Storage] = (), prefix: str = "archive") -> bytes:
+def torch_zip(program: bytes, storages: Sequence[Storage] = (), prefix: str = "archive") -> bytes:
     """The archive around any data.pkl."""
     members = [("data.pkl", program), ("byteorder", b"little")]
     members += [(f"data/{s.key}", s.values.tobytes()) for s in storages]

@@ -7,6 +7,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 
 import hostile
 import numpy as np
@@ -18,7 +19,7 @@ from tinyzo.checkpoints.directory import fingerprint, typed_config
 from tinyzo.checkpoints.safetensors import SafetensorsWriter
 from tinyzo.checkpoints.sources import TensorInfo
 from tinyzo.dtypes import DTYPES, narrow
-from tinyzo.errors import CheckpointError, ConfigError
+from tinyzo.errors import CheckpointError, ConfigError, TinyzoError
 from tinyzo.models import opt, roberta
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -36,7 +37,9 @@ class Folder:
         model = MODELS[name]()
         self.path, self.table = path, model.architecture.TOKENS
         self.config = {"model_type": model.family, **dataclasses.asdict(model.config)}
-        self.tensors = {tensor: model.weights.read(tensor) for tensor in model.weights.names()}
+        self.tensors: dict[str, np.ndarray] = {
+            tensor: model.weights.read(tensor) for tensor in model.weights.names()
+        }
         self.original = dict(self.tensors)
 
     def write(self) -> Path:
@@ -52,6 +55,10 @@ class Folder:
         }
 
 
+Make = Callable[[str], Folder]
+WriteOne = Callable[[Path, Mapping[str, np.ndarray]], None]
+
+
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     infos = {name: TensorInfo(TYPES[t.dtype.name], t.shape) for name, t in tensors.items()}
     with SafetensorsWriter(path, infos) as writer:
@@ -64,11 +71,11 @@ def write_torch(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     path.write_bytes(hostile.torch_bin(held))
 
 
-def write_shards(folder: Folder, count: int, name: str, write_one: Callable) -> None:
+def write_shards(folder: Folder, count: int, name: str, write_one: WriteOne) -> None:
     """The weights in `count` files behind an index, in place of model.safetensors."""
     folder.write().joinpath("model.safetensors").unlink()
     stem, suffix = name.split(".")
-    places = {}
+    places: dict[str, str] = {}
     for i in range(count):
         part = {tensor: folder.tensors[tensor] for tensor in list(folder.tensors)[i::count]}
         shard = f"{stem}-{i + 1:05}-of-{count:05}.{suffix}"
@@ -79,7 +86,7 @@ def write_shards(folder: Folder, count: int, name: str, write_one: Callable) -> 
 
 
 @pytest.fixture
-def make(tmp_path):
+def make(tmp_path: Path) -> Make:
     return lambda name: Folder(tmp_path, name)
 
 
@@ -92,7 +99,7 @@ def check_loads(folder: Folder, expected: Mapping[str, np.ndarray] | None = None
         assert np.array_equal(weights.stored(name), tensor), name
 
 
-def check_refused(path: Path, kind: type, message: str, hint: str) -> None:
+def check_refused(path: Path, kind: type[TinyzoError], message: str, hint: str) -> None:
     with pytest.raises(kind) as caught:
         tinyzo.load(path)
     assert message in caught.value.message and hint in caught.value.hint, str(caught.value)
@@ -113,7 +120,9 @@ def check_refused(path: Path, kind: type, message: str, hint: str) -> None:
     ],
 )
 @pytest.mark.parametrize("with_head", [True, False])
-def test_every_prefix_that_is_found(make, name, own, found, with_head):
+def test_every_prefix_that_is_found(
+    make: Make, name: str, own: str, found: str, with_head: bool
+) -> None:
     folder = make(name)
     folder.rename(own, found)
     if with_head:
@@ -122,7 +131,7 @@ def test_every_prefix_that_is_found(make, name, own, found, with_head):
     check_loads(folder)
 
 
-def test_roberta_files_of_old_versions(make):
+def test_roberta_files_of_old_versions(make: Make) -> None:
     folder = make("roberta")
     folder.tensors |= {
         LM_HEAD["roberta"]: folder.tensors[ROBERTA_TABLE],
@@ -147,7 +156,9 @@ def test_roberta_files_of_old_versions(make):
         ("opt-post", OPT_TABLE, LM_HEAD["opt"]),
     ],
 )
-def test_tied_tensors_may_have_either_name_or_both_but_not_two_values(make, name, first, second):
+def test_tied_tensors_may_have_either_name_or_both_but_not_two_values(
+    make: Make, name: str, first: str, second: str
+) -> None:
     folder = make(name)
     values = folder.tensors.pop(first)
     folder.tensors[second] = values
@@ -208,21 +219,21 @@ TENSOR_FAULTS = {
 
 
 @pytest.mark.parametrize("fault", TENSOR_FAULTS)
-def test_other_tensors_are_refused_by_name(make, fault):
+def test_other_tensors_are_refused_by_name(make: Make, fault: str) -> None:
     folder = make("roberta")
     plant, message, hint = TENSOR_FAULTS[fault]
     plant(folder.tensors, ROBERTA_TABLE)
     check_refused(folder.write(), CheckpointError, message, hint)
 
 
-def test_a_classifier_without_the_head_is_named_for_what_it_is(make):
+def test_a_classifier_without_the_head_is_named_for_what_it_is(make: Make) -> None:
     folder = make("roberta")
     folder.tensors = {n: t for n, t in folder.tensors.items() if not n.startswith("lm_head")}
     folder.tensors["classifier.out_proj.bias"] = np.ones(2, np.float32)
     check_refused(folder.write(), CheckpointError, "classifier.out_proj.bias: the head", "pretrain")
 
 
-def test_more_layers_than_tensors_are_refused_before_they_are_listed(make):
+def test_more_layers_than_tensors_are_refused_before_they_are_listed(make: Make) -> None:
     folder = make("opt")
     folder.config["num_hidden_layers"] = 10**9
     message = f"{len(folder.tensors)} tensors for the 1000000000 layers of config.json"
@@ -243,7 +254,9 @@ def nearest(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 @families
 @pytest.mark.parametrize("stored", DTYPES)
 @pytest.mark.parametrize("dtype", [None, "auto", *DTYPES])
-def test_types_are_kept_or_converted_to_the_nearest(make, family, stored, dtype):
+def test_types_are_kept_or_converted_to_the_nearest(
+    make: Make, family: str, stored: str, dtype: str | None
+) -> None:
     folder, held = make(family), np.dtype(DTYPES[stored])
     folder.tensors = {name: narrow(t, held, None) for name, t in folder.tensors.items()}
     weights = tinyzo.load(folder.write(), dtype=dtype).weights
@@ -253,7 +266,7 @@ def test_types_are_kept_or_converted_to_the_nearest(make, family, stored, dtype)
         assert np.array_equal(weights.read(name), nearest(nearest(tensor, held), target))
 
 
-def test_double_precision_becomes_float32(make):
+def test_double_precision_becomes_float32(make: Make) -> None:
     folder = make("opt")
     folder.tensors = {name: t.astype(np.float64) + 1e-12 for name, t in folder.tensors.items()}
     expected = {name: t.astype(np.float32) for name, t in folder.tensors.items()}
@@ -262,7 +275,9 @@ def test_double_precision_becomes_float32(make):
 
 
 @pytest.mark.parametrize(("held", "dtype"), [(np.float32, "f16"), (np.float64, None)])
-def test_values_beyond_the_type_asked_for_are_refused(make, held, dtype):
+def test_values_beyond_the_type_asked_for_are_refused(
+    make: Make, held: type, dtype: str | None
+) -> None:
     folder = make("roberta")
     folder.tensors = {name: t.astype(held) for name, t in folder.tensors.items()}
     folder.tensors[ROBERTA_TABLE][3, 4] = -1e39 if held == np.float64 else 70_000
@@ -275,19 +290,19 @@ def test_values_beyond_the_type_asked_for_are_refused(make, held, dtype):
 
 
 @families
-def test_shards_are_one_model(make, family):
+def test_shards_are_one_model(make: Make, family: str) -> None:
     folder = make(family)
     write_shards(folder, 2, "model.safetensors", write_safetensors)
     check_loads(folder)
 
 
-def test_shards_of_pytorch_model_bin_are_one_model(make):
+def test_shards_of_pytorch_model_bin_are_one_model(make: Make) -> None:
     folder = make("opt-post")
     write_shards(folder, 3, "pytorch_model.bin", write_torch)
     check_loads(folder)
 
 
-def test_opt_as_published_is_float16_in_pytorch_model_bin(make):
+def test_opt_as_published_is_float16_in_pytorch_model_bin(make: Make) -> None:
     folder = make("opt")
     half = {name: tensor.astype(np.float16) for name, tensor in folder.tensors.items()}
     folder.write().joinpath("model.safetensors").unlink()
@@ -297,13 +312,13 @@ def test_opt_as_published_is_float16_in_pytorch_model_bin(make):
     check_loads(folder, half)
 
 
-def test_safetensors_are_taken_before_pytorch_model_bin(make):
+def test_safetensors_are_taken_before_pytorch_model_bin(make: Make) -> None:
     folder = make("roberta")
     folder.write().joinpath("pytorch_model.bin").write_bytes(b"not read")
     check_loads(folder)
 
 
-def test_a_folder_that_is_not_there_or_has_no_weights(make, tmp_path):
+def test_a_folder_that_is_not_there_or_has_no_weights(make: Make, tmp_path: Path) -> None:
     check_refused(tmp_path / "no", CheckpointError, "no: no such folder", "a model's folder")
     folder = make("opt")
     folder.write().joinpath("model.safetensors").unlink()
@@ -329,7 +344,7 @@ OPT_350M = """{"_name_or_path": "opt-350m", "_remove_final_layer_norm": false,
     "use_cache": true, "vocab_size": 50272, "word_embed_proj_dim": 512}"""
 
 
-def test_published_configs():
+def test_published_configs() -> None:
     found = typed_config(json.loads(ROBERTA_BASE), roberta.Config, roberta.ALLOWED)
     assert found == roberta.Config(
         layer_norm_eps=1e-5, max_position_embeddings=514, type_vocab_size=1
@@ -346,7 +361,9 @@ def test_published_configs():
 @pytest.mark.parametrize(
     ("architecture", "derived"), [(roberta, {}), (opt, {"word_embed_proj_dim": 768})]
 )
-def test_what_transformers_writes_is_known_and_its_defaults_are_ours(architecture, derived):
+def test_what_transformers_writes_is_known_and_its_defaults_are_ours(
+    architecture: ModuleType, derived: dict[str, int]
+) -> None:
     name = architecture.__name__.rpartition(".")[2]
     written = json.loads((GOLDEN / "configs.json").read_text())[name]
     found = typed_config(written, architecture.Config, architecture.ALLOWED)
@@ -395,7 +412,9 @@ CONFIG_FAULTS = [
 @pytest.mark.parametrize(
     ("name", "change", "message", "hint"), CONFIG_FAULTS, ids=[str(row[1]) for row in CONFIG_FAULTS]
 )
-def test_other_configs_are_refused_by_field(make, name, change, message, hint):
+def test_other_configs_are_refused_by_field(
+    make: Make, name: str, change: dict[str, object], message: str, hint: str
+) -> None:
     folder = make(name)
     folder.config |= change
     check_refused(folder.write(), ConfigError, message, hint)
@@ -413,7 +432,9 @@ def test_other_configs_are_refused_by_field(make, name, change, message, hint):
     ],
     ids=["missing", "cut off", "not text", "deep", "long number", "a list"],
 )
-def test_a_config_that_cannot_be_read_is_refused(make, content, message, hint):
+def test_a_config_that_cannot_be_read_is_refused(
+    make: Make, content: bytes | None, message: str, hint: str
+) -> None:
     folder = make("opt")
     path = folder.write() / "config.json"
     path.unlink() if content is None else path.write_bytes(content)
@@ -424,7 +445,9 @@ def test_a_config_that_cannot_be_read_is_refused(make, content, message, hint):
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_the_fingerprint_changes_with_any_byte_of_config_or_weights(make, sharded):
+def test_the_fingerprint_changes_with_any_byte_of_config_or_weights(
+    make: Make, sharded: bool
+) -> None:
     folder = make("roberta")
     folder.write()
     if sharded:
@@ -444,7 +467,7 @@ def test_the_fingerprint_changes_with_any_byte_of_config_or_weights(make, sharde
         assert fingerprint(folder.path) == before
 
 
-def test_a_fingerprint_needs_every_file(make):
+def test_a_fingerprint_needs_every_file(make: Make) -> None:
     folder = make("roberta")
     write_shards(folder, 2, "model.safetensors", write_safetensors)
     (folder.path / "config.json").unlink()

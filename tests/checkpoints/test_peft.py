@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def concatenated_logits(model: Any, name: str) -> np.ndarray:
 @cases
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("residency", ["resident", "streamed"])
-def test_logits_are_those_of_peft(tmp_path, name, engine, residency):
+def test_logits_are_those_of_peft(tmp_path: Path, name: str, engine: str, residency: str) -> None:
     model = load(adapter(tmp_path, name), engine=engine, residency=residency)
     found = concatenated_logits(model, name)
     with np.load(GOLDEN / name / "logits.npz") as golden:
@@ -78,7 +79,7 @@ def test_logits_are_those_of_peft(tmp_path, name, engine, residency):
 
 
 @cases
-def test_z_reaches_the_adapter_alone(tmp_path, name):
+def test_z_reaches_the_adapter_alone(tmp_path: Path, name: str) -> None:
     model = load(adapter(tmp_path, name), residency="resident")
     weights = model.weights
     adapters = [n for n in weights.names() if ".lora_" in n]
@@ -91,7 +92,7 @@ def test_z_reaches_the_adapter_alone(tmp_path, name):
 
 
 @pytest.mark.parametrize("kind", ["f2", "f8", "bf16"])
-def test_halves_in_other_types_are_computed_as_float32(tmp_path, kind):
+def test_halves_in_other_types_are_computed_as_float32(tmp_path: Path, kind: str) -> None:
     folder = adapter(tmp_path)
     tensors = tensors_of(folder)
     if kind == "f8":
@@ -114,7 +115,7 @@ def test_halves_in_other_types_are_computed_as_float32(tmp_path, kind):
         np.testing.assert_array_equal(found, tensor)
 
 
-def test_where_the_base_is(tmp_path, monkeypatch):
+def test_where_the_base_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = adapter(tmp_path)
     config, weights = folder / CONFIG, folder / WEIGHTS
     assert parts(folder) == [folder / "base", config, weights]
@@ -131,7 +132,7 @@ def test_where_the_base_is(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("base", ["facebook/opt-125m", None, "\0"])
-def test_a_base_that_is_not_here_is_refused(tmp_path, base):
+def test_a_base_that_is_not_here_is_refused(tmp_path: Path, base: str | None) -> None:
     folder = change_config(adapter(tmp_path), base_model_name_or_path=base)
     hint = "hint: download the base, and set base_model_name_or_path to its folder"
     with pytest.raises(ConfigError) as error:
@@ -141,13 +142,13 @@ def test_a_base_that_is_not_here_is_refused(tmp_path, base):
     )
 
 
-def test_a_base_without_weights_is_refused(tmp_path):
+def test_a_base_without_weights_is_refused(tmp_path: Path) -> None:
     folder = change_config(adapter(tmp_path), base_model_name_or_path=".")
     with pytest.raises(CheckpointError, match=r"none of model\.safetensors"):
         load(folder)
 
 
-def test_commands_take_a_folder_of_peft(tmp_path, capsys):
+def test_commands_take_a_folder_of_peft(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = adapter(tmp_path)
     assert main(["inspect", str(folder)]) == 0
     assert "opt" in capsys.readouterr().out
@@ -168,7 +169,9 @@ def test_commands_take_a_folder_of_peft(tmp_path, capsys):
         ("init_lora_weights", "pissa"), ("init_lora_weights", "olora"), ("of_2030", 1),
     ],
 )  # fmt: skip
-def test_a_field_that_is_not_built_is_refused_by_name(tmp_path, field, value):
+def test_a_field_that_is_not_built_is_refused_by_name(
+    tmp_path: Path, field: str, value: object
+) -> None:
     folder = change_config(adapter(tmp_path), **{field: value})
     with pytest.raises(ConfigError) as error:
         load(folder)
@@ -190,7 +193,9 @@ def test_a_field_that_is_not_built_is_refused_by_name(tmp_path, field, value):
         ("use_rslora", 1, "expected bool"),
     ],
 )
-def test_a_number_that_is_none_is_refused(tmp_path, field, value, hint):
+def test_a_number_that_is_none_is_refused(
+    tmp_path: Path, field: str, value: object, hint: str
+) -> None:
     folder = change_config(adapter(tmp_path), **{field: value})
     with pytest.raises(ConfigError) as error:
         load(folder)
@@ -198,7 +203,7 @@ def test_a_number_that_is_none_is_refused(tmp_path, field, value, hint):
     assert error.value.hint == hint
 
 
-def test_fields_that_are_off_or_older_are_no_matter(tmp_path):
+def test_fields_that_are_off_or_older_are_no_matter(tmp_path: Path) -> None:
     folder = adapter(tmp_path)
     expected = concatenated_logits(load(folder), "opt")
     change_config(folder, init_lora_weights="gaussian", use_dora=False, of_2030=None, bias="none")
@@ -213,7 +218,7 @@ def test_fields_that_are_off_or_older_are_no_matter(tmp_path):
     ("text", "message"),
     [("{", "adapter_config.json: Expecting"), ("[]", "adapter_config.json: not a JSON object")],
 )
-def test_a_config_that_cannot_be_read_is_refused(tmp_path, text, message):
+def test_a_config_that_cannot_be_read_is_refused(tmp_path: Path, text: str, message: str) -> None:
     folder = adapter(tmp_path)
     (folder / CONFIG).write_text(text)
     with pytest.raises(ConfigError, match=f"{message}.*(\n.*)*hint: .*{CONFIG}"):
@@ -253,7 +258,9 @@ def also(name: str, *shape: int) -> Any:
         (lambda tensors: tensors.clear(), "it has no adapter", "download or copy it again"),
     ],
 )  # fmt: skip
-def test_tensors_that_do_not_fit_are_refused(tmp_path, change, message, hint):
+def test_tensors_that_do_not_fit_are_refused(
+    tmp_path: Path, change: Callable[[dict[str, np.ndarray]], object], message: str, hint: str
+) -> None:
     folder = adapter(tmp_path)
     tensors = tensors_of(folder)
     change(tensors)
@@ -264,7 +271,7 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path, change, message, hint):
     assert hint in error.value.hint
 
 
-def test_halves_of_integers_are_refused(tmp_path):
+def test_halves_of_integers_are_refused(tmp_path: Path) -> None:
     folder = adapter(tmp_path)
     save_file = pytest.importorskip("safetensors.numpy").save_file
     save_file({n: t.astype("i4") for n, t in tensors_of(folder).items()}, folder / WEIGHTS)
@@ -272,7 +279,7 @@ def test_halves_of_integers_are_refused(tmp_path):
         load(folder)
 
 
-def test_a_file_that_is_missing_or_damaged_is_refused(tmp_path):
+def test_a_file_that_is_missing_or_damaged_is_refused(tmp_path: Path) -> None:
     folder = adapter(tmp_path)
     data = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(data[:-1])
@@ -283,7 +290,7 @@ def test_a_file_that_is_missing_or_damaged_is_refused(tmp_path):
         load(folder)
 
 
-def test_an_adapter_of_another_base_is_refused(tmp_path):
+def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     folder = adapter(tmp_path)
     shutil.rmtree(folder / "base")
     write_base(folder / "base", "roberta")

@@ -9,6 +9,9 @@ import random
 import stat
 import struct
 import tracemalloc
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import hostile
 import numpy as np
@@ -18,12 +21,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyzo.checkpoints.safetensors import SafetensorsWriter, open_safetensors
-from tinyzo.checkpoints.sources import TensorInfo
+from tinyzo.checkpoints.sources import Source, TensorInfo
 from tinyzo.dtypes import STORAGE
 from tinyzo.errors import CheckpointError, ShapeError
 
 # Older crates know fewer types.
 safetensors = pytest.importorskip("safetensors", "0.8", reason="the crate, to compare with")
+
+Tensors = Mapping[str, tuple[str, np.ndarray]]  # type, values in its storage type
+Read = tuple[str, tuple[int, ...], bytes]  # type, shape, bytes
 
 NAMES = {  # what the crate's `serialize` calls the types
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "F8_E5M2": "float8_e5m2",
@@ -36,11 +42,11 @@ SHAPES = [(), (0,), (5,), (2, 3), (4, 0, 2), (3, 2, 2)]
 
 
 @pytest.fixture
-def path(tmp_path):
+def path(tmp_path: Path) -> Path:
     return tmp_path / "model.safetensors"
 
 
-def some_tensors():
+def some_tensors() -> Tensors:
     """One tensor of each type and shape: {name: (type, array in its storage type)}."""
     rng, tensors = np.random.default_rng(0), {}
     for dtype, storage in STORAGE.items():
@@ -51,7 +57,7 @@ def some_tensors():
     return dict(sorted(tensors.items(), key=lambda _: rng.random()))
 
 
-def written_by_crate(tensors, metadata=None):
+def written_by_crate(tensors: Tensors, metadata: dict[str, str] | None = None) -> bytes:
     if hasattr(safetensors, "TensorSpec"):
         specs = {
             name: safetensors.TensorSpec(
@@ -67,7 +73,7 @@ def written_by_crate(tensors, metadata=None):
     return bytes(safetensors.serialize(specs, metadata))
 
 
-def read_by_crate(data):
+def read_by_crate(data: bytes) -> dict[str, Read] | None:
     """{name: (type, shape, bytes)}, or None when the crate refuses the file."""
     try:
         found = safetensors.deserialize(data)
@@ -76,19 +82,19 @@ def read_by_crate(data):
     return {name: (t["dtype"], tuple(t["shape"]), bytes(t["data"])) for name, t in found}
 
 
-def read_by_us(path):
+def read_by_us(path: Path) -> dict[str, Read]:
     with open_safetensors(path) as source:
         return {name: (*source.info(name), source.read(name).tobytes()) for name in source.names()}
 
 
-def write(path, tensors, metadata=None):
+def write(path: Path, tensors: Tensors, metadata: dict[str, str] | None = None) -> None:
     infos = {name: TensorInfo(dtype, array.shape) for name, (dtype, array) in tensors.items()}
     with SafetensorsWriter(path, infos, metadata) as writer:
         for name in writer.names():
             writer.write(name, tensors[name][1])
 
 
-def refused(path, data, message):
+def refused(path: Path, data: bytes, message: str) -> CheckpointError:
     path.write_bytes(data)
     with pytest.raises(CheckpointError) as caught:
         open_safetensors(path).close()
@@ -102,7 +108,9 @@ def refused(path, data, message):
 
 
 @pytest.mark.parametrize("metadata", [None, {}, {"é\n\u2028\x7f": '"\\\x1f😀'}])
-def test_a_file_of_ours_is_the_file_of_the_crate(path, metadata):
+def test_a_file_of_ours_is_the_file_of_the_crate(
+    path: Path, metadata: dict[str, str] | None
+) -> None:
     tensors = some_tensors()
     write(path, tensors, metadata)
     assert path.read_bytes() == written_by_crate(tensors, metadata)
@@ -113,7 +121,7 @@ def test_a_file_of_ours_is_the_file_of_the_crate(path, metadata):
         assert source.metadata == (metadata or {})
 
 
-def test_names_come_in_the_order_of_the_bytes_not_of_the_header(path):
+def test_names_come_in_the_order_of_the_bytes_not_of_the_header(path: Path) -> None:
     header = {
         "last": entry("U8", [1], [5, 6]),
         "empty": entry("I64", [0], [4, 4]),
@@ -133,15 +141,17 @@ GOOD = {"a": entry()}
 EIGHT = b"12345678"
 
 
-def one(dtype="F32", shape=(2,), offsets=(0, 8), **more):
+def one(
+    dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8), **more: Any
+) -> dict[str, Any]:
     return {"a": {**entry(dtype, shape, offsets), **more}}
 
 
-def lacking(field):
+def lacking(field: str) -> dict[str, Any]:
     return {"a": {key: value for key, value in entry().items() if key != field}}
 
 
-def text(**fields):
+def text(**fields: str) -> bytes:
     """A header whose fields are given as JSON text."""
     given = {"dtype": '"F32"', "shape": "[2]", "data_offsets": "[0,8]", **fields}
     return ('{"a":{' + ",".join(f'"{k}":{v}' for k, v in given.items()) + "}}").encode()
@@ -228,7 +238,9 @@ BAD = [
 
 
 @pytest.mark.parametrize("header, data, message", BAD)
-def test_a_malformed_file_is_refused_by_both(path, header, data, message):
+def test_a_malformed_file_is_refused_by_both(
+    path: Path, header: Any, data: bytes, message: str
+) -> None:
     contents = hostile.safetensors(header, data)
     assert read_by_crate(contents) is None
     refused(path, contents, message)
@@ -248,7 +260,9 @@ STRICTER = [  # SafetensorsFile's "differs"
 
 
 @pytest.mark.parametrize("header, data, message", STRICTER)
-def test_the_known_differences_are_refused_by_us_only(path, header, data, message):
+def test_the_known_differences_are_refused_by_us_only(
+    path: Path, header: Any, data: bytes, message: str
+) -> None:
     contents = hostile.safetensors(header, data)
     assert read_by_crate(contents) is not None
     refused(path, contents, message)
@@ -261,13 +275,13 @@ def test_the_known_differences_are_refused_by_us_only(path, header, data, messag
         (b"{}  \n\t\r", b""),
         ({"__metadata__": None}, b""),
         ({"": entry()}, EIGHT),
-        ({"\0\n\"\\/é😀": entry()}, EIGHT),
+        ({'\0\n"\\/é😀': entry()}, EIGHT),
         (one(shape=[1] * 31 + [2]), EIGHT),
         (one(shape=[0, 2**40], offsets=[0, 0]), b""),
         ({"a": entry(), "e": entry("F32", [0], [8, 8]), "f": entry("I8", [0, 7], [0, 0])}, EIGHT),
     ],
 )
-def test_an_odd_but_sound_file_is_read_by_both(path, header, data):
+def test_an_odd_but_sound_file_is_read_by_both(path: Path, header: Any, data: bytes) -> None:
     contents = hostile.safetensors(header, data)
     path.write_bytes(contents)
     assert read_by_us(path) == read_by_crate(contents) is not None
@@ -295,7 +309,12 @@ CHANGES = st.lists(
 
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(CHANGES, st.integers(11, 15), st.permutations(list(SOUND)))
-def test_changed_headers_get_the_same_verdict_from_both(tmp_path_factory, changes, size, order):
+def test_changed_headers_get_the_same_verdict_from_both(
+    tmp_path_factory: pytest.TempPathFactory,
+    changes: list[tuple[str, str, Any]],
+    size: int,
+    order: list[str],
+) -> None:
     header = json.loads(json.dumps({name: SOUND[name] for name in order}))
     for name, field, value in changes:
         header[name][field] = value
@@ -309,7 +328,7 @@ def test_changed_headers_get_the_same_verdict_from_both(tmp_path_factory, change
     assert ours == read_by_crate(contents)
 
 
-def test_changed_bytes_are_refused_where_the_crate_refuses_them(path):
+def test_changed_bytes_are_refused_where_the_crate_refuses_them(path: Path) -> None:
     rng, verdicts = random.Random(0), {True: 0, False: 0}
     sound = hostile.safetensors(SOUND, bytes(range(13)))
     differences = [message for _, _, message in STRICTER]
@@ -332,14 +351,14 @@ def test_changed_bytes_are_refused_where_the_crate_refuses_them(path):
     assert min(verdicts.values()) > 50
 
 
-def test_a_truncated_file_is_refused_wherever_it_ends(path):
+def test_a_truncated_file_is_refused_wherever_it_ends(path: Path) -> None:
     sound = hostile.safetensors(SOUND, bytes(range(13)))
     for size in range(len(sound)):
         assert read_by_crate(sound[:size]) is None
         refused(path, sound[:size], "")
 
 
-def test_a_header_larger_than_the_file_or_the_limit_is_refused(path):
+def test_a_header_larger_than_the_file_or_the_limit_is_refused(path: Path) -> None:
     refused(path, struct.pack("<Q", 3) + b"{}", "it claims a header of 3 bytes and has 10")
     refused(path, b"\xff" * 8 + b"{}", "it claims a header of 18446744073709551615 bytes")
     refused(path, b"1234567", "it is truncated: 1 bytes are missing at 7")
@@ -350,7 +369,7 @@ def test_a_header_larger_than_the_file_or_the_limit_is_refused(path):
         open_safetensors(path)
 
 
-def test_what_is_no_weights_file_is_refused_with_what_to_do(path, tmp_path):
+def test_what_is_no_weights_file_is_refused_with_what_to_do(path: Path, tmp_path: Path) -> None:
     refused(path, b"", "it is empty")
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
     assert "git lfs pull" in refused(path, pointer, "it is a git-lfs pointer").hint
@@ -363,7 +382,7 @@ def test_what_is_no_weights_file_is_refused_with_what_to_do(path, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
-def test_a_fifo_is_refused_instead_of_waited_for(path):
+def test_a_fifo_is_refused_instead_of_waited_for(path: Path) -> None:
     os.mkfifo(path)
     with pytest.raises(CheckpointError, match="it is not a file"):
         open_safetensors(path)
@@ -375,14 +394,14 @@ TABLE = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
 
 
 @pytest.fixture
-def table(path):
+def table(path: Path) -> Iterator[Source]:
     scalar, nothing = np.float32(7).reshape(()), np.empty((0, 3, 2), np.int8)
     write(path, {"x": ("F32", TABLE), "s": ("F32", scalar), "z": ("I8", nothing)})
     with open_safetensors(path) as source:
         yield source
 
 
-def rows_are_read(source):
+def rows_are_read(source: Source) -> None:
     for start in range(5):
         for stop in range(start, 5):
             out = np.full((stop - start, 3, 2), -1, np.float32)
@@ -392,11 +411,11 @@ def rows_are_read(source):
     assert source.read("z").shape == (0, 3, 2)
 
 
-def test_rows_are_read_into_the_buffer(table):
+def test_rows_are_read_into_the_buffer(table: Source) -> None:
     rows_are_read(table)
 
 
-def test_short_reads_are_continued(table, monkeypatch):
+def test_short_reads_are_continued(table: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = os.preadv
     monkeypatch.setattr(os, "preadv", lambda fd, out, at: whole(fd, [out[0][:3]], at))
     rows_are_read(table)
@@ -417,26 +436,32 @@ def test_short_reads_are_continued(table, monkeypatch):
         (np.frombuffer(bytes(96), "f4").reshape(4, 3, 2), 0),
     ],
 )
-def test_a_buffer_that_does_not_fit_is_a_shape_error(table, out, start):
+def test_a_buffer_that_does_not_fit_is_a_shape_error(
+    table: Source, out: np.ndarray, start: int
+) -> None:
     message = rf"'x' F32 \[4, 3, 2\] from row {start} on does not fit {out.dtype} "
     with pytest.raises(ShapeError, match=message):
         table.read_into("x", out, start)
     with pytest.raises(ShapeError, match=r"'s' F32 \[\] from row 1 on does not fit float32 \[\]"):
         table.read_into("s", np.empty((), "f4"), 1)
+    with pytest.raises(ShapeError, match=r"'s' F32 \[\] from row 0 on does not fit float32 \[1\]"):
+        table.read_into("s", np.empty(1, "f4"))
 
 
-def test_a_name_that_is_not_there_is_said(table):
+def test_a_name_that_is_not_there_is_said(table: Source) -> None:
     with pytest.raises(CheckpointError, match="it has no tensor 'y'"):
         table.read("y")
     assert table.ties() == {}
 
 
-def test_a_file_that_shrinks_or_a_disk_that_fails_is_said(table, path, monkeypatch):
+def test_a_file_that_shrinks_or_a_disk_that_fails_is_said(
+    table: Source, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     os.truncate(path, path.stat().st_size - 30)
     with pytest.raises(CheckpointError, match="it is truncated: 30 bytes are missing at"):
         table.read("x")
 
-    def broken(*_):
+    def broken(*_: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(os, "preadv", broken)
@@ -444,7 +469,7 @@ def test_a_file_that_shrinks_or_a_disk_that_fails_is_said(table, path, monkeypat
         table.read("x")
 
 
-def test_reading_takes_no_memory_but_the_buffer(path):
+def test_reading_takes_no_memory_but_the_buffer(path: Path) -> None:
     write(path, {"x": ("F32", np.ones((1 << 20, 1), np.float32))})
     out = np.empty((1 << 20, 1), np.float32)
     tracemalloc.start()
@@ -467,7 +492,7 @@ INFOS = {
 }
 
 
-def test_chunks_of_any_length_make_the_same_file(path):
+def test_chunks_of_any_length_make_the_same_file(path: Path) -> None:
     whole = np.arange(6, dtype=np.uint16).reshape(3, 2)
     with SafetensorsWriter(path, INFOS, {"format": "pt"}) as writer:
         assert writer.names() == ["a", "e", "b"]
@@ -495,13 +520,15 @@ def test_chunks_of_any_length_make_the_same_file(path):
         ("a", np.zeros(3, "f4"), "12 bytes of 'a' are given, 8 of 'a' are due"),
     ],
 )
-def test_a_chunk_that_does_not_fit_is_a_shape_error(path, name, chunk, message):
+def test_a_chunk_that_does_not_fit_is_a_shape_error(
+    path: Path, name: str, chunk: np.ndarray, message: str
+) -> None:
     with pytest.raises(ShapeError, match=message), SafetensorsWriter(path, INFOS) as writer:
         writer.write(name, chunk)
     assert list(path.parent.iterdir()) == []
 
 
-def test_a_tensor_written_twice_is_a_shape_error(path):
+def test_a_tensor_written_twice_is_a_shape_error(path: Path) -> None:
     infos = {"a": TensorInfo("F32", (1,))}
     with SafetensorsWriter(path, infos) as writer:
         writer.write("a", np.float32([1]))
@@ -510,7 +537,7 @@ def test_a_tensor_written_twice_is_a_shape_error(path):
     assert read_by_us(path) == {"a": ("F32", (1,), np.float32(1).tobytes())}
 
 
-def test_a_tensor_left_out_fails_and_leaves_the_old_file(path):
+def test_a_tensor_left_out_fails_and_leaves_the_old_file(path: Path) -> None:
     path.write_bytes(b"old")
     lacking = pytest.raises(CheckpointError, match="'b' lacks 12 bytes")
     with lacking, SafetensorsWriter(path, INFOS) as writer:
@@ -519,7 +546,7 @@ def test_a_tensor_left_out_fails_and_leaves_the_old_file(path):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_an_exception_in_the_middle_leaves_the_old_file(path):
+def test_an_exception_in_the_middle_leaves_the_old_file(path: Path) -> None:
     path.write_bytes(b"old")
     with pytest.raises(KeyboardInterrupt), SafetensorsWriter(path, INFOS) as writer:
         writer.write("a", np.zeros(2, "f4"))
@@ -529,12 +556,14 @@ def test_an_exception_in_the_middle_leaves_the_old_file(path):
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_full_disk_leaves_the_old_file_and_says_how_much_is_needed(path, monkeypatch, call):
+def test_a_full_disk_leaves_the_old_file_and_says_how_much_is_needed(
+    path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
     write(path, {"a": ("F32", np.zeros(2, "f4"))})
     size = path.stat().st_size
     path.write_bytes(b"old")
 
-    def full(*_):
+    def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     infos, failing = {"a": TensorInfo("F32", (2,))}, pytest.raises(CheckpointError)
@@ -547,7 +576,17 @@ def test_a_full_disk_leaves_the_old_file_and_says_how_much_is_needed(path, monke
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_a_folder_that_is_not_there_is_said(tmp_path):
+def test_two_cannot_write_the_same_file(path: Path) -> None:
+    infos = {"a": TensorInfo("F32", (1,))}
+    with SafetensorsWriter(path, infos) as writer:
+        with pytest.raises(CheckpointError) as caught:
+            SafetensorsWriter(path, infos)
+        assert caught.value.message == f"{path}: another process is writing it"
+        writer.write("a", np.float32([1]))
+    assert read_by_us(path) == {"a": ("F32", (1,), np.float32(1).tobytes())}
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="No such file or directory"):
         SafetensorsWriter(tmp_path / "absent" / "x.safetensors", INFOS)
 
@@ -561,7 +600,9 @@ def test_a_folder_that_is_not_there_is_said(tmp_path):
         ({}, {"a": 1}, "its __metadata__ is not a map of strings"),
     ],
 )
-def test_nothing_is_written_that_could_not_be_read(path, infos, metadata, message):
+def test_nothing_is_written_that_could_not_be_read(
+    path: Path, infos: Any, metadata: dict[str, str] | None, message: str
+) -> None:
     with pytest.raises(CheckpointError, match=message):
         SafetensorsWriter(path, infos, metadata)
     assert list(path.parent.iterdir()) == []
@@ -571,19 +612,19 @@ def test_nothing_is_written_that_could_not_be_read(path, infos, metadata, messag
 
 
 @pytest.fixture
-def shards(tmp_path):
+def shards(tmp_path: Path) -> dict[str, str]:
     write(tmp_path / "1.safetensors", {"a": ("F32", TABLE), "b": ("I8", np.int8([1]))})
     write(tmp_path / "2.safetensors", {"c": ("BF16", np.uint16([1, 2]))})
     return {"a": "1.safetensors", "b": "1.safetensors", "c": "2.safetensors"}
 
 
-def index_of(folder, contents):
+def index_of(folder: Path, contents: Any) -> Path:
     path = folder / "model.safetensors.index.json"
     path.write_text(contents if isinstance(contents, str) else json.dumps(contents))
     return path
 
 
-def test_shards_are_one_source(tmp_path, shards):
+def test_shards_are_one_source(tmp_path: Path, shards: dict[str, str]) -> None:
     with open_safetensors(index_of(tmp_path, {"metadata": {}, "weight_map": shards})) as source:
         assert source.names() == ["a", "b", "c"]
         assert source.info("c") == TensorInfo("BF16", (2,))
@@ -609,13 +650,17 @@ def test_shards_are_one_source(tmp_path, shards):
         ({"d": ""}, "the shard '' is not a plain file name"),
     ],
 )
-def test_an_index_that_does_not_fit_its_shards_is_refused(tmp_path, shards, change, message):
+def test_an_index_that_does_not_fit_its_shards_is_refused(
+    tmp_path: Path, shards: dict[str, str], change: dict[str, str | None], message: str
+) -> None:
     with pytest.raises(CheckpointError) as caught:
         open_safetensors(index_of(tmp_path, {"weight_map": {**shards, **change}}))
     assert message in caught.value.message
 
 
-def test_a_tensor_in_two_shards_or_in_no_index_is_refused(tmp_path, shards):
+def test_a_tensor_in_two_shards_or_in_no_index_is_refused(
+    tmp_path: Path, shards: dict[str, str]
+) -> None:
     write(tmp_path / "2.safetensors", {"c": ("I8", np.int8([1])), "b": ("I8", np.int8([1]))})
     with pytest.raises(CheckpointError, match=r"'b' in 1\.safetensors, but 2\.safetensors has it"):
         open_safetensors(index_of(tmp_path, {"weight_map": shards}))
@@ -635,7 +680,7 @@ def test_a_tensor_in_two_shards_or_in_no_index_is_refused(tmp_path, shards):
         ("", "it is empty"),
     ],
 )
-def test_a_damaged_index_is_refused(tmp_path, contents, message):
+def test_a_damaged_index_is_refused(tmp_path: Path, contents: Any, message: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         open_safetensors(index_of(tmp_path, contents))
     assert message in caught.value.message

@@ -12,7 +12,9 @@ import random
 import struct
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hostile
 import numpy as np
@@ -30,11 +32,11 @@ FLOATS = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
 @pytest.fixture
-def path(tmp_path):
+def path(tmp_path: Path) -> Path:
     return tmp_path / "pytorch_model.bin"
 
 
-def refused(path, data, message):
+def refused(path: Path, data: bytes, message: str) -> CheckpointError:
     path.write_bytes(data)
     with pytest.raises(CheckpointError) as caught:
         open_torch_bin(path).close()
@@ -44,14 +46,14 @@ def refused(path, data, message):
     return caught.value
 
 
-def refused_pickle(path, program, message):
+def refused_pickle(path: Path, program: bytes, message: str) -> CheckpointError:
     return refused(path, hostile.torch_zip(program), message)
 
 
 # --- genuine files ---
 
 
-def test_a_file_of_torch_save_gives_the_values_that_torch_saw():
+def test_a_file_of_torch_save_gives_the_values_that_torch_saw() -> None:
     expected = np.load(GOLDEN / "torch_save.npz")
     with open_torch_bin(GOLDEN / "torch_save.bin") as source:
         assert source.names() == list(expected)
@@ -63,7 +65,7 @@ def test_a_file_of_torch_save_gives_the_values_that_torch_saw():
         assert source.ties() == {"tied": "weight"}
 
 
-def test_the_builder_of_these_tests_emits_the_pickle_of_torch_save():
+def test_the_builder_of_these_tests_emits_the_pickle_of_torch_save() -> None:
     genuine = zipfile.ZipFile(GOLDEN / "torch_save.bin").read("torch_save/data.pkl")
     values = np.load(GOLDEN / "torch_save.npz")
     state = OrderedDict(
@@ -83,7 +85,9 @@ def test_the_builder_of_these_tests_emits_the_pickle_of_torch_save():
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
-def test_a_state_dict_may_be_wrapped_and_of_a_later_protocol(path, protocol, wrapper):
+def test_a_state_dict_may_be_wrapped_and_of_a_later_protocol(
+    path: Path, protocol: int, wrapper: str | None
+) -> None:
     state = {f"layer.{i}": tensor("F32", FLOATS + i) for i in range(1200)}  # two SETITEMS, LONG_PUT
     path.write_bytes(hostile.torch_bin({wrapper: state} if wrapper else state, protocol))
     with open_torch_bin(path) as source:
@@ -92,7 +96,7 @@ def test_a_state_dict_may_be_wrapped_and_of_a_later_protocol(path, protocol, wra
 
 
 @pytest.mark.parametrize("stride", [(12, 4, 1), (1, 2, 6), (4, 8, 1), (0, 4, 1)])
-def test_rows_of_any_view_are_the_rows_of_the_whole(path, stride):
+def test_rows_of_any_view_are_the_rows_of_the_whole(path: Path, stride: Any) -> None:
     storage = Storage("I32", np.arange(100, dtype=np.int32))
     view = Tensor(storage, 7, (2, 3, 4), stride)
     path.write_bytes(hostile.torch_bin({"x": view}))
@@ -107,7 +111,7 @@ def test_rows_of_any_view_are_the_rows_of_the_whole(path, stride):
             np.testing.assert_array_equal(out, wanted[start:stop])
 
 
-def test_axes_of_length_one_may_have_any_stride(path):
+def test_axes_of_length_one_may_have_any_stride(path: Path) -> None:
     storage = Storage("F32", FLOATS.reshape(-1))
     row, gaps = Tensor(storage, 0, (1, 6), (2**70, 1)), Tensor(storage, 1, (1, 3), (5, 2))
     path.write_bytes(hostile.torch_bin({"row": row, "gaps": gaps}))
@@ -116,7 +120,7 @@ def test_axes_of_length_one_may_have_any_stride(path):
         np.testing.assert_array_equal(source.read("gaps"), [[1, 3, 5]])
 
 
-def test_ties_share_storage_offset_shape_and_stride(path):
+def test_ties_share_storage_offset_shape_and_stride(path: Path) -> None:
     one, other = (Storage("F32", FLOATS.reshape(-1)) for _ in range(2))
     state = {
         "a": Tensor(one, 0, (2, 2), (2, 1)),
@@ -131,7 +135,7 @@ def test_ties_share_storage_offset_shape_and_stride(path):
         assert source.ties() == {"tied": "a", "again": "a"}
 
 
-def test_reading_into_what_does_not_fit_is_a_shape_error(path):
+def test_reading_into_what_does_not_fit_is_a_shape_error(path: Path) -> None:
     path.write_bytes(hostile.torch_bin({"x": tensor("F32", FLOATS)}))
     with open_torch_bin(path) as source:
         for out in [np.empty((3, 3), "f4"), np.empty((2, 3), "f8"), np.empty((3, 2), "f4").T]:
@@ -144,7 +148,7 @@ def test_reading_into_what_does_not_fit_is_a_shape_error(path):
 # --- what is no state dict, but honest ---
 
 
-def test_other_files_are_refused_with_what_to_do(path, tmp_path):
+def test_other_files_are_refused_with_what_to_do(path: Path, tmp_path: Path) -> None:
     legacy = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."
     assert "1.6 or newer" in refused(path, legacy, "the format of PyTorch before 1.6").hint
     refused(path, b"\0" * 257 + b"ustar" + b"\0" * 250, "the format of PyTorch before 1.6")
@@ -158,16 +162,16 @@ def test_other_files_are_refused_with_what_to_do(path, tmp_path):
         open_torch_bin(tmp_path / "absent.bin")
 
 
-def test_a_training_checkpoint_is_refused_by_the_entry_that_is_no_tensor(path):
+def test_a_training_checkpoint_is_refused_by_the_entry_that_is_no_tensor(path: Path) -> None:
     state = {"state_dict": {"x": tensor("F32", FLOATS)}, "epoch": 3}
     refused(path, hostile.torch_bin(state), "'state_dict' is a dict, not a tensor")
     state = {"x": tensor("F32", FLOATS), "epoch": 3}
     refused(path, hostile.torch_bin(state), "'epoch' is a int, not a tensor")
     refused(path, hostile.torch_bin({"model": 3}), "'model' is a int, not a tensor")
-    refused(path, hostile.torch_bin(tensor("F32", FLOATS)), "it holds a _View, not a state dict")
+    refused(path, hostile.torch_bin(tensor("F32", FLOATS)), "it holds a Tensor, not a state dict")
 
 
-def test_a_whole_model_is_refused_by_the_name_of_its_class(path):
+def test_a_whole_model_is_refused_by_the_name_of_its_class(path: Path) -> None:
     module = hostile.Global("transformers.models.opt.modeling_opt", "OPTForCausalLM")
     message = "no state dict needs 'transformers.models.opt.modeling_opt.OPTForCausalLM'"
     refused(path, hostile.torch_bin({"model": module}), message)
@@ -179,10 +183,10 @@ def test_a_whole_model_is_refused_by_the_name_of_its_class(path):
 class Payload:
     """Pickles into a call that would leave a file behind."""
 
-    def __init__(self, function, *arguments):
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
         self.parts = function, arguments
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
         return self.parts
 
 
@@ -192,7 +196,9 @@ class Payload:
     [(os.system, "system"), (builtins.eval, "eval"), (builtins.__import__, "__import__"),
      (getattr, "getattr"), (io.open, "open"), (pickle.loads, "loads")],
 )  # fmt: skip
-def test_no_function_but_ours_is_called(path, tmp_path, protocol, function, name):
+def test_no_function_but_ours_is_called(
+    path: Path, tmp_path: Path, protocol: int, function: Callable[..., object], name: str
+) -> None:
     marker = tmp_path / "executed"
     code = f"touch {marker}" if function is os.system else f"open({str(marker)!r}, 'w')"
     arguments = (str(marker), "w") if function is io.open else (code,)
@@ -203,7 +209,7 @@ def test_no_function_but_ours_is_called(path, tmp_path, protocol, function, name
     assert not marker.exists()
 
 
-def test_the_payloads_of_these_tests_do_run_when_they_are_unpickled(tmp_path):
+def test_the_payloads_of_these_tests_do_run_when_they_are_unpickled(tmp_path: Path) -> None:
     marker = tmp_path / "executed"
     pickle.loads(pickle.dumps(Payload(os.system, f"touch {marker}"), 2))
     assert marker.exists()
@@ -227,7 +233,7 @@ DEEP = 100_000
         (b"\x8c\x05torch\x8c\x0eFloatStorage.x\x93.", "no state dict needs 'torch.FloatStorage.x'"),
         (b"NN\x93.", "STACK_GLOBAL requires str"),
         (b"c\xff\n\n.", "'utf-8' codec can't decode"),
-        (b"ctorch", "no state dict needs 'torc.'"),
+        (b"ctorch", "it ends in the middle"),
         (b"\x80\x06}.", "unsupported pickle protocol: 6"),
         # opcodes of other programs
         (b"(S'ls'\nios\nsystem\n.", "no state dict needs opcode STRING"),
@@ -250,8 +256,8 @@ DEEP = 100_000
         (O_DICT + b"}\x85R.", NO_CALL),
         (REBUILD + O_DICT + b")R\x85R.", NO_CALL),
         (PARAMETER + b"NNN\x87R.", NO_CALL),
-        (REBUILD + b"}X\1\0\0\0aNsb.", "it holds a _Global, not a state dict"),
-        (O_DICT + b".", "it holds a _Global, not a state dict"),
+        (REBUILD + b"}X\1\0\0\0aNsb.", "it holds a Global, not a state dict"),
+        (O_DICT + b".", "it holds a Global, not a state dict"),
         (O_DICT + b")RX\x08\0\0\0__class_q\0h\0s.", "'__class_' is a str, not a tensor"),
         # a memo and a stack that do not hold
         (b"h\x07.", "Memo value not found at index 7"),
@@ -265,7 +271,7 @@ DEEP = 100_000
         (b"}q\0X\x01\0\0\0ah\0s.", "'a' is a dict, not a tensor"),
         (b"})Ns.", "it sets what is not a name in a dict"),
         (b"}(X\x01\0\0\0au.", "it sets what is not a name in a dict"),
-        (b")X\x01\0\0\0aNs.", "'update' for 'dict' objects doesn't apply to a 'tuple' object"),
+        (b")X\x01\0\0\0aNs.", "it sets a name in a tuple"),
         (b"}X\x03\0\0\0\xed\xa0\x80Ns.", "'utf-8' codec can't decode"),
         (b"}\x8c\x03\xed\xa0\x80Ns.", "'utf-8' codec can't decode"),
         # too deep, too long
@@ -280,25 +286,25 @@ DEEP = 100_000
         (b"", "it ends in the middle"),
     ],
 )
-def test_a_hostile_pickle_is_refused(path, program, message):
+def test_a_hostile_pickle_is_refused(path: Path, program: bytes, message: str) -> None:
     refused_pickle(path, program, message)
 
 
-def test_an_opcode_is_refused_unless_torch_save_emits_it(path):
-    known = torch_bin._Machine.dispatch
+def test_an_opcode_is_refused_unless_torch_save_emits_it(path: Path) -> None:
+    known = {opcode[0] for opcode in (pickle.STOP, *torch_bin.HANDLERS)}
     assert len(known) == 31
-    for code in set(range(256)) - known.keys():
+    for code in set(range(256)) - known:
         name = getattr(pickletools.code2op.get(chr(code)), "name", code)
         message = f"its pickle is refused at byte 2: no state dict needs opcode {name}"
         refused_pickle(path, b"N" + bytes([code]) + b"\0" * 9, message)
 
 
-def test_where_a_pickle_is_refused_is_said(path):
+def test_where_a_pickle_is_refused_is_said(path: Path) -> None:
     error = refused_pickle(path, b"\x80\x02}cos\nsystem\n.", "its pickle is refused at byte 14")
     assert error.hint.startswith("if you do not trust its author, do not use it")
 
 
-def test_a_pickle_larger_than_any_state_dict_is_not_run(path):
+def test_a_pickle_larger_than_any_state_dict_is_not_run(path: Path) -> None:
     program = b")0" * (torch_bin._MAX_LISTING_BYTES // 2) + b"."
     refused_pickle(path, program, "it needs 8388609 bytes to list its tensors")
 
@@ -315,7 +321,7 @@ def test_a_pickle_larger_than_any_state_dict_is_not_run(path):
         "storage",
     ],
 )
-def test_a_storage_that_torch_would_not_describe_so_is_refused(path, storage):
+def test_a_storage_that_torch_would_not_describe_so_is_refused(path: Path, storage: Any) -> None:
     program = hostile.state_pickle(storage)[0][:-1] + b"Q."
     refused_pickle(path, program, "a storage is not described as torch.save does")
 
@@ -349,36 +355,38 @@ BEYOND = "bytes of a storage of 24"
         (0, 6, 1, NO_CALL),
     ],
 )
-def test_a_view_beyond_its_storage_is_refused(path, offset, shape, stride, message):
+def test_a_view_beyond_its_storage_is_refused(
+    path: Path, offset: Any, shape: Any, stride: Any, message: str
+) -> None:
     view = Tensor(Storage("F32", FLOATS.reshape(-1)), offset, shape, stride)
     refused(path, hostile.torch_bin({"x": view}), message)
 
 
 @pytest.mark.parametrize("numel", [5, 7, 0, 2**40])
-def test_a_storage_of_another_size_than_its_member_is_refused(path, numel):
+def test_a_storage_of_another_size_than_its_member_is_refused(path: Path, numel: int) -> None:
     view = Tensor(Storage("F32", FLOATS.reshape(-1), numel), 0, (0,), (1,))
     message = f"'x' needs a storage of {4 * numel} bytes and has one of 24"
     refused(path, hostile.torch_bin({"x": view}), message)
 
 
-def test_a_storage_that_is_not_there_is_refused(path):
+def test_a_storage_that_is_not_there_is_refused(path: Path) -> None:
     program, _ = hostile.state_pickle({"x": tensor("F32", FLOATS)})
-    refused_pickle(path, program, "'x' needs a storage of 24 bytes and has one of None")
+    refused_pickle(path, program, "'x' has no storage '0'")
     view = Tensor(Storage("F32", FLOATS.reshape(-1), key="../../etc/passwd"), 0, (2,), (1,))
     program, _ = hostile.state_pickle({"x": view})
-    refused_pickle(path, program, "'x' needs a storage of 24 bytes and has one of None")
+    refused_pickle(path, program, "'x' has no storage '../../etc/passwd'")
 
 
 # --- hostile ZIPs ---
 
 
-def test_compressed_members_are_refused_before_they_grow(path):
+def test_compressed_members_are_refused_before_they_grow(path: Path) -> None:
     bomb = hostile.zip_of([("a/data.pkl", b"\0" * 10**7)], zipfile.ZIP_DEFLATED)
     assert len(bomb) < 20_000
     refused(path, bomb, "its member 'a/data.pkl' is compressed or encrypted")
 
 
-def test_encrypted_members_and_sizes_that_differ_are_refused(path):
+def test_encrypted_members_and_sizes_that_differ_are_refused(path: Path) -> None:
     genuine = hostile.zip_of([("a/data.pkl", b"}.")])
     entry = genuine.rindex(b"PK\1\2")
     for field, value in [(8, 1), (20, 1), (24, 1)]:  # flags, size as stored, size
@@ -390,13 +398,13 @@ def test_encrypted_members_and_sizes_that_differ_are_refused(path):
 @pytest.mark.parametrize(
     "name", ["../x", "/data.pkl", "a/../data.pkl", "a\\data.pkl", "c:/data.pkl", "a//b", "a/"]
 )
-def test_member_names_that_climb_are_refused(path, name):
+def test_member_names_that_climb_are_refused(path: Path, name: str) -> None:
     data = hostile.zip_of([(name.replace("\\", "|"), b"")]).replace(b"|", b"\\")
     refused(path, data, f"its member {name!r} does not stay in its folder")
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_members_that_collide_are_refused(path):
+def test_members_that_collide_are_refused(path: Path) -> None:
     twice = [("a/data.pkl", b"}."), ("a/data.pkl", b"}.")]
     refused(path, hostile.zip_of(twice), "its member 'a/data.pkl' is there twice or overlaps")
     data = bytearray(hostile.zip_of([("a/data.pkl", b"}."), ("a/x", b"123")]))
@@ -405,7 +413,7 @@ def test_members_that_collide_are_refused(path):
     refused(path, bytes(data), "is there twice or overlaps")
 
 
-def test_members_beyond_the_file_are_refused(path):
+def test_members_beyond_the_file_are_refused(path: Path) -> None:
     genuine = hostile.zip_of([("a/data.pkl", b"}.")])
     entry = genuine.rindex(b"PK\1\2")
     for field, value in [(42, 2**31), (42, len(genuine) - 40), (42, 5)]:
@@ -417,13 +425,15 @@ def test_members_beyond_the_file_are_refused(path):
     refused(path, bytes(data), "its member 'a/data.pkl' is not where the ZIP directory says")
 
 
-def test_too_many_members_are_refused_before_they_are_listed(path, monkeypatch):
+def test_too_many_members_are_refused_before_they_are_listed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch_bin, "_MAX_LISTING_BYTES", 1000)
     members = [(f"a/{i}", b"") for i in range(50)]
     refused(path, hostile.zip_of(members), "directory is damaged: it lists too many members")
 
 
-def test_a_zip_without_one_pickle_or_of_another_machine_is_refused(path):
+def test_a_zip_without_one_pickle_or_of_another_machine_is_refused(path: Path) -> None:
     refused(path, hostile.zip_of([("a/x", b"")]), "it has 0 members */data.pkl, not one")
     two = [("a/data.pkl", b"}."), ("b/data.pkl", b"}.")]
     refused(path, hostile.zip_of(two), "it has 2 members */data.pkl, not one")
@@ -433,12 +443,12 @@ def test_a_zip_without_one_pickle_or_of_another_machine_is_refused(path):
     refused(path, hostile.zip_of(big), "it was written on a big-endian machine")
 
 
-def read_all(path):
+def read_all(path: Path) -> dict[str, np.ndarray]:
     with open_torch_bin(path) as source:
         return {name: source.read(name) for name in source.names()}
 
 
-def test_a_truncated_file_is_refused_wherever_it_ends(path):
+def test_a_truncated_file_is_refused_wherever_it_ends(path: Path) -> None:
     data = (GOLDEN / "torch_save.bin").read_bytes()
     for size in [*range(0, len(data), 37), *range(len(data) - 30, len(data))]:
         path.write_bytes(data[:size])
@@ -446,7 +456,7 @@ def test_a_truncated_file_is_refused_wherever_it_ends(path):
             read_all(path)
 
 
-def test_flipped_bytes_give_tensors_or_a_refusal_and_nothing_else(path):
+def test_flipped_bytes_give_tensors_or_a_refusal_and_nothing_else(path: Path) -> None:
     genuine, rng = (GOLDEN / "torch_save.bin").read_bytes(), random.Random(0)
     program = zipfile.ZipFile(GOLDEN / "torch_save.bin").read("torch_save/data.pkl")
     first = genuine.index(program)
@@ -462,15 +472,15 @@ def test_flipped_bytes_give_tensors_or_a_refusal_and_nothing_else(path):
             assert str(path) in error.message
 
 
-def test_random_programs_give_tensors_or_a_refusal_and_nothing_else(path):
+def test_random_programs_give_tensors_or_a_refusal_and_nothing_else(path: Path) -> None:
     rng = random.Random(1)
     known = [op.code.encode("latin1") for op in pickletools.opcodes]
-    steps = [bytes([code]) for code in torch_bin._Machine.dispatch]
-    parts = [*steps, *known, O_DICT, REBUILD, PARAMETER, FLOAT, b"X\x01\0\0\0a", b"K\1"]
+    parts = [*torch_bin.HANDLERS, *known, O_DICT, REBUILD, PARAMETER, FLOAT]
+    parts += [b"X\x01\0\0\0a", b"K\1"]
     for _ in range(3000):
         program = b"".join(rng.choices(parts, k=rng.randrange(30))) + b"."
         try:
-            assert torch_bin._state_dict(program, path) == {}
+            assert torch_bin.load_state_dict(program, path) == {}
         except TinyzoError as error:
             assert str(path) in error.message
 
@@ -478,13 +488,13 @@ def test_random_programs_give_tensors_or_a_refusal_and_nothing_else(path):
 # --- shards ---
 
 
-def write_index(folder, weight_map):
+def write_index(folder: Path, weight_map: dict[str, str]) -> Path:
     path = folder / "pytorch_model.bin.index.json"
     path.write_text(json.dumps({"metadata": {"total_size": 1.5}, "weight_map": weight_map}))
     return path
 
 
-def test_shards_are_one_source(tmp_path):
+def test_shards_are_one_source(tmp_path: Path) -> None:
     shared = tensor("F32", FLOATS)
     (tmp_path / "1.bin").write_bytes(hostile.torch_bin({"a": shared, "b": shared}))
     (tmp_path / "2.bin").write_bytes(hostile.torch_bin({"c": tensor("I64", [1, 2])}))

@@ -13,8 +13,7 @@ from tiny import DTYPE_NAMES, ENGINES, MODELS, Float64View, examples_for, raw_by
 
 import tinyzo
 from tinyzo.dtypes import narrow, widen
-from tinyzo.engine import noise
-from tinyzo.engine import tiles
+from tinyzo.engine import noise, tiles
 from tinyzo.engine.numpy_engine import NumpyEngine, NumpyView
 from tinyzo.engine.terms import Direction, Probe
 from tinyzo.engine.weights import Weights

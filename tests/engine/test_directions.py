@@ -9,15 +9,13 @@ from engine.test_streaming import streamed
 from tiny import ENGINES, MODELS, examples_for, raw_bytes, toy_task
 
 import tinyzo
-from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.dtypes import narrow, widen
-from tinyzo.engine import noise
-from tinyzo.engine import tiles
-from tinyzo.engine.numpy_engine import NumpyView
+from tinyzo.engine import noise, tiles
 from tinyzo.engine.moments import Moments
+from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.engine.terms import Direction, Probe, Update
 from tinyzo.engine.weights import Weights
-from tinyzo.models.trainable import SAMPLE, magnitude_limits
+from tinyzo.zo.directions import SAMPLE, magnitude_limits
 from tinyzo.zo.objectives import Objective
 
 engines = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)

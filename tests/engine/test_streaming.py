@@ -9,6 +9,7 @@ from tiny import DTYPE_NAMES, ENGINES, MODELS, examples_for, raw_bytes, toy_task
 
 from tinyzo.checkpoints.safetensors import SafetensorsWriter, open_safetensors
 from tinyzo.checkpoints.sources import Source, TensorInfo
+from tinyzo.dtypes import narrow
 from tinyzo.engine import tiles
 from tinyzo.engine.stores.streamed import Streamed
 from tinyzo.engine.terms import Probe

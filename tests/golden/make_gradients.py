@@ -59,8 +59,10 @@ LOSSES = dict(zip(GRADIENTS, (masked_loss, candidates_loss, lm_loss), strict=Tru
 def optimiser(kind: str, parameters: list[torch.nn.Parameter], eps: float) -> torch.optim.Optimizer:
     if kind == "adam":
         return torch.optim.Adam(parameters, LR, eps=eps)
-    groups = [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": DECAY},
-              {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0}]  # fmt: skip
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": DECAY},
+        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, LR, eps=eps)
 
 

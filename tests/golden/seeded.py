@@ -152,6 +152,7 @@ def windows() -> list[list[int]]:
     ids = np.fromfile(TRAINED_OPT / "val.bin", "<u2")
     return ids[: len(ids) // 8 * 8].reshape(-1, 8).tolist()
 
+
 # -- gradients: make_gradients.py ------------------------------------------------------------
 
 SMALL = {"num_hidden_layers": 2, "vocab_size": 61}

@@ -18,7 +18,7 @@ from golden.seeded import REAL, SHARED, TINY
 from tiny import ENGINES
 
 import tinyzo
-from tinyzo.engine import numpy_engine, weights
+from tinyzo.engine import numpy_engine, tiles
 from tinyzo.engine.numpy_engine import NumpyView
 
 CASE = TINY["roberta"]
@@ -42,7 +42,7 @@ def test_every_stage_agrees_with_transformers(engine, within):
 
 
 def test_small_tiles_and_blocks_agree_too(model, within, monkeypatch):
-    monkeypatch.setattr(weights, "TILE", 100)  # 4 rows of the embeddings
+    monkeypatch.setattr(tiles, "TILE", 100)  # 4 rows of the embeddings
     monkeypatch.setattr(numpy_engine, "QUERIES", 5)
     within(shares(model))
 

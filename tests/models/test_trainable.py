@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from engine.test_streaming import PAIR, small_tiles, streamed  # noqa: F401 (used by all)
+from stores import streamed
 from tiny import (
     ENGINES,
     MODELS,
@@ -20,13 +20,15 @@ from tiny import (
 )
 
 import tinyzo
-from tinyzo.engine.numpy_engine import NumpyEngine, NumpyView
+from tinyzo.engine import tiles
+from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.engine.terms import Probe
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError
 from tinyzo.models.model import Model
-from tinyzo.models.trainable import LOW_RANK, low_rank, renew, train_only
+from tinyzo.models.trainable import train_only
 from tinyzo.text.tasks import Example
+from tinyzo.zo.directions import RANK, low_rank, renew
 from tinyzo.zo.estimators import ESTIMATORS, zo_step
 from tinyzo.zo.objectives import Objective
 from tinyzo.zo.updates import UpdateRule
@@ -35,10 +37,19 @@ engines = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 dtypes = pytest.mark.parametrize("dtype", ["f32", "bf16"])
 SETS = ["full", "lora", "lora-fa", "prefix", "label-words", "bias", "*.layer*.0.*", "*embed*"]
 sets = pytest.mark.parametrize("what", SETS)
-EPS, TERMS = 1e-2, [(5, 0.25), (6, -0.5)]
+NUMPY = NumpyEngine()
+PAIR = [Probe(5, 1e-2), Probe(5, -1e-2)]
+EPS = 1e-2
+TERMS = [(5, 0.25), (6, -0.5)]
 
 
-def prepared(name: str, what: str, dtype: str = "f32", engine=NumpyView, path=None) -> Model:
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    """Tiles of 3 rows of width 8, so that every matrix has several blocks."""
+    monkeypatch.setattr(tiles, "TILE", 24)
+
+
+def prepared(name: str, what: str, dtype: str = "f32", engine=NUMPY, path=None) -> Model:
     model = MODELS[name](dtype, engine)
     model = streamed(model, path) if path else model
     if what == "low-rank":
@@ -58,8 +69,13 @@ def expected_names(model: Model, what: str) -> set[str]:
     if what.startswith("lora"):
         ends = ("lora_B.weight", "lora_A.weight") if what == "lora" else ("lora_B.weight",)
         return {n for n in names if n.endswith(ends)}
-    parts = {"full": "", "prefix": ".prefix.", "bias": ".bias", "*embed*": "embed",
-             "label-words": ".lora_A."}  # fmt: skip
+    parts = {
+        "full": "",
+        "prefix": ".prefix.",
+        "bias": ".bias",
+        "*embed*": "embed",
+        "label-words": ".lora_A.",
+    }
     return {n for n in names if parts.get(what, ".0.") in n}
 
 
@@ -122,9 +138,14 @@ def test_streamed_is_resident_to_the_bit(tmp_path, what, dtype, engine):
 
 
 @engines
-@pytest.mark.parametrize(("name", "pattern", "below"), [
-    ("roberta", "lm_head.*", 12), ("roberta", "*.layer.1.*", 6), ("opt", "*.layers.1.fc2.bias", 11),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "pattern", "below"),
+    [
+        ("roberta", "lm_head.*", 12),
+        ("roberta", "*.layer.1.*", 6),
+        ("opt", "*.layers.1.fc2.bias", 11),
+    ],
+)
 def test_there_is_one_copy_below_the_first_trained_tensor(
     monkeypatch, name, pattern, below, engine
 ):
@@ -147,8 +168,9 @@ def test_there_is_one_copy_below_the_first_trained_tensor(
 
 def without_words(example: Example) -> Example:
     ids = dict.fromkeys(WORDS, 2)
-    prompt, *candidates = (tuple(ids.get(i, i) for i in part)
-                           for part in (example.prompt, *example.candidates))  # fmt: skip
+    prompt, *candidates = (
+        tuple(ids.get(i, i) for i in part) for part in (example.prompt, *example.candidates)
+    )
     return dataclasses.replace(example, prompt=prompt, candidates=tuple(candidates))
 
 
@@ -180,8 +202,10 @@ def test_label_words_move_their_rows_alone(monkeypatch, name, engine):
     objective = Objective(model, toy_task(name))
     assert len(set(objective(model.weights.view(PAIR), texts))) == 2
     assert set(copies) == {1}
-    objective(model.weights.view(PAIR), [*texts, dataclasses.replace(texts[0], prompt=(2, WORDS[0]),
-                                                                     mask_at=0)])  # fmt: skip
+    objective(
+        model.weights.view(PAIR),
+        [*texts, dataclasses.replace(texts[0], prompt=(2, WORDS[0]), mask_at=0)],
+    )
     assert set(copies) == {1, 2}
 
 
@@ -195,9 +219,14 @@ def test_each_tensor_alone_gives_a_loss_for_each_probe(name, engine):
 
 
 def test_patterns_and_targets_that_name_nothing_are_refused():
-    for what, targets in (("*.nothing", None), ("", None), ("label-words", None),
-                          ("lora", ["nothing"]), ("lora", ["norm"]),
-                          ("lora-fa", ["layer_norm"])):  # fmt: skip
+    for what, targets in (
+        ("*.nothing", None),
+        ("", None),
+        ("label-words", None),
+        ("lora", ["nothing"]),
+        ("lora", ["norm"]),
+        ("lora-fa", ["layer_norm"]),
+    ):
         with pytest.raises(ConfigError, match="names no tensor of the model"):
             train_only(tiny_opt(), what, 0, 1, 1.0, targets)
 
@@ -234,8 +263,8 @@ def with_low_rank(weights: Weights, probe: Probe, v_seed: int) -> dict[str, np.n
         if w.ndim == 1:
             moved[name] = w + probe.scale * tinyzo.noise(probe.seed, name, w.shape)
             continue
-        u = tinyzo.noise(probe.seed, f"{module}.lora_B.weight", (len(w), LOW_RANK))
-        v = tinyzo.noise(v_seed, f"{module}.lora_A.weight", (LOW_RANK, w.shape[1]))
+        u = tinyzo.noise(probe.seed, f"{module}.lora_B.weight", (len(w), RANK))
+        v = tinyzo.noise(v_seed, f"{module}.lora_A.weight", (RANK, w.shape[1]))
         moved[name] = w + probe.scale * u.astype(np.float64) @ v
     return {name: w.astype(np.float32) for name, w in moved.items()}
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 from folders import rows, write_jsonl, write_model, write_reviews
 
@@ -16,7 +14,7 @@ from tinyzo.text.tasks import get_task
 
 SST2 = get_task("SST-2", "roberta")
 SST2_OPT = get_task("SST-2", "opt")
-SETTINGS = Settings(data_seed=42)
+SETTINGS = Settings(data_seed=42).resolve("roberta")
 
 
 def numbered(count, start=0):
@@ -29,7 +27,7 @@ def texts(rows):
 
 def choose(task=SST2, train=0, dev=0, test=0, **settings):
     splits = Splits(numbered(train), numbered(dev, 10_000), numbered(test, 20_000))
-    return splits, *choose_rows(task, splits, dataclasses.replace(SETTINGS, **settings))
+    return splits, *choose_rows(task, splits, SETTINGS.replace(**settings))
 
 
 def test_three_files_are_used_as_they_are():
@@ -102,7 +100,7 @@ def model(tmp_path_factory):
 
 
 def loaded(model, path, loader=load_data, **settings):
-    settings = Settings(task="reviews", data=str(path), **settings).complete("roberta")
+    settings = Settings(task="reviews", data=str(path), **settings).resolve("roberta")
     return loader(bind_task(model, settings), settings)
 
 

@@ -11,19 +11,19 @@ import sys
 import numpy as np
 import pytest
 from folders import SHAPES, random_tensors, write_model, write_tensors
+from tiny import EngineOf
 
 import tinyzo
 from tinyzo.cli import main
 from tinyzo.engine.numba.engine import NumbaEngine
-from tinyzo.engine.numpy_engine import NumpyView
+from tinyzo.engine.numpy_engine import NumpyEngine, NumpyView
 from tinyzo.engine.select import choose_engine
 from tinyzo.models.opt import Config as OptConfig
 from tinyzo.models.roberta import Config as RobertaConfig
 from tinyzo.runs import doctor
 
-FACTS = doctor.FACTS
-NAMES = ["python", "numpy", *FACTS["packages"], "cpu", "engine", "matmul", "noise"]
-VIEWS = {"numba": NumbaEngine(1, bf16=False), "numpy": NumpyView}
+NAMES = ["python", "numpy", *doctor.PACKAGES, "cpu", "engine", "matmul", "noise"]
+ENGINES = {"numba": NumbaEngine(1, bf16=False), "numpy": NumpyEngine()}
 FAMILIES = pytest.mark.parametrize("family", ["roberta", "opt"])
 
 
@@ -36,7 +36,7 @@ def plain_environment(monkeypatch):
 @pytest.fixture
 def quick(monkeypatch):
     """Everything but the measuring, which takes a second."""
-    monkeypatch.setattr(doctor, "speed", lambda views: iter(()))
+    monkeypatch.setattr(doctor, "speed", lambda engines: iter(()))
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_missing_packages(monkeypatch, android):
     if android:
         monkeypatch.setenv("ANDROID_ROOT", "/system")
     found = environment()
-    assert {found[name]["value"] for name in FACTS["packages"]} == {"missing"}
+    assert {found[name]["value"] for name in doctor.PACKAGES} == {"missing"}
     assert [name for name in found if not found[name]["ok"]] == ["tqdm"]
     how = doctor.TERMUX if android else "pip install"
     assert found["numba"]["hint"] == f"the NumPy engine computes; {how} numba"
@@ -192,33 +192,33 @@ def test_without_numba(monkeypatch, tmp_path, unmeasured):
 @pytest.mark.parametrize("name", ["OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"])
 def test_what_slows_numpy(monkeypatch, unmeasured, name):
     monkeypatch.setenv(name, "1")
-    check = by_name(doctor.speed({"numpy": NumpyView}))["matmul"]
+    check = by_name(doctor.speed({"numpy": NumpyEngine()}))["matmul"]
     assert check["ok"] and check["hint"] == f"NumPy is slower with {name}: unset it"
 
 
 def test_bits_of_z(monkeypatch):
     z = tinyzo.noise(12, "w", (150_000,))
-    assert hashlib.sha256(z).hexdigest() == FACTS["z_sha256"]
-    assert [check["ok"] for check in doctor.z(VIEWS)] == [True, True]
+    assert hashlib.sha256(z).hexdigest() == doctor.Z_SHA256
+    assert [check["ok"] for check in doctor.z(ENGINES)] == [True, True]
 
-    class OneUlp(NumpyView):
-        @staticmethod
-        def fold(weights, name, factors, salt):
-            NumpyView.fold(weights, name, factors, salt)
-            stored = weights.stored(name)
-            stored[-1] = np.nextafter(stored[-1], np.float32(9))
+    class OneUlp(NumpyEngine):
+        def fold(self, weights, name, raw, start):
+            super().fold(weights, name, raw, start)
+            raw[-1] = np.nextafter(raw[-1], np.float32(9))
 
-    found = by_name(doctor.z({"numba": OneUlp, "numpy": NumpyView}))
+    found = by_name(doctor.z({"numba": OneUlp(), "numpy": NumpyEngine()}))
     assert [check["ok"] for check in found.values()] == [False, True]
-    assert found["z numba"]["hint"] == f"not {FACTS['z_sha256'][:16]}: report this"
+    assert found["z numba"]["hint"] == f"not {doctor.Z_SHA256[:16]}: report this"
 
 
 def test_an_engine_that_fails_is_a_finding(monkeypatch, tmp_path):
-    class Failing(NumpyView):
-        def __init__(self, weights, probes):
+    class Failing(NumpyEngine):
+        name = "failing"
+
+        def view(self, weights, probes):
             raise RuntimeError("LLVM ERROR:\nnot this CPU")
 
-    monkeypatch.setattr(doctor, "choose_engine", lambda name, threads: (name, Failing))
+    monkeypatch.setattr(doctor, "choose_engine", lambda name: Failing())
     found = by_name(doctor.examine(write_model(tmp_path / "model")))
     for name in ("speed", "checkpoint"):
         assert found[name]["value"] == r"RuntimeError('LLVM ERROR:\nnot this CPU')"
@@ -238,26 +238,19 @@ def test_engines_agree(tmp_path, quick, family, dtype):
     assert check["ok"] and re.fullmatch(value, check["value"]) and not check["hint"]
 
 
-def test_bfloat16_is_not_multiplied_as_such(tmp_path, monkeypatch, quick):
+def test_bfloat16_is_not_multiplied_as_such(monkeypatch):
     """Where the CPU can, the engine does, and then differs by the rounding of activations."""
 
-    class Engine:
-        def __init__(self, bf16=True):
-            self.bf16 = bf16
-
-    seen = {}
-    engines = {"auto": ("numba", Engine()), "numpy": ("numpy", NumpyView)}
-    monkeypatch.setattr(doctor, "choose_engine", lambda name, threads: engines[name])
-    monkeypatch.setattr(doctor, "checkpoint", lambda views, path: iter(seen.update(views) or ()))
-    list(doctor.examine(tmp_path))
-    assert seen["numba"].bf16 is False and seen["numpy"] is NumpyView
+    monkeypatch.setattr(doctor, "choose_engine", lambda name: NumbaEngine(1, bf16=True))
+    engines = doctor.engines_here()
+    assert list(engines) == ["numba", "numpy"] and engines["numba"].bf16 is False
 
 
 @FAMILIES
 def test_a_model_of_few_positions(tmp_path, monkeypatch, family):
-    monkeypatch.setitem(FACTS, "ids", range(100))
+    monkeypatch.setattr(doctor, "IDS", range(100))
     path = write_model(tmp_path / "model", family)
-    assert by_name(doctor.checkpoint(VIEWS, path))["checkpoint"]["ok"]
+    assert by_name(doctor.checkpoint(ENGINES, path))["checkpoint"]["ok"]
 
 
 @FAMILIES
@@ -267,8 +260,10 @@ def test_an_engine_that_computes_wrongly(tmp_path, family):
             return super().norm(name, x, ln_eps) * np.float32(1 + 1e-4 * (x > 0))
 
     path = write_model(tmp_path / "model", family)
-    check = by_name(doctor.checkpoint({"wrong": Wrong, "numpy": NumpyView}, path))["checkpoint"]
-    assert not check["ok"] and check["hint"] == "2e-5 is due; not finite: none"
+    check = by_name(doctor.checkpoint({"wrong": EngineOf(Wrong), "numpy": NumpyEngine()}, path))[
+        "checkpoint"
+    ]
+    assert not check["ok"] and check["hint"] == "agreement to 2e-05 is due; not finite: none"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -276,14 +271,14 @@ def test_an_engine_that_computes_wrongly(tmp_path, family):
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # the command ignores them
 def test_weights_that_are_not_finite(tmp_path, name, value):
     path = broken_model(tmp_path / "model", **{name: value})
-    check = by_name(doctor.checkpoint(VIEWS, path))["checkpoint"]
+    check = by_name(doctor.checkpoint(ENGINES, path))["checkpoint"]
     assert not check["ok"] and check["hint"].endswith(name)
 
 
 def test_an_unused_row_that_is_not_finite(tmp_path):
     """The logits are right, and the checkpoint is still broken."""
     path = broken_model(tmp_path / "model", **{"position_embeddings.weight": np.nan})
-    check = by_name(doctor.checkpoint(VIEWS, path))["checkpoint"]
+    check = by_name(doctor.checkpoint(ENGINES, path))["checkpoint"]
     assert not check["ok"] and "position_embeddings.weight" in check["hint"]
     assert "nan" not in check["value"]
 
@@ -291,7 +286,7 @@ def test_an_unused_row_that_is_not_finite(tmp_path):
 def test_at_most_three_names(tmp_path):
     names = "query.weight", "key.weight", "value.weight", "query.bias"
     path = broken_model(tmp_path / "model", **dict.fromkeys(names, np.nan))
-    check = by_name(doctor.checkpoint(VIEWS, path))["checkpoint"]
+    check = by_name(doctor.checkpoint(ENGINES, path))["checkpoint"]
     assert check["hint"].count("roberta.encoder") == 3
 
 
@@ -299,14 +294,14 @@ def test_at_most_three_names(tmp_path):
 
 
 def test_the_table_of_known_checkpoints():
-    assert {known["name"]: (known["method"], known["near"]) for known in FACTS["published"]} == {
+    assert {known.name: (known.method, known.near) for known in doctor.PUBLISHED} == {
         "roberta-base": ("logits", 1e-4), "opt-350m": ("hidden", 5e-5),
     }  # fmt: skip
-    for known in FACTS["published"]:
-        family, vocabulary, *_ = known["shape"]
+    for known in doctor.PUBLISHED:
+        family, vocabulary, *_ = known.shape
         config = {"roberta": RobertaConfig, "opt": OptConfig}[family]()
-        assert config.vocab_size == vocabulary > max(FACTS["ids"])
-        assert len(known["values"]) == 9
+        assert config.vocab_size == vocabulary > max(doctor.IDS)
+        assert len(known.values) == 9
 
 
 @FAMILIES
@@ -314,15 +309,15 @@ def test_a_known_checkpoint(tmp_path, monkeypatch, family):
     """A table made for a tiny model; the values come from another way to the same numbers."""
     path, method = write_model(tmp_path / family, family), {"roberta": "logits", "opt": "hidden"}
     model = tinyzo.load(path, engine="numpy")
-    ids = [i % model.config.vocab_size for i in FACTS["ids"]]
+    ids = [i % model.config.vocab_size for i in doctor.IDS]
     values = getattr(model, method[family])([ids])[0][:3, :3].ravel().tolist()
     shape = [family, model.config.vocab_size, 16, 2, 2]
     found = {}
     for name, offset in (("near", 9e-5), ("far", 2e-4)):
-        known = {"name": name, "shape": shape, "method": method[family], "near": 1e-4,
-                 "values": [*values[:8], values[8] + offset]}  # fmt: skip
-        monkeypatch.setitem(FACTS, "published", [known])
-        found |= by_name(doctor.checkpoint(VIEWS, path))
+        published = [*values[:8], values[8] + offset]
+        known = doctor.Published(name, shape, method[family], 1e-4, published)
+        monkeypatch.setattr(doctor, "PUBLISHED", [known])
+        found |= by_name(doctor.checkpoint(ENGINES, path))
     assert found["near"]["ok"] and not found["near"]["hint"]
     assert found["near"]["value"].startswith(f"{method[family]} within 9.0e-05 of the published")
     assert found["far"]["ok"]  # a tuned model has the same shape
@@ -333,9 +328,8 @@ def test_a_known_checkpoint(tmp_path, monkeypatch, family):
 def test_another_shape_is_not_compared(tmp_path, monkeypatch, place):
     path = write_model(tmp_path / "model")
     shape = ["roberta", tinyzo.load(path).config.vocab_size, 16, 2, 2]
-    known = {"name": "known", "shape": list(shape), "method": "logits", "near": 1e-4,
-             "values": [0.0] * 9}  # fmt: skip
-    monkeypatch.setitem(FACTS, "published", [known])
-    assert "known" in by_name(doctor.checkpoint(VIEWS, path))
-    known["shape"][place] = "opt" if place == 0 else shape[place] + 1
-    assert list(by_name(doctor.checkpoint(VIEWS, path))) == ["checkpoint"]
+    known = doctor.Published("known", list(shape), "logits", 1e-4, [0.0] * 9)
+    monkeypatch.setattr(doctor, "PUBLISHED", [known])
+    assert "known" in by_name(doctor.checkpoint(ENGINES, path))
+    known.shape[place] = "opt" if place == 0 else shape[place] + 1
+    assert list(by_name(doctor.checkpoint(ENGINES, path))) == ["checkpoint"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,10 @@ from tinyzo.runs.evaluate import evaluate, predict
 from tinyzo.zo.objectives import Objective
 
 
+def bounded(model, task, kind="cross-entropy"):
+    return BoundedLoss(Objective(model, task, kind), 4096)
+
+
 @pytest.fixture(params=["roberta", "opt"])
 def family(request):
     return request.param
@@ -25,26 +30,26 @@ def family(request):
 
 def test_accuracy_and_loss_are_those_of_the_predictions(family):
     examples = examples_for(family, 7)
-    objective = Objective(MODELS[family](), toy_task(family))
-    odds = list(predict(objective, examples))
-    result = evaluate(objective, examples)
+    loss = bounded(MODELS[family](), toy_task(family))
+    odds = list(predict(loss, examples))
+    result = evaluate(loss, examples)
     assert result.examples == 7
     right = [int(p.argmax()) == e.label for p, e in zip(odds, examples, strict=True)]
     assert result.accuracy == sum(right) / 7
-    loss = -sum(math.log(p[e.label]) for p, e in zip(odds, examples, strict=True)) / 7
-    assert result.loss == pytest.approx(loss, rel=1e-12)
+    entropy = -sum(math.log(p[e.label]) for p, e in zip(odds, examples, strict=True)) / 7
+    assert result.loss == pytest.approx(entropy, rel=1e-12)
     assert all(len(p) == 3 and p.sum() == pytest.approx(1, abs=1e-12) for p in odds)
 
 
 def test_accuracy_counts_what_is_right(family):
-    objective = Objective(MODELS[family](), toy_task(family))
+    loss = bounded(MODELS[family](), toy_task(family))
     examples = examples_for(family, 6)
-    best = [int(p.argmax()) for p in predict(objective, examples)]
-    gold = [type(e)(e.prompt, e.candidates, e.mask_at, b, "") for e, b in zip(examples, best)]  # noqa: B905
-    assert evaluate(objective, gold).accuracy == 1
-    wrong = [type(e)(e.prompt, e.candidates, e.mask_at, (e.label + 1) % 3, "") for e in gold]
-    assert evaluate(objective, wrong).accuracy == 0
-    assert evaluate(objective, gold[:3] + wrong[3:]).accuracy == 0.5
+    best = [int(p.argmax()) for p in predict(loss, examples)]
+    gold = [replace(e, label=b) for e, b in zip(examples, best, strict=True)]
+    assert evaluate(loss, gold).accuracy == 1
+    wrong = [replace(e, label=(e.label + 1) % 3) for e in gold]
+    assert evaluate(loss, wrong).accuracy == 0
+    assert evaluate(loss, gold[:3] + wrong[3:]).accuracy == 0.5
 
 
 @pytest.mark.parametrize("loss", ["classification", "lm"])
@@ -52,41 +57,42 @@ def test_accuracy_counts_what_is_right(family):
 def test_the_loss_is_the_cross_entropy_whatever_is_trained_on(kind, loss):
     """So that `evaluate --model RUN` says what the run has said."""
     model, task, examples = MODELS["opt"](), toy_task("opt", loss), examples_for("opt", 5)
-    expected = evaluate(Objective(model, task), examples)
-    assert evaluate(Objective(model, task, kind=kind), examples) == expected
+    expected = evaluate(bounded(model, task), examples)
+    assert evaluate(bounded(model, task, kind), examples) == expected
 
 
 def test_micro_batches_do_not_matter(family):
     examples = examples_for(family, 9)
     model, task = MODELS[family](), toy_task(family)
-    whole, parts = (evaluate(BoundedLoss(Objective(model, task), size), examples) for size in (4096, 1))
+    whole, parts = (
+        evaluate(BoundedLoss(Objective(model, task), size), examples) for size in (4096, 1)
+    )
     assert whole.accuracy == parts.accuracy
     assert whole.loss == pytest.approx(parts.loss, rel=1e-6)
 
 
 def test_the_language_model_loss_is_the_mean_over_all_tokens():
     examples = examples_for("opt", 5)
-    objective = Objective(MODELS["opt"](), toy_task("opt", "lm"))
+    loss = bounded(MODELS["opt"](), toy_task("opt", "lm"))
+    objective = loss.objective
     theta = objective.model.weights.view()
     nll = [objective.token_nll(theta, objective.pack([e], gold_only=True))[0] for e in examples]
-    assert evaluate(objective, examples).loss == pytest.approx(np.concatenate(nll).mean(), rel=1e-6)
+    assert evaluate(loss, examples).loss == pytest.approx(np.concatenate(nll).mean(), rel=1e-6)
 
 
 def test_a_model_that_is_not_finite(family):
     model = MODELS[family]()
     for name in model.weights.names():
         model.weights.stored(name)[...] = np.nan
-    objective = Objective(model, toy_task(family))
+    loss = bounded(model, toy_task(family))
     with pytest.raises(NumericError, match="the model gives nan on 4 rows"):
-        evaluate(objective, examples_for(family))
+        evaluate(loss, examples_for(family))
     with pytest.raises(NumericError, match="the model gives nan on 4 rows"):
-        list(predict(objective, examples_for(family)))
+        list(predict(loss, examples_for(family)))
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
-def test_run_replayed_model_and_result_agree_exactly(
-    family, dtype, tmp_path, capsys, monkeypatch
-):
+def test_run_replayed_model_and_result_agree_exactly(family, dtype, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(report, "plot", lambda path: "not drawn")
     model, data = write_model(tmp_path / "model", family, dtype), write_reviews(tmp_path / "data")
 

@@ -218,10 +218,11 @@ def test_converting_holds_about_one_tensor(tmp_path):
     tensors = {f"t{i}": tensor("F32", np.full(1 << 20, i, np.float32)) for i in range(16)}
     (tmp_path / "weights.bin").write_bytes(torch_bin(tensors))
     code = (
-        "import sys; from pathlib import Path; from tinyzo.runs import export, memory\n"
-        "before = memory.status_bytes('VmRSS')\n"
+        "import sys; from pathlib import Path\n"
+        "from tinyzo import system; from tinyzo.runs import export\n"
+        "before = system.status_bytes('VmRSS')\n"
         "export.convert(Path(sys.argv[1]), Path(sys.argv[2]))\n"
-        "print(memory.peak_bytes() - before)"
+        "print(system.peak_bytes() - before)"
     )
     if not Path("/proc/self/status").exists():
         pytest.skip("no /proc to read the peak from")

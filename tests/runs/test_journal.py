@@ -44,6 +44,16 @@ def test_what_is_written_is_read(path):
     assert path.stat().st_size == HEADER.size + 4 * RECORD
 
 
+def test_the_bytes_of_format_1(path):
+    """Header and first record, written down once: journals of any version are read."""
+    header = "74696e797a6f2d6a0100020001000101" + "ab" * 32 + "7478497f"
+    record = (
+        "0100000095d626e80b2e113e000000000000c03f000000000000f83f000000000000e8bf"
+        "ffffffffffff1f0048afbc9af2d77abe97716e52"
+    )
+    assert path.read_bytes()[: HEADER.size + RECORD].hex() == header + record
+
+
 def test_no_terms_and_several_terms(tmp_path):
     header = Header(losses=3, terms=2, kind="rademacher", base="00" * 32)
     step = Step((1.0, 2.0, 3.0), -4.0, ((0, 0.5), (2**64 - 1, -0.5)))

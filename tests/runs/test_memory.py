@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import cycle
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from folders import rows, shell, write_jsonl, write_model, write_tensors, write_vocabulary
+from folders import python, rows, shell, write_jsonl, write_model, write_tensors, write_vocabulary
 
 from tinyzo.engine.numpy_engine import QUERIES, NumpyEngine
 from tinyzo.engine.weights import Weights
@@ -16,65 +18,94 @@ from tinyzo.models.model import MODELS, open_model
 from tinyzo.models.roberta import Config
 from tinyzo.runs import memory
 from tinyzo.runs.settings import Settings, parse_bytes
+from tinyzo.system import STATUS
 
 SHARE = 0.15  # measured when this was written: 0.5 to 8 %
-needs_proc = pytest.mark.skipif(not memory.STATUS.exists(), reason="no /proc to read the peak from")
+needs_proc = pytest.mark.skipif(not STATUS.exists(), reason="no /proc to read the peak from")
+
+
+class Measured(NamedTuple):
+    """What a run planned to hold and what it held, in bytes, and what it says of itself."""
+
+    parts: list[int]
+    planned: int
+    peak: int
+    result: dict[str, Any]
+
+
+def measure(process) -> Measured:
+    output, log = process.communicate()
+    assert process.returncode == 0, log
+    result = json.loads(output)
+    plan = re.search("memory plan: .*", log)[0]
+    *parts, planned = (int(size) << 20 for size in re.findall(r" (\d+) MB", plan))
+    peak = result["peak_bytes"]
+    print(f"planned {planned / 1e6:.0f} MB, held {peak / 1e6:.0f} MB")
+    return Measured(parts, planned, peak, result)
+
+
+# -- what a run holds
+
+OPTIONS = {
+    "default": (),
+    "large batch": ("--batch-size", "120"),
+    "float32": ("--batch-size", "2", "--dtype", "f32"),
+    "numpy": ("--engine", "numpy"),
+    "streamed": ("--residency", "streamed"),
+    "streamed numpy": ("--residency", "streamed", "--engine", "numpy"),
+    "backpropagation": ("--method", "adam"),
+}
+MODEL_OF = dict(zip(OPTIONS, cycle(["roberta-tiny", "opt-tiny"]), strict=False))
+
+
+def check_plan(home, model, options):
+    """A run of two steps holds what it planned, whose parts add up."""
+    options = "--model", model, "--steps", "2", "--output", "run", "--json", *OPTIONS[options]
+    found = measure(shell("finetune", *options, cwd=home))
+    assert found.planned == pytest.approx(found.peak, rel=SHARE)
+    assert sum(found.parts) == pytest.approx(found.planned, abs=3 << 20)  # each is rounded
 
 
 @needs_proc
-@pytest.mark.parametrize("model", ["roberta-tiny", "opt-tiny"])
-@pytest.mark.parametrize(
-    "options",
-    [(), ("--batch-size", "120"), ("--batch-size", "2", "--dtype", "f32"), ("--engine", "numpy"),
-     ("--residency", "streamed"), ("--residency", "streamed", "--engine", "numpy"),
-     ("--method", "adam")],
-)
-def test_the_plan_is_what_a_run_then_holds(tmp_path, model, options):
-    process = shell(
-        "finetune", "--model", model, "--steps", "2", "--output", "run", "--json", *options,
-        cwd=tmp_path,
-    )  # fmt: skip
-    output, log = process.communicate()
-    assert process.returncode == 0, log
-    peak = json.loads(output)["peak_bytes"]
-    parts = [int(n) for n in re.findall(r" (\d+) MB", re.search("memory plan: .*", log)[0])]
-    planned = parts[-1] << 20
-    print(planned / 1e6, peak / 1e6)
-    assert abs(planned - peak) < SHARE * peak, (planned / 1e6, peak / 1e6)
-    assert sum(parts[:-1]) == pytest.approx(parts[-1], abs=3)  # each is rounded
+@pytest.mark.parametrize("options", OPTIONS)
+def test_the_plan_is_what_a_run_then_holds(tmp_path, options):
+    check_plan(tmp_path, MODEL_OF[options], options)
+
+
+@needs_proc
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("options", OPTIONS)
+def test_the_plan_of_the_other_model(tmp_path, options):
+    check_plan(tmp_path, ({"roberta-tiny", "opt-tiny"} - {MODEL_OF[options]}).pop(), options)
 
 
 @needs_proc
 def test_micro_batches_bound_the_peak(tmp_path):
     """A batch of 1,500 tokens at once or in parts; the parts need little more than one."""
     data = write_jsonl(tmp_path / "rows.jsonl", rows(200))
-    peaks = []
-    for tokens in ("4096", "150"):
-        process = shell(
+
+    def peak(tokens):
+        return measure(shell(
             "finetune", "--task", "reviews", "--data", data, "--steps", "1", "--batch-size", "100",
             "--limit", "1", "--eval-every", "9", "--micro-batch-tokens", tokens, "--json",
             "--output", tokens, cwd=tmp_path,
-        )  # fmt: skip
-        output, log = process.communicate()
-        assert process.returncode == 0, log
-        peaks.append(json.loads(output)["peak_bytes"])
-    assert peaks[0] - peaks[1] > 10 << 20, peaks
+        )).peak  # fmt: skip
+
+    assert peak("4096") - peak("150") > 10 << 20
 
 
-def test_fields_of_proc(monkeypatch, tmp_path):
-    monkeypatch.setattr(memory, "STATUS", tmp_path / "status")
-    assert memory.status_bytes("VmHWM") == 0
-    assert memory.peak_bytes() > 1 << 20  # from getrusage, as on macOS
-    (tmp_path / "status").write_text("Name:\tpython\nVmHWM:\t  2048 kB\nRssAnon:\t 12 kB\n")
-    assert memory.status_bytes("VmHWM") == memory.peak_bytes() == 2 << 20
-    assert memory.status_bytes("RssAnon") == 12 << 10
-    assert memory.status_bytes("RssShmem") == 0
+# -- what is planned
 
 
-def parts(model, engine, *load, **settings):
+def settings(**given):
+    """Those of a model that does not ship."""
+    return Settings(model="model", **given).resolve("opt")
+
+
+def parts(model, engine, *load, **given):
     """The first plan of an engine."""
-    settings = Settings(engine=engine, residency="resident", **settings)
-    return next(memory.plans(model, settings, [memory.Load(*load)])).parts
+    chosen = settings(engine=engine, residency="resident", **given)
+    return next(memory.plans(model, chosen, [memory.Load(*load)])).parts
 
 
 @pytest.fixture
@@ -109,31 +140,30 @@ def test_a_budget_chooses_the_fastest_plan_that_fits(model, monkeypatch):
     monkeypatch.setattr(memory, "may_have_numba", lambda: True)
     monkeypatch.setattr(memory, "status_bytes", lambda field: 40 << 20)
     loads = [memory.Load(4096, 64, 2), memory.Load(100, 64, 1)]
-    every = list(memory.plans(model, Settings(), loads))
+    every = list(memory.plans(model, settings(), loads))
     assert [(p.engine, p.residency) for p in every[::4]] == [
         ("numba", "resident"), ("numba", "streamed"), ("numpy", "resident"), ("numpy", "streamed")
     ]  # fmt: skip
-    assert memory.choose(model, Settings(), loads) == every[0]
+    assert memory.choose(model, settings(), loads) == every[0]
     for plan in every:
-        settings = Settings(memory_budget=f"{plan.total}")
-        chosen = memory.choose(model, settings, loads)
+        chosen = memory.choose(model, settings(memory_budget=f"{plan.total}"), loads)
         assert chosen.total <= plan.total and every.index(chosen) <= every.index(plan)
     least = min(plan.total for plan in every)
     with pytest.raises(ConfigError, match=r"budget 40MB is too small\n.*the smallest that fits"):
-        memory.choose(model, Settings(memory_budget="40MB"), loads)
-    assert memory.choose(model, Settings(memory_budget=f"{least / 1e6 + 1}MB"), loads)
+        memory.choose(model, settings(memory_budget="40MB"), loads)
+    assert memory.choose(model, settings(memory_budget=f"{least / 1e6 + 1}MB"), loads)
 
 
 def test_a_resumed_run_keeps_its_micro_batches(model):
-    settings = Settings(memory_budget="900MB", micro_batch_tokens=300)
-    every = memory.plans(model, settings, [memory.Load(9, 9, 2)], is_fixed=True)
+    chosen = settings(memory_budget="900MB", micro_batch_tokens=300)
+    every = memory.plans(model, chosen, [memory.Load(9, 9, 2)], is_fixed=True)
     assert {plan.micro_batch_tokens for plan in every} == {300}
 
 
 def test_without_a_budget_weights_that_take_half_the_memory_stay_in_their_file(model, monkeypatch):
     for free, where in ((1 << 40, "resident"), (1 << 20, "streamed")):
         monkeypatch.setattr(memory, "free_bytes", lambda free=free: free)
-        plan = memory.choose(model, Settings(engine="numpy"), [memory.Load(64, 8, 2)])
+        plan = memory.choose(model, settings(engine="numpy"), [memory.Load(64, 8, 2)])
         assert (plan.residency, plan.micro_batch_tokens) == (where, 512)
 
 
@@ -151,30 +181,64 @@ def test_what_is_no_size(text):
         parse_bytes(text)
 
 
-@needs_proc
-@pytest.mark.parametrize("where", ["resident", "streamed"])
-def test_the_plan_of_a_roberta_base(tmp_path, where):
-    """Of the real shapes: 125 million parameters, in bfloat16."""
-    directory = tmp_path / "base"
+# -- the end of a run
+
+
+def write_roberta(directory, **config):
+    """A checkpoint of real shapes, in bfloat16."""
     directory.mkdir()
     write_vocabulary(directory)
-    config = {"vocab_size": 50265, "max_position_embeddings": 514, "layer_norm_eps": 1e-5}
-    architecture = MODELS["roberta"]
-    tensors = {
-        name: np.zeros(shape, np.uint16) for name, shape in architecture.shapes(Config(**config))
-    }
+    config |= {"max_position_embeddings": 514, "layer_norm_eps": 1e-5}
+    shapes = MODELS["roberta"].shapes(Config(**config))
+    tensors = {name: np.zeros(shape, np.uint16) for name, shape in shapes}
     Weights(tensors, NumpyEngine()).add([(1, 0.02)])
     write_tensors(directory / "model.safetensors", tensors)
     (directory / "config.json").write_text(json.dumps(config | {"model_type": "roberta"}))
-    data = write_jsonl(tmp_path / "rows.jsonl", rows(40))
-    process = shell(
-        "finetune", "--model", directory, "--task", "reviews", "--data", data, "--steps", "1",
-        "--batch-size", "8", "--limit", "8", "--residency", where, "--json", "--output", "run",
-        cwd=tmp_path,
-    )  # fmt: skip
-    output, log = process.communicate()
-    assert process.returncode == 0, log
-    peak = json.loads(output)["peak_bytes"]
-    planned = int(re.search(r"total (\d+) MB", log)[1]) << 20
-    print(planned / 1e6, peak / 1e6)
-    assert abs(planned - peak) < min(SHARE * peak, 20 << 20), (planned / 1e6, peak / 1e6)
+    return directory
+
+
+BEST_IS = """
+import sys
+from tinyzo.cli import main
+from tinyzo.runs.run import Run
+best = int(sys.argv[1])
+Run.best_step = lambda run: best
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def measure_run(model, home, where, best):
+    """A run of two steps, of which one is declared to be the best."""
+    data = write_jsonl(home / "rows.jsonl", rows(40))
+    found = measure(python(
+        "-c", BEST_IS, best, "finetune", "--model", model, "--task", "reviews", "--data", data,
+        "--steps", "2", "--batch-size", "8", "--limit", "8", "--residency", where, "--json",
+        "--output", home / "run",
+    ))  # fmt: skip
+    assert found.result["best_step"] == best
+    return found
+
+
+@pytest.fixture(scope="module")
+def sixty_megabytes(tmp_path_factory):
+    home = tmp_path_factory.mktemp("model")
+    return write_roberta(home / "model", vocab_size=20_000, num_hidden_layers=2)
+
+
+@needs_proc
+@pytest.mark.parametrize("best", [0, 1, 2])
+@pytest.mark.parametrize("where", ["resident", "streamed"])
+def test_the_end_of_a_run_is_within_its_plan(sixty_megabytes, tmp_path, where, best):
+    """Whichever step is the best, its weights take the place of the last step's."""
+    found = measure_run(sixty_megabytes, tmp_path, where, best)
+    assert found.peak <= found.planned + (20 << 20)
+
+
+@needs_proc
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("where", ["resident", "streamed"])
+def test_the_plan_of_a_roberta_base(tmp_path, where):
+    """125 million parameters."""
+    model = write_roberta(tmp_path / "base", vocab_size=50_265)
+    found = measure_run(model, tmp_path, where, best=1)
+    assert abs(found.planned - found.peak) < min(SHARE * found.peak, 20 << 20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import sys
 
 import pytest
@@ -48,6 +49,23 @@ def test_a_disk_without_room_for_the_picture_does_not_fail_the_run(run, monkeypa
 
     monkeypatch.setattr(figure, "savefig", full)
     assert report.plot(run).endswith("loss.png: No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.693147, "0.6931"),
+        (0, "0.0000"),
+        (-12.5, "-12.5000"),
+        (9999.4, "9999.4000"),
+        (32049323802624.0, "3.205e+13"),
+        (0.00012345, "0.0001234"),
+        (math.inf, "inf"),
+        (math.nan, "nan"),
+    ],
+)
+def test_numbers_for_people(value, text):
+    assert report.number(value) == text
 
 
 def test_progress_is_on_stderr(capsys):

@@ -196,17 +196,3 @@ def test_choices_that_are_not_built_are_refused():
 def test_a_name_that_is_no_setting():
     with pytest.raises(UsageError, match=r"c.toml: no setting is called 'learning_rate'"):
         Settings.from_mapping({"learning-rate": 1e-3}, "c.toml")
-
-
-@pytest.mark.parametrize("content", [b"lr = ", b"lr 1", b"\xff", b"a = 1\na = 2"])
-def test_toml_that_cannot_be_read(tmp_path, content):
-    (tmp_path / "c.toml").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"c.toml: "):
-        read_toml(tmp_path / "c.toml")
-
-
-def test_toml_that_is_not_there(tmp_path):
-    with pytest.raises(ConfigError, match=r"No such file.*c.toml"):
-        read_toml(tmp_path / "c.toml")
-    with pytest.raises(ConfigError, match=r"Is a directory"):
-        read_toml(tmp_path)

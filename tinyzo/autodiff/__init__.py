@@ -1,5 +1,9 @@
-"""Backpropagation, which tinyzo does without: the first-order baseline that it is compared with.
+"""Exact derivatives: for forward gradients, and for the baseline that tinyzo is compared with.
 
-    reverse_mode.py    the gradient of every trained tensor, by a backward written for each verb
+    forward_mode.py    the loss and its derivatives along z, in one pass forward
+    tape.py            arrays that remember what they were made of
+    reverse_mode.py    backpropagation: the gradient of every trained tensor
     adam.py            the steps that use it: Adam and SGD
+
+Nothing loads them before they are asked for.
 """

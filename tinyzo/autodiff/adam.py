@@ -10,15 +10,17 @@ nearest, so that updates below half of a last place are lost (weights.add rounds
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from tinyzo.autodiff.reverse_mode import GradientView
-from tinyzo.dtypes import narrow, widen
+from tinyzo.autodiff.tape import Variable
+from tinyzo.dtypes import Array, narrow, widen
 from tinyzo.engine.numpy_engine import in_cache
+from tinyzo.engine.protocols import View
 from tinyzo.engine.stores.overlay import Overlay
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import NumericError
@@ -29,68 +31,116 @@ State = dict[str, np.ndarray]  # "step": i64[]; "m.<tensor>", "v.<tensor>": f32;
 
 @dataclass(frozen=True)
 class SGD:
-    """theta - lr g. Keeps nothing."""
+    """theta - lr g.
+
+    moments: the names of what is kept of each element: nothing
+    """
 
     moments: Sequence[str] = ()
 
-    def change(self, step: int, g: np.ndarray) -> np.ndarray:
+    def change(self, step: int, g: Array) -> Array:
+        """What a step takes from theta, but for lr."""
         return g
 
 
 @dataclass(frozen=True)
 class Adam:
-    """theta - lr m^ / (sqrt(v^) + eps). Two moments of each element."""
+    """theta - lr m^ / (sqrt(v^) + eps), of two moments of each element."""
 
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
     moments: Sequence[str] = ("m", "v")
 
-    def change(self, step: int, g: np.ndarray, m: np.ndarray, v: np.ndarray) -> np.ndarray:
+    def change(self, step: int, g: Array, m: Array, v: Array) -> Array:
         """What step `step` (from 1) takes from theta, but for lr; m and v change in place."""
         m += (1 - self.beta1) * (g - m)
         v += (1 - self.beta2) * (g * g - v)
-        root = np.sqrt(v / (1 - self.beta2**step))
-        return m / (1 - self.beta1**step) / (root + self.eps)
+        weight1: float = 1 - self.beta1**step
+        weight2: float = 1 - self.beta2**step
+        root = np.sqrt(v / weight2)
+        change: Array = m / weight1 / (root + self.eps)
+        return change
 
 
-def first_order_step(weights: Weights, loss: Loss, batch: Any, state: State, lr: float,
-                     decay: float = 0.0, rule: Adam | SGD = Adam()) -> Step:
+Rule = Adam | SGD
+RULES: dict[str, Rule] = {"adam": Adam(), "sgd": SGD()}
+
+
+def first_order_step(
+    weights: Weights,
+    loss: Loss,
+    batch: Any,
+    state: State,
+    lr: float,
+    decay: float = 0.0,
+    rule: Rule = Adam(),
+) -> Step:
     """One step down the gradient of loss(view, batch); theta and state change in place.
 
-    weights: in memory; state: {} before the first step. The same from the same state, to the bit.
-    returns the loss, and the gradient's norm as projected_gradient; no terms, since nothing less
-    than the gradient makes the step again
+    weights: in memory
+    state: {} before the first step. The same step from the same state, to the bit
+    returns: the loss, and the gradient's norm as projected_gradient; no terms, since nothing less
+        than the gradient makes the step again
     raises: NumericError when the loss or the gradient is not finite, ConfigError when the weights
-    are streamed; theta and state are then unchanged
+        are streamed; theta and state are then unchanged
     """
-    value = loss(GradientView(weights), batch)
+    # A loss computes on Variables as it does on arrays, which its type does not say.
+    theta = cast(View, GradientView(weights))
+    value = cast(Variable, loss(theta, batch))
     losses = check_finite(value.value)
     gradients = value.backward()
-    norm = math.sqrt(sum(float(np.linalg.norm(g)) ** 2 for g in gradients.values()))
-    if not math.isfinite(norm):
-        raise NumericError(f"a gradient of norm {norm}", "theta is as before; try a smaller lr")
-    step = state["step"] = state.get("step", np.zeros((), np.int64)) + 1
+    norm = finite_norm(gradients.values())
+    step = int(state.get("step", 0)) + 1
+    state["step"] = np.array(step)
     for name, g in gradients.items():
-        w, keep = weights.stored(name), 1 - lr * decay if g.ndim > 1 else 1.0
-        kept = [state.setdefault(f"{m}.{name}", np.zeros_like(g)) for m in rule.moments]
-        for raw, *each in in_cache(w, g, *kept):
-            new = keep * widen(raw) - lr * rule.change(int(step), *each)
+        moments = [state.setdefault(f"{m}.{name}", np.zeros_like(g)) for m in rule.moments]
+        kept = 1 - lr * decay if g.ndim > 1 else 1.0
+        for raw, *each in in_cache(weights.stored(name), g, *moments):
+            change = rule.change(step, *each)
+            new = np.float32(kept) * widen(raw) - np.float32(lr) * change
             raw[...] = narrow(new, raw.dtype, None)
     return Step(tuple(losses), norm, ())
 
 
+def finite_norm(gradients: Iterable[Array]) -> float:
+    """The length of the whole gradient.
+
+    raises: NumericError when it is not finite
+    """
+    squares = [float(np.linalg.norm(g)) ** 2 for g in gradients]
+    norm = math.sqrt(sum(squares))
+    if not math.isfinite(norm):
+        raise NumericError(f"a gradient of norm {norm}", "theta is as before; try a smaller lr")
+    return norm
+
+
+# -- in a run, whose snapshots hold the state beside what is trained
+
+
 def add_moments(weights: Weights) -> None:
-    """Adam's m and v beside the weights of a run, so that its snapshots have them."""
-    shapes = {name: weights.shape(name) for name in weights.trained}
-    own = {f"{m}.{n}": np.zeros(shape, np.float32) for n, shape in shapes.items() for m in "mv"}
+    """Put Adam's m and v, 0, beside the weights of a run."""
+    own = {
+        f"{moment}.{name}": np.zeros(weights.shape(name), np.float32)
+        for name in weights.trained
+        for moment in Adam().moments
+    }
     weights.store = Overlay(weights.store, own)
     weights.saved = weights.saved | dict.fromkeys(own)
 
 
-def step_number(number: int, method: str, weights: Weights, loss: Loss, batch: Any, lr: float,
-                decay: float) -> Step:  # fmt: skip
-    """A run's step `number` (from 0) by "adam", whose moments `add_moments` made, or "sgd"."""
-    rule, kept = (Adam(), weights.store.own.tensors) if method == "adam" else (SGD(), {})
-    state = kept | {"step": np.array(number)}
+def step_number(
+    number: int,
+    rule: Rule,
+    weights: Weights,
+    loss: Loss,
+    batch: Any,
+    lr: float,
+    decay: float,
+) -> Step:
+    """A run's step `number` (from 0). `add_moments` has made what the rule keeps, if anything."""
+    state = {"step": np.array(number)}
+    for moment in rule.moments:
+        for name in weights.trained:
+            state[f"{moment}.{name}"] = weights.stored(f"{moment}.{name}")
     return first_order_step(weights, loss, batch, state, lr, decay, rule)

@@ -17,10 +17,13 @@ A tile of W is read once, its z made once per seed, and no z is ever whole.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
+from tinyzo.batch import Integers
+from tinyzo.dtypes import Array
 from tinyzo.engine import noise
 from tinyzo.engine.adapters import AdaptedView
 from tinyzo.engine.gelu import normal_distribution
@@ -29,14 +32,11 @@ from tinyzo.engine.numpy_engine import NumpyView, in_cache, present
 DENSITY = np.float32(1 / math.sqrt(2 * math.pi))
 
 
-def gelu_slope(x: np.ndarray) -> np.ndarray:
-    """Phi(x) + x phi(x), the derivative of x Phi(x), by which x is overwritten. f32, contiguous."""
-    slope = np.empty_like(x)
-    for block, s in in_cache(x, slope):
-        cdf = normal_distribution(block)
-        s[...] = cdf + DENSITY * block * np.exp(np.float32(-0.5) * block * block)
-        block *= cdf
-    return slope
+class Tangent(NamedTuple):
+    """scale * z of some elements of a tensor, and the row of the probe axis it is in."""
+
+    row: int
+    value: Array
 
 
 class ForwardView(AdaptedView):
@@ -46,49 +46,61 @@ class ForwardView(AdaptedView):
     differs: the axis is 1 + k from the first verb on, since no tangent is not the same tangent
     """
 
-    def copy_count(self, name: str, x: np.ndarray) -> int:
+    def copy_count(self, name: str, x: Array) -> int:
         return len(x)
 
     def parts(self, most: int) -> list[NumpyView]:
         return [self]
 
-    def tangents(self, name: str, index: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """A tensor's own tangents, where it has any: (row, scale * z). index: u32, kept."""
-        for i, probe in enumerate(self.probes if name in self.perturbed else (), 1):
-            z = noise.at(probe.seed, name, index.copy(), self.weights.direction.kind)
-            yield i, np.float32(probe.scale) * z
+    def tangents(self, name: str, index: np.ndarray) -> Iterator[Tangent]:
+        """Of some elements of a tensor, where it has any. index: u32, kept."""
+        if name not in self.perturbed:
+            return
+        kind = self.weights.direction.kind
+        for row, probe in enumerate(self.probes, 1):
+            z = noise.at(probe.seed, name, index.copy(), kind)
+            yield Tangent(row, np.float32(probe.scale) * z)
 
-    def copies(self, name: str, w: np.ndarray, index: np.ndarray) -> Iterator[np.ndarray]:
+    def copies(self, name: str, w: Array, index: np.ndarray) -> Iterator[Array]:
         """w, and its tangent for each probe."""
         both = np.zeros((1 + len(self.probes), *w.shape), np.float32)
         both[0] = w
-        for i, tangent in self.tangents(name, index):
-            both[i] = tangent
+        for row, tangent in self.tangents(name, index):
+            both[row] = tangent
         yield from both
 
-    def multiply(self, x, name, w, index, out=None) -> np.ndarray:
+    def multiply(
+        self,
+        x: Array,
+        name: str,
+        w: Array,
+        index: np.ndarray,
+        out: Array | None = None,
+    ) -> Array:
         out = np.matmul(x, w.T, out=out)
-        for i, tangent in self.tangents(name, index):
-            out[i] += x[0] @ tangent.T
+        for row, tangent in self.tangents(name, index):
+            out[row] += x[0] @ tangent.T
         return out
 
-    def bilinear(self, f, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    def bilinear(self, f: Callable[..., Array], a: Array, b: Array) -> Array:
         out = f(a, b[:1])
         out[1:] += f(a[:1], b[1:])
         return out
 
-    def standardise(self, x: np.ndarray, ln_eps: np.float32) -> np.ndarray:
-        x /= np.sqrt(np.square(x[:1]).mean(axis=-1, keepdims=True) + ln_eps)
-        x[1:] -= x[:1] * (x[:1] * x[1:]).mean(axis=-1, keepdims=True)
+    def standardise(self, x: Array, ln_eps: np.float32) -> Array:
+        value, tangents = split(x)
+        x /= np.sqrt(np.square(value).mean(axis=-1, keepdims=True) + ln_eps)
+        tangents -= value * (value * tangents).mean(axis=-1, keepdims=True)
         return x
 
-    def softmax(self, score: np.ndarray, hidden: np.ndarray | None) -> np.ndarray:
-        p = super().softmax(score[:1], hidden)
-        score[1:] -= (p * score[1:]).sum(axis=-1, keepdims=True)
-        score[1:] *= p
+    def softmax(self, score: Array, hidden: np.ndarray | None) -> Array:
+        value, tangents = split(score)
+        p = super().softmax(value, hidden)
+        tangents -= (p * tangents).sum(axis=-1, keepdims=True)
+        tangents *= p
         return score
 
-    def log_sum_exp(self, y: np.ndarray, top: np.ndarray, total: np.ndarray) -> None:
+    def log_sum_exp(self, y: Array, top: Array, total: Array) -> None:
         """Tangents' rows of total are the running sums of e^y dy, scaled as row 0."""
         new = np.maximum(top[0], y[0].max(axis=-1))
         y[0] -= new[:, None]
@@ -98,22 +110,40 @@ class ForwardView(AdaptedView):
         total += y.sum(axis=-1)
         top[0] = new
 
-    def log_total(self, top: np.ndarray, total: np.ndarray) -> np.ndarray:
+    def log_total(self, top: Array, total: Array) -> Array:
         out = total / total[:1]
         out[0] = super().log_total(top[0], total[0])
         return out
 
-    def cross_entropy(self, scores, labels, counts) -> np.ndarray:
-        value = super().cross_entropy(scores[:1], labels, counts)
-        p = super().softmax(present(scores[0], counts)[None], None)
+    def cross_entropy(self, scores: np.ndarray, labels: Integers, counts: Integers) -> np.ndarray:
+        value, tangents = split(scores)
+        loss = super().cross_entropy(value, labels, counts)
+        p = super().softmax(present(value, counts), None)
         p[0, np.arange(len(labels)), labels] -= 1
-        return np.append(value, (p * scores[1:]).sum(axis=(1, 2)))
+        return np.append(loss, (p * tangents).sum(axis=(1, 2)))
 
-    def gelu(self, x: np.ndarray) -> np.ndarray:
+    def gelu(self, x: Array) -> Array:
         x[1:] *= gelu_slope(x[0])
         return x
 
-    def relu(self, x: np.ndarray) -> np.ndarray:
-        x[1:] *= x[:1] > 0
-        super().relu(x[:1])
+    def relu(self, x: Array) -> Array:
+        value, tangents = split(x)
+        tangents *= value > 0
+        super().relu(value)
         return x
+
+
+def split(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The value, [1, ...], and its tangents, [k, ...]: both are views."""
+    return x[:1], x[1:]
+
+
+def gelu_slope(x: Array) -> Array:
+    """Phi(x) + x phi(x), the derivative of x Phi(x), by which x is overwritten. f32, contiguous."""
+    slope = np.empty_like(x)
+    for block, out in in_cache(x, slope):
+        cdf = normal_distribution(block)
+        bell = np.exp(np.float32(-0.5) * block * block)
+        out[...] = cdf + DENSITY * block * bell
+        block *= cdf
+    return slope

@@ -6,103 +6,45 @@ refused by name; a tensor is the model's, or tied, or known to be idle, or is re
 
 import dataclasses
 import hashlib
-import json
-from itertools import chain
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
+from tinyzo.checkpoints.layout import Layout
 from tinyzo.checkpoints.safetensors import open_safetensors
-from tinyzo.checkpoints.sources import Source
+from tinyzo.checkpoints.sources import Source, open_source
 from tinyzo.errors import CheckpointError, ConfigError, refuse
-from tinyzo.parsing import read_toml
+from tinyzo.parsing import JsonObject, read_json, read_toml
 from tinyzo.system import os_errors
 
 
-def open_torch_bin(path: Path) -> Source:
-    """A pytorch_model.bin, by a package that is not loaded before."""
+class Dataclass(Protocol):
+    """An instance of any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+Config = TypeVar("Config", bound=Dataclass)
+
+
+# -- files -----------------------------------------------------------------------------
+
+
+def open_torch_bin(path: str | Path) -> Source:
+    """A pytorch_model.bin, or several behind an index; its reader is not loaded before."""
     from tinyzo.checkpoints.torch_bin import TorchBin
 
-    return TorchBin.open(path)
+    return open_source(path, TorchBin)
 
 
-OPENERS = {"model.safetensors": open_safetensors, "pytorch_model.bin": open_torch_bin}
-WEIGHT_FILES = {file + end: OPENERS[file] for file in OPENERS for end in ("", ".index.json")}
-
-IGNORED = {*chain(*read_toml(Path(__file__).with_name("ignored_fields.toml")).values())}
-# Fields whose usual value means "off": anything else would change the result.
-OFF = {"pruned_heads": {}, "is_encoder_decoder": False, "cross_attention_hidden_size": None}
-
-OTHER_HEADS = ("classifier.", "qa_outputs.", "score.", "classification_head.")
-PRETRAINED = "take the pretrained checkpoint with its language-model head: tinyzo tunes by prompts"
-INCOMPLETE = "an encoder without its head, or a download that is not complete"
-
-Config = TypeVar("Config")
-
-
-class Layout(NamedTuple):
-    """How one architecture's tensors are named in the files that people have.
-
-    prefixes: what may stand where `base` should; ties: a second name of a tensor -> the name
-    it is tied to; ignored: tensors that the model does not read.
-    """
-
-    prefixes: tuple[str, ...]
-    base: str
-    ties: dict[str, str]
-    ignored: tuple[str, ...]
-
-    def canonical(self, name: str, known: set[str]) -> str:
-        """The model's own name of a tensor in a file; an unknown one keeps the file's."""
-        full = (self.base + name[len(p) :] for p in self.prefixes if name.startswith(p))
-        return next((n for n in (name, *full) if n in known), name)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    raises: ConfigError when the file is missing, is not JSON, or is not an object
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: {error}", f"a model has a readable {path.name}") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: not a JSON object", f"copy {path.name} from the model's page")
-    return value
-
-
-def typed_config(raw: dict[str, Any], kind: type[Config], allowed: dict[str, tuple]) -> Config:
-    """The fields of config.json as a dataclass of the model, each one accounted for.
-
-    raises: ConfigError when a field is unknown, of another type, or has a value not built
-    """
-    fields = {f.name: f.default for f in dataclasses.fields(kind)}
-    for name, value in raw.items():
-        if name in OFF and value != OFF[name]:
-            raise ConfigError(f"config.json: {name} = {value!r} is not built", "leave it out")
-        if not (name in fields or name in IGNORED or name in OFF):
-            hint = "if it does not change the forward pass, remove it from config.json"
-            raise ConfigError(f"config.json: unknown field {name!r} = {value!r}", hint)
-        if name in allowed and value not in allowed[name]:
-            known = ", ".join(map(repr, allowed[name]))
-            raise ConfigError(f"config.json: {name} = {value!r} is not built", f"built: {known}")
-        if name in fields:
-            check_type(name, value, fields[name])
-    return kind(**{name: raw[name] for name in fields if name in raw})
-
-
-def check_type(name: str, value: Any, default: Any, file: str = "config.json") -> Any:
-    """The value, if it is of the default's type and, as a number, in range; else: ConfigError."""
-    wanted = int if default is None else type(default)
-    right = type(value) in (int, float) if wanted is float else type(value) is wanted
-    limits = ""
-    if wanted in (int, float):
-        least = 1 if wanted is int and not name.endswith("_token_id") else 0  # sizes and counts
-        right = right and least <= value < 1 << 31  # which also keeps NaN and infinity out
-        limits = f" from {least} to 2^31"
-    if not right and (value, default) != (None, None):
-        raise ConfigError(f"{file}: {name} = {value!r}", f"expected {wanted.__name__}{limits}")
-    return value
+# What weights may be called, the best first, and how each is opened.
+WEIGHT_FILES: dict[str, Callable[[Path], Source]] = {
+    "model.safetensors": open_safetensors,
+    "model.safetensors.index.json": open_safetensors,
+    "pytorch_model.bin": open_torch_bin,
+    "pytorch_model.bin.index.json": open_torch_bin,
+}
 
 
 def weights_file(directory: Path) -> Path:
@@ -119,44 +61,12 @@ def weights_file(directory: Path) -> Path:
 
 
 def open_weights(directory: Path) -> Source:
-    """A reader of the folder's weights, whichever file they are in."""
+    """A reader of the folder's weights, whichever file they are in.
+
+    raises: CheckpointError when they are missing or damaged
+    """
     path = weights_file(directory)
     return WEIGHT_FILES[path.name](path)
-
-
-def match_names(source: Source, shapes: dict[str, tuple[int, ...]],
-                layout: Layout) -> tuple[dict[str, str], dict[str, str]]:  # fmt: skip
-    """Which tensor of the file each parameter is, and the tied twins left to compare.
-
-    returns: parameter -> name in the file; second name in the file -> parameter it must equal
-    raises: CheckpointError for a missing, unexpected, doubled or misshapen tensor, by name
-    """
-    known = {*shapes, *layout.ties, *layout.ignored}
-    found: dict[str, str] = {}
-    for name in source.names():
-        full = layout.canonical(name, known)
-        if full in found:
-            raise CheckpointError(f"{found[full]} and {name} are both {full}", "keep one of them")
-        found[full] = name
-    ties = [(second, first) for second, first in layout.ties.items() if second in found]
-    twins = {found[second]: first for second, first in ties if first in found}
-    found = {first: found[second] for second, first in ties} | found
-    others = [file for full, file in found.items() if full not in known]
-    if heads := [file for file in others if file.startswith(OTHER_HEADS)]:
-        refuse(heads[0], "the head of a fine-tuned classifier, which is out of scope", PRETRAINED)
-    _refuse_any("unexpected tensors", others, "is this another model?")
-    _refuse_any("missing tensors", [name for name in shapes if name not in found], INCOMPLETE)
-    for name, shape in shapes.items():
-        if (here := source.info(found[name]).shape) != shape:
-            why = f"shape {list(here)}, the configuration asks for {list(shape)}"
-            refuse(found[name], why, "configuration and weights are of two different models")
-    return {name: found[name] for name in shapes}, twins
-
-
-def _refuse_any(what: str, names: list[str], hint: str) -> None:
-    if names:
-        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-        refuse(what, ", ".join(names[:4]) + more, hint)
 
 
 def fingerprint(directory: Path, *more: Path) -> str:
@@ -168,10 +78,169 @@ def fingerprint(directory: Path, *more: Path) -> str:
     weights = weights_file(directory)
     files = [directory / "config.json", weights]
     if weights.name.endswith(".index.json"):
-        files += [directory / name for name in sorted({*read_json(weights)["weight_map"].values()})]
+        shards = set(read_json(weights)["weight_map"].values())
+        files += [directory / name for name in sorted(shards)]
     digest = hashlib.sha256()
     for path in [*files, *more]:
         with os_errors(CheckpointError, path, "check the path"), open(path, "rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+# -- config.json -----------------------------------------------------------------------
+
+# Fields whose usual value means "off": anything else would change the result.
+OFF: dict[str, object] = {
+    "pruned_heads": {},
+    "is_encoder_decoder": False,
+    "cross_attention_hidden_size": None,
+}
+
+
+@cache
+def ignored_fields() -> frozenset[str]:
+    """The fields that cannot change what a forward pass computes."""
+    groups = read_toml(Path(__file__).with_name("ignored_fields.toml"))
+    return frozenset(name for names in groups.values() for name in names)
+
+
+def typed_config(
+    raw: JsonObject, kind: type[Config], allowed: Mapping[str, Sequence[object]]
+) -> Config:
+    """The fields of config.json as a dataclass of the model, each one accounted for.
+
+    kind: a dataclass whose fields all have a default
+    allowed: of some fields, the values that are built
+    raises: ConfigError when a field is unknown, of another type, or has a value not built
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+    for name, value in raw.items():
+        if name in OFF:
+            _check_off(name, value)
+        elif name in defaults:
+            if name in allowed:
+                _check_built(name, value, allowed[name])
+            check_type(name, value, defaults[name])
+        elif name not in ignored_fields():
+            hint = "if it does not change the forward pass, remove it from config.json"
+            raise ConfigError(f"config.json: unknown field {name!r} = {value!r}", hint)
+    return kind(**{name: value for name, value in raw.items() if name in defaults})
+
+
+def _check_off(name: str, value: object) -> None:
+    if value != OFF[name]:
+        raise ConfigError(f"config.json: {name} = {value!r} is not built", "leave it out")
+
+
+def _check_built(name: str, value: object, built: Sequence[object]) -> None:
+    if value not in built:
+        hint = f"built: {', '.join(map(repr, built))}"
+        raise ConfigError(f"config.json: {name} = {value!r} is not built", hint)
+
+
+def check_type(name: str, value: object, default: object, file: str = "config.json") -> None:
+    """Check that a value is of its default's type, and in range if it is a number.
+
+    default: None is that of an int that may be left out
+    raises: ConfigError
+    """
+    if value is None and default is None:
+        return
+    wanted = int if default is None else type(default)
+    accepted = (int, float) if wanted is float else (wanted,)
+    least = _least(name, wanted)
+    limits = "" if least is None else f" from {least} to 2^31"
+    if type(value) not in accepted or not _is_in_range(value, least):
+        raise ConfigError(f"{file}: {name} = {value!r}", f"expected {wanted.__name__}{limits}")
+
+
+def _least(name: str, wanted: type) -> int | None:
+    """The smallest that a number may be; None of what is no number."""
+    if wanted is float or (wanted is int and name.endswith("_token_id")):
+        return 0
+    if wanted is int:  # a size or a count
+        return 1
+    return None
+
+
+def _is_in_range(value: object, least: int | None) -> bool:
+    if least is None:
+        return True
+    # Also keeps NaN and infinity out.
+    return isinstance(value, int | float) and least <= value < 1 << 31
+
+
+# -- tensors ---------------------------------------------------------------------------
+
+OTHER_HEADS = ("classifier.", "qa_outputs.", "score.", "classification_head.")
+PRETRAINED = "take the pretrained checkpoint with its language-model head: tinyzo tunes by prompts"
+INCOMPLETE = "an encoder without its head, or a download that is not complete"
+ANOTHER_MODEL = "configuration and weights are of two different models"
+
+
+def match_names(
+    source: Source, shapes: Mapping[str, tuple[int, ...]], layout: Layout
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Which tensor of the file each parameter is, and the tied twins left to compare.
+
+    returns: parameter -> name in the file; second name in the file -> parameter it must equal
+    raises: CheckpointError for a missing, unexpected, doubled or misshapen tensor, by name
+    """
+    known = {*shapes, *layout.ties, *layout.ignored}
+    found = _canonical_names(source, layout, known)
+    twins = {}
+    for second, first in layout.ties.items():
+        if second in found:
+            if first in found:
+                twins[found[second]] = first
+            else:
+                found[first] = found[second]
+    _check_complete(found, shapes, known)
+    for name, shape in shapes.items():
+        stored = source.info(found[name]).shape
+        if stored != shape:
+            why = f"shape {list(stored)}, the configuration asks for {list(shape)}"
+            refuse(found[name], why, ANOTHER_MODEL)
+    return {name: found[name] for name in shapes}, twins
+
+
+def _canonical_names(source: Source, layout: Layout, known: set[str]) -> dict[str, str]:
+    """The model's own name of each tensor, or the file's if that is unknown -> the file's."""
+    found: dict[str, str] = {}
+    for name in source.names():
+        own = _canonical_name(name, layout, known)
+        if own in found:
+            raise CheckpointError(f"{found[own]} and {name} are both {own}", "keep one of them")
+        found[own] = name
+    return found
+
+
+def _canonical_name(name: str, layout: Layout, known: set[str]) -> str:
+    """The model's own name of a tensor in a file; an unknown one keeps the file's."""
+    if name in known:
+        return name
+    for prefix in layout.prefixes:
+        own = layout.base + name[len(prefix) :]
+        if name.startswith(prefix) and own in known:
+            return own
+    return name
+
+
+def _check_complete(found: dict[str, str], shapes: Iterable[str], known: set[str]) -> None:
+    """Check that every tensor is known and every parameter is there."""
+    unknown = [name for own, name in found.items() if own not in known]
+    for name in unknown:
+        if name.startswith(OTHER_HEADS):
+            refuse(name, "the head of a fine-tuned classifier, which is out of scope", PRETRAINED)
+    _refuse_any("unexpected tensors", unknown, "is this another model?")
+    _refuse_any("missing tensors", [name for name in shapes if name not in found], INCOMPLETE)
+
+
+def _refuse_any(what: str, names: list[str], hint: str, shown: int = 4) -> None:
+    if not names:
+        return
+    listed = ", ".join(names[:shown])
+    if len(names) > shown:
+        listed += f" and {len(names) - shown} more"
+    refuse(what, listed, hint)

@@ -10,16 +10,83 @@ differs: one rank and one alpha for all modules, which are linear; the base is a
     downloaded; a tensor too many or too few is refused, where peft warns
 """
 
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from tinyzo.checkpoints.directory import Layout, check_type, match_names, read_json
+from tinyzo.checkpoints.directory import check_type, match_names
+from tinyzo.checkpoints.layout import Layout
 from tinyzo.checkpoints.safetensors import SafetensorsFile
+from tinyzo.checkpoints.sources import Source
 from tinyzo.errors import ConfigError, refuse
-from tinyzo.parsing import read_toml
+from tinyzo.parsing import JsonObject, read_json
 
-CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
-FIELDS = read_toml(Path(__file__).with_suffix(".toml"))
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+BASE = "base_model_name_or_path"
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """The fields of an adapter_config.json that say how to compute, with peft's defaults."""
+
+    r: int = 8
+    lora_alpha: float = 8.0
+    use_rslora: bool = False
+
+    @property
+    def scale(self) -> float:
+        """s of W + s B A."""
+        if self.use_rslora:
+            return self.lora_alpha / math.sqrt(self.r)
+        return self.lora_alpha / self.r
+
+
+USED = {field.name: field.default for field in dataclasses.fields(AdapterConfig)}
+
+# What a field may be. Other ways to begin (PiSSA, OLoRA, CorDA, LoftQ, ...) change the base too:
+# with the base as it was, W + s B A would be another model.
+ALLOWED: dict[str, tuple[object, ...]] = {
+    "peft_type": ("LORA",),
+    "bias": ("none",),
+    "init_lora_weights": (True, False, "gaussian"),
+}
+
+# Fields that may be anything. One that is nowhere here is off (null, false or empty), or is refused
+# by name: what peft invents next is refused until it has been looked at.
+IGNORED = frozenset(
+    (
+        BASE,  # read by `parts`
+        "peft_version",  # names
+        "task_type",
+        "auto_mapping",
+        "revision",
+        "megatron_core",
+        "inference_mode",  # training only
+        "lora_dropout",
+        "target_modules",  # the names of the tensors say it
+        "exclude_modules",
+        "layers_to_transform",
+        "layers_pattern",
+        "qalora_group_size",  # settings of what must be off
+        "runtime_config",
+    )
+)
+
+TASK_TYPES = {"opt": "CAUSAL_LM"}  # peft has no such name for a masked language model
+
+
+class Adapter(NamedTuple):
+    """An open adapter: the file, its tensor of each half of ours, and the scale s."""
+
+    source: Source
+    names: dict[str, str]
+    scale: float
 
 
 def parts(path: Path) -> list[Path]:
@@ -27,38 +94,90 @@ def parts(path: Path) -> list[Path]:
 
     raises: ConfigError when the base is not here
     """
-    if not (config := path / CONFIG).is_file():
+    config = path / CONFIG
+    if not config.is_file():
         return [path]
-    base = str(read_json(config).get("base_model_name_or_path"))
+    base = str(read_json(config).get(BASE))
     for folder in (path / base, Path(base)):
         if folder.is_dir():
             return [folder, config, path / WEIGHTS]
-    raise ConfigError(f"{config}: its base {base!r:.200} is no folder here", FIELDS["no_base"])
+    raise ConfigError(
+        f"{config}: its base {base!r:.200} is no folder here",
+        f"download the base, and set {BASE} to its folder",
+    )
 
 
-def open_adapter(config: Path, file: Path, shapes: dict) -> tuple[Any, dict[str, str], float]:
-    """The open file, its tensor of each half (`M.lora_A.weight`, `M.lora_B.weight`), and the scale.
+def open_adapter(config: Path, file: Path, shapes: Mapping[str, tuple[int, ...]]) -> Adapter:
+    """Open an adapter of a base; its halves are called `M.lora_A.weight` and `M.lora_B.weight`.
 
     shapes: of the base's parameters, by name
     raises: ConfigError for what is not built; CheckpointError for a damaged file, for tensors
         missing, unexpected or misshapen, and when there are none
     """
-    raw, built = read_json(config), FIELDS["built"]
+    settings = read_config(config)
+    with ExitStack() as opened:
+        source = opened.enter_context(SafetensorsFile(file))
+        halves = _half_shapes(source, shapes, settings.r)
+        names, _ = match_names(source, halves, Layout((PREFIX,), "", {}, ()))
+        if not names:
+            refuse(file, "it has no adapter")
+        opened.pop_all()
+    return Adapter(source, names, settings.scale)
+
+
+def read_config(path: Path) -> AdapterConfig:
+    """The checked fields of an adapter_config.json.
+
+    raises: ConfigError for a field that is not built, or not of its type
+    """
+    raw = read_json(path)
     for name, value in raw.items():
-        if not (value in built[name] if name in built else not value or name in FIELDS["ignored"]):
-            raise ConfigError(f"{config}: {name} = {value!r:.80} is not built", FIELDS["only"])
-    r, alpha, root = (check_type(n, raw.get(n, d), d, CONFIG) for n, d in FIELDS["used"].items())
-    source, halves = SafetensorsFile(file), {}
+        if not _is_built(name, value):
+            hint = "only plain LoRA is read; if peft can merge it (merge_and_unload)"
+            raise ConfigError(
+                f"{path}: {name} = {value!r:.80} is not built", f"{hint}, save the whole model"
+            )
+    given = {name: raw[name] for name in USED if name in raw}
+    for name, value in given.items():
+        check_type(name, value, USED[name], CONFIG)
+    return AdapterConfig(**given)
+
+
+def _is_built(name: str, value: object) -> bool:
+    if name in ALLOWED:
+        return value in ALLOWED[name]
+    return name in USED or name in IGNORED or not value
+
+
+def _half_shapes(
+    source: Source, shapes: Mapping[str, tuple[int, ...]], r: int
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of A and B for each matrix of which the file has a half."""
     adapted = {name.removeprefix(PREFIX).partition(".lora_")[0] for name in source.names()}
+    halves: dict[str, tuple[int, ...]] = {}
     for name, shape in shapes.items():
-        if len(shape) == 2 and (m := name.removesuffix(".weight")) in adapted:
-            halves |= {f"{m}.lora_A.weight": (r, shape[1]), f"{m}.lora_B.weight": (shape[0], r)}
-    names, _ = match_names(source, halves, Layout((PREFIX,), "", {}, ()))
-    return source, names or refuse(file, "it has no adapter"), alpha / r ** (0.5 if root else 1)
+        module = name.removesuffix(".weight")
+        if len(shape) == 2 and module in adapted:
+            halves[f"{module}.lora_A.weight"] = (r, shape[1])
+            halves[f"{module}.lora_B.weight"] = (shape[0], r)
+    return halves
 
 
-def new_config(family: str, base: Path, halves: list[str], r: int, scale: float) -> dict[str, Any]:
-    """What adapter_config.json is to say; halves: the names of the adapters' tensors, as ours."""
-    return FIELDS["written"] | {"task_type": FIELDS["task_type"].get(family), "r": r,
-        "lora_alpha": scale * r, "base_model_name_or_path": str(base.resolve()),
-        "target_modules": sorted({name.partition(".lora_")[0] for name in halves})}  # fmt: skip
+def new_config(family: str, base: Path, halves: Iterable[str], r: int, scale: float) -> JsonObject:
+    """The contents of a new adapter_config.json.
+
+    halves: the names of the adapter's tensors, as ours
+    """
+    return {
+        "peft_type": "LORA",
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_dropout": 0.0,
+        "task_type": TASK_TYPES.get(family),
+        "r": r,
+        "lora_alpha": scale * r,
+        BASE: str(base.resolve()),
+        "target_modules": sorted({name.partition(".lora_")[0] for name in halves}),
+    }

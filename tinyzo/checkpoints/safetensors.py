@@ -12,18 +12,22 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from tinyzo import parsing, system
-from tinyzo.checkpoints.sources import Source, Stored, TensorInfo, is_shape
+from tinyzo.checkpoints.sources import Source, Stored, TensorInfo, is_shape, open_source
 from tinyzo.dtypes import STORAGE
 from tinyzo.errors import CheckpointError, ShapeError, refuse
 
-Infos, Strings = Mapping[str, TensorInfo], Mapping[str, str] | None
-Places = dict[str, tuple[int, TensorInfo]]  # where in the data each tensor begins, and what it is
+Infos = Mapping[str, TensorInfo]
+Metadata = Mapping[str, str] | None
+
+_LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100_000_000  # the crate's own limit
+_MAX_DIGITS = 19  # the most that fit 64 bits for certain
+_RANK = {tag: rank for rank, tag in enumerate(STORAGE)}  # by which the crate sorts a file
 
 
 class SafetensorsFile(Source):
@@ -35,67 +39,123 @@ class SafetensorsFile(Source):
         and shapes that NumPy cannot hold
     """
 
+    metadata: dict[str, str]
+
     def _load(self, opened: ExitStack) -> dict[str, Stored]:
         file, size = system.open_file(self.path, opened)
-        header_size = int.from_bytes(system.read_bytes(file, 8, 0), "little")
-        data_start = 8 + header_size
+        header_size = int.from_bytes(system.read_bytes(file, _LENGTH_BYTES, 0), "little")
+        data_start = _LENGTH_BYTES + header_size
         if header_size > _MAX_HEADER_BYTES or data_start > size:
             refuse(self.path, f"it claims a header of {header_size} bytes and has {size}")
-        header = system.read_bytes(file, header_size, 8)
-        self.metadata, places = _parse(header, size - data_start, self.path)
-        return {name: Stored(info, file, name, data_start + start, _stride(info.shape))
-                for name, (start, info) in places.items()}  # fmt: skip
+        text = system.read_bytes(file, header_size, _LENGTH_BYTES)
+        header = _parse_header(text, size - data_start, self.path)
+        self.metadata = header.metadata
+        return {
+            name: Stored(info, file, name, data_start + start, _contiguous(info.shape))
+            for name, info, start, _ in header.spans
+        }
 
 
-open_safetensors = SafetensorsFile.open
+def open_safetensors(path: str | Path) -> Source:
+    """A safetensors file, or several behind a `model.safetensors.index.json`."""
+    return open_source(path, SafetensorsFile)
 
 
-def _stride(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The stride of a tensor in C order, in elements."""
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
-def _parse(header: bytes, data_size: int, path: Path) -> tuple[dict[str, str], Places]:
-    """Metadata, and places in the order of the data, once all of a header has been checked."""
-    numbers = dict.fromkeys(("parse_int", "parse_float", "parse_constant"), _natural)
-    entries = parsing.parse_json(header, path, **numbers)
-    metadata = entries.pop("__metadata__", None)
-    metadata = {} if metadata is None else metadata
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        refuse(path, "its __metadata__ is not a map of strings")
-    spans = {name: _span(path, name, entry) for name, entry in entries.items()}
-    places, end = {}, 0
-    for name, (start, stop, info) in sorted(spans.items(), key=lambda item: item[1][:2]):
+# -- the header ------------------------------------------------------------------------
+
+
+class _Span(NamedTuple):
+    """A tensor, and the bytes of the data from `start` to `stop` that it claims."""
+
+    name: str
+    info: TensorInfo
+    start: int
+    stop: int
+
+
+class _Header(NamedTuple):
+    metadata: dict[str, str]
+    spans: list[_Span]  # in the order of the data, of which they leave nothing out
+
+
+def _parse_header(text: bytes, data_size: int, path: Path) -> _Header:
+    """A header of which everything has been checked.
+
+    raises: CheckpointError that names `path`
+    """
+    entries = parsing.parse_json(text, path, number=_natural)
+    metadata = _parse_metadata(entries.pop("__metadata__", None), path)
+    spans = [_parse_span(name, entry, path) for name, entry in entries.items()]
+    spans.sort(key=lambda span: (span.start, span.stop))
+    end = 0
+    for name, info, start, stop in spans:
         if start != end:
             refuse(path, f"{name!r:.80} starts at byte {start} of the data, not at {end}")
         if stop - start != info.nbytes:
             refuse(path, f"{name!r:.80} has {stop - start} bytes, not {info.nbytes}")
-        places[name], end = (start, info), stop
+        end = stop
     if end != data_size:
         refuse(path, f"its tensors end at byte {end} of the data, the file at {data_size}")
-    return metadata, places
+    return _Header(metadata, spans)
 
 
 def _natural(text: str) -> int:
-    if not text.isdecimal() or len(text) > 19:  # 19 digits: the most that fit 64 bits for certain
+    """A number of the header, all of which are sizes or positions."""
+    if not text.isdecimal() or len(text) > _MAX_DIGITS:
         raise ValueError(f"{text[:30]} is not a natural number of 64 bits")
     return int(text)
 
 
-def _span(path: Path, name: str, entry: Any) -> tuple[int, int, TensorInfo]:
+def _parse_metadata(found: object, path: Path) -> dict[str, str]:
+    if found is None:
+        return {}
+    if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
+        refuse(path, "its __metadata__ is not a map of strings")
+    return found
+
+
+def _parse_span(name: str, entry: object, path: Path) -> _Span:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         refuse(path, f"{name!r:.80} has other fields than dtype, shape and data_offsets")
-    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in STORAGE:
-        kind = dtype if isinstance(dtype, str) else type(dtype).__name__
-        refuse(path, f"{name!r:.80} is of the unknown type {kind:.30}")
+    dtype = entry["dtype"]
+    if not isinstance(dtype, str):
+        refuse(path, f"{name!r:.80} is of the unknown type {type(dtype).__name__}")
+    if dtype not in STORAGE:
+        refuse(path, f"{name!r:.80} is of the unknown type {dtype:.30}")
+    shape = entry["shape"]
     if not isinstance(shape, list) or not is_shape(tuple(shape), dtype):
         refuse(path, f"{name!r:.80} has an impossible shape")
-    if not isinstance(offsets, list) or [*map(type, offsets)] != [int, int]:  # see _natural
-        refuse(path, f"{name!r:.80} has impossible data_offsets")
-    return offsets[0], offsets[1], TensorInfo(dtype, tuple(shape))
+    match entry["data_offsets"]:
+        case [start, stop] if parsing.is_natural(start) and parsing.is_natural(stop):
+            return _Span(name, TensorInfo(dtype, tuple(shape)), start, stop)
+    refuse(path, f"{name!r:.80} has impossible data_offsets")
 
 
-class SafetensorsWriter(AbstractContextManager):
+def _format_header(infos: Infos, metadata: Metadata) -> bytes:
+    """The header of tensors that lie in that order."""
+    entries: dict[str, object] = {}
+    if metadata is not None:
+        entries["__metadata__"] = dict(metadata)
+    start = 0
+    for name, info in infos.items():
+        stop = start + info.nbytes
+        entries[name] = {"dtype": info.dtype, "shape": info.shape, "data_offsets": (start, stop)}
+        start = stop
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":"))
+    header = text.encode("utf-8", "surrogatepass")  # `_parse_header` refuses what is not UTF-8
+    padding = -len(header) % 8  # the data starts aligned, as the crate's does
+    return header + b" " * padding
+
+
+# -- writing ---------------------------------------------------------------------------
+
+
+class SafetensorsWriter(AbstractContextManager["SafetensorsWriter"]):
     """Writes a safetensors file chunk by chunk; it takes its name only when it is whole.
 
         with SafetensorsWriter(path, infos) as writer:
@@ -108,23 +168,28 @@ class SafetensorsWriter(AbstractContextManager):
         that was there before is left as it was; ShapeError for a chunk that does not fit
     """
 
-    def __init__(self, path: str | Path, infos: Infos, metadata: Strings = None) -> None:
+    def __init__(self, path: str | Path, infos: Infos, metadata: Metadata = None) -> None:
         self.path = Path(path)
         self.partial = self.path.with_name(f".{self.path.name}.partial")
-        names = sorted(infos, key=lambda name: (-[*STORAGE].index(infos[name].dtype), name))
-        self._infos = {name: TensorInfo(*infos[name]) for name in names}
-        self._missing = {name: i.nbytes for name, i in self._infos.items() if i.nbytes}
-        data_size = sum(self._missing.values())
-        header = _header(self._infos, metadata)
-        _parse(header, data_size, self.path)  # never write what cannot be read
-        self._size = 8 + len(header) + data_size
-        with self._os_errors(), ExitStack() as partly:
-            self._file = partly.enter_context(open(self.partial, "ab"))
-            system.lock(self._file, CheckpointError, f"{self.path}: another process is writing it")
-            partly.callback(self.partial.unlink, missing_ok=True)
-            self._file.truncate(0)  # what a process left that died
-            self._file.write(len(header).to_bytes(8, "little") + header)
-            self._partly = partly.pop_all()  # undoes what is on the disk so far
+        names = sorted(infos, key=lambda name: (-_RANK[infos[name].dtype], name))
+        self._infos = {name: infos[name] for name in names}
+        sizes = {name: info.nbytes for name, info in self._infos.items()}
+        self._missing = {name: size for name, size in sizes.items() if size}  # bytes, in order
+        data_size = sum(sizes.values())
+        header = _format_header(self._infos, metadata)
+        _parse_header(header, data_size, self.path)  # never write what cannot be read
+        self._size = _LENGTH_BYTES + len(header) + data_size
+        with self._os_errors(), ExitStack() as unfinished:
+            self._file = unfinished.enter_context(open(self.partial, "ab"))
+            self._begin(header, unfinished)
+            self._unfinished = unfinished.pop_all()  # undoes what is on the disk so far
+
+    def _begin(self, header: bytes, unfinished: ExitStack) -> None:
+        """Take the partial file from other processes, and write all that is before the data."""
+        system.lock(self._file, CheckpointError, f"{self.path}: another process is writing it")
+        unfinished.callback(self.partial.unlink, missing_ok=True)
+        self._file.truncate(0)  # a process that died may have left something
+        self._file.write(len(header).to_bytes(_LENGTH_BYTES, "little") + header)
 
     def names(self) -> list[str]:
         """The order in which `write` wants the tensors."""
@@ -135,48 +200,51 @@ class SafetensorsWriter(AbstractContextManager):
 
         chunk: of the type in STORAGE, never converted, and of the tensor's shape but for axis 0
         """
-        dtype, shape = self._infos[name]
-        if (chunk.ndim, chunk.shape[1:], chunk.dtype) != (len(shape), shape[1:], STORAGE[dtype]):
-            wrong = f"{name!r} is {dtype} {list(shape)}, not {chunk.dtype} {list(chunk.shape)}"
-            raise ShapeError(wrong, f"give rows of it, in {STORAGE[dtype]}")
-        expected = next(iter(self._missing), None)
-        if chunk.nbytes and (name != expected or chunk.nbytes > self._missing[name]):
-            due = f"{self._missing.get(expected, 0)} of {expected!r} are due"
-            wrong = f"{chunk.nbytes} bytes of {name!r} are given, {due}"
-            raise ShapeError(wrong, "write each tensor once, in the order of names()")
+        self._check_fits(name, chunk)
+        if chunk.nbytes:
+            self._check_due(name, chunk.nbytes)
         with self._os_errors():
             self._file.write(np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data)
             self._file.flush()  # so that `partial` can be read as soon as all is written
         if chunk.nbytes:
             self._missing[name] -= chunk.nbytes
-        if not self._missing.get(name, 1):
-            del self._missing[name]
+            if self._missing[name] == 0:
+                del self._missing[name]
+
+    def _check_fits(self, name: str, chunk: np.ndarray) -> None:
+        """Check that a chunk is rows of the tensor, in its type."""
+        dtype, shape = self._infos[name]
+        are_rows = chunk.ndim == len(shape) and chunk.shape[1:] == shape[1:]
+        if not are_rows or chunk.dtype != STORAGE[dtype]:
+            raise ShapeError(
+                f"{name!r} is {dtype} {list(shape)}, not {chunk.dtype} {list(chunk.shape)}",
+                f"give rows of it, in {STORAGE[dtype]}",
+            )
+
+    def _check_due(self, name: str, size: int) -> None:
+        """Check that so many bytes of the tensor come next."""
+        expected = next(iter(self._missing), None)
+        left = 0 if expected is None else self._missing[expected]
+        if name != expected or size > left:
+            raise ShapeError(
+                f"{size} bytes of {name!r} are given, {left} of {expected!r} are due",
+                "write each tensor once, in the order of names()",
+            )
 
     def close(self) -> None:
         """Put the finished file in its place, safe from a power failure from here on."""
-        with self._os_errors(), self._partly:
+        with self._os_errors(), self._unfinished:
             for name, left in self._missing.items():
                 refuse(self.path, f"{name!r} lacks {left} bytes", "write all of its rows")
             system.put_in_place(self._file, self.partial, self.path)
-
-    def _os_errors(self) -> AbstractContextManager:
-        hint = f"the file needs {self._size} bytes in a folder that can be written"
-        return system.os_errors(CheckpointError, self.path, hint)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
         else:
             with suppress(OSError):  # closing a file flushes it, on a disk that may be full
-                self._partly.close()
+                self._unfinished.close()
 
-
-def _header(infos: Infos, metadata: Strings) -> bytes:
-    entries: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
-    end = 0
-    for name, (dtype, shape) in infos.items():
-        start, end = end, end + infos[name].nbytes
-        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": (start, end)}
-    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":"))
-    header = text.encode("utf-8", "surrogatepass")  # what is not UTF-8 then fails in `_parse`
-    return header + b" " * (-len(header) % 8)  # the data starts aligned, as the crate's does
+    def _os_errors(self) -> AbstractContextManager[None]:
+        hint = f"the file needs {self._size} bytes in a folder that can be written"
+        return system.os_errors(CheckpointError, self.path, hint)

@@ -2,7 +2,7 @@
 
     Source               names, types, shapes, rows
       SafetensorsFile      safetensors.py
-      TorchBin             tinyzo_formats
+      TorchBin             torch_bin.py
       Sharded              several of either, behind an index
 
 Nothing is mapped and nothing is cached: reading costs the memory of the buffer that is filled.
@@ -11,16 +11,20 @@ Nothing is mapped and nothing is cached: reading costs the memory of the buffer 
 import io
 import math
 import sys
-from abc import abstractmethod
-from contextlib import AbstractContextManager, ExitStack
+from abc import ABC, abstractmethod
+from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard, TypeVar
 
 import numpy as np
 
 from tinyzo import parsing, system
 from tinyzo.dtypes import STORAGE
 from tinyzo.errors import ShapeError, refuse
+
+_MAX_AXES = 32  # of an array in NumPy 1; NumPy 2 has 64
+
+AnySource = TypeVar("AnySource", bound="Source")
 
 
 class TensorInfo(NamedTuple):
@@ -50,42 +54,48 @@ class Stored(NamedTuple):
 
 def reach(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
     """How many elements the last one lies behind the first."""
-    return sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
+    return sum((length - 1) * step for length, step in zip(shape, stride, strict=True))
 
 
-def is_shape(shape: tuple[object, ...], dtype: str) -> bool:
-    """Whether NumPy can hold an array of that shape."""
-    natural = len(shape) <= 32 and all(map(parsing.is_natural, shape))  # 32 axes: NumPy 1 has no more
-    return natural and math.prod(n or 1 for n in shape) * STORAGE[dtype].itemsize <= sys.maxsize
+def is_shape(shape: tuple[object, ...], dtype: str) -> TypeGuard[tuple[int, ...]]:
+    """Whether NumPy can hold an array of that shape and storage type."""
+    if len(shape) > _MAX_AXES:
+        return False
+    size = STORAGE[dtype].itemsize
+    for length in shape:
+        if not parsing.is_natural(length):
+            return False
+        size *= max(length, 1)  # NumPy wants the other axes to fit though one is empty
+    return size <= sys.maxsize
 
 
-class Source(AbstractContextManager):
+class Source(ABC):
     """Tensors by name, in the file's order, of which any run of rows can be read alone.
+
+    It is closed by `close`, at the end of a `with`, or when the last reference to it is gone.
 
     raises: CheckpointError for a file that is missing, damaged or hostile
     """
 
-    _opened = ExitStack()  # nothing yet
-
     def __init__(self, path: str | Path) -> None:
+        self._opened = ExitStack()  # what `close` closes: nothing yet, and all once it is checked
         self.path = Path(path)
         with ExitStack() as opened:
             self._tensors = self._load(opened)
             self._opened = opened.pop_all()
 
-    @classmethod
-    def open(cls, path: str | Path) -> "Source":
-        """A file of this kind, or several behind a `*.index.json`."""
-        return Sharded(path, cls) if Path(path).suffix == ".json" else cls(path)
-
     @abstractmethod
     def _load(self, opened: ExitStack) -> dict[str, Stored]:
-        """Open the file, check it, and list what it holds."""
+        """Open the file, to be closed with `opened`, check it, and list what it holds."""
 
     def names(self) -> list[str]:
         return list(self._tensors)
 
     def info(self, name: str) -> TensorInfo:
+        """Type and shape of a tensor.
+
+        raises: CheckpointError when there is none of that name
+        """
         if name not in self._tensors:
             refuse(self.path, f"it has no tensor {name!r}", "`tinyzo inspect` lists them")
         return self._tensors[name].info
@@ -93,8 +103,13 @@ class Source(AbstractContextManager):
     def ties(self) -> dict[str, str]:
         """Each tensor whose bytes belong to another one before it, and that one's name."""
         first: dict[Stored, str] = {}
-        firsts = {name: first.setdefault(place, name) for name, place in self._tensors.items()}
-        return {name: other for name, other in firsts.items() if name != other}
+        ties = {}
+        for name, place in self._tensors.items():
+            if place in first:
+                ties[name] = first[place]
+            else:
+                first[place] = name
+        return ties
 
     def read_into(self, name: str, out: np.ndarray, start: int = 0) -> None:
         """Fill `out` with the rows start, start + 1, ... of a tensor; without axes, with all of it.
@@ -103,43 +118,72 @@ class Source(AbstractContextManager):
         raises: ShapeError when `out` is not so or more rows are asked for than there are;
             CheckpointError when the file cannot be read or has shrunk
         """
-        dtype, shape = self.info(name)
-        fits = out.ndim == len(shape) and out.shape[1:] == shape[1:]
-        there = 0 <= start <= start + sum(out.shape[:1]) <= sum(shape[:1])
-        if not (fits and there and out.dtype == STORAGE[dtype] and out.flags.carray):
-            rows = f"{name!r} {dtype} {list(shape)} from row {start} on"
-            needed = f"a writable C-contiguous array of {STORAGE[dtype]}, no longer than the rest"
-            raise ShapeError(f"{rows} does not fit {out.dtype} {list(out.shape)}", f"give {needed}")
+        info = self.info(name)
+        dtype = STORAGE[info.dtype]
+        if (
+            out.dtype != dtype
+            or not out.flags.carray
+            or not _are_rows(out.shape, info.shape, start)
+        ):
+            asked = f"{name!r} {info.dtype} {list(info.shape)} from row {start} on"
+            raise ShapeError(
+                f"{asked} does not fit {out.dtype} {list(out.shape)}",
+                f"give a writable C-contiguous array of {dtype}, no longer than the rest",
+            )
         if out.size:
             _fill(out, self._tensors[name], start)
 
     def read(self, name: str) -> np.ndarray:
         """The whole tensor, in its type of STORAGE."""
-        dtype, shape = self.info(name)
-        out = np.empty(shape, STORAGE[dtype])
+        info = self.info(name)
+        out = np.empty(info.shape, STORAGE[info.dtype])
         self.read_into(name, out)
         return out
 
     def close(self) -> None:
+        """Close the file; nothing can be read any more, and closing again does nothing."""
         self._opened.close()
 
-    __del__ = close
+    def __enter__(self: AnySource) -> AnySource:
+        return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        self.close()  # before Python does, with a warning
+
+
+def _are_rows(part: tuple[int, ...], whole: tuple[int, ...], start: int) -> bool:
+    """Whether an array of shape `part` can hold rows from `start` on of one of shape `whole`."""
+    if len(part) != len(whole) or part[1:] != whole[1:] or start < 0:
+        return False
+    if not whole:
+        return start == 0
+    return start + part[0] <= whole[0]
+
 
 def _fill(out: np.ndarray, place: Stored, first_row: int) -> None:
     """Fill `out`, which fits and is not empty: at once, or by way of all that its rows span."""
-    start = place.start + (first_row * place.stride[0] * out.itemsize if first_row else 0)
-    axes = zip(out.shape, place.stride, out.strides, strict=True)
-    strides = [ours if n == 1 else step * out.itemsize for n, step, ours in axes]
-    if strides == list(out.strides):
+    start = place.start
+    if first_row:
+        start += first_row * place.stride[0] * out.itemsize
+    strides = []  # in bytes; an axis of length one may have any, so it gets that of `out`
+    for length, step, own in zip(out.shape, place.stride, out.strides, strict=True):
+        strides.append(own if length == 1 else step * out.itemsize)
+    if tuple(strides) == out.strides:
         system.read_at(place.file, out, start)
     else:
         span = np.empty(1 + reach(out.shape, place.stride), out.dtype)
         system.read_at(place.file, span, start)
         out[...] = np.ndarray(out.shape, out.dtype, span, 0, strides)
+
+
+def open_source(path: str | Path, kind: type[Source]) -> Source:
+    """A file of one kind, or several of it behind a `*.index.json`."""
+    if Path(path).suffix == ".json":
+        return Sharded(path, kind)
+    return kind(path)
 
 
 class Sharded(Source):
@@ -149,23 +193,39 @@ class Sharded(Source):
         index places in it, and no other
     """
 
-    def __init__(self, path: str | Path, reader: type[Source]) -> None:
-        self._reader = reader
+    def __init__(self, path: str | Path, kind: type[Source]) -> None:
+        self._kind = kind
         super().__init__(path)
 
     def _load(self, opened: ExitStack) -> dict[str, Stored]:
-        text = system.read_bytes(*system.open_file(self.path, opened), 0)
-        places = parsing.parse_json(text, self.path).get("weight_map")
-        if not isinstance(places, dict) or not all(isinstance(p, str) for p in places.values()):
-            refuse(self.path, "its weight_map does not give each tensor the name of a file")
+        places = self._weight_map(opened)
         tensors: dict[str, Stored] = {}
         for place in dict.fromkeys(places.values()):
-            if set(place) & set("/\\:\0") or place in ("", ".", ".."):
+            if not _is_plain_name(place):
                 refuse(self.path, f"the shard {place!r:.80} is not a plain file name")
-            shard = opened.enter_context(self._reader(self.path.with_name(place)))
-            held, promised = set(shard.names()), {name for name in places if places[name] == place}
-            for name in sorted(held ^ promised):
-                found = f"but {place} {'has' if name in held else 'lacks'} it"
-                refuse(self.path, f"it places {name!r:.80} in {places.get(name)}, {found}")
+            shard = opened.enter_context(self._kind(self.path.with_name(place)))
+            self._check_shard(place, set(shard.names()), places)
             tensors |= shard._tensors
         return tensors
+
+    def _weight_map(self, opened: ExitStack) -> dict[str, str]:
+        """The name of the file that each tensor is in."""
+        file, size = system.open_file(self.path, opened)
+        index = parsing.parse_json(system.read_bytes(file, size, 0), self.path)
+        places = index.get("weight_map")
+        if not isinstance(places, dict) or not all(isinstance(p, str) for p in places.values()):
+            refuse(self.path, "its weight_map does not give each tensor the name of a file")
+        return places
+
+    def _check_shard(self, place: str, held: set[str], places: dict[str, str]) -> None:
+        """Check that a shard holds the tensors that the index places in it, and no other."""
+        promised = {name for name in places if places[name] == place}
+        for name in sorted(held ^ promised):
+            verb = "has" if name in held else "lacks"
+            placed = f"it places {name!r:.80} in {places.get(name)}"
+            refuse(self.path, f"{placed}, but {place} {verb} it")
+
+
+def _is_plain_name(name: str) -> bool:
+    """Whether a file of that name lies in the folder itself, on every system."""
+    return name not in ("", ".", "..") and not set(name) & set("/\\:\0")

@@ -14,18 +14,19 @@ import pickle
 import pickletools
 import struct
 import zipfile
-from collections import namedtuple
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NamedTuple, TypeGuard
 
-from tinyzo import parsing, system
+from tinyzo import system
 from tinyzo.checkpoints.sources import Source, Stored, TensorInfo, is_shape, reach
-from tinyzo.dtypes import STORAGE
+from tinyzo.dtypes import STORAGE, STORAGE_TYPES
 from tinyzo.errors import refuse
+from tinyzo.parsing import is_natural
 
 _MAX_LISTING_BYTES = 8 << 20  # of a pickle or a ZIP directory: 40,000 tensors, 1 GB of objects
-_LOCAL_HEADER = struct.Struct("<4s22xHH")
 _RESAVE = "save it again with PyTorch 1.6 or newer: torch.save(model.state_dict(), path)"
 _HOSTILE = f"if you do not trust its author, do not use it; else {_RESAVE}"
 
@@ -40,184 +41,465 @@ class TorchBin(Source):
 
     def _load(self, opened: ExitStack) -> dict[str, Stored]:
         file, size = system.open_file(self.path, opened)
-        members = _members(file, size)
-        pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
-        if len(pickles) != 1:
-            refuse(self.path, f"it has {len(pickles)} members */data.pkl, not one", _RESAVE)
-        prefix = pickles[0].removesuffix("data.pkl")
-        if _read(file, *members.get(prefix + "byteorder", (0, 0))) not in (b"", b"little"):
+        members = _list_members(file, size)
+        prefix = _find_prefix(members, self.path)
+        byteorder = members.get(f"{prefix}byteorder")
+        if byteorder is not None and _read_member(file, byteorder) not in (b"", b"little"):
             refuse(self.path, "it was written on a big-endian machine", _RESAVE)
+        program = _read_member(file, members[f"{prefix}data.pkl"])
         tensors = {}
-        for name, view in _state_dict(_read(file, *members[pickles[0]]), self.path).items():
-            key, _, needed = view.storage
-            start, size = members.get(f"{prefix}data/{key}", (0, None))
-            if size != needed:
-                why = f"{name!r:.80} needs a storage of {needed} bytes and has one of {size}"
-                refuse(self.path, why)
-            tensors[name] = Stored(view.info, file, key, start + view.start, view.stride)
+        for name, tensor in load_state_dict(program, self.path).items():
+            storage = tensor.storage
+            member = members.get(f"{prefix}data/{storage.key}")
+            if member is None:
+                refuse(self.path, f"{name!r:.80} has no storage {storage.key!r:.80}")
+            if member.size != storage.size:
+                needed = f"{name!r:.80} needs a storage of {storage.size} bytes"
+                refuse(self.path, f"{needed} and has one of {member.size}")
+            start = member.start + tensor.start
+            tensors[name] = Stored(tensor.info, file, storage.key, start, tensor.stride)
         return tensors
 
 
+# -- the ZIP, of which zipfile reads the directory only --------------------------------
 
-def _read(file: io.FileIO, start: int, size: int) -> bytes:
-    if size > _MAX_LISTING_BYTES:
-        refuse(file.name, f"it needs {size} bytes to list its tensors: too many", _HOSTILE)
-    return system.read_bytes(file, size, start)
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, length of the name, length of the rest
+_LOCAL_SIGNATURE = b"PK\3\4"
+_LEGACY_MAGIC = b"l\xfc\x9cF\xf9 j\xa8P\x19"  # what torch.save began with from 0.1.10 on
+_TAR_MAGIC = b"ustar"  # at byte 257: what it wrote before
 
 
-# --- the ZIP, of which zipfile reads the directory only ---
+class _Member(NamedTuple):
+    """Where the bytes of a member of the ZIP lie."""
+
+    start: int
+    size: int
 
 
 class _Directory(io.FileIO):
     """The file as zipfile sees it: the directory, read at once, takes 20 times the memory."""
 
-    def read(self, size: int = -1) -> bytes:
-        if size > _MAX_LISTING_BYTES:
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > _MAX_LISTING_BYTES:
             raise zipfile.BadZipFile(f"it lists too many members, in {size} bytes")
         return super().read(size)
 
 
-def _members(file: io.FileIO, file_size: int) -> dict[str, tuple[int, int]]:
-    """Start and size of each member's bytes; none is compressed, none overlaps another."""
+def _list_members(file: io.FileIO, file_size: int) -> dict[str, _Member]:
+    """The members by name; none is compressed, none overlaps another."""
     head = system.read_bytes(file, min(file_size, 512), 0)
-    # what torch.save began with, from 0.1.10 on and before: its magic number, a tar
-    if b"l\xfc\x9cF\xf9 j\xa8P\x19" in head[:16] or head[257:262] == b"ustar":
+    if _LEGACY_MAGIC in head[:16] or head[257:262] == _TAR_MAGIC:
         refuse(file.name, "it is in the format of PyTorch before 1.6", _RESAVE)
-    if not head.startswith(b"PK\3\4"):
+    if not head.startswith(_LOCAL_SIGNATURE):
         refuse(file.name, f"it starts with {head[:8]!r}, so torch.save did not write it")
     try:
         with zipfile.ZipFile(_Directory(file.fileno(), closefd=False)) as archive:
             infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error) as error:
         refuse(file.name, f"its ZIP directory is damaged: {error}")
-    members, end = {}, 0
+    members: dict[str, _Member] = {}
+    end = 0
     for info in infos:
         name = info.orig_filename
         if name in members or info.header_offset < end:
             refuse(file.name, f"its member {name!r:.80} is there twice or overlaps", _HOSTILE)
         members[name] = _locate(file, file_size, info)
-        end = sum(members[name])
+        end = members[name].start + members[name].size
     return members
 
 
-def _locate(file: io.FileIO, file_size: int, info: zipfile.ZipInfo) -> tuple[int, int]:
-    name, label = info.orig_filename, f"its member {info.orig_filename!r:.80}"
+def _locate(file: io.FileIO, file_size: int, info: zipfile.ZipInfo) -> _Member:
+    """Where a member's bytes are, once its name and its header have been checked."""
+    name = info.orig_filename
+    label = f"its member {name!r:.80}"
     if set(name) & set("\\:\0") or {"", ".", ".."} & set(name.split("/")):
         refuse(file.name, f"{label} does not stay in its folder", _HOSTILE)
     if info.compress_type or info.flag_bits & 1 or info.file_size != info.compress_size:
         refuse(file.name, f"{label} is compressed or encrypted", _RESAVE)
     start = info.header_offset + _LOCAL_HEADER.size
+    signature = b""
     if start <= file_size:
         header = system.read_bytes(file, _LOCAL_HEADER.size, info.header_offset)
-        signature, *lengths = _LOCAL_HEADER.unpack(header)
-        start += sum(lengths)
-    if start + info.file_size > file_size or signature != b"PK\3\4":
+        signature, name_size, extra_size = _LOCAL_HEADER.unpack(header)
+        start += name_size + extra_size
+    if signature != _LOCAL_SIGNATURE or start + info.file_size > file_size:
         refuse(file.name, f"{label} is not where the ZIP directory says")
-    return start, info.file_size
+    return _Member(start, info.file_size)
 
 
-# --- the pickle ---
+def _find_prefix(members: dict[str, _Member], path: Path) -> str:
+    """The folder of the ZIP in which everything lies, with its slash."""
+    pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
+    if len(pickles) != 1:
+        refuse(path, f"it has {len(pickles)} members */data.pkl, not one", _RESAVE)
+    return pickles[0].removesuffix("data.pkl")
 
 
-_Global = namedtuple("_Global", "word")  # what stands for a function or a class: it is no callable
-_Storage = namedtuple("_Storage", "key dtype size")  # sizes and starts are in bytes
-_View = namedtuple("_View", "storage info start stride")
-_PLAINLY = {EOFError: "it ends in the middle", IndexError: "it takes a value that is not there"}
+def _read_member(file: io.FileIO, member: _Member) -> bytes:
+    if member.size > _MAX_LISTING_BYTES:
+        refuse(file.name, f"it needs {member.size} bytes to list its tensors: too many", _HOSTILE)
+    return system.read_bytes(file, member.size, member.start)
 
 
-def _state_dict(program: bytes, path: Path) -> dict[str, _View]:
-    file = io.BytesIO(program)
+# -- the pickle: what it describes -----------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Global:
+    """Stands for a function or a class of Python's: a word, which nothing can call."""
+
+    word: str
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Bytes of the file: the key of their member, their type, and how many there should be."""
+
+    key: str
+    dtype: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A view of a storage, from its byte `start` on; the stride is in elements."""
+
+    storage: Storage
+    info: TensorInfo
+    start: int
+    stride: tuple[int, ...]
+
+
+# All names that a state dict needs; the word of a storage's class is its tag in STORAGE.
+_GLOBALS = {
+    "collections.OrderedDict": Global("dict"),
+    "torch._utils._rebuild_tensor_v2": Global("tensor"),
+    "torch._utils._rebuild_parameter": Global("parameter"),
+} | {f"torch.{each.torch}": Global(each.tag) for each in STORAGE_TYPES if each.torch}
+
+
+def load_state_dict(program: bytes, path: Path) -> dict[str, Tensor]:
+    """The tensors that a pickle describes.
+
+    raises: CheckpointError that names `path`
+    """
+    machine = Machine(program)
     try:
-        state = _Machine(file).load()
-    except Exception as error:  # of any kind, as the documentation of pickle warns
-        why = _PLAINLY.get(type(error), error)
-        refuse(path, f"its pickle is refused at byte {file.tell()}: {why}", _HOSTILE)
-    if isinstance(state, dict) and len(state) == 1:
-        inner = state.get("state_dict", state.get("model"))
-        state = inner if isinstance(inner, dict) else state
+        state = machine.run()
+    except ValueError as error:
+        refuse(path, f"its pickle is refused at byte {machine.position}: {error}", _HOSTILE)
+    state = _unwrap(state)
     if not isinstance(state, dict):
         refuse(path, f"it holds a {type(state).__name__}, not a state dict", _RESAVE)
     for name, value in state.items():
-        if not isinstance(value, _View):
+        if not isinstance(value, Tensor):
             refuse(path, f"{name!r:.80} is a {type(value).__name__}, not a tensor", _RESAVE)
     return state
 
 
-def _made(function: object, arguments: object) -> object:
-    """What a call in the pickle returns, without a call."""
+def _unwrap(state: object) -> object:
+    """The dict in {"state_dict": {...}} or {"model": {...}}; anything else as it is."""
+    if isinstance(state, dict) and len(state) == 1:
+        for wrapper in ("state_dict", "model"):
+            if isinstance(state.get(wrapper), dict):
+                return state[wrapper]
+    return state
+
+
+def _describe_call(function: object, arguments: object) -> object:
+    """Describe the value that a call in the pickle would return; nothing is called."""
     match function, arguments:
-        case _Global("dict"), ():
+        case Global("dict"), ():
             return {}
-        case _Global("parameter"), (_View() as tensor, _, _):
+        case Global("parameter"), (Tensor() as tensor, _, _):
             return tensor
-        case _Global("tensor"), (_Storage() as storage, offset, tuple(shape), tuple(stride), _, _):
-            return _tensor(storage, offset, shape, stride)
+        case Global("tensor"), (Storage() as storage, offset, tuple(shape), tuple(stride), _, _):
+            return _describe_tensor(storage, offset, shape, stride)
     raise ValueError("no state dict needs such a call")
 
 
-def _tensor(storage: _Storage, offset: Any, shape: tuple, stride: tuple) -> _View:
-    natural = len(shape) == len(stride) and all(map(parsing.is_natural, (offset, *stride)))
-    if not natural or not is_shape(shape, storage.dtype):
+def _describe_tensor(
+    storage: Storage, offset: object, shape: tuple[object, ...], stride: tuple[object, ...]
+) -> Tensor:
+    if not (
+        is_natural(offset)
+        and is_shape(shape, storage.dtype)
+        and _is_stride(stride, axes=len(shape))
+    ):
         raise ValueError("a tensor has an impossible offset, shape or stride")
-    info, itemsize = TensorInfo(storage.dtype, shape), STORAGE[storage.dtype].itemsize
-    used = info.nbytes and max(info.nbytes, itemsize * (offset + reach(shape, stride) + 1))
-    if used > storage.size:
-        raise ValueError(f"a tensor takes {used} bytes of a storage of {storage.size}")
-    return _View(storage, info, itemsize * offset, stride)
+    info = TensorInfo(storage.dtype, shape)
+    itemsize = STORAGE[storage.dtype].itemsize
+    if info.nbytes:
+        end = itemsize * (offset + reach(shape, stride) + 1)
+        used = max(info.nbytes, end)  # a stride of 0 makes more of the bytes than there are
+        if used > storage.size:
+            raise ValueError(f"a tensor takes {used} bytes of a storage of {storage.size}")
+    return Tensor(storage, info, itemsize * offset, stride)
 
 
-class _Needed(dict[Any, Any]):
-    """What a state dict needs of pickle, by opcode or path; all else is refused by its name."""
-
-    def __missing__(self, key: int | str) -> NoReturn:
-        what = f"opcode {_NAMES.get(key, key)}" if isinstance(key, int) else f"{key!r:.80}"
-        raise ValueError(f"no state dict needs {what}")
+def _is_stride(stride: tuple[object, ...], axes: int) -> TypeGuard[tuple[int, ...]]:
+    return len(stride) == axes and all(map(is_natural, stride))
 
 
-_GLOBALS = _Needed({
-    "torch.DoubleStorage": "F64", "torch.FloatStorage": "F32", "torch.HalfStorage": "F16",
-    "torch.BFloat16Storage": "BF16", "torch.LongStorage": "I64", "torch.IntStorage": "I32",
-    "torch.ShortStorage": "I16", "torch.CharStorage": "I8", "torch.ByteStorage": "U8",
-    "torch.BoolStorage": "BOOL", "torch._utils._rebuild_tensor_v2": "tensor",
-    "torch._utils._rebuild_parameter": "parameter", "collections.OrderedDict": "dict"})  # fmt: skip
-
-# What torch.save emits for a state dict, with pickle protocol 2 (its default) to 5, and the
-# standard library does as it is needed here; `_Machine` has the rest.
-_NAMES = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
-_EMITTED = """PROTO STOP NONE NEWTRUE NEWFALSE BININT1 BININT2 BININT LONG1 EMPTY_DICT EMPTY_TUPLE
-    TUPLE1 TUPLE2 TUPLE3 MARK TUPLE BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL
-    STACK_GLOBAL BINPERSID""".split()  # noqa: SIM905 (a list of strings is twice as long)
+def _describe_storage(description: object) -> Storage:
+    match description:
+        case "storage", Global(tag), str(key), str(), count:
+            if tag in STORAGE and is_natural(count):
+                return Storage(key, tag, count * STORAGE[tag].itemsize)
+    raise ValueError("a storage is not described as torch.save does")
 
 
-class _Machine(pickle._Unpickler):
-    """The standard library's pickle machine in Python: its memo is a dict, and what it does for
-    an opcode is looked up in `dispatch`, so that an opcode that is not there does not exist.
+# -- the pickle: the machine that runs it ----------------------------------------------
 
-    source: Lib/pickle.py of CPython, whose opcodes of _EMITTED are the same from 3.10 to 3.14
-    differs: a global is a word, a call a pattern (`_made`), and nothing is imported or called;
-        only names are keys, as the hash of a deep tuple would take the stack or for ever; text is
-        strict UTF-8; frames do not matter; the state of BUILD, a `_metadata`, is dropped
+
+class Machine:
+    """Runs the pickle of a state dict: what torch.save emits with protocol 2 (its default) to 5.
+
+    An opcode that is not in HANDLERS does not exist.
+
+    source: Lib/pickle.py of CPython, `_Unpickler`, of which each handler does what it does there
+    differs: a global is a word, a call a pattern (`_describe_call`), and nothing is imported or
+        called; only names are keys, as the hash of a deep tuple would take the stack or for ever;
+        text is strict UTF-8; frames do not matter; the state of BUILD, a `_metadata`, is dropped
     """
 
-    def find_class(self, module: str, name: str) -> _Global:
-        return _Global(_GLOBALS[f"{module}.{name}"])
+    def __init__(self, program: bytes) -> None:
+        self._program = program
+        self.position = 0  # of the next byte
+        self._stack: list[object] = []
+        self._below_marks: list[list[object]] = []  # a stack for each mark: what lies below it
+        self._memo: dict[int, object] = {}
 
-    def persistent_load(self, pid: object) -> _Storage:
-        match pid:
-            case "storage", _Global(t), str(key), str(), n if t in STORAGE and parsing.is_natural(n):
-                return _Storage(key, t, n * STORAGE[t].itemsize)
-        raise ValueError("a storage is not described as torch.save does")
+    def run(self) -> object:
+        """The value that the program leaves.
 
-    def set_items(self, items: list[Any]) -> None:
-        if len(items) % 2 or not all(isinstance(name, str) for name in items[::2]):
+        raises: ValueError for a program that no state dict needs
+        """
+        while (opcode := self._read(1)) != pickle.STOP:
+            if opcode not in HANDLERS:
+                raise ValueError(f"no state dict needs opcode {_opcode_name(opcode)}")
+            HANDLERS[opcode](self)
+        return self._pop()
+
+    # the program
+
+    def _read(self, size: int) -> bytes:
+        data = self._program[self.position : self.position + size]
+        self.position += len(data)
+        if len(data) < size:
+            raise ValueError("it ends in the middle")
+        return data
+
+    def _read_number(self, size: int, signed: bool = False) -> int:
+        return int.from_bytes(self._read(size), "little", signed=signed)
+
+    def _read_text(self, size: int) -> str:
+        return self._read(size).decode()
+
+    def _read_line(self) -> str:
+        end = self._program.find(b"\n", self.position)
+        if end < 0:
+            raise ValueError("it ends in the middle")
+        return self._read(end + 1 - self.position)[:-1].decode()
+
+    # the stack
+
+    def _push(self, value: object) -> None:
+        self._stack.append(value)
+
+    def _top(self) -> object:
+        if not self._stack:
+            raise ValueError("it takes a value that is not there")
+        return self._stack[-1]
+
+    def _pop(self) -> object:
+        (top,) = self._take(1)
+        return top
+
+    def _take(self, count: int) -> list[object]:
+        """The last `count` values, the last one last."""
+        if len(self._stack) < count:
+            raise ValueError("it takes a value that is not there")
+        taken = self._stack[-count:]
+        del self._stack[-count:]
+        return taken
+
+    def _take_to_mark(self) -> list[object]:
+        if not self._below_marks:
+            raise ValueError("it takes a value that is not there")
+        items = self._stack
+        self._stack = self._below_marks.pop()
+        return items
+
+    # opcodes without effect
+
+    def protocol(self) -> None:
+        version = self._read_number(1)
+        if version > pickle.HIGHEST_PROTOCOL:
+            raise ValueError(f"unsupported pickle protocol: {version}")
+
+    def frame(self) -> None:
+        self._read(8)
+
+    def build(self) -> None:
+        self._pop()
+
+    # constants, numbers, text
+
+    def none(self) -> None:
+        self._push(None)
+
+    def true(self) -> None:
+        self._push(True)
+
+    def false(self) -> None:
+        self._push(False)
+
+    def uint8(self) -> None:
+        self._push(self._read_number(1))
+
+    def uint16(self) -> None:
+        self._push(self._read_number(2))
+
+    def int32(self) -> None:
+        self._push(self._read_number(4, signed=True))
+
+    def long(self) -> None:
+        self._push(self._read_number(self._read_number(1), signed=True))
+
+    def short_text(self) -> None:
+        self._push(self._read_text(self._read_number(1)))
+
+    def text(self) -> None:
+        self._push(self._read_text(self._read_number(4)))
+
+    # tuples
+
+    def mark(self) -> None:
+        self._below_marks.append(self._stack)
+        self._stack = []
+
+    def empty_tuple(self) -> None:
+        self._push(())
+
+    def tuple_of_1(self) -> None:
+        self._push(tuple(self._take(1)))
+
+    def tuple_of_2(self) -> None:
+        self._push(tuple(self._take(2)))
+
+    def tuple_of_3(self) -> None:
+        self._push(tuple(self._take(3)))
+
+    def tuple_to_mark(self) -> None:
+        self._push(tuple(self._take_to_mark()))
+
+    # dicts
+
+    def empty_dict(self) -> None:
+        self._push({})
+
+    def set_item(self) -> None:
+        self._set(self._take(2))
+
+    def set_items(self) -> None:
+        self._set(self._take_to_mark())
+
+    def _set(self, items: list[object]) -> None:
+        """Set names in a dict to values. items: a name, its value, the next name, ..."""
+        target = self._top()
+        if not isinstance(target, dict):
+            raise ValueError(f"it sets a name in a {type(target).__name__}")
+        names = items[::2]
+        if len(items) % 2 or not all(isinstance(name, str) for name in names):
             raise ValueError("it sets what is not a name in a dict")
-        dict.update(self.stack[-1], zip(items[::2], items[1::2], strict=True))
+        target.update(zip(names, items[1::2], strict=True))
 
-    dispatch = _Needed({c: pickle._Unpickler.dispatch[c] for c in _NAMES if _NAMES[c] in _EMITTED})
-    dispatch |= {
-        pickle.BINUNICODE[0]: lambda m: m.append(m.read(*struct.unpack("<I", m.read(4))).decode()),
-        pickle.SHORT_BINUNICODE[0]: lambda m: m.append(m.read(m.read(1)[0]).decode()),
-        pickle.SETITEM[0]: lambda m: m.set_items([m.stack.pop(-2), m.stack.pop()]),
-        pickle.SETITEMS[0]: lambda m: m.set_items(m.pop_mark()),
-        pickle.REDUCE[0]: lambda m: m.append(_made(m.stack.pop(-2), m.stack.pop())),
-        pickle.FRAME[0]: lambda m: m.read(8), pickle.BUILD[0]: lambda m: m.stack.pop()}  # fmt: skip
+    # the memo
+
+    def put_uint8(self) -> None:
+        self._memo[self._read_number(1)] = self._top()
+
+    def put_uint32(self) -> None:
+        self._memo[self._read_number(4)] = self._top()
+
+    def memoize(self) -> None:
+        self._memo[len(self._memo)] = self._top()
+
+    def get_uint8(self) -> None:
+        self._get(self._read_number(1))
+
+    def get_uint32(self) -> None:
+        self._get(self._read_number(4))
+
+    def _get(self, index: int) -> None:
+        if index not in self._memo:
+            raise ValueError(f"Memo value not found at index {index}")
+        self._push(self._memo[index])
+
+    # what stands for Python's functions and torch's objects
+
+    def global_by_lines(self) -> None:
+        module = self._read_line()
+        self._push_global(module, self._read_line())
+
+    def global_by_stack(self) -> None:
+        module, name = self._take(2)
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise ValueError("STACK_GLOBAL requires str")
+        self._push_global(module, name)
+
+    def _push_global(self, module: str, name: str) -> None:
+        path = f"{module}.{name}"
+        if path not in _GLOBALS:
+            raise ValueError(f"no state dict needs {path!r:.80}")
+        self._push(_GLOBALS[path])
+
+    def reduce(self) -> None:
+        function, arguments = self._take(2)
+        self._push(_describe_call(function, arguments))
+
+    def persistent_id(self) -> None:
+        self._push(_describe_storage(self._pop()))
+
+
+def _opcode_name(opcode: bytes) -> str:
+    """Its name in pickle, or its number where pickle has no such opcode."""
+    for known in pickletools.opcodes:
+        if known.code.encode("latin-1") == opcode:
+            return known.name
+    return str(opcode[0])
+
+
+HANDLERS: dict[bytes, Callable[[Machine], None]] = {
+    pickle.PROTO: Machine.protocol,
+    pickle.FRAME: Machine.frame,
+    pickle.BUILD: Machine.build,
+    pickle.NONE: Machine.none,
+    pickle.NEWTRUE: Machine.true,
+    pickle.NEWFALSE: Machine.false,
+    pickle.BININT1: Machine.uint8,
+    pickle.BININT2: Machine.uint16,
+    pickle.BININT: Machine.int32,
+    pickle.LONG1: Machine.long,
+    pickle.SHORT_BINUNICODE: Machine.short_text,
+    pickle.BINUNICODE: Machine.text,
+    pickle.MARK: Machine.mark,
+    pickle.EMPTY_TUPLE: Machine.empty_tuple,
+    pickle.TUPLE1: Machine.tuple_of_1,
+    pickle.TUPLE2: Machine.tuple_of_2,
+    pickle.TUPLE3: Machine.tuple_of_3,
+    pickle.TUPLE: Machine.tuple_to_mark,
+    pickle.EMPTY_DICT: Machine.empty_dict,
+    pickle.SETITEM: Machine.set_item,
+    pickle.SETITEMS: Machine.set_items,
+    pickle.BINPUT: Machine.put_uint8,
+    pickle.LONG_BINPUT: Machine.put_uint32,
+    pickle.MEMOIZE: Machine.memoize,
+    pickle.BINGET: Machine.get_uint8,
+    pickle.LONG_BINGET: Machine.get_uint32,
+    pickle.GLOBAL: Machine.global_by_lines,
+    pickle.STACK_GLOBAL: Machine.global_by_stack,
+    pickle.REDUCE: Machine.reduce,
+    pickle.BINPERSID: Machine.persistent_id,
+}

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 
@@ -13,24 +15,27 @@ from tinyzo.zo.objectives import Objective
 
 @dataclass(frozen=True)
 class BoundedLoss:
-    """The loss of an objective, computed part by part; sums are float64, so parts hardly matter.
+    """The loss of an objective, computed part by part: f64[P].
 
-    max_tokens: packed tokens of a micro-batch, of two probes: more probes go in groups
+    Sums are float64, so how a batch is divided changes a loss by rounding only.
+
+    max_tokens: the most packed tokens of a micro-batch; probes that exceed two times as many
+        tokens together are computed in groups
     """
 
     objective: Objective
     max_tokens: int
 
     def __call__(self, theta: View, examples: Sequence[Example]) -> np.ndarray:
-        total: np.ndarray | None = None
-        for part in micro_batches(examples, self.max_tokens):
-            sums = self.sums(theta, part)
-            total = sums if total is None else total + sums
+        parts = micro_batches(examples, self.max_tokens)
+        total = reduce(add, (self.sums(theta, part) for part in parts))
         return self.objective.mean(total, self.objective.count(examples))
 
     def sums(self, theta: View, part: Sequence[Example]) -> np.ndarray:
-        """The sums of one micro-batch over all probes."""
+        """The sums of one micro-batch over all probes: f64[P, ...]."""
         tokens = sum(packed_size(example) for example in part)
-        views = theta.parts(max(2, self.max_tokens // tokens * 2))
-        sums = [self.objective.sums(view, part) for view in views]
-        return sums[0] if len(sums) == 1 else np.concatenate(sums)
+        most_probes = max(2, self.max_tokens // tokens * 2)
+        sums = [self.objective.sums(group, part) for group in theta.parts(most_probes)]
+        if len(sums) == 1:
+            return sums[0]  # as it is: of a view that records a tape, no array
+        return np.concatenate(sums)

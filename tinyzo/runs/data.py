@@ -1,15 +1,17 @@
 """From a task and its files to encoded examples: to train on, to choose by, to report."""
 
 import hashlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from tinyzo.errors import DataError
 from tinyzo.models.model import Model
-from tinyzo.runs.settings import Settings
+from tinyzo.runs.settings import RunSettings
 from tinyzo.text.datasets import Row, Splits, draw, kshot, load_splits, sample_opt
 from tinyzo.text.tasks import BoundTask, Example, Task, custom_task, get_task
 
 MOST_EVALUATED = 1000  # rows of a larger test set that published figures use
+PUBLISHED_SEED = 42  # which draws them for RoBERTa, whatever the seed of the k-shot split
 SHARE = 5  # where nothing is published, one row in so many is for dev, or for the report
 
 
@@ -23,33 +25,40 @@ class Data(NamedTuple):
 
     def digest(self) -> str:
         """SHA-256 of the examples: a run goes on only with the data that it began with."""
-        return hashlib.sha256(repr((self.train, self.dev, self.test)).encode()).hexdigest()
+        examples = repr((self.train, self.dev, self.test))
+        return hashlib.sha256(examples.encode()).hexdigest()
 
 
-def bind_task(model: Model, settings: Settings) -> BoundTask:
+def bind_task(model: Model, settings: RunSettings) -> BoundTask:
     """The task that the settings name, in the model's vocabulary."""
-    if settings.template:
+    if settings.task is None:
+        template = settings.template or ""
         words = settings.label_words or []
-        task = custom_task(settings.template, words, model.family, settings.label_field)
+        task = custom_task(template, words, model.family, settings.label_field)
     else:
         task = get_task(settings.task, model.family)
     return task.bind(model.tokenizer, model.config.max_length)
 
 
-def choose_rows(task: Task, splits: Splits, settings: Settings) -> tuple[Splits, str]:
+def choose_rows(task: Task, splits: Splits, settings: RunSettings) -> tuple[Splits, str]:
     """Which rows train, choose and report, and the name of the split reported on.
 
     Reported is the test file, else the dev file; a file alone is divided 3 : 1 : 1. Dev rows are
     the published k-shot ones, or the dev file if it is not the report, or come out of the
     training file: as many as published, or a fifth where it has no more.
     """
+    seed = settings.data_seed
+    train = splits.train
+    dev = splits.dev
     reported, test = splits.evaluation
-    train, dev, seed = splits.train, splits.dev, settings.data_seed
-    n_dev = task.n_dev if len(train) > task.n_dev else len(train) // SHARE
+    n_dev = len(train) // SHARE
+    if len(train) > task.n_dev:
+        n_dev = task.n_dev
     if reported == "train":
         n_dev = max(1, len(train) // SHARE)
-        train = draw(train, len(train), seed)
-        test, train = train[:n_dev], train[n_dev:]
+        shuffled = draw(train, len(train), seed)
+        test = shuffled[:n_dev]
+        train = shuffled[n_dev:]
         reported = f"{n_dev} held-out"
     if settings.k_shot:
         train, dev = kshot(task, train, settings.k_shot, seed)
@@ -57,17 +66,21 @@ def choose_rows(task: Task, splits: Splits, settings: Settings) -> tuple[Splits,
         train, dev = sample_opt(train, settings.train_rows, n_dev, seed)
     elif len(train) > settings.train_rows:
         train = draw(train, settings.train_rows, seed)
-    return Splits(train, dev, _reported_rows(task, test, settings)), reported
+    test = _reported_rows(task, test, settings)
+    return Splits(train, dev, test), reported
 
 
-def _reported_rows(task: Task, rows: list[Row], settings: Settings) -> list[Row]:
+def _reported_rows(task: Task, rows: list[Row], settings: RunSettings) -> list[Row]:
     """The published draw where there are more than 1,000, and of those the first `limit`."""
     if len(rows) > MOST_EVALUATED:
-        rows = draw(rows, MOST_EVALUATED, 42 if task.family == "roberta" else settings.data_seed)
+        seed = settings.data_seed
+        if task.family == "roberta":
+            seed = PUBLISHED_SEED
+        rows = draw(rows, MOST_EVALUATED, seed)
     return rows[: settings.limit]
 
 
-def load_data(bound: BoundTask, settings: Settings) -> Data:
+def load_data(bound: BoundTask, settings: RunSettings) -> Data:
     """The examples of a run.
 
     raises: DataError for files or rows that cannot be used, or too few of them
@@ -76,12 +89,18 @@ def load_data(bound: BoundTask, settings: Settings) -> Data:
     if not splits.train:
         raise DataError(f"{settings.data_path}: no training rows", "add a file named train")
     chosen, reported = choose_rows(bound.task, splits, settings)
-    examples = {name: [bound.encode(row) for row in rows] for name, rows in vars(chosen).items()}
-    return Data(**examples, reported=reported)
+    train = _encode(bound, chosen.train)
+    dev = _encode(bound, chosen.dev)
+    test = _encode(bound, chosen.test)
+    return Data(train, dev, test, reported)
 
 
-def load_evaluation(bound: BoundTask, settings: Settings) -> Data:
+def load_evaluation(bound: BoundTask, settings: RunSettings) -> Data:
     """Only the examples to report on, of a model that was not tuned here: a file alone is all."""
     reported, rows = load_splits(bound.task, settings.data_path).evaluation
-    rows = _reported_rows(bound.task, rows, settings)
-    return Data([], [], [bound.encode(row) for row in rows], reported)
+    test = _encode(bound, _reported_rows(bound.task, rows, settings))
+    return Data([], [], test, reported)
+
+
+def _encode(bound: BoundTask, rows: Iterable[Row]) -> list[Example]:
+    return [bound.encode(row) for row in rows]

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from tinyzo.batch import Integers
 from tinyzo.engine.numpy_engine import present
+from tinyzo.engine.protocols import View
 from tinyzo.errors import NumericError
 from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.text.packing import micro_batches
@@ -15,11 +17,27 @@ from tinyzo.text.tasks import Example
 
 
 class Evaluation(NamedTuple):
-    """accuracy: the share of examples whose best candidate is the gold one; loss: cross-entropy."""
+    """How well a model does on labelled examples.
+
+    accuracy: the share of examples whose best candidate is the gold one
+    loss:     cross-entropy, whatever objective was trained on
+    """
 
     examples: int
     accuracy: float
     loss: float
+
+
+class Scored(NamedTuple):
+    """A micro-batch with its scores.
+
+    scores: f64[B, C] of each example's candidates; -inf where an example has fewer than C
+    labels: i64[B], the gold candidates; counts: i64[B], how many candidates there are
+    """
+
+    scores: np.ndarray
+    labels: Integers
+    counts: Integers
 
 
 def evaluate(bounded: BoundedLoss, examples: Sequence[Example]) -> Evaluation:
@@ -27,16 +45,20 @@ def evaluate(bounded: BoundedLoss, examples: Sequence[Example]) -> Evaluation:
 
     raises: NumericError when the loss is not finite
     """
-    right, total = 0, 0.0
-    objective = bounded.objective
-    theta = objective.model.weights.view()
-    for batch, scores in _scored(bounded, theta, examples):
-        right += int((scores.argmax(axis=-1) == batch.labels).sum())
-        total += float(theta.cross_entropy(scores[None], batch.labels, batch.counts)[0])
+    theta = bounded.objective.model.weights.view()
+    right = 0
+    total = 0.0
+    for scores, labels, counts in _scored(bounded, theta, examples):
+        best = scores.argmax(axis=-1)
+        right += int((best == labels).sum())
+        (entropy,) = theta.cross_entropy(scores[None], labels, counts)
+        total += float(entropy)
     loss = total / len(examples)
-    if objective.bound.task.loss == "lm":
-        loss = float(replace(bounded, objective=replace(objective, kind="cross-entropy"))(theta, examples)[0])
-    _check(loss, len(examples))
+    if bounded.objective.bound.task.loss == "lm":
+        objective = replace(bounded.objective, kind="cross-entropy")
+        (mean,) = replace(bounded, objective=objective)(theta, examples)
+        loss = float(mean)
+    _check_finite(loss, len(examples))
     return Evaluation(len(examples), right / len(examples), loss)
 
 
@@ -46,21 +68,24 @@ def predict(bounded: BoundedLoss, examples: Sequence[Example]) -> Iterator[np.nd
     raises: NumericError when a score is not finite
     """
     theta = bounded.objective.model.weights.view()
-    for batch, scores in _scored(bounded, theta, examples):
+    for scores, _, _ in _scored(bounded, theta, examples):
         top = scores.max(axis=-1, keepdims=True)
-        _check(float(top.sum()), len(batch.labels))
+        _check_finite(float(top.sum()), len(scores))
         odds = np.exp(scores - top)
         yield from odds / odds.sum(axis=-1, keepdims=True)
 
 
-def _scored(bounded: BoundedLoss, theta: Any, examples: Sequence[Example]) -> Iterator[tuple]:
-    """Each micro-batch, and the scores of its candidates: f64[B, C]."""
+def _scored(bounded: BoundedLoss, theta: View, examples: Sequence[Example]) -> Iterator[Scored]:
+    """The examples in micro-batches, with the scores of theta itself."""
     objective = bounded.objective
-    for batch in map(objective.pack, micro_batches(examples, bounded.max_tokens)):
-        yield batch, present(objective.scores(theta, batch), batch.counts)[0]
+    for part in micro_batches(examples, bounded.max_tokens):
+        batch = objective.pack(part)
+        labels = np.array([example.label for example in part], np.int64)
+        scores = present(objective.scores(theta, batch), batch.counts)
+        yield Scored(scores[0], labels, batch.counts)
 
 
-def _check(value: float, rows: int) -> None:
+def _check_finite(value: float, rows: int) -> None:
     if not math.isfinite(value):
         hint = "its weights hold values that are not finite, or grew too large: try a smaller lr"
         raise NumericError(f"the model gives {value} on {rows} rows", hint)

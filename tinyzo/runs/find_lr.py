@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from tinyzo.checkpoints import peft
 from tinyzo.errors import NumericError, UsageError
 from tinyzo.models.model import read_config
 from tinyzo.runs import report
@@ -41,7 +42,8 @@ def find_lr(given: Settings) -> Found:
     given: an lr or eps in it is where the search begins
     raises: UsageError when there are no dev rows
     """
-    family = read_config(given.model_path)[0]
+    folder = peft.parts(given.model_path)[0]
+    family = read_config(folder)[0]
     settings = given.resolve(family)
     trial = replace(given, steps=STEPS, eval_every=STEPS, limit=1, fold_every=0)
     losses: dict[Found, float] = {}

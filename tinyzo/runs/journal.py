@@ -19,37 +19,82 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tinyzo.engine import noise
-from tinyzo.engine.noise import KINDS
 from tinyzo.errors import RunError
 from tinyzo.system import lock, os_errors
 from tinyzo.zo.mezo import Step
 
-MAGIC, FORMAT = b"tinyzo-j", 1
-HEADER = struct.Struct("<8sHHHBB32sI")
-INTERFERED = "restore the journal from a copy; the steps before this record are intact"
+MAGIC = b"tinyzo-j"
+FORMAT = 1
+HEADER = struct.Struct("<8sHHHBB32sI")  # RawHeader
+CRC = struct.Struct("<I")
+NO_JOURNAL = "name a run's directory"
+
+
+class RawHeader(NamedTuple):
+    """The header's fields as they are packed."""
+
+    magic: bytes
+    version: int
+    losses: int
+    terms: int
+    kind: int
+    z_format: int
+    base: bytes
+    crc: int
 
 
 class Header(NamedTuple):
-    """What all records of a journal share. base: SHA-256 of the checkpoint that it builds on."""
+    """What all records of a journal share.
+
+    losses, terms: how many each record has
+    kind: of z, a name in noise.KINDS
+    base: SHA-256 of the checkpoint that the journal builds on, in hexadecimal
+    """
 
     losses: int
     terms: int
     kind: str
     base: str
 
-    def pack(self) -> bytes:
-        z, base = (KINDS[self.kind], noise.FORMAT), bytes.fromhex(self.base)
-        return _sealed(HEADER, 0, MAGIC, FORMAT, self.losses, self.terms, *z, base)
-
     def __str__(self) -> str:
         return f"{self.losses} losses, {self.terms} {self.kind} terms a step, base {self.base[:12]}"
 
     @property
     def record(self) -> struct.Struct:
+        """The layout of a record: u32, f64, f64, its losses f64, its terms (u64, f64), u32."""
         return struct.Struct(f"<Idd{self.losses}d" + "Qd" * self.terms + "I")
 
+    def pack(self) -> bytes:
+        """The header as it begins the file."""
+        kind = noise.KINDS[self.kind]
+        base = bytes.fromhex(self.base)
+        raw = RawHeader(MAGIC, FORMAT, self.losses, self.terms, kind, noise.FORMAT, base, crc=0)
+        return _seal(HEADER.pack(*raw), crc=0)
 
-class Journal(AbstractContextManager):
+    def pack_step(self, number: int, step: Step, crc: int) -> bytes:
+        """The record of a step, counted from 1, that follows one with this CRC."""
+        terms = chain(*step.terms)
+        numbers = (step.decay, step.projected_gradient, *step.losses, *terms)
+        return _seal(self.record.pack(number, *numbers, 0), crc)
+
+
+class Record(NamedTuple):
+    """What a record says."""
+
+    number: int
+    step: Step
+    crc: int
+
+
+class Contents(NamedTuple):
+    """A journal as read. crc: of the last whole record."""
+
+    header: Header
+    steps: list[Step]
+    crc: int
+
+
+class Journal(AbstractContextManager["Journal"]):
     """An open journal: `steps` as read, and `append`. Held by one process at a time."""
 
     def __init__(self, path: Path, header: Header) -> None:
@@ -57,15 +102,13 @@ class Journal(AbstractContextManager):
 
         raises: RunError when another process holds it, it belongs to another base, or is corrupt
         """
-        self.path, self.header, start = path, header, header.pack()
+        self.path = path
+        self.header = header
         with ExitStack() as opened:
             with os_errors(RunError, path, "a run must be writable"):
                 self._file = opened.enter_context(open(path, "a+b", buffering=0))
             lock(self._file, RunError, f"{path}: another process is at work on this run")
-            self._file.seek(0)
-            if len(found := self._file.read(len(start))) < len(start) and start.startswith(found):
-                self._file.truncate(0)
-                self._write(start)
+            self._begin()
             there, self.steps, self._crc = read_journal(path)
             if there != header:
                 why = f"{path}: it records {there}; this run has {header}"
@@ -78,11 +121,19 @@ class Journal(AbstractContextManager):
 
         raises: RunError when the disk is full; theta and the journal then part by this step
         """
-        numbers = (len(self.steps) + 1, step.decay, step.projected_gradient, *step.losses)
-        record = _sealed(self.header.record, self._crc, *numbers, *chain(*step.terms))
-        self._crc = int.from_bytes(record[-4:], "little")
+        record = self.header.pack_step(len(self.steps) + 1, step, self._crc)
         self._write(record)
+        (self._crc,) = CRC.unpack(record[-CRC.size :])
         self.steps.append(step)
+
+    def _begin(self) -> None:
+        """Write the header if the file is new, or was torn in the middle of it."""
+        whole = self.header.pack()
+        self._file.seek(0)
+        found = self._file.read(len(whole))
+        if len(found) < len(whole) and whole.startswith(found):
+            self._file.truncate(0)
+            self._write(whole)
 
     def _write(self, data: bytes) -> None:
         with os_errors(RunError, self.path, "make room on the disk, then --resume"):
@@ -93,54 +144,63 @@ class Journal(AbstractContextManager):
         self._file.close()
 
 
-def read_journal(path: Path) -> tuple[Header, list[Step], int]:
+def read_journal(path: Path) -> Contents:
     """Header, steps and the last CRC of a journal; a torn last record is left out.
 
     raises: RunError when it cannot be read or a record before the last is wrong, by number
     """
-    with os_errors(RunError, path, "name a run's directory"):
+    with os_errors(RunError, path, NO_JOURNAL):
         data = path.read_bytes()
     header = _read_header(path, data)
-    record, losses = header.record, header.losses
+    size = header.record.size
+    count = (len(data) - HEADER.size) // size
     steps: list[Step] = []
-    crc = zlib.crc32(data[: HEADER.size - 4])  # with its own CRC, any header would give the same
-    count = (len(data) - HEADER.size) // record.size
-    for i in range(count):
-        at = HEADER.size + i * record.size
-        number, decay, gradient, *rest, stored = record.unpack_from(data, at)
-        expected = zlib.crc32(data[at : at + record.size - 4], crc)
-        if stored != expected or number != i + 1:
-            if i == count - 1:
-                break
-            raise RunError(f"{path}: record {i + 1} of {count} is corrupt", INTERFERED)
-        crc = expected
-        terms = tuple(zip(rest[losses::2], rest[losses + 1 :: 2], strict=True))
-        steps.append(Step(tuple(rest[:losses]), gradient, terms, decay))
-    return header, steps, crc
+    crc = zlib.crc32(data[: HEADER.size - CRC.size])  # with its CRC, any header would give the same
+    for number in range(1, count + 1):
+        end = HEADER.size + number * size
+        packed = data[end - size : end]
+        record = _unpack(header, packed)
+        crc_due = zlib.crc32(packed[: -CRC.size], crc)
+        if record.number == number and record.crc == crc_due:
+            steps.append(record.step)
+            crc = crc_due
+        elif number < count:
+            hint = "restore the journal from a copy; the steps before this record are intact"
+            raise RunError(f"{path}: record {number} of {count} is corrupt", hint)
+    return Contents(header, steps, crc)
 
 
 def record_crc(path: Path, step: int) -> str:
     """The CRC of the record of a step, which says what history led to it."""
     data = path.read_bytes()
     end = HEADER.size + step * _read_header(path, data).record.size
-    return data[end - 4 : end].hex()
+    return data[end - CRC.size : end].hex()
 
 
 def _read_header(path: Path, data: bytes) -> Header:
     if len(data) < HEADER.size or not data.startswith(MAGIC):
-        raise RunError(f"{path}: not a journal of tinyzo", "name a run's directory")
-    _, version, losses, terms, kind, z_format, base, crc = HEADER.unpack_from(data)
-    if (version, z_format) != (FORMAT, noise.FORMAT):
-        why = f"its header says journal format {version} and z format {z_format}"
+        raise RunError(f"{path}: not a journal of tinyzo", NO_JOURNAL)
+    raw = RawHeader(*HEADER.unpack_from(data))
+    if (raw.version, raw.z_format) != (FORMAT, noise.FORMAT):
+        found = f"its header says journal format {raw.version} and z format {raw.z_format}"
         ours = f"this tinyzo reads {FORMAT} and {noise.FORMAT}"
-        raise RunError(f"{path}: {why}", f"{ours}; if it wrote this, restore it from a copy")
-    kinds = {number: name for name, number in KINDS.items()}
-    if crc != zlib.crc32(data[: HEADER.size - 4]) or kind not in kinds:
+        raise RunError(f"{path}: {found}", f"{ours}; if it wrote this, restore it from a copy")
+    kinds = {number: name for name, number in noise.KINDS.items()}
+    if raw.crc != zlib.crc32(data[: HEADER.size - CRC.size]) or raw.kind not in kinds:
         raise RunError(f"{path}: its header is corrupt", "restore the journal from a copy")
-    return Header(losses, terms, kinds[kind], base.hex())
+    return Header(raw.losses, raw.terms, kinds[raw.kind], raw.base.hex())
 
 
-def _sealed(layout: struct.Struct, crc: int, *fields: object) -> bytes:
-    """The fields, and a CRC-32 of them that goes on from `crc`."""
-    body = layout.pack(*fields, 0)[:-4]
-    return body + struct.pack("<I", zlib.crc32(body, crc))
+def _unpack(header: Header, packed: bytes) -> Record:
+    number, decay, gradient, *rest, crc = header.record.unpack(packed)
+    losses = rest[: header.losses]
+    seeds = rest[header.losses :: 2]
+    coefficients = rest[header.losses + 1 :: 2]
+    terms = tuple(zip(seeds, coefficients, strict=True))
+    return Record(number, Step(tuple(losses), gradient, terms, decay), crc)
+
+
+def _seal(packed: bytes, crc: int) -> bytes:
+    """The same with its last field, the CRC-32 of all others, going on from `crc`."""
+    body = packed[: -CRC.size]
+    return body + CRC.pack(zlib.crc32(body, crc))

@@ -1,7 +1,6 @@
-"""What a run holds in memory: planned before it is allocated, chosen to fit, and measured.
+"""What a run holds in memory: planned before it is allocated, and chosen to fit.
 
-The peak is VmHWM of /proc/self/status, the largest resident set of this process: ru_maxrss
-survives exec and would count the parent's too.
+A plan is compared with the peak of the resident set, system.peak_bytes.
 """
 
 import math
@@ -10,20 +9,21 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import NamedTuple
 
+from tinyzo.engine.numba.sizes import BLOCK, DEPTH
 from tinyzo.engine.numpy_engine import QUERIES
 from tinyzo.engine.select import may_have_numba
 from tinyzo.engine.tiles import TILE
 from tinyzo.errors import ConfigError
+from tinyzo.models.architecture import ModelConfig
 from tinyzo.models.model import Model
-from tinyzo.runs.settings import RunSettings as Settings
-from tinyzo.runs.settings import parse_bytes
+from tinyzo.runs.settings import RunSettings, parse_bytes
 from tinyzo.system import fast_cpus, free_bytes, status_bytes
 from tinyzo.zo.methods import METHODS
 
 Parts = dict[str, int]  # bytes, by what they are for
-NUMBA, KERNELS = 107 << 20, 8 << 20  # measured: Numba and LLVM, loaded; our compiled kernels
-BLOCK, DEPTH = 128, 512  # of the numba engine: rows of W that a thread takes, words of k at once
-SIZES = ((2**32, 32), (256, 8), (128, 2), (64, 1))  # most tokens at once, tiles of a block
+FLOAT_BYTES = 4
+NUMBA_BYTES = 107 << 20  # measured: Numba and LLVM, loaded
+KERNELS_BYTES = 8 << 20  # and our compiled kernels
 
 
 class Load(NamedTuple):
@@ -32,6 +32,22 @@ class Load(NamedTuple):
     tokens: int
     longest: int
     probes: int
+
+
+class Size(NamedTuple):
+    """The most tokens of a micro-batch, and tiles of a block of streamed weights."""
+
+    tokens: int
+    tiles: int
+
+
+# The fastest first.
+SIZES = (
+    Size(2**32, 32),
+    Size(256, 8),
+    Size(128, 2),
+    Size(64, 1),
+)
 
 
 class Plan(NamedTuple):
@@ -45,7 +61,7 @@ class Plan(NamedTuple):
 
     @property
     def total(self) -> int:
-        return sum(self.parts.values())
+        return _total(self.parts)
 
     def __str__(self) -> str:
         parts = self.parts | {"total": self.total}
@@ -53,63 +69,128 @@ class Plan(NamedTuple):
         return f"{self.engine}, {self.residency}, {self.micro_batch_tokens} tokens at once: {sizes}"
 
 
-def plans(model: Model, settings: Settings, loads: Sequence[Load],
-          is_fixed: bool = False) -> Iterator[Plan]:  # fmt: skip
-    """Every way that the settings leave open, the fastest first; is_fixed: no other micro-batch."""
-    s, weights = settings, model.weights
-    auto = ("numba", "numpy") if may_have_numba() else ("numpy",)
-    engines = auto if s.engine == "auto" else (s.engine,)
-    places = ("resident", "streamed") if s.residency == "auto" else (s.residency,)
-    for engine, where, (tokens, tiles) in product(engines, places, SIZES):
-        tokens = min(2**32 if is_fixed else tokens, s.micro_batch_tokens or 512)
-        every = [_parts(model, engine, s.threads, tokens, load) for load in loads]
-        if METHODS[s.method].gradient:  # the gradient, and what all layers of a step keep for it
-            kept = model.config.num_hidden_layers * every[0]["activations"] // loads[0].probes
-            every[0]["backward"] = kept + 4 * weights.elements(weights.trained)
-        parts = max(every, key=lambda parts: sum(parts.values()))
-        held = weights.nbytes() if where == "resident" else 2 * weights.store.block_bytes(tiles)
-        yield Plan(engine, where, tokens, tiles, {"weights": held, **parts})
+def plans(
+    model: Model, settings: RunSettings, loads: Sequence[Load], is_fixed: bool = False
+) -> Iterator[Plan]:
+    """Every way that the settings leave open, the fastest first.
+
+    loads: a training step's, and whatever else is computed
+    is_fixed: no other micro-batch than the settings'
+    """
+    here = ("numba", "numpy") if may_have_numba() else ("numpy",)
+    engines = _choices(settings.engine, here)
+    residencies = _choices(settings.residency, ("resident", "streamed"))
+    threads = settings.threads or len(fast_cpus())
+    tokens = settings.micro_batch_tokens
+    for engine, residency, size in product(engines, residencies, SIZES):
+        if not is_fixed:
+            tokens = min(size.tokens, settings.micro_batch_tokens)
+        every = [_forward(model, engine, threads, tokens, load) for load in loads]
+        if METHODS[settings.method].gradient:
+            every[0]["backward"] = _backward(model, loads[0], every[0])
+        widest = max(every, key=_total)
+        parts = {"weights": _weights(model, residency, size.tiles), **widest}
+        yield Plan(engine, residency, tokens, size.tiles, parts)
 
 
-def choose(model: Model, settings: Settings, loads: Sequence[Load], is_fixed: bool = False) -> Plan:
+def choose(
+    model: Model, settings: RunSettings, loads: Sequence[Load], is_fixed: bool = False
+) -> Plan:
     """The fastest plan within the budget; without one, weights in memory if half of it suffices.
 
-    model: not settled yet
+    model: not settled yet; the others as for `plans`
     raises: ConfigError when none fits, with the smallest budget that does
     """
-    every, asked = list(plans(model, settings, loads, is_fixed)), settings.memory_budget
+    every = list(plans(model, settings, loads, is_fixed))
+    asked = settings.memory_budget
     if asked is None:
-        every = [p for p in every if (p.engine, p.tiles) == (every[0].engine, every[0].tiles)]
-    budget = free_bytes() / 2 if asked is None else parse_bytes(asked)
-    fitting = [plan for plan in every if plan.total <= budget]
-    if asked and not fitting:
-        least = math.ceil(min(plan.total for plan in every) / 1e6)
-        why = f"--memory-budget {asked} is too small"
-        raise ConfigError(why, f"the smallest that fits is {least}MB")
-    return (fitting or every[-1:])[0]
+        return _within(free_bytes() / 2, every)
+    budget = parse_bytes(asked)
+    for plan in every:
+        if plan.total <= budget:
+            return plan
+    least = math.ceil(min(plan.total for plan in every) / 1e6)
+    why = f"--memory-budget {asked} is too small"
+    raise ConfigError(why, f"the smallest that fits is {least}MB")
 
 
-def _parts(model: Model, engine: str, threads: int | None, tokens: int, load: Load) -> Parts:
+def _choices(asked: str, every: tuple[str, ...]) -> tuple[str, ...]:
+    """The values that a setting leaves open."""
+    return every if asked == "auto" else (asked,)
+
+
+def _within(limit: float, every: Sequence[Plan]) -> Plan:
+    """The fastest engine with the largest blocks: resident within the limit, else streamed."""
+    engine = every[0].engine
+    tiles = every[0].tiles
+    alike = [plan for plan in every if plan.engine == engine and plan.tiles == tiles]
+    for plan in alike:
+        if plan.total <= limit:
+            return plan
+    return alike[-1]
+
+
+def _total(parts: Parts) -> int:
+    return sum(parts.values())
+
+
+def _weights(model: Model, residency: str, tiles: int) -> int:
+    if residency == "resident":
+        return model.weights.nbytes()
+    return 2 * model.weights.store.block_bytes(tiles)  # one is computed, the next one read
+
+
+def _forward(model: Model, engine: str, threads: int, tokens: int, load: Load) -> Parts:
     """Bytes that a forward pass holds beside the weights, at its widest point.
 
     interpreter: what is resident now: Python, NumPy, tokenizer, data
-    code: of the numba engine, as far as it is not loaded yet
     activations: of the feed-forward layer, or of attention, with its scores in NumPy
+    code: of the numba engine, as far as it is not loaded yet
     tiles: w, z and the work of making z; packed activations, and products of one tile
     """
-    config, longest, probes = model.config, load.longest, load.probes
-    width = config.hidden_size
-    wide = getattr(config, "intermediate_size", None) or config.ffn_dim
-    heads, tokens = config.num_attention_heads, max(longest, min(tokens, load.tokens))
-    floats = tokens * max(4 * width + wide, 9 * width)
-    parts = {"interpreter": status_bytes("VmRSS"), "activations": 4 * probes * floats}
+    tokens = max(load.longest, min(tokens, load.tokens))
+    parts = {"interpreter": status_bytes("VmRSS")}
     if engine == "numpy":
-        tile, scores = max(TILE, width), heads * min(longest, QUERIES) * longest
-        parts["activations"] += 8 * probes * scores
-        return parts | {"tiles": 4 * (8 * tile + probes * tokens * max(1, tile // width))}
-    linear = probes * BLOCK * (DEPTH + tokens) + 4 * DEPTH
-    keys = longest * (3 * width // heads + QUERIES)
-    each = (threads or len(fast_cpus())) * max(linear, keys)
-    loaded = "tinyzo.engine.numba_engine" in sys.modules
-    return parts | {"code": KERNELS if loaded else NUMBA + KERNELS,
-                    "tiles": 4 * (each + probes * tokens * wide)}
+        return parts | _in_numpy(model.config, tokens, load)
+    return parts | _in_numba(model.config, tokens, load, threads)
+
+
+def _in_numpy(config: ModelConfig, tokens: int, load: Load) -> Parts:
+    width = config.hidden_size
+    heads = config.num_attention_heads
+    tile = max(TILE, width)
+    products = load.probes * tokens * max(1, tile // width)
+    scores = load.probes * heads * min(load.longest, QUERIES) * load.longest
+    activations = _activations(config, tokens, load) + 2 * scores
+    return {
+        "activations": FLOAT_BYTES * activations,
+        "tiles": FLOAT_BYTES * (8 * tile + products),
+    }
+
+
+def _in_numba(config: ModelConfig, tokens: int, load: Load, threads: int) -> Parts:
+    head_width = config.hidden_size // config.num_attention_heads
+    code = KERNELS_BYTES
+    if "tinyzo.engine.numba.engine" not in sys.modules:
+        code += NUMBA_BYTES
+    linear = load.probes * BLOCK * (DEPTH + tokens) + 4 * DEPTH
+    attention = load.longest * (3 * head_width + QUERIES)
+    packed = load.probes * tokens * config.feed_forward_size
+    return {
+        "activations": FLOAT_BYTES * _activations(config, tokens, load),
+        "code": code,
+        "tiles": FLOAT_BYTES * (threads * max(linear, attention) + packed),
+    }
+
+
+def _activations(config: ModelConfig, tokens: int, load: Load) -> int:
+    """Floats: the hidden states and the wide layer, or attention's."""
+    width = config.hidden_size
+    widest = max(4 * width + config.feed_forward_size, 9 * width)
+    return load.probes * tokens * widest
+
+
+def _backward(model: Model, load: Load, forward: Parts) -> int:
+    """The gradient, and what all layers of a step keep for it, of one copy of the weights."""
+    kept = model.config.num_hidden_layers * forward["activations"] // load.probes
+    return kept + FLOAT_BYTES * model.weights.elements(model.weights.trained)

@@ -198,9 +198,9 @@ class FirstOrder(RunMethod):
     def step(
         self, number: int, weights: Weights, loss: Loss, batch: Any, done: Sequence[Step]
     ) -> Step:
-        from tinyzo.autodiff.adam import step_number
+        from tinyzo.autodiff.adam import RULES, step_number
 
-        rule, decay = METHODS[self.settings.method].gradient, self.settings.weight_decay
+        rule, decay = RULES[METHODS[self.settings.method].gradient], self.settings.weight_decay
         return step_number(number, rule, weights, loss, batch, self.lr(number), decay)
 
     def redo(self, weights: Weights, step: Step, again: Callable[[], object]) -> None:

@@ -1,6 +1,7 @@
 """What a person sees of a run: a line of progress, and the losses as a picture."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,32 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def progress(done: int, steps: int) -> Any:
+def number(x: float) -> str:
+    """A measured number as a person reads it: 0.6931, 3.2e+13, 1.5e-05."""
+    is_plain = x == 0 or 1e-3 <= abs(x) < 1e4
+    return f"{x:.4f}" if is_plain else f"{x:.4g}"
+
+
+def progress(done: int, steps: int) -> Any:  # a tqdm, whose package has no types
     """tqdm's bar over the steps, on stderr."""
     from tqdm import tqdm
 
     return tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True, file=sys.stderr)
 
 
-def show(bar: Any, metrics: dict[str, Any], accuracy: float | None) -> None:
-    """One step forward on the bar: loss, accuracy on dev, s/step, peak memory."""
-    dev = "" if accuracy is None else f", dev={accuracy:.3f}"
-    peak = metrics["peak_bytes"] / 2**20
-    text = f"loss={metrics['loss']:.4f}, s/step={metrics['seconds']:.3f}, peak={peak:.0f}MB"
-    bar.set_postfix_str(text + dev, refresh=False)
+def show(bar: Any, metrics: Mapping[str, Any], accuracy: float | None) -> None:
+    """One step forward on the bar: loss, s/step, peak memory, accuracy on dev if it is known.
+
+    metrics: a line of metrics.jsonl
+    """
+    parts = [
+        f"loss={number(metrics['loss'])}",
+        f"s/step={metrics['seconds']:.3f}",
+        f"peak={metrics['peak_bytes'] / 2**20:.0f}MB",
+    ]
+    if accuracy is not None:
+        parts.append(f"dev={accuracy:.3f}")
+    bar.set_postfix_str(", ".join(parts), refresh=False)
     bar.update()
 
 
@@ -33,19 +47,27 @@ def plot(run: Path) -> str:
 
     returns: a line that says where it is, or how to get it
     """
-    metrics, events = (read_lines(run / f"{name}.jsonl") for name in ("metrics", "events"))
-    dev, picture = [e for e in events if e.get("split") == "dev"], run / "loss.png"
+    metrics = read_lines(run / "metrics.jsonl")
+    events = read_lines(run / "events.jsonl")
+    dev = [event for event in events if event.get("split") == "dev"]
+    picture = run / "loss.png"
     try:
         from matplotlib.figure import Figure
 
-        axes = Figure(figsize=(7, 4)).subplots()
-        axes.plot([m["step"] for m in metrics], [m["loss"] for m in metrics], lw=0.6, label="train")
-        axes.plot([e["step"] for e in dev], [e["loss"] for e in dev], "o-", label="dev")
+        figure = Figure(figsize=(7, 4))
+        axes = figure.subplots()
+        axes.plot(*_curve(metrics), lw=0.6, label="train")
+        axes.plot(*_curve(dev), "o-", label="dev")
         axes.set(xlabel="step", ylabel="loss")
         axes.legend()
-        axes.figure.savefig(picture, dpi=120, bbox_inches="tight")
+        figure.savefig(picture, dpi=120, bbox_inches="tight")
     except ImportError:
         return "no plot of the loss: pip install 'tinyzo[plot]' draws it"
     except OSError as error:
         return f"no plot of the loss: {picture}: {error.strerror}"
     return f"losses drawn in {picture}"
+
+
+def _curve(lines: list[dict[str, Any]]) -> tuple[list[int], list[float]]:
+    """Steps and losses."""
+    return [line["step"] for line in lines], [line["loss"] for line in lines]

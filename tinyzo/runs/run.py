@@ -31,6 +31,7 @@ from tinyzo.runs.journal import read_journal
 from tinyzo.runs.methods import method_of
 from tinyzo.runs.settings import RunSettings, Settings
 from tinyzo.system import new_directory, os_errors, write_file
+from tinyzo.zo.directions import low_rank, magnitude_limits
 
 ROOM = "make room on the disk, or the directory writable, then --resume"
 OLD_VALUES = {"update": {"adam": "adamezo"}}  # spelt so before 0.2

@@ -24,7 +24,8 @@ from tinyzo.engine import noise
 from tinyzo.engine.adapters import AdaptedView
 from tinyzo.engine.moments import AgedTerm
 from tinyzo.engine.numba import kernels
-from tinyzo.engine.numba.kernels import DEPTH, LANES, ROWS, Terms
+from tinyzo.engine.numba.kernels import LANES, ROWS, Terms
+from tinyzo.engine.numba.sizes import BLOCK, DEPTH
 from tinyzo.engine.numba.vectors import TILE
 from tinyzo.engine.numpy_engine import QUERIES, NumpyView
 from tinyzo.engine.terms import Probe, Update
@@ -33,7 +34,6 @@ from tinyzo.engine.weights import Parameters, Weights
 from tinyzo.system import fast_cpus
 from tinyzo.text.packing import pack_sequences
 
-BLOCK = 128  # rows of W that a thread takes at once, at most
 VOCABULARY = 4096  # rows of the decoder whose scores exist at once
 NOTHING = np.zeros((0, 0, 0), np.float32)
 

@@ -16,16 +16,16 @@ from numba import njit
 from tinyzo.engine import noise
 from tinyzo.engine.gelu import PHI_LIMIT, PHI_P, PHI_Q
 from tinyzo.engine.moments import FLOOR
+from tinyzo.engine.numba.sizes import DEPTH
 from tinyzo.engine.numba.vectors import TILE, fetch_add, square_transpose, tile_multiplier
 
 LANES, ROWS, WIDTH = TILE.lanes, TILE.rows, TILE.width
-DEPTH = 512  # words of k at once: a panel of X, and the rows of W that meet it, stay in L2
 CHUNK = 1 << 14  # elements of a task that goes through memory once
 
 F, I, U = np.float32, np.int32, np.uint32  # noqa: E741
 OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}  # x / 0 is infinite, no exception
 kernel = njit(**OPTIONS)
-ordered_freely = njit(**OPTIONS, fastmath={"reassoc", "contract", "nsz", "arcp"})
+ordered_freely = njit(**OPTIONS, forceinline=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
 
 
 class Terms(NamedTuple):

@@ -1,0 +1,25 @@
+"""What an architecture's tensors are: their names, here and in the files that people have."""
+
+from typing import NamedTuple
+
+Parameter = tuple[str, tuple[int, ...]]  # a tensor's name and shape
+
+
+def module(name: str, *shape: int) -> tuple[Parameter, Parameter]:
+    """The weight and the bias of a linear, [out, in], or of a LayerNorm."""
+    return (f"{name}.weight", shape), (f"{name}.bias", shape[:1])
+
+
+class Layout(NamedTuple):
+    """The names that a file may have for a model's own.
+
+    prefixes: what may stand where `base` should
+    base:     how the model's own names begin
+    ties:     a second name of a tensor -> the name it is tied to
+    ignored:  tensors that the model does not read
+    """
+
+    prefixes: tuple[str, ...]
+    base: str
+    ties: dict[str, str]
+    ignored: tuple[str, ...]
