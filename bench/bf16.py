@@ -38,7 +38,7 @@ PRODUCTS = {"f32": False, "bf16": True}
 def on(model: Model, engine: NumbaEngine) -> Model:
     """The same weights in memory, multiplied by another engine."""
     tensors = {name: model.weights.stored(name) for name in model.weights.names()}
-    return Model(model.family, model.config, Weights(tensors, engine), model.directory, "numba")
+    return Model(model.family, model.config, Weights(tensors, engine), model.directory)
 
 
 class Trial:
@@ -47,7 +47,7 @@ class Trial:
     def __init__(self, name: str, engine: NumbaEngine, seed: int) -> None:
         settings = Settings(model=name, seed=seed)
         model = on(load(settings.model_path, "numpy", dtype="bf16"), engine)
-        self.settings = settings.complete(model.family)
+        self.settings = settings.resolve(model.family)
         bound = bind_task(model, self.settings)
         self.data: Data = load_data(bound, self.settings)
         self.objective = BoundedLoss(Objective(model, bound), self.settings.micro_batch_tokens)
@@ -61,15 +61,18 @@ class Trial:
     def step(self, number: int) -> float:
         """Take a step; returns its projected gradient."""
         s, (batch, seed) = self.settings, self.batch(number)
-        weights = self.objective.model.weights
+        weights = self.objective.objective.model.weights
         return mezo_step(weights, self.objective, batch, seed, s.eps, s.lr).projected_gradient
 
     def gradient(self, engine: NumbaEngine, number: int) -> float:
         """What another engine finds for the projected gradient of a step that is not yet taken."""
         (batch, seed), eps = self.batch(number), self.settings.eps
-        model = on(self.objective.model, engine)
+        objective = self.objective.objective
+        model = on(objective.model, engine)
         theta = model.weights.view([Probe(seed, eps), Probe(seed, -eps)])
-        plus, minus = dataclasses.replace(self.objective, model=model)(theta, batch)
+        plus, minus = dataclasses.replace(
+            self.objective, objective=dataclasses.replace(objective, model=model)
+        )(theta, batch)
         return float(plus - minus) / (2 * eps)
 
 

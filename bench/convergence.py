@@ -38,7 +38,7 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,9 @@ import tinyzo
 from tinyzo.errors import NumericError, UsageError
 from tinyzo.runs.find_lr import find_lr
 from tinyzo.runs.run import read_lines
+from tinyzo.runs.settings import Settings
 from tinyzo.zo.estimators import ESTIMATORS
-from tinyzo.zo.methods import FIRST_ORDER, METHODS, PLAIN
+from tinyzo.zo.methods import METHODS
 
 SEEDS, TUNING_SEED = (0, 1, 2), 100
 MOST_RATES = 6  # of learning rates tried
@@ -74,11 +75,15 @@ class Method:
     settings: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def is_first_order(self) -> bool:
+        return bool(METHODS[self.settings["method"]].gradient)
+
+    @property
     def forwards(self) -> int:
         """What a step costs."""
-        if self.settings["method"] in FIRST_ORDER:
+        if self.is_first_order:
             return 3
-        chosen = PLAIN | METHODS[self.settings["method"]] | self.settings
+        chosen = asdict(METHODS[self.settings["method"]]) | self.settings
         return ESTIMATORS[chosen["estimator"]].forwards(chosen["queries"])
 
 
@@ -246,7 +251,7 @@ def best_rate(runs: Runs, task: Task, how: Method, budget: int) -> float:
 
 def is_missing(how: Method, task: Task, runs: Runs) -> bool:
     """Whether tinyzo has not the method: it is refused, or its first step is MeZO's own."""
-    if how.settings["method"] not in FIRST_ORDER:
+    if not how.is_first_order:
         return False
     try:
         ours = runs.run(task, how, 1e-3, TUNING_SEED, how.forwards)
@@ -357,7 +362,7 @@ def compare_find_lr(options: Any) -> list[dict[str, Any]]:
         given = {"threads": options.threads, "batch_size": options.batch_size, "data_seed": 42}
         given |= next(m.settings for m in EVERY if m.name == how)
         with contextlib.redirect_stderr(io.StringIO()):
-            taken = find_lr({**known[name].settings, **given})["lr"]
+            taken = find_lr(Settings(**known[name].settings, **given)).lr
         best = runs[0]["lr"]
         found.append({"task": name, "method": how, "find_lr": taken, "grid": best})
         common.row(f"{name + ', ' + how:<30}", f"{taken:.1e}", f"{best:.0e}", taken / best)

@@ -22,9 +22,11 @@ from tinyzo.models.model import Model, open_model
 from tinyzo.runs import memory
 from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.runs.journal import Header, Journal
+from tinyzo.runs.methods import method_of
 from tinyzo.runs.run import Run
 from tinyzo.runs.settings import Settings
 from tinyzo.runs.snapshots import MOST, Snapshots, seconds_a_term
+from tinyzo.system import status_bytes
 from tinyzo.text.packing import micro_batches, packed_size
 from tinyzo.text.tasks import BoundTask, Example, Task
 from tinyzo.zo.mezo import mezo_step
@@ -37,7 +39,7 @@ BASE = "00" * 32  # in place of the checkpoint's hash, which is no part of a ste
 
 
 def sizes() -> dict[str, int]:
-    return {field: memory.status_bytes(field) for field in SIZES}
+    return {field: status_bytes(field) for field in SIZES}
 
 
 def counters() -> dict[str, float]:
@@ -70,7 +72,7 @@ class Trial:
         self.is_cold = setup["cold"]
         asked = Settings(**setup["settings"])
         model = open_model(asked.model_path)
-        self.settings = s = asked.complete(model.family, needs_data=False)
+        self.settings = s = asked.resolve(model.family, needs_data=False)
         self.examples = [
             Example(tuple(e["prompt"]), tuple(map(tuple, e["candidates"])), e["mask_at"],
                     e["label"], "") for e in setup["examples"]
@@ -85,7 +87,9 @@ class Trial:
         run.create()
         header = Header(2, 1, model.weights.direction.kind, BASE)
         self.journal = stack.enter_context(Journal(run.journal_path, header))
-        self.snapshots = stack.enter_context(Snapshots(run, s.fold_every, self.passes))
+        self.snapshots = stack.enter_context(
+            Snapshots(run, method_of(s), s.fold_every, self.passes)
+        )
         self.run, self.weights = run, model.weights
 
     def settle(self, model: Model) -> memory.Plan:
@@ -107,7 +111,7 @@ class Trial:
                 self.weights, self.objective, self.examples, step_seed(0, number), EPS, LR
             )
             self.journal.append(step)
-            is_due = self.snapshots.is_due(self.weights, number + 1)
+            is_due = self.snapshots.is_due(self.weights, number + 1, 0)
             yield {"loss": step.loss, "pending": pending, **since(before)}
             if is_due and number + 1 < s.steps:
                 self.snapshots.take(self.weights, number + 1)
@@ -129,7 +133,7 @@ class Trial:
         last = 0 if self.weights.store.is_resident else self.settings.steps
 
         def is_due(steps: int) -> bool:
-            return self.snapshots.is_due(self.weights, last + steps)
+            return self.snapshots.is_due(self.weights, last + steps, 0)
 
         return bisect_left(range(1, MOST), True, key=is_due) + 1
 
@@ -140,7 +144,7 @@ class Trial:
         self.points["end"] = sizes()
         return {
             "peak_bytes": self.points["end"]["VmHWM"], "plan_bytes": self.plan.total,
-            "plan": vars(self.plan), "points": self.points, "passes": self.passes,
+            "plan": self.plan._asdict(), "points": self.points, "passes": self.passes,
             "steps": steps, "snapshot": snapshot, "fold_every": self.interval(),
             "term_seconds": seconds_a_term(self.weights) * self.passes,
             "weight_bytes": self.weights.nbytes(),

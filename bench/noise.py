@@ -14,7 +14,9 @@ import common
 import numpy as np
 
 from tinyzo.engine.numba.engine import NumbaEngine
-from tinyzo.engine.numpy_engine import NumpyView
+from tinyzo.engine.numpy_engine import NumpyEngine
+from tinyzo.engine.protocols import Engine
+from tinyzo.engine.terms import Direction
 from tinyzo.engine.weights import Weights
 
 KINDS = ("gaussian", "rademacher")
@@ -38,12 +40,14 @@ def peer_call(torch_type: str, side: int, threads: int) -> Callable[[], object] 
 
 
 def measure(
-    name: str, engine: Callable, storage: str, side: int, threads: int, effort: common.Effort
+    name: str, engine: Engine, storage: str, side: int, threads: int, effort: common.Effort
 ) -> list[dict]:
     """A line for each kind of z."""
     dtype, torch_type = STORAGE[storage]
     tensors = {"w": np.zeros((side, side), dtype)}
-    weights = {kind: Weights(tensors, engine, kind) for kind in KINDS}
+    weights = {kind: Weights(tensors, engine) for kind in KINDS}
+    for kind, owner in weights.items():
+        owner.direction = Direction(kind)
     calls = {kind: lambda w=w: w.add([(7, C)]) for kind, w in weights.items()}
     if peer := peer_call(torch_type, side, threads):
         calls["peer"] = peer
@@ -73,7 +77,7 @@ def main() -> None:
     effort, side = (common.QUICK, 2048) if options.quick else (common.FULL, 8192)
     engine = NumbaEngine(options.threads)
     cases = [("numba", engine, storage, side) for storage in STORAGE]
-    cases.append(("numpy", NumpyView, "f32", side // 4))
+    cases.append(("numpy", NumpyEngine(), "f32", side // 4))
     common.row("engine, storage, z", "elements", "ns", "min ns", "peer ns", "ratio")
     rows = [found for case in cases for found in measure(*case, engine.threads, effort)]
     common.finish("torch", threads=engine.threads, rows=rows)

@@ -96,7 +96,7 @@ def our_stepper(setup: dict[str, Any]) -> Callable[[int], float]:
 
     from tinyzo.models.model import open_model
     from tinyzo.runs.bounded import BoundedLoss
-    from tinyzo.runs.settings import PAPERS
+    from tinyzo.runs.defaults import GENERAL
     from tinyzo.zo.mezo import mezo_step
     from tinyzo.zo.objectives import Objective
 
@@ -104,7 +104,7 @@ def our_stepper(setup: dict[str, Any]) -> Callable[[int], float]:
     residency = "streamed" if setup["side"] == "streamed" else "resident"
     model.settle("numba", residency, setup["threads"])
     bound, examples = random_batch(setup, model.config)
-    objective = BoundedLoss(Objective(model, bound), PAPERS["micro_batch_tokens"])
+    objective = BoundedLoss(Objective(model, bound), GENERAL["micro_batch_tokens"])
     weights = model.weights
     if setup["method"] == "mezo":
         return lambda seed: mezo_step(weights, objective, examples, seed, EPS, LR).loss
@@ -233,8 +233,6 @@ def reason_against(cell: Cell, options: argparse.Namespace) -> str | None:
         return "Adam's moments are in memory"
     if cell.side == "pytorch" and not common.has("torch", "transformers"):
         return "no torch or no transformers"
-    if (cell.method, cell.side) == ("adam", "ours") and not common.has("tinyzo_gradients"):
-        return "no tinyzo_gradients"
     if cell.least_bytes() > options.most_gb * GIGABYTE:
         least = cell.least_bytes() / GIGABYTE
         return f"more than {options.most_gb:g} GB: {least:.1f} without activations"
@@ -287,9 +285,6 @@ def figure(options: argparse.Namespace) -> dict[str, Any]:
     """Loss curves of both methods from the same model and batches."""
     curves = {}
     for method in METHODS:
-        if method == "adam" and not common.has("tinyzo_gradients"):
-            print("adam: no tinyzo_gradients")
-            continue
         curves[method] = list(curve(method, options))
         for step, loss, seconds in curves[method]:
             common.row(method, step, loss, seconds)
@@ -304,19 +299,19 @@ def curve(method: str, options: argparse.Namespace) -> Iterator[tuple[int, float
     """(step, loss on all training rows, seconds of training so far)."""
     import tinyzo
     from tinyzo.runs.bounded import BoundedLoss
-    from tinyzo.runs.settings import SHIPPED, TINY
+    from tinyzo.runs.defaults import SHIPPED
     from tinyzo.text.datasets import load_splits
     from tinyzo.text.packing import batch_rows
     from tinyzo.text.tasks import get_task
     from tinyzo.zo.mezo import mezo_step
     from tinyzo.zo.objectives import Objective
 
-    model = tinyzo.load(SHIPPED / options.shipped, residency="resident", dtype="f32",
+    model = tinyzo.load(options.shipped, residency="resident", dtype="f32",
                         threads=options.threads)  # fmt: skip
     task = get_task("SST-2" if model.family == "roberta" else "SST2", model.family)
     bound = task.bind(model.tokenizer, model.config.max_length)
     examples = [bound.encode(row) for row in load_splits(task, options.data).train]
-    objective = BoundedLoss(Objective(model, bound), TINY["micro_batch_tokens"])
+    objective = BoundedLoss(Objective(model, bound), SHIPPED["micro_batch_tokens"])
     weights = model.weights
     (lr, eps), state, seconds = FIGURE[method], {}, 0.0
 
@@ -372,7 +367,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--most-gb", type=float, default=14.0, help="that a cell may hold")
     parser.add_argument("--figure", action="store_true", help="the loss curves instead")
     parser.add_argument("--shipped", default="roberta-tiny", help="model of the figure")
-    parser.add_argument("--data", help="the figure's SST-2: a folder with a train file")
+    parser.add_argument("--data", type=Path, help="the figure's SST-2: a folder with a train file")
     parser.add_argument("--every", type=int, default=10, help="steps between the figure's points")
     parser.add_argument("--plot", type=Path, help="file of the figure: .svg, .png")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)

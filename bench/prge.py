@@ -51,16 +51,15 @@ from ours import random_batch
 from step import SHAPES, model_setup
 
 from tinyzo.dtypes import DTYPES
-from tinyzo.engine.numba.engine import NumbaView
+from tinyzo.engine.numba.engine import AdaptedNumbaView, NumbaView
 from tinyzo.engine.stores.streamed import Streamed
 from tinyzo.models.model import open_model
 from tinyzo.models.trainable import train_only
 from tinyzo.runs.bounded import BoundedLoss
-from tinyzo.runs.settings import PAPERS
+from tinyzo.runs.defaults import GENERAL
 from tinyzo.system import status_bytes
 from tinyzo.zo.estimators import ESTIMATORS, zo_step
 from tinyzo.zo.objectives import Objective
-from tinyzo.zo.updates import Update
 
 CELLS = ("1x16", "2x8", "4x4", "8x2", "16x1")
 WAYS = {"one pass": sys.maxsize, "pair": 2, "probe": 1}  # probes in a pass
@@ -100,7 +99,7 @@ class Stepper:
         residency = "resident" if case.place == "resident" else "streamed"
         self.model.settle("numba", residency, options.threads)
         self.weights, self.dropping = self.model.weights, 0.0
-        self.most_tokens = PAPERS["micro_batch_tokens"] if options.worker else 4096
+        self.most_tokens = GENERAL["micro_batch_tokens"] if options.worker else 4096
 
     def batch(self, count: int, tokens: int) -> None:
         """Take steps on so many sequences of so many random tokens from now on."""
@@ -127,9 +126,7 @@ class Stepper:
         seeds, self.dropping = range(1, queries + 1), 0.0
         loss, two_sided = partial(self.losses, most), ESTIMATORS["two-sided"]
         start, cpu, read = time.perf_counter(), time.process_time(), disk_bytes()
-        step = zo_step(
-            self.weights, loss, self.examples, seeds, EPS, 0.0, 0.0, two_sided, Update(), []
-        )
+        step = zo_step(self.weights, loss, self.examples, seeds, EPS, 0.0, estimator=two_sided)
         took = {"seconds": time.perf_counter() - start - self.dropping,
                 "cpu": time.process_time() - cpu, "disk_bytes": disk_bytes() - read}  # fmt: skip
         return took, step.losses
@@ -219,10 +216,14 @@ def parts(stepper: Stepper, cell: str, tokens: int, way: str) -> dict[str, Any]:
     stepper.batch(count, tokens)
     clock = Clock()
     watched = {
-        (NumbaView, "multiply_rows"): matmul_part, (NumbaView, "adapt"): "adapters",
-        (NumbaView, "attention"): "attention", (NumbaView, "norm"): "norm",
-        (NumbaView, "gelu"): "gelu", (NumbaView, "relu"): "gelu", (Streamed, "_next"): "reading",
-    }  # fmt: skip
+        (AdaptedNumbaView, "multiply_rows"): matmul_part,
+        (AdaptedNumbaView, "adapt"): "adapters",
+        (AdaptedNumbaView, "attention"): "attention",
+        (AdaptedNumbaView, "norm"): "norm",
+        (AdaptedNumbaView, "gelu"): "gelu",
+        (AdaptedNumbaView, "relu"): "gelu",
+        (Streamed, "_next"): "reading",
+    }
     with ExitStack() as stack:
         for (owner, name), part in watched.items():
             stack.enter_context(patch.object(owner, name, clock.watch(getattr(owner, name), part)))

@@ -16,7 +16,11 @@ from tinyzo import errors
 
 ROOT = Path(__file__).resolve().parents[1]
 HOMES = tinyzo._HOMES
-ERRORS = [name for name, value in vars(errors).items() if inspect.isclass(value)]
+ERRORS = [
+    name
+    for name, value in vars(errors).items()
+    if inspect.isclass(value) and issubclass(value, errors.TinyzoError)
+]
 
 
 def loaded(statement: str) -> set[str]:

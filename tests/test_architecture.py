@@ -202,7 +202,8 @@ def wrong_raises(where: str, source: str) -> list[str]:
     tree = ast.parse(source)
     ours = error_names()
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    known = ours | {f.name for f in functions if f.returns and ast.unparse(f.returns) in ours}
+    makers = {f.name for f in functions if f.returns and ast.unparse(f.returns) in ours}
+    known = ours | makers | {f"self.{name}" for name in makers}
     kinds = {f"type[{name}]" for name in ours}
     parameters = [arg for f in functions for arg in f.args.args if arg.annotation]
     known |= {arg.arg for arg in parameters if ast.unparse(arg.annotation) in kinds}
