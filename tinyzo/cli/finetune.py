@@ -1,0 +1,85 @@
+"""`tinyzo finetune`: tune a model on a task."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tinyzo.cli import options as add
+from tinyzo.cli.parser import Parser
+
+
+def add_arguments(parser: Parser) -> None:
+    """What people set first, then every other setting, by what it is about."""
+    parser.usage = "tinyzo finetune [options]"
+    parser.description = (
+        "Tune a model on a task with forward passes only. Without options: the small RoBERTa "
+        "that\nships, on reviews that ship. Ctrl-C loses nothing: --resume RUN goes on."
+    )
+    parser.epilog = add.describe_methods()
+    first = parser.add_argument_group("what people set first")
+    add.add_model(first)
+    add.add_task(first)
+    add.add_data(first)
+    add.add_output(first)
+    add.add_method(first)
+    add.add_steps(first)
+    model = parser.add_argument_group("model: what is trained, and how it is stored")
+    add.add_trained(model)
+    add.add_dtype(model)
+    data = parser.add_argument_group("task and data")
+    add.add_own_task(data)
+    add.add_rows(data)
+    add.add_sampling(data)
+    add.add_parts(parser.add_argument_group("method: its parts, where they are not the method's"))
+    run = parser.add_argument_group("run")
+    add.add_rates(run)
+    add.add_course(run)
+    add.add_machine(parser.add_argument_group("machine"))
+    output = parser.add_argument_group("output")
+    add.add_snapshots(output)
+    add.add_json(output)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Tune, or go on tuning, and say what came of it."""
+    from tinyzo.cli.opened import given_settings
+    from tinyzo.cli.suggest import check_names
+    from tinyzo.runs import train
+    from tinyzo.runs.find_lr import find_lr
+
+    choices = _read_config(options.config) | given_settings(options)
+    check_names(choices.get("model"), choices.get("task"))
+    if options.find_lr:
+        choices |= find_lr(choices)
+    tuned = train.finetune(options.output, options.resume, **choices)
+    result = tuned.result
+    if not options.json:
+        print(_summary(result, tuned.journal_path))
+    return result
+
+
+def _read_config(path: str | None) -> dict[str, Any]:
+    """The settings of a file, named as the fields of Settings are."""
+    from tinyzo.cli.suggest import check_settings
+    from tinyzo.parsing import read_toml
+    from tinyzo.runs.settings import FIELDS, settings_from
+
+    if path is None:
+        return {}
+    values = read_toml(Path(path))
+    check_settings(values, FIELDS, path)
+    settings_from(values, path)  # so that a mistake is the file's
+    return {name.replace("-", "_"): value for name, value in values.items()}
+
+
+def _summary(result: dict[str, Any], journal: Path) -> str:
+    peak_mb = result["peak_bytes"] / 1e6
+    return (
+        f"accuracy on {result['examples']} {result['split']} rows: "
+        f"{result['accuracy_zero_shot']:.3f} zero-shot, {result['accuracy']:.3f} after "
+        f"{result['best_step']} steps (best of {result['steps']} on dev)\n"
+        f"{result['forwards']} forward passes, {result['seconds']:.1f} s, "
+        f"{result['seconds_per_step']:.3f} s a step, peak {peak_mb:.0f} MB\n"
+        f"the fine-tune is {journal} ({journal.stat().st_size} bytes); "
+        f"tinyzo replay {result['run']} --output DIR writes the model"
+    )

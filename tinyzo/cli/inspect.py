@@ -1,0 +1,129 @@
+"""`tinyzo inspect`: parameters, types and memory plan of a model or a run."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinyzo.cli import options as add
+from tinyzo.cli.parser import Parser
+
+if TYPE_CHECKING:
+    from tinyzo.engine.weights import Weights
+    from tinyzo.models.model import Model
+    from tinyzo.runs.run import Run
+
+STEP_BYTES = 56  # of MeZO's journal
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "path",
+        nargs="?",
+        metavar="DIR|RUN",
+        default=add.MODEL,
+        help=f"a model's folder, a run, or a name that ships; default: {add.MODEL}",
+    )
+    plan = parser.add_argument_group("memory plan")
+    add.add_plan_sizes(plan)
+    add.add_memory_budget(plan)
+    plan.add_argument(
+        "--plan",
+        action="store_true",
+        help="every way to hold it in memory; default: the one that a run takes",
+    )
+    add.add_json(parser.add_argument_group("output"))
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """What there is to know of a model without computing with it."""
+    from tinyzo.cli.suggest import check_model
+    from tinyzo.models.model import open_model
+    from tinyzo.runs.run import Run, prepare
+    from tinyzo.runs.settings import Settings
+
+    check_model(options.path)
+    of_run: dict[str, Any] = {}
+    settings = Settings(model=options.path)
+    if (Path(options.path) / "run.toml").is_file():
+        opened = Run.open(Path(options.path))
+        settings = opened.settings
+        of_run = _about_run(opened)
+    settings = dataclasses.replace(settings, memory_budget=options.memory_budget)
+    model = open_model(settings.model_path, settings.dtype)
+    if of_run:
+        prepare(model, settings)
+    about = {"model": str(settings.model_path), "family": model.family, **_sizes(model.weights)}
+    result = of_run | about | _plans(model, settings, options)
+    result["written"] = _written(model.weights, of_run.get("step_bytes", STEP_BYTES))
+    if not options.json:
+        _show(result)
+    return result
+
+
+def _about_run(run: Run) -> dict[str, Any]:
+    from tinyzo.engine.noise import FORMAT
+    from tinyzo.runs.journal import read_journal
+
+    header, steps, _ = read_journal(run.journal_path)
+    return {
+        "run": str(run.path),
+        "steps": len(steps),
+        "best_step": run.best_step(),
+        "base": header.base,
+        "noise_format": FORMAT,
+        "step_bytes": header.record.size,
+    }
+
+
+def _sizes(weights: Weights) -> dict[str, Any]:
+    from tinyzo.dtypes import weight_type
+
+    names = weights.names()
+    types = Counter(weight_type(weights.dtype(name)).tag for name in names)
+    return {
+        "parameters": weights.elements(names),
+        "trainable": weights.elements(weights.trained),
+        "tensors": len(names),
+        "types": dict(types),
+        "bytes": weights.nbytes(),
+    }
+
+
+def _plans(model: Model, settings: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """The memory plan of a step of two probes, and with --plan all that there are."""
+    from tinyzo.runs import memory
+
+    tokens = options.batch_size * options.tokens
+    loads = [memory.Load(tokens, options.tokens, probes=2)]
+    plan = memory.choose(model, settings, loads)
+    plans = [plan]
+    if options.plan:
+        plans = list(memory.plans(model, settings, loads))
+    return {
+        "plan": plan.parts,
+        "plan_bytes": plan.total,
+        "plans": [each._asdict() for each in plans],
+    }
+
+
+def _written(weights: Weights, step_bytes: int) -> str:
+    """What a run of this model writes to the disk."""
+    from tinyzo.runs.snapshots import MOST
+
+    gigabytes = 20_000 * weights.nbytes() / 1e9
+    return (
+        f"{step_bytes} bytes a step, and the weights every {MOST} steps, or if streamed every K "
+        f"as measured (--fold-every K; 0: never): {gigabytes:.0f} / K GB in 20,000 steps"
+    )
+
+
+def _show(result: dict[str, Any]) -> None:
+    for name, value in result.items():
+        if name not in ("plan", "plans"):
+            print(f"{name:14} {value}")
+    for plan in result["plans"]:
+        print(f"{'plan':14} {plan}")
