@@ -17,9 +17,9 @@ BEGIN = f"""\
 {ABOUT}
 
 to begin with:
-  tinyzo finetune                         tune the small model that ships: a minute
-  tinyzo evaluate --model RUN             how often that run, a folder, is right
-  tinyzo predict --model RUN "a text"     what it says of a text
+  tinyzo finetune                       tune the small model that ships: a minute
+  tinyzo evaluate --model RUN           how often that run, a folder, is right
+  tinyzo predict --model RUN "a text"   what it says of a text
 
 tinyzo -h lists all commands, tinyzo finetune -h all options. If something seems
 wrong, tinyzo doctor checks this machine."""

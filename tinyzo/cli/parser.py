@@ -45,6 +45,11 @@ class Parser(argparse.ArgumentParser):
         """raises: UsageError with argparse's own words"""
         raise UsageError(message.removeprefix("argument "), f"{self.prog} -h shows how")
 
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Leave, as after help, once all is printed; raises OSError when it cannot be."""
+        print(end="", flush=True)
+        super().exit(status, message)
+
     def refuse(self, unknown: str) -> NoReturn:
         """raises: UsageError for an argument that the command does not take"""
         name = unknown.partition("=")[0]
@@ -54,7 +59,7 @@ class Parser(argparse.ArgumentParser):
             hint = f"give {name} after the command"
         elif near := closest(name, known):
             hint = f"did you mean {near}?"
-        raise UsageError(f"{self.prog} takes no {name}", hint)
+        raise UsageError(f"unknown argument {name}", hint)
 
     # argparse reads values in two places, neither public; its public `error` has only their text.
 
