@@ -123,7 +123,7 @@ def test_every_setting_is_one_option_and_the_other_way_round() -> None:
     actions = [a for a in parser_of("finetune")._actions if a.dest not in OF_FINETUNE]
     assert sorted(action.dest for action in actions) == sorted(settings)
     hints = typing.get_type_hints(Settings)
-    types = {names: list[str], None: str}
+    types: dict[Any, Any] = {names: list[str], None: str}
     for action in actions:
         assert action.option_strings == [f"--{action.dest.replace('_', '-')}"]
         assert types.get(action.type, action.type) == kind(hints[action.dest]), action.dest

@@ -138,6 +138,12 @@ def test_did_you_mean(home: Path, capsys: Capture, line: str, code: int, meant: 
     assert hint == f"  hint: did you mean {meant.format(home=home)}?"
 
 
+def test_a_folder_is_near_by_its_own_name_alone(home: Path, capsys: Capture) -> None:
+    """However long the way to it, which they share."""
+    assert command("inspect", home / "elsewhere") == 1
+    assert "did you mean" not in capsys.readouterr().err
+
+
 def test_a_name_that_means_something_in_another_spelling(home: Path, capsys: Capture) -> None:
     """`sst2` is SST-2, and what is wrong is said of it."""
     assert command("evaluate", "--model", home / "opt", "--task", "sst2") == 2

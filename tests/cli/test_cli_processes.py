@@ -28,19 +28,21 @@ def pipe_that_nobody_reads() -> Iterator[int]:
 def test_a_reader_that_leaves_early(home: Path) -> None:
     """As `| head -1`."""
     process = shell("predict", "--model", home / "opt", stdin=subprocess.PIPE)
-    process.stdin.write("No 1\n")
-    process.stdin.flush()
-    assert process.stdout.readline().endswith("\tNo 1\n")
-    process.stdout.close()
+    given, output, log = process.stdin, process.stdout, process.stderr
+    assert given and output and log
+    given.write("No 1\n")
+    given.flush()
+    assert output.readline().endswith("\tNo 1\n")
+    output.close()
     with pytest.raises(BrokenPipeError):  # it ends, so nobody reads on
         for _ in range(10_000):
-            process.stdin.write("Yes\n" * 100)
-            process.stdin.flush()
+            given.write("Yes\n" * 100)
+            given.flush()
     process.wait()
-    assert (process.returncode, process.stderr.read()) == (1, "")
-    process.stderr.close()
+    assert (process.returncode, log.read()) == (1, "")
+    log.close()
     with suppress(BrokenPipeError):
-        process.stdin.close()
+        given.close()
 
 
 @pytest.mark.parametrize("arguments", [("inspect", "{home}/opt"), (), ("finetune", "-h")])

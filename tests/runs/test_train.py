@@ -350,23 +350,6 @@ def wait_for(process, path, size):
         time.sleep(0.001)
 
 
-def test_ctrl_c_is_130_and_the_run_goes_on(home, tmp_path):
-    command = (
-        "finetune", "--model", home / "opt", "--task", "reviews", "--data", home / "data",
-        "--output", tmp_path / "run", *SEED_3, "--steps", "100000", "--eval-every", "100000",
-    )  # fmt: skip
-    process = shell(*command)
-    wait_for(process, tmp_path / "run" / "journal", 52 + 56 * 2)
-    process.send_signal(signal.SIGINT)
-    output, log = process.communicate()
-    assert (process.returncode, output) == (130, "")
-    assert log.endswith("tinyzo: interrupted; a run goes on with --resume RUN\n")
-    assert "Traceback" not in log
-    done = len(read_journal(tmp_path / "run" / "journal")[1])
-    assert done >= 2
-    assert resume(tmp_path / "run", "--steps", str(done + 1)) == 0
-
-
 def test_ctrl_c_in_the_middle_of_a_step(home, tmp_path, capsys):
     with pytest.MonkeyPatch.context() as patch:
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tinyzo.cli import options as add
+from tinyzo.cli import options as shared
 from tinyzo.cli.parser import Parser
 
 
@@ -12,7 +12,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("path", metavar="DIR|FILE.bin", help="a model's folder, or its weights")
     group = parser.add_argument_group("output")
     group.add_argument("--output", metavar="DIR", required=True, help="the new folder; needed")
-    add.add_json(group)
+    shared.add_json(group)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

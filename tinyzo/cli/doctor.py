@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from tinyzo.cli import options as add
+from tinyzo.cli import options as shared
 from tinyzo.cli.parser import Parser
 
 
@@ -12,10 +12,10 @@ def add_arguments(parser: Parser) -> None:
         "path",
         nargs="?",
         metavar="DIR",
-        default=add.MODEL,
-        help=f"a model's folder, or a name that ships; default: {add.MODEL}",
+        default=shared.MODEL,
+        help=f"a model's folder, or a name that ships; default: {shared.MODEL}",
     )
-    add.add_json(parser.add_argument_group("output"))
+    shared.add_json(parser.add_argument_group("output"))
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from tinyzo.cli import options as add
+from tinyzo.cli import options as shared
 from tinyzo.cli.parser import Parser
 
 
@@ -11,19 +11,19 @@ def add_arguments(parser: Parser) -> None:
     parser.usage = "tinyzo evaluate [options]"
     parser.epilog = "a run knows its task and data: tinyzo evaluate --model RUN"
     model = parser.add_argument_group("model")
-    add.add_model(model)
-    add.add_dtype(model)
+    shared.add_model(model)
+    shared.add_dtype(model)
     model.add_argument(
         "--zero-shot",
         action="store_true",
         help="of a run: the model as it came; default: the step that did best on dev",
     )
     data = parser.add_argument_group("task and data")
-    add.add_task(data)
-    add.add_data(data)
-    add.add_own_task(data)
-    add.add_rows(data)
-    add.add_json(parser.add_argument_group("output"))
+    shared.add_task(data)
+    shared.add_data(data)
+    shared.add_own_task(data)
+    shared.add_rows(data)
+    shared.add_json(parser.add_argument_group("output"))
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tinyzo.cli import options as add
+from tinyzo.cli import options as shared
 from tinyzo.cli.parser import Parser
 
 
@@ -15,29 +15,31 @@ def add_arguments(parser: Parser) -> None:
         "Tune a model on a task with forward passes only. Without options: the small RoBERTa "
         "that\nships, on reviews that ship. Ctrl-C loses nothing: --resume RUN goes on."
     )
-    parser.epilog = add.describe_methods()
+    parser.epilog = shared.describe_methods()
     first = parser.add_argument_group("what people set first")
-    add.add_model(first)
-    add.add_task(first)
-    add.add_data(first)
-    add.add_output(first)
-    add.add_method(first)
-    add.add_steps(first)
+    shared.add_model(first)
+    shared.add_task(first)
+    shared.add_data(first)
+    shared.add_output(first)
+    shared.add_method(first)
+    shared.add_steps(first)
     model = parser.add_argument_group("model: what is trained, and how it is stored")
-    add.add_trained(model)
-    add.add_dtype(model)
+    shared.add_trained(model)
+    shared.add_dtype(model)
     data = parser.add_argument_group("task and data")
-    add.add_own_task(data)
-    add.add_rows(data)
-    add.add_sampling(data)
-    add.add_parts(parser.add_argument_group("method: its parts, where they are not the method's"))
+    shared.add_own_task(data)
+    shared.add_rows(data)
+    shared.add_sampling(data)
+    shared.add_parts(
+        parser.add_argument_group("method: its parts, where they are not the method's")
+    )
     run = parser.add_argument_group("run")
-    add.add_rates(run)
-    add.add_course(run)
-    add.add_machine(parser.add_argument_group("machine"))
+    shared.add_rates(run)
+    shared.add_course(run)
+    shared.add_machine(parser.add_argument_group("machine"))
     output = parser.add_argument_group("output")
-    add.add_snapshots(output)
-    add.add_json(output)
+    shared.add_snapshots(output)
+    shared.add_json(output)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

@@ -8,13 +8,14 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinyzo.cli import options as add
+from tinyzo.cli import options as shared
 from tinyzo.cli.parser import Parser
 
 if TYPE_CHECKING:
     from tinyzo.engine.weights import Weights
     from tinyzo.models.model import Model
     from tinyzo.runs.run import Run
+    from tinyzo.runs.settings import Settings
 
 STEP_BYTES = 56  # of MeZO's journal
 
@@ -24,18 +25,18 @@ def add_arguments(parser: Parser) -> None:
         "path",
         nargs="?",
         metavar="DIR|RUN",
-        default=add.MODEL,
-        help=f"a model's folder, a run, or a name that ships; default: {add.MODEL}",
+        default=shared.MODEL,
+        help=f"a model's folder, a run, or a name that ships; default: {shared.MODEL}",
     )
     plan = parser.add_argument_group("memory plan")
-    add.add_plan_sizes(plan)
-    add.add_memory_budget(plan)
+    shared.add_plan_sizes(plan)
+    shared.add_memory_budget(plan)
     plan.add_argument(
         "--plan",
         action="store_true",
         help="every way to hold it in memory; default: the one that a run takes",
     )
-    add.add_json(parser.add_argument_group("output"))
+    shared.add_json(parser.add_argument_group("output"))
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def _sizes(weights: Weights) -> dict[str, Any]:
     }
 
 
-def _plans(model: Model, settings: Any, options: argparse.Namespace) -> dict[str, Any]:
+def _plans(model: Model, settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
     """The memory plan of a step of two probes, and with --plan all that there are."""
     from tinyzo.runs import memory
 

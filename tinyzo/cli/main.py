@@ -19,10 +19,10 @@ BEGIN = f"""\
 to begin with:
   tinyzo finetune                       tune the small model that ships: a minute
   tinyzo evaluate --model RUN           how often that run, a folder, is right
-  tinyzo predict --model RUN "a text"   what it says of a text
+  tinyzo predict --model RUN "a text"   label a text with it
 
-tinyzo -h lists all commands, tinyzo finetune -h all options. If something seems
-wrong, tinyzo doctor checks this machine."""
+tinyzo -h lists all commands, tinyzo finetune -h all options.
+If something seems wrong, tinyzo doctor checks this machine."""
 
 
 class Command(NamedTuple):
@@ -67,8 +67,8 @@ def build_parser() -> Parser:
         "--print-completion",
         metavar="SHELL",
         choices=SHELLS,
-        help="print what bash or zsh needs to complete commands and options; "
-        "needs pip install 'tinyzo[completion]'",
+        help="print a script by which bash or zsh completes commands, options and paths: "
+        "eval \"$(tinyzo --print-completion bash)\"; needs pip install 'tinyzo[completion]'",
     )
     parser.set_defaults(parser=parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")

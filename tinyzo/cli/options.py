@@ -98,7 +98,8 @@ def add_rows(group: Group) -> None:
         "--data-seed",
         metavar="N",
         type=int,
-        help="draws the rows, and their order; default: 42 for RoBERTa, 0 for OPT",
+        help="seed of the rows that are drawn, and of their order; default: 42 for RoBERTa, "
+        "0 for OPT",
     )
 
 
@@ -137,7 +138,7 @@ def add_sampling(group: Group) -> None:
         "--k-shot",
         metavar="K",
         type=int,
-        help="train on K rows a label, drawn as published; default: on all, up to --train-rows",
+        help="train on K rows per label, drawn as published; default: on all, up to --train-rows",
     )
     group.add_argument(
         "--train-rows",
@@ -168,8 +169,8 @@ def add_parts(group: Group) -> None:
         "--queries",
         metavar="Q",
         type=int,
-        help="directions a step; default: the method's, 1 for mezo, 4 for n-spsa and p-rge, 8 for "
-        "fzoo, auto and leave-one-out",
+        help="directions per step; default: the method's, 1 for mezo, 4 for n-spsa and p-rge, "
+        "8 for fzoo, auto and leave-one-out",
     )
     group.add_argument(
         "--direction",
@@ -196,14 +197,14 @@ def add_parts(group: Group) -> None:
         "--clip",
         metavar="X",
         type=float,
-        help="the largest projected gradient, loss a unit of eps; larger ones are cut to it; "
-        "default: none is cut",
+        help="the largest projected gradient, in loss per unit of perturbation; larger ones are "
+        "cut to it; default: none is cut",
     )
     group.add_argument(
         "--objective",
         metavar="NAME",
         choices=("cross-entropy", "accuracy", "f1"),
-        help="what is made small: cross-entropy, accuracy (the share of errors) or f1 "
+        help="what is minimised: cross-entropy, accuracy (the share of errors) or f1 "
         "(1 - macro F1); default: cross-entropy",
     )
 
@@ -212,8 +213,8 @@ def add_trained(group: Group) -> None:
     group.add_argument(
         "--train",
         metavar="WHAT",
-        help="which parameters: full, lora, lora-fa, prefix, label-words, bias, head, or names "
-        "as 'lm_head.*,*.bias'; default: full, or lora-fa for p-rge",
+        help="which parameters are trained: full, lora, lora-fa, prefix, label-words, bias, "
+        "head, or names as 'lm_head.*,*.bias'; default: full, or lora-fa for p-rge",
     )
     group.add_argument(
         "--lora-rank", metavar="R", type=int, help="rank of new adapters; default: 8"
@@ -222,7 +223,7 @@ def add_trained(group: Group) -> None:
         "--lora-alpha",
         metavar="X",
         type=float,
-        help="new adapters count alpha / rank; default: 16",
+        help="scale of new adapters, which is divided by their rank; default: 16",
     )
     group.add_argument(
         "--lora-targets",
@@ -247,7 +248,7 @@ def add_rates(group: Group) -> None:
         "--batch-size",
         metavar="N",
         type=int,
-        help="examples a step; default: 64 for RoBERTa, 16 for OPT, 32 for a model that ships",
+        help="examples per step; default: 64 for RoBERTa, 16 for OPT, 32 for a model that ships",
     )
     group.add_argument(
         "--lr",
@@ -260,7 +261,8 @@ def add_rates(group: Group) -> None:
         "--eps",
         metavar="X",
         type=float,
-        help="size of the perturbation, in weights' own unit; default: 0.001, or 0.01 for lora, "
+        help="size of the perturbation: the standard deviation of what is added to a weight; "
+        "default: 0.001, or 0.01 for lora, "
         "lora-fa and label-words, 0.1 for prefix",
     )
     group.add_argument(
@@ -284,12 +286,14 @@ def add_rates(group: Group) -> None:
         "--weight-decay",
         metavar="X",
         type=float,
-        help="pull of the matrices towards 0, a share of lr; default: 0",
+        help="pull of the matrices towards 0: each step takes lr * X of them away; default: 0",
     )
 
 
 def add_course(group: Group) -> None:
-    group.add_argument("--seed", metavar="N", type=int, help="makes z; default: 0")
+    group.add_argument(
+        "--seed", metavar="N", type=int, help="seed of z, the random directions; default: 0"
+    )
     group.add_argument(
         "--eval-every",
         metavar="N",
@@ -306,7 +310,7 @@ def add_course(group: Group) -> None:
     group.add_argument(
         "--config",
         metavar="FILE.toml",
-        help="settings, a line each as lr = 1e-6, under options given here; default: none",
+        help="file of settings, a line each as lr = 1e-6; options count before it; default: none",
     )
 
 

@@ -25,9 +25,9 @@ def names(text: str) -> list[str]:
 
 
 def count(text: str) -> int:
-    """A number from 0 up."""
+    """A whole number from 0 up."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError("it is negative, or no number")
+        raise argparse.ArgumentTypeError
     return int(text)
 
 
@@ -68,7 +68,7 @@ class Parser(argparse.ArgumentParser):
             return super()._get_value(action, arg_string)
         except argparse.ArgumentError:
             found = f"{_name(action)} takes {TAKES[action.type]}, not {arg_string!r}"
-        raise UsageError(found, f"{self.prog} -h says what it is")
+            raise UsageError(found, f"{self.prog} -h says what it is") from None
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from tinyzo.cli import options as add
+from tinyzo.cli import options as shared
 from tinyzo.cli.parser import Parser
 from tinyzo.errors import DataError
 
@@ -29,11 +29,11 @@ def add_arguments(parser: Parser) -> None:
         "of stdin",
     )
     model = parser.add_argument_group("model")
-    add.add_model(model)
-    add.add_dtype(model)
+    shared.add_model(model)
+    shared.add_dtype(model)
     task = parser.add_argument_group("task")
-    add.add_task(task)
-    add.add_own_task(task)
+    shared.add_task(task)
+    shared.add_own_task(task)
     parser.add_argument_group("output").add_argument(
         "--json",
         action="store_true",

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tinyzo.cli import options as add
+from tinyzo.cli import options as shared
 from tinyzo.cli.parser import Parser, count
 
 
@@ -26,7 +26,7 @@ def add_arguments(parser: Parser) -> None:
         action="store_true",
         help="LoRA as a whole model; default: as an adapter",
     )
-    add.add_json(group)
+    shared.add_json(group)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

@@ -34,26 +34,26 @@ def check_model(model: str) -> None:
 
     if Settings(model=model).model_path.exists():
         return
-    if near := closest(model, _models_beside(Path(model))):
-        raise CheckpointError(f"{model}: no such folder", f"did you mean {near}?")
+    path = Path(model)
+    if near := closest(path.name, _models_in(path.parent)):
+        raise CheckpointError(f"{model}: no such folder", f"did you mean {path.parent / near}?")
 
 
-def _models_beside(path: Path) -> Iterator[str]:
-    """The models that ship, and the models and runs in the folder where `path` would be."""
+def _models_in(folder: Path) -> Iterator[str]:
+    """The models and runs of a folder, and where no folder is named, the models that ship."""
     from tinyzo.runs.settings import SHIPPED
 
-    for config in SHIPPED.glob("*/config.json"):
-        yield config.parent.name
     for name in ("config.json", "run.toml"):
-        for file in path.parent.glob(f"*/{name}"):
-            yield str(file.parent)
+        yield from (file.parent.name for file in folder.glob(f"*/{name}"))
+    if folder == Path():
+        yield from (file.parent.name for file in SHIPPED.glob("*/config.json"))
 
 
 def check_task(task: str) -> None:
     """raises: DataError for a task that no family has, but nearly the name of one"""
     from tinyzo.text.tasks import TASKS, get_task
 
-    for family in ("roberta", "opt"):
+    for family in {known.family for known in TASKS}:
         with suppress(DataError):
             get_task(task, family)
             return
@@ -63,9 +63,9 @@ def check_task(task: str) -> None:
 
 def check_settings(names: Iterable[str], known: Iterable[str], where: str) -> None:
     """raises: UsageError for a name in a file of settings that is no setting, but nearly one"""
-    known = list(known)
-    for name in names:
-        near = closest(name.replace("-", "_"), known)
-        if near and near != name.replace("-", "_"):
+    known = set(known)
+    unknown = {name for name in names if name.replace("-", "_") not in known}
+    for name in unknown:
+        if near := closest(name, known):
             message = f"{where}: no setting is called {name!r}"
             raise UsageError(message, f"did you mean {near}?")
