@@ -17,8 +17,8 @@ BEGIN = f"""\
 {ABOUT}
 
 to begin with:
-  tinyzo finetune                       tune the small model that ships: a minute
-  tinyzo evaluate --model RUN           how often that run, a folder, is right
+  tinyzo finetune                       tune the model that ships, in a minute
+  tinyzo evaluate --model RUN           how often the run, a folder, is right
   tinyzo predict --model RUN "a text"   label a text with it
 
 tinyzo -h lists all commands, tinyzo finetune -h all options.

@@ -45,10 +45,9 @@ class Parser(argparse.ArgumentParser):
         """raises: UsageError with argparse's own words"""
         raise UsageError(message.removeprefix("argument "), f"{self.prog} -h shows how")
 
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """Leave, as after help, once all is printed; raises OSError when it cannot be."""
-        print(end="", flush=True)
-        super().exit(status, message)
+    def print_help(self, file: Any = None) -> None:
+        """Print the help to a text file, or stdout; raises OSError, which argparse passes over."""
+        print(self.format_help(), end="", file=file, flush=True)
 
     def refuse(self, unknown: str) -> NoReturn:
         """raises: UsageError for an argument that the command does not take"""
