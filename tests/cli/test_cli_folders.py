@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,8 @@ def test_inspect_every_plan(home: Path, capsys: Capture) -> None:
     every = document(capsys, "inspect", home / "opt", "--plan")["plans"]
     assert len(one) == 1 and one[0] in every and len(every) > 2
     assert command("inspect", home / "opt", "--plan") == 0
-    assert capsys.readouterr().out.count("\nplan ") == len(every)
+    shown = re.findall(r"^plan +(\w+), (\w+), .* total \d+ MB$", capsys.readouterr().out, re.M)
+    assert shown == [(plan["engine"], plan["residency"]) for plan in every]
 
 
 def test_inspect_within_a_budget(home: Path, capsys: Capture) -> None:

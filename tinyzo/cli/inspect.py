@@ -14,6 +14,7 @@ from tinyzo.cli.parser import Parser
 if TYPE_CHECKING:
     from tinyzo.engine.weights import Weights
     from tinyzo.models.model import Model
+    from tinyzo.runs.memory import Plan
     from tinyzo.runs.run import Run
     from tinyzo.runs.settings import Settings
 
@@ -57,12 +58,18 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     model = open_model(settings.model_path, settings.dtype)
     if of_run:
         prepare(model, settings)
-    about = {"model": str(settings.model_path), "family": model.family, **_sizes(model.weights)}
-    result = of_run | about | _plans(model, settings, options)
-    result["written"] = _written(model.weights, of_run.get("step_bytes", STEP_BYTES))
+    chosen, plans = _plans(model, settings, options)
+    result = {
+        **of_run,
+        "model": str(settings.model_path),
+        "family": model.family,
+        **_sizes(model.weights),
+        "plan_bytes": chosen.total,
+        "written": _written(model.weights, of_run.get("step_bytes", STEP_BYTES)),
+    }
     if not options.json:
-        _show(result)
-    return result
+        _show(result, plans)
+    return result | {"plan": chosen.parts, "plans": [plan._asdict() for plan in plans]}
 
 
 def _about_run(run: Run) -> dict[str, Any]:
@@ -94,21 +101,18 @@ def _sizes(weights: Weights) -> dict[str, Any]:
     }
 
 
-def _plans(model: Model, settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
-    """The memory plan of a step of two probes, and with --plan all that there are."""
+def _plans(
+    model: Model, settings: Settings, options: argparse.Namespace
+) -> tuple[Plan, list[Plan]]:
+    """The plan of a step of two probes, and the plans to show: that one, or with --plan all."""
     from tinyzo.runs import memory
 
     tokens = options.batch_size * options.tokens
     loads = [memory.Load(tokens, options.tokens, probes=2)]
-    plan = memory.choose(model, settings, loads)
-    plans = [plan]
-    if options.plan:
-        plans = list(memory.plans(model, settings, loads))
-    return {
-        "plan": plan.parts,
-        "plan_bytes": plan.total,
-        "plans": [each._asdict() for each in plans],
-    }
+    chosen = memory.choose(model, settings, loads)
+    if not options.plan:
+        return chosen, [chosen]
+    return chosen, list(memory.plans(model, settings, loads))
 
 
 def _written(weights: Weights, step_bytes: int) -> str:
@@ -122,9 +126,8 @@ def _written(weights: Weights, step_bytes: int) -> str:
     )
 
 
-def _show(result: dict[str, Any]) -> None:
+def _show(result: dict[str, Any], plans: list[Plan]) -> None:
     for name, value in result.items():
-        if name not in ("plan", "plans"):
-            print(f"{name:14} {value}")
-    for plan in result["plans"]:
+        print(f"{name:14} {value}")
+    for plan in plans:
         print(f"{'plan':14} {plan}")
