@@ -35,6 +35,12 @@ FIXED = {
 }
 
 
+@pytest.fixture(autouse=True)
+def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
 def parser_of(name: str) -> Parser:
     commands = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
     parser = commands.choices[name]
