@@ -9,7 +9,9 @@ import pytest
 from commands import command, document
 from folders import ROOT, finetune, lines, rows, write_jsonl, write_model, write_reviews
 
+from tinyzo.runs.find_lr import Found
 from tinyzo.runs.run import Run
+from tinyzo.runs.settings import Settings
 
 Capture = pytest.CaptureFixture[str]
 FAMILIES = pytest.mark.parametrize("family", ["roberta", "opt"])
@@ -63,17 +65,17 @@ def test_without_options_the_shipped_model_is_tuned_on_the_shipped_task(
 def test_find_lr(
     home: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found: list[dict[str, object]] = []
+    given: list[Settings] = []
 
-    def find_lr(choices: dict[str, object]) -> dict[str, float]:
-        found.append(dict(choices))
-        return {"lr": 0.25, "eps": 0.5}
+    def find_lr(settings: Settings) -> Found:
+        given.append(settings)
+        return Found(lr=0.25, eps=0.5)
 
     monkeypatch.setattr("tinyzo.runs.find_lr.find_lr", find_lr)
     assert finetune(home / "opt", home / "data", tmp_path / "run", "--find-lr") == 0
     settings = Run.open(tmp_path / "run").settings
     assert (settings.lr, settings.eps) == (0.25, 0.5)
-    assert found[0]["lr"] == 1e-3  # where the search begins
+    assert given[0].lr == 1e-3  # where the search begins
 
 
 # --- tasks of one's own ---

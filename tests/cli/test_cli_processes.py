@@ -1,4 +1,4 @@
-"""Commands as processes: standard streams, and Ctrl-C. Nothing here depends on who is faster."""
+"""Commands as processes: standard streams. Nothing here depends on who is faster."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from commands import command, finish
-from folders import ROOT, finetune, lines, shell
-
-from tinyzo.runs.journal import read_journal
+from commands import finish
+from folders import ROOT, shell
 
 
 @pytest.fixture
@@ -84,42 +82,3 @@ def test_bytes_that_are_no_text(home: Path) -> None:
     assert b"tinyzo: a text that is not UTF-8\n  hint: save the texts as UTF-8\n" in log
     code, output, log = finish(shell(*arguments, "\udcff"))
     assert (code, output) == (1, "") and "not UTF-8" in log
-
-
-INTERRUPTED = """
-import signal, sys
-from tinyzo.cli import main
-from tinyzo.runs.journal import Journal
-
-append = Journal.append
-
-def append_and_interrupt(journal, step):
-    append(journal, step)
-    if len(journal.steps) == 3:
-        signal.raise_signal(signal.SIGINT)
-
-Journal.append = append_and_interrupt
-sys.exit(main())
-"""
-
-
-def test_ctrl_c_is_130_and_the_run_goes_on(home: Path, tmp_path: Path) -> None:
-    """The process gets the signal from itself, after its third step."""
-    run, whole = tmp_path / "run", tmp_path / "whole"
-    options = ("--model", home / "opt", "--task", "reviews", "--data", home / "data")
-    size = ("--steps", 6, "--batch-size", 4, "--lr", 1e-3, "--eval-every", 2, "--output", run)
-    arguments = map(str, ("finetune", *options, *size))
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
-    found = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, *arguments],
-        capture_output=True, text=True, env=environment,
-    )  # fmt: skip
-    assert (found.returncode, found.stdout) == (130, "")
-    assert found.stderr.endswith("tinyzo: interrupted; a run goes on with --resume RUN\n")
-    assert "Traceback" not in found.stderr
-    assert len(read_journal(run / "journal")[1]) == 3
-    assert command("finetune", "--resume", run) == 0
-    assert finetune(home / "opt", home / "data", whole) == 0
-    assert (run / "journal").read_bytes() == (whole / "journal").read_bytes()
-    losses = [[line["loss"] for line in lines(each / "metrics.jsonl")] for each in (run, whole)]
-    assert losses[0] == losses[1] and len(losses[0]) == 6

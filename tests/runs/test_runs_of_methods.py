@@ -9,19 +9,20 @@ from itertools import product
 
 import numpy as np
 import pytest
+from disturbed import Killed, die_at, record
 from folders import finetune, lines, write_model, write_reviews
-from runs.test_train import Killed, die_at, no_plot, record  # noqa: F401 (no_plot by all)
 from tiny import raw_bytes
 
+import tinyzo
 from tinyzo.checkpoints.safetensors import open_safetensors
 from tinyzo.cli import main
 from tinyzo.errors import ConfigError, RunError, UsageError
 from tinyzo.models.model import load
-from tinyzo.runs import snapshots, train
+from tinyzo.runs import snapshots
 from tinyzo.runs.journal import Journal, read_journal
 from tinyzo.runs.run import Run
 from tinyzo.runs.snapshots import tuned_model
-from tinyzo.zo.methods import FIRST_ORDER, METHODS
+from tinyzo.zo.methods import METHODS
 
 STEPS, FOLD, KILL = 6, 2, 5
 SETS = ("lora", "lora-fa", "prefix", "label-words", "bias", "*.layer*.1.*,*embed*")
@@ -31,7 +32,7 @@ RUNS |= {
     "lozo": ("--method", "lozo", "--window", "2"),
     "lozo sign": ("--method", "lozo", "--window", "3", "--update", "sign", "--dtype", "bf16"),
     "adamezo": ("--method", "adamezo", "--lr", "1e-5", "--window", "3", "--clip", "4"),
-    "adam of p-rge": ("--method", "p-rge", "--update", "adam", "--window", "2", "--dtype", "f16"),
+    "adamezo of p-rge": ("--method", "p-rge", "--update", "adamezo", "--window", "2", "--dtype", "f16"),
     "fzoo momentum": ("--method", "fzoo", "--queries", "2", "--update", "momentum"),
     "sparse bf16": ("--method", "sparse-mezo", "--dtype", "bf16", "--weight-decay", "5"),
     "accuracy": ("--objective", "accuracy", "--eps", "0.3"),
@@ -61,7 +62,7 @@ def start(home, output, name, *more, family="opt") -> int:
 
 
 def first_order(run) -> bool:
-    return Run.open(run).settings.method in FIRST_ORDER
+    return Run.open(run).settings.method in ("adam", "sgd")
 
 
 def possible(name: str) -> set[float]:
@@ -149,7 +150,7 @@ def test_the_command_line_runs_every_method(home, tmp_path, capsys, name):
         assert {round(loss, 9) for step in steps for loss in step.losses} <= possible(name)
 
 
-@pytest.mark.parametrize(("name", "rule"), [("momentum", "momentum"), ("adamezo", "adam")])
+@pytest.mark.parametrize(("name", "rule"), [("momentum", "momentum"), ("adamezo", "adamezo")])
 def test_a_journal_holds_the_terms_of_a_window(home, tmp_path, name, rule):
     """From the losses alone, those of the first steps too."""
     assert start(home, tmp_path / "run", name) == 0
@@ -159,7 +160,7 @@ def test_a_journal_holds_the_terms_of_a_window(home, tmp_path, name, rule):
     seeds = [line["seed"] for line in lines(tmp_path / "run" / "metrics.jsonl")]
     for t, step in enumerate(steps):
         back = [(seeds[t - k], g[t - k], k) for k in range(min(s.window, t + 1))]
-        if rule == "adam":
+        if rule == "adamezo":
             expected = [(seed, x) for seed, x, _ in back]
             assert step.terms[-1] == (seeds[t], s.lr)
         else:
@@ -210,7 +211,7 @@ def test_first_order_steps_are_in_memory_however_resumed(home, tmp_path):
         (("--method", "adam", "--queries", "2"), 2, "backpropagation has no queries"),
         (("--method", "lozo", "--train", "lora"), 2, "adapters are of low rank already"),
         (("--queries", "256"), 2, "queries is from 1 to 255"),
-        (("--update", "adam", "--window", "256"), 2, "window is from 1 to 255"),
+        (("--update", "adamezo", "--window", "256"), 2, "window is from 1 to 255"),
         (("--lora-rank", "0"), 2, "lora_rank = 0"),
         (("--train", "head"), 1, "'head' names no tensor of the model"),
         (("--train", "lora", "--lora-targets", "layer_norm"), 1, "'lora' names no tensor"),
@@ -228,7 +229,38 @@ def test_mistakes_of_methods_leave_no_directory(home, tmp_path, capsys, choices,
 def test_unknown_choices_are_refused(home, tmp_path, name):
     model = {"model": home / "opt", "task": "reviews", "data": home / "data"}
     with pytest.raises((ConfigError, UsageError), match=f"{name} 'nothing' is not built"):
-        train.finetune(tmp_path / "run", **model, **{name: "nothing"})
+        tinyzo.finetune(tmp_path / "run", **model, **{name: "nothing"})
     with pytest.raises(SystemExit):
         finetune(home / "opt", home / "data", tmp_path / "run", f"--{name}", "nothing")
     assert not (tmp_path / "run").exists()
+
+
+ALWAYS = {"step", "loss", "lr", "eps", "seed", "seconds", "forwards", "peak_bytes"}
+MEASURED = {
+    "n-spsa": {"loss_plus", "loss_minus", "projected_gradient"},
+    "fzoo": {"loss_at_theta", "loss_probes", "loss_probes_std", "projected_gradient"},
+    "leave-one-out": {"loss_probes", "loss_probes_std", "projected_gradient"},
+    "forward-gradient": {"loss_at_theta", "projected_gradient"},
+    "adam": {"gradient_norm"},
+}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_metrics_say_what_was_measured(home, tmp_path, name):
+    assert start(home, tmp_path / "run", name, "--steps", "2") == 0
+    _, steps, _ = read_journal(tmp_path / "run" / "journal")
+    for line, step in zip(lines(tmp_path / "run" / "metrics.jsonl"), steps, strict=True):
+        assert line.keys() == ALWAYS | MEASURED[name]
+        losses = np.array(step.losses)
+        probes = losses[1:] if name == "fzoo" else losses
+        expected = {
+            "loss_plus": losses[::2].mean(),
+            "loss_minus": losses[-1:].mean() if len(losses) < 2 else losses[1::2].mean(),
+            "loss_at_theta": losses.mean() if name == "forward-gradient" else losses[0],
+            "loss_probes": probes.mean(),
+            "loss_probes_std": probes.std(),
+            "projected_gradient": step.projected_gradient,
+            "gradient_norm": step.projected_gradient,
+        }
+        for key in MEASURED[name]:
+            assert line[key] == pytest.approx(expected[key], rel=1e-12), key

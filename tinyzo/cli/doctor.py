@@ -5,6 +5,7 @@ from typing import Any
 
 from tinyzo.cli import options as shared
 from tinyzo.cli.parser import Parser
+from tinyzo.runs.defaults import MODEL
 
 
 def add_arguments(parser: Parser) -> None:
@@ -12,8 +13,8 @@ def add_arguments(parser: Parser) -> None:
         "path",
         nargs="?",
         metavar="DIR",
-        default=shared.MODEL,
-        help=f"a model's folder, or a name that ships; default: {shared.MODEL}",
+        default=MODEL,
+        help=f"a model's folder, or a name that ships; default: {MODEL}",
     )
     shared.add_json(parser.add_argument_group("output"))
 
@@ -22,11 +23,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Make all checks; `ok` is whether nothing needed is broken."""
     from tinyzo.cli.suggest import check_model
     from tinyzo.runs import doctor
-    from tinyzo.runs.settings import Settings
+    from tinyzo.runs.settings import model_path
 
     check_model(options.path)
     checks = []
-    for check in doctor.examine(Settings(model=options.path).model_path):
+    for check in doctor.examine(model_path(options.path)):
         checks.append(check)
         if not options.json:
             print(_line(check))

@@ -28,25 +28,22 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Accuracy and loss on the rows that are reported on."""
-    from tinyzo.cli.opened import open_model
-    from tinyzo.runs.bounded import BoundedLoss
-    from tinyzo.runs.data import bind_task, load_data, load_evaluation
+    from tinyzo.cli.suggest import check_names
     from tinyzo.runs.evaluate import evaluate
+    from tinyzo.runs.opened import open_for_task
     from tinyzo.system import peak_bytes
-    from tinyzo.zo.objectives import Objective
 
-    model, settings, is_own = open_model(options, needs_data=True, zero_shot=options.zero_shot)
-    bound = bind_task(model, settings)
-    load = load_data if is_own else load_evaluation
-    data = load(bound, settings)
-    loss = BoundedLoss(Objective(model, bound), settings.micro_batch_tokens)
-    found = evaluate(loss, data.test)
+    given = shared.given_settings(options)
+    check_names(given.model, given.task)
+    opened = open_for_task(given, zero_shot=options.zero_shot)
+    data = opened.data()
+    found = evaluate(opened.loss(), data.test)
     if not options.json:
         scores = f"accuracy {found.accuracy:.4f}, loss {found.loss:.4g}"
         print(f"{scores} on {found.examples} {data.reported} rows")
     return {
-        "model": options.model or settings.model,
-        "task": settings.task or "custom",
+        "model": given.model or opened.settings.model,
+        "task": opened.settings.task or "custom",
         **found._asdict(),
         "split": data.reported,
         "peak_bytes": peak_bytes(),

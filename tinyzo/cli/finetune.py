@@ -1,11 +1,16 @@
 """`tinyzo finetune`: tune a model on a task."""
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinyzo.cli import options as shared
 from tinyzo.cli.parser import Parser
+
+if TYPE_CHECKING:
+    from tinyzo.runs.settings import Settings
 
 
 def add_arguments(parser: Parser) -> None:
@@ -44,34 +49,35 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Tune, or go on tuning, and say what came of it."""
-    from tinyzo.cli.opened import given_settings
     from tinyzo.cli.suggest import check_names
-    from tinyzo.runs import train
+    from tinyzo.runs.api import as_path
     from tinyzo.runs.find_lr import find_lr
+    from tinyzo.runs.train import tune
 
-    choices = _read_config(options.config) | given_settings(options)
-    check_names(choices.get("model"), choices.get("task"))
+    given = shared.given_settings(options).given()
+    settings = _read_config(options.config).replace(**given)
+    check_names(settings.model, settings.task)
     if options.find_lr:
-        choices |= find_lr(choices)
-    tuned = train.finetune(options.output, options.resume, **choices)
+        found = find_lr(settings)
+        settings = settings.replace(lr=found.lr, eps=found.eps)
+    tuned = tune(settings, as_path(options.output), as_path(options.resume))
     result = tuned.result
     if not options.json:
         print(_summary(result, tuned.journal_path))
     return result
 
 
-def _read_config(path: str | None) -> dict[str, Any]:
-    """The settings of a file, named as the fields of Settings are."""
+def _read_config(path: str | None) -> Settings:
+    """The settings of a file; none without one."""
     from tinyzo.cli.suggest import check_settings
     from tinyzo.parsing import read_toml
-    from tinyzo.runs.settings import FIELDS, settings_from
+    from tinyzo.runs.settings import FIELDS, Settings
 
     if path is None:
-        return {}
+        return Settings()
     values = read_toml(Path(path))
     check_settings(values, FIELDS, path)
-    settings_from(values, path)  # so that a mistake is the file's
-    return {name.replace("-", "_"): value for name, value in values.items()}
+    return Settings.from_mapping(values, path)
 
 
 def _summary(result: dict[str, Any], journal: Path) -> str:

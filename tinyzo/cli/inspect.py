@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinyzo.cli import options as shared
 from tinyzo.cli.parser import Parser
+from tinyzo.runs.defaults import MODEL
 
 if TYPE_CHECKING:
     from tinyzo.engine.weights import Weights
     from tinyzo.models.model import Model
     from tinyzo.runs.memory import Plan
     from tinyzo.runs.run import Run
-    from tinyzo.runs.settings import Settings
+    from tinyzo.runs.settings import RunSettings
 
 STEP_BYTES = 56  # of MeZO's journal
 
@@ -26,8 +26,8 @@ def add_arguments(parser: Parser) -> None:
         "path",
         nargs="?",
         metavar="DIR|RUN",
-        default=shared.MODEL,
-        help=f"a model's folder, a run, or a name that ships; default: {shared.MODEL}",
+        default=MODEL,
+        help=f"a model's folder, a run, or a name that ships; default: {MODEL}",
     )
     plan = parser.add_argument_group("memory plan")
     shared.add_plan_sizes(plan)
@@ -43,33 +43,45 @@ def add_arguments(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """What there is to know of a model without computing with it."""
     from tinyzo.cli.suggest import check_model
-    from tinyzo.models.model import open_model
-    from tinyzo.runs.run import Run, prepare
-    from tinyzo.runs.settings import Settings
 
     check_model(options.path)
-    of_run: dict[str, Any] = {}
-    settings = Settings(model=options.path)
+    about_run: dict[str, Any] = {}
     if (Path(options.path) / "run.toml").is_file():
-        opened = Run.open(Path(options.path))
-        settings = opened.settings
-        of_run = _about_run(opened)
-    settings = dataclasses.replace(settings, memory_budget=options.memory_budget)
-    model = open_model(settings.model_path, settings.dtype)
-    if of_run:
-        prepare(model, settings)
+        model, settings, about_run = _open_run(Path(options.path))
+    else:
+        model, settings = _open_model(options.path)
+    settings = settings.replace(memory_budget=options.memory_budget)
     chosen, plans = _plans(model, settings, options)
     result = {
-        **of_run,
+        **about_run,
         "model": str(settings.model_path),
         "family": model.family,
         **_sizes(model.weights),
         "plan_bytes": chosen.total,
-        "written": _written(model.weights, of_run.get("step_bytes", STEP_BYTES)),
+        "written": _written(model.weights, about_run.get("step_bytes", STEP_BYTES)),
     }
     if not options.json:
         _show(result, plans)
     return result | {"plan": chosen.parts, "plans": [plan._asdict() for plan in plans]}
+
+
+def _open_model(path: str) -> tuple[Model, RunSettings]:
+    from tinyzo.models.model import open_model
+    from tinyzo.runs.settings import Settings
+
+    given = Settings(model=path)
+    model = open_model(given.model_path)
+    return model, given.resolve(model.family)
+
+
+def _open_run(path: Path) -> tuple[Model, RunSettings, dict[str, Any]]:
+    """The model as the run trains it, its settings, and what its files say."""
+    from tinyzo.models.model import open_model
+    from tinyzo.runs.run import Run, prepare
+
+    run = Run.open(path)
+    model = open_model(run.settings.model_path, run.settings.dtype)
+    return prepare(model, run.settings), run.settings, _about_run(run)
 
 
 def _about_run(run: Run) -> dict[str, Any]:
@@ -102,7 +114,7 @@ def _sizes(weights: Weights) -> dict[str, Any]:
 
 
 def _plans(
-    model: Model, settings: Settings, options: argparse.Namespace
+    model: Model, settings: RunSettings, options: argparse.Namespace
 ) -> tuple[Plan, list[Plan]]:
     """The plan of a step of two probes, and the plans to show: that one, or with --plan all."""
     from tinyzo.runs import memory

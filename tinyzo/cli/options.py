@@ -4,35 +4,32 @@ An option that is a setting has the setting's name and no default here: what is 
 to runs/settings.py, or to the run that --model names.
 """
 
+from __future__ import annotations
+
 import argparse
+from typing import TYPE_CHECKING
 
 from tinyzo.cli.parser import count, names
+from tinyzo.zo.methods import METHODS
+
+if TYPE_CHECKING:
+    from tinyzo.runs.settings import Settings
 
 # argparse has no public name for what `add_argument_group` returns.
 Group = argparse._ArgumentGroup
 
-MODEL = "roberta-tiny"
 
-METHODS = {
-    "mezo": "two passes along one Gaussian direction (Malladi et al. 2023)",
-    "n-spsa": "MeZO averaged over --queries directions",
-    "p-rge": "n-SPSA on LoRA-FA, all probes in one pass over the weights (arXiv 2409.15520)",
-    "fzoo": "one-sided, sign vectors, the step divided by the losses' spread (arXiv 2506.09034)",
-    "leave-one-out": "each probe against the mean of the others",
-    "lozo": "z = U V^T of rank 2 in matrices, V kept for --window steps (arXiv 2410.07698)",
-    "sparse-mezo": "z only where weights are small (arXiv 2402.15751)",
-    "momentum": "MeZO with momentum, made again from seeds",
-    "adamezo": "Adam's moments made again from the last seeds (arXiv 2605.00650)",
-    "auto": "fzoo, the quickest to MeZO's accuracy of those measured (docs/convergence.md)",
-    "forward-gradient": "the exact derivative along z, by forward-mode differentiation",
-    "adam": "backpropagation and Adam, to compare with",
-    "sgd": "backpropagation and SGD, to compare with",
-}
+def given_settings(options: argparse.Namespace) -> Settings:
+    """The settings among a command's options that the user gave."""
+    from tinyzo.runs.settings import FIELDS, Settings
+
+    values = {name: getattr(options, name, None) for name in FIELDS}
+    return Settings.from_mapping(values, "the command")
 
 
 def describe_methods() -> str:
     """What --method names, a line each."""
-    lines = (f"  {name:17} {summary}" for name, summary in METHODS.items())
+    lines = (f"  {name:17} {method.summary}" for name, method in METHODS.items())
     return "\n".join(["methods, by --method NAME:", *lines])
 
 

@@ -1,21 +1,15 @@
 """`tinyzo predict`: label texts with a model or a run."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import tee
+from typing import Any
 
 from tinyzo.cli import options as shared
 from tinyzo.cli.parser import Parser
 from tinyzo.errors import DataError
-
-if TYPE_CHECKING:
-    from tinyzo.text.tasks import BoundTask
-
-MOST_TOKENS = 4096  # computed at once
 
 
 def add_arguments(parser: Parser) -> None:
@@ -47,24 +41,20 @@ def run(options: argparse.Namespace) -> None:
 
     The labels of a task whose words are columns (COPA) are what its files call them.
     """
-    from tinyzo.cli.opened import open_model
-    from tinyzo.runs import evaluate
-    from tinyzo.runs.bounded import BoundedLoss
-    from tinyzo.runs.data import bind_task
-    from tinyzo.zo.objectives import Objective
+    from tinyzo.cli.suggest import check_names
+    from tinyzo.runs.api import predictions
+    from tinyzo.runs.opened import open_for_task
 
-    model, settings, _ = open_model(options, needs_data=False)
-    bound = bind_task(model, settings)
-    loss = BoundedLoss(Objective(model, bound), MOST_TOKENS)
-    labels = [word.strip() for word in bound.task.fixed_words] or bound.task.labels
-    for text in _texts(options.texts or sys.stdin or ()):
-        example = bound.encode(_row(bound, text), labelled=False)
-        (odds,) = evaluate.predict(loss, [example])
-        scores = dict(zip(labels, odds.tolist(), strict=True))
-        label = max(scores, key=lambda name: scores[name])
-        line = f"{label}\t{scores[label]:.3f}\t{text}"
+    given = shared.given_settings(options)
+    check_names(given.model, given.task)
+    opened = open_for_task(given, needs_data=False)
+    fields = opened.bound().fields
+    texts, again = tee(_texts(options.texts or sys.stdin or ()))
+    rows = (_row(fields, text) for text in again)
+    for text, found in zip(texts, predictions(opened, rows), strict=True):
+        line = f"{found.label}\t{found.scores[found.label]:.3f}\t{text}"
         if options.json:
-            line = json.dumps({"text": text, "label": label, "scores": scores})
+            line = json.dumps({"text": text, "label": found.label, "scores": found.scores})
         print(line, flush=True)
 
 
@@ -78,12 +68,12 @@ def _texts(given: Iterable[str]) -> Iterator[str]:
         raise DataError("a text that is not UTF-8", "save the texts as UTF-8") from None
 
 
-def _row(bound: BoundTask, text: str) -> dict[str, Any]:
+def _row(fields: Sequence[str], text: str) -> dict[str, Any]:
     """The columns that the task reads; raises DataError for a text that has not several."""
-    if len(bound.fields) == 1:
-        return {bound.fields[0]: text}
+    if len(fields) == 1:
+        return {fields[0]: text}
     try:
         return {**json.loads(text)}
     except (ValueError, TypeError, RecursionError):
-        found = f"{text[:40]!r}: the task reads {', '.join(bound.fields)}"
+        found = f"{text[:40]!r}: the task reads {', '.join(fields)}"
         raise DataError(found, "give each text as a JSON object of these columns") from None

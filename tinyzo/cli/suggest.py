@@ -30,9 +30,9 @@ def check_names(model: str | None, task: str | None) -> None:
 
 def check_model(model: str) -> None:
     """raises: CheckpointError for no folder and no shipped name, but nearly one"""
-    from tinyzo.runs.settings import Settings
+    from tinyzo.runs.settings import model_path
 
-    if Settings(model=model).model_path.exists():
+    if model_path(model).exists():
         return
     path = Path(model)
     if near := closest(path.name, _models_in(path.parent)):
