@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,20 +44,20 @@ def add_arguments(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """What there is to know of a model without computing with it."""
     from tinyzo.cli.suggest import check_model
+    from tinyzo.runs.run import prepare
 
     check_model(options.path)
-    about_run: dict[str, Any] = {}
-    if (Path(options.path) / "run.toml").is_file():
-        model, settings, about_run = _open_run(Path(options.path))
-    else:
-        model, settings = _open_model(options.path)
+    model, settings, about_run = _open(options.path)
+    names = model.weights.names()  # before a run adds its adapters
+    if about_run:
+        prepare(model, settings)
     settings = settings.replace(memory_budget=options.memory_budget)
     chosen, plans = _plans(model, settings, options)
     result = {
         **about_run,
         "model": str(settings.model_path),
         "family": model.family,
-        **_sizes(model.weights),
+        **_sizes(model.weights, names),
         "plan_bytes": chosen.total,
         "written": _written(model.weights, about_run.get("step_bytes", STEP_BYTES)),
     }
@@ -65,23 +66,19 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return result | {"plan": chosen.parts, "plans": [plan._asdict() for plan in plans]}
 
 
-def _open_model(path: str) -> tuple[Model, RunSettings]:
+def _open(path: str) -> tuple[Model, RunSettings, dict[str, Any]]:
+    """A model, the settings of its run or the default ones, and what a run's files say."""
     from tinyzo.models.model import open_model
+    from tinyzo.runs.run import Run
     from tinyzo.runs.settings import Settings
 
+    if (Path(path) / "run.toml").is_file():
+        run = Run.open(Path(path))
+        model = open_model(run.settings.model_path, run.settings.dtype)
+        return model, run.settings, _about_run(run)
     given = Settings(model=path)
     model = open_model(given.model_path)
-    return model, given.resolve(model.family)
-
-
-def _open_run(path: Path) -> tuple[Model, RunSettings, dict[str, Any]]:
-    """The model as the run trains it, its settings, and what its files say."""
-    from tinyzo.models.model import open_model
-    from tinyzo.runs.run import Run, prepare
-
-    run = Run.open(path)
-    model = open_model(run.settings.model_path, run.settings.dtype)
-    return prepare(model, run.settings), run.settings, _about_run(run)
+    return model, given.resolve(model.family), {}
 
 
 def _about_run(run: Run) -> dict[str, Any]:
@@ -99,10 +96,10 @@ def _about_run(run: Run) -> dict[str, Any]:
     }
 
 
-def _sizes(weights: Weights) -> dict[str, Any]:
+def _sizes(weights: Weights, names: Sequence[str]) -> dict[str, Any]:
+    """names: the model's own tensors"""
     from tinyzo.dtypes import weight_type
 
-    names = weights.names()
     types = Counter(weight_type(weights.dtype(name)).tag for name in names)
     return {
         "parameters": weights.elements(names),
