@@ -104,7 +104,8 @@ def test_every_mistake_is_one_line_a_hint_and_no_traceback(
         assert message in log and "Traceback" not in log, (line, log)
         first, second = log.splitlines()[-2:]
         assert first.startswith("tinyzo: ") and second.startswith("  hint: "), (line, log)
-        assert code == 1 or len(log.splitlines()) == 2 or "run" in line, (line, log)
+        if "memory plan" not in log:  # what a run says before it finds its directory taken
+            assert len(log.splitlines()) == 2, (line, log)
     assert not list(tmp_path.iterdir())
 
 
