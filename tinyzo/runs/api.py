@@ -3,7 +3,7 @@ replay. Each does what the command of its name does."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,9 +169,7 @@ def predict(
     return list(predictions(opened, texts))
 
 
-def predictions(
-    opened: Opened, texts: Sequence[str | Mapping[str, Any]] | Iterator[str]
-) -> Iterator[Prediction]:
+def predictions(opened: Opened, texts: Iterable[str | Mapping[str, Any]]) -> Iterator[Prediction]:
     """The prediction for each text, one by one.
 
     A label is its word; of a task whose words are columns (COPA), what its files call it.

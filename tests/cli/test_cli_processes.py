@@ -1,0 +1,84 @@
+"""Commands as processes: standard streams. Nothing here depends on who is faster."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from commands import finish
+from folders import ROOT, shell
+
+
+@pytest.fixture
+def pipe_that_nobody_reads() -> Iterator[int]:
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+def test_a_reader_that_leaves_early(home: Path) -> None:
+    """As `| head -1`."""
+    process = shell("predict", "--model", home / "opt", stdin=subprocess.PIPE)
+    given, output, log = process.stdin, process.stdout, process.stderr
+    assert given and output and log
+    given.write("No 1\n")
+    given.flush()
+    assert output.readline().endswith("\tNo 1\n")
+    output.close()
+    with pytest.raises(BrokenPipeError):  # it ends, so nobody reads on
+        for _ in range(10_000):
+            given.write("Yes\n" * 100)
+            given.flush()
+    process.wait()
+    assert (process.returncode, log.read()) == (1, "")
+    log.close()
+    with suppress(BrokenPipeError):
+        given.close()
+
+
+@pytest.mark.parametrize("arguments", [("inspect", "{home}/opt"), (), ("finetune", "-h")])
+def test_a_reader_that_is_gone(
+    home: Path, pipe_that_nobody_reads: int, arguments: tuple[str, ...]
+) -> None:
+    given = (argument.format(home=home) for argument in arguments)
+    code, _, log = finish(shell(*given, stdout=pipe_that_nobody_reads))
+    assert (code, log) == (1, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk(home: Path) -> None:
+    with open("/dev/full", "w") as full:
+        code, _, log = finish(shell("inspect", home / "opt", stdout=full))
+    assert code == 1 and log.startswith("tinyzo: [Errno 28] No space left on device\n  hint: ")
+    assert len(log.splitlines()) == 2
+
+
+@pytest.mark.parametrize(("closed", "output"), [("<&-", ""), (">&- a", ""), ("2>&- a", "a")])
+def test_streams_that_are_closed(home: Path, closed: str, output: str) -> None:
+    line = f"{sys.executable} -m tinyzo predict --model {home / 'opt'} {closed}"
+    found = subprocess.run(line, shell=True, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert found.stdout[-2:].strip() == output and found.stderr == ""
+
+
+def test_a_run_with_its_log_closed(home: Path) -> None:
+    line = f"{sys.executable} -m tinyzo finetune --resume {home / 'opt-run'} --json 2>&-"
+    found = subprocess.run(line, shell=True, capture_output=True, text=True, cwd=ROOT, check=True)
+    (document,) = found.stdout.splitlines()
+    assert json.loads(document)["steps"] == 6
+
+
+def test_bytes_that_are_no_text(home: Path) -> None:
+    arguments = ("predict", "--model", home / "opt")
+    process = shell(*arguments, stdin=subprocess.PIPE, text=False)
+    code, output, log = finish(process, b"No\nNo \xff\nNo\n")
+    assert code == 1 and b"Traceback" not in log
+    assert b"tinyzo: a text that is not UTF-8\n  hint: save the texts as UTF-8\n" in log
+    code, output, log = finish(shell(*arguments, "\udcff"))
+    assert (code, output) == (1, "") and "not UTF-8" in log

@@ -1,0 +1,42 @@
+"""`tinyzo doctor`: whether this machine and a model do what they should, a check a line."""
+
+import argparse
+from typing import Any
+
+from tinyzo.cli import options as shared
+from tinyzo.cli.parser import Parser
+from tinyzo.runs.defaults import MODEL
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "path",
+        nargs="?",
+        metavar="DIR",
+        default=MODEL,
+        help=f"a model's folder, or a name that ships; default: {MODEL}",
+    )
+    shared.add_json(parser.add_argument_group("output"))
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Make all checks; `ok` is whether nothing needed is broken."""
+    from tinyzo.cli.suggest import check_model
+    from tinyzo.runs import doctor
+    from tinyzo.runs.settings import model_path
+
+    check_model(options.path)
+    checks = []
+    for check in doctor.examine(model_path(options.path)):
+        checks.append(check)
+        if not options.json:
+            print(_line(check))
+    return {"ok": all(check["ok"] for check in checks), "checks": checks}
+
+
+def _line(check: dict[str, Any]) -> str:
+    mark = "ok" if check["ok"] else "BAD"
+    line = f"{mark:4}{check['name']:13}{check['value']}"
+    if check["hint"]:
+        line += f"\n{'':17}hint: {check['hint']}"
+    return line

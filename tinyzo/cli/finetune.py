@@ -1,0 +1,93 @@
+"""`tinyzo finetune`: tune a model on a task."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinyzo.cli import options as shared
+from tinyzo.cli.parser import Parser
+
+if TYPE_CHECKING:
+    from tinyzo.runs.settings import Settings
+
+
+def add_arguments(parser: Parser) -> None:
+    """What people set first, then every other setting, by what it is about."""
+    parser.usage = "tinyzo finetune [options]"
+    parser.description = (
+        "Tune a model on a task with forward passes only. Without options: the small RoBERTa "
+        "that\nships, on reviews that ship. Ctrl-C loses nothing: --resume RUN goes on."
+    )
+    parser.epilog = shared.describe_methods()
+    first = parser.add_argument_group("what people set first")
+    shared.add_model(first)
+    shared.add_task(first)
+    shared.add_data(first)
+    shared.add_output(first)
+    shared.add_method(first)
+    shared.add_steps(first)
+    model = parser.add_argument_group("model: what is trained, and how it is stored")
+    shared.add_trained(model)
+    shared.add_dtype(model)
+    data = parser.add_argument_group("task and data")
+    shared.add_own_task(data)
+    shared.add_rows(data)
+    shared.add_sampling(data)
+    shared.add_parts(
+        parser.add_argument_group("method: its parts, where they are not the method's")
+    )
+    run = parser.add_argument_group("run")
+    shared.add_rates(run)
+    shared.add_course(run)
+    shared.add_machine(parser.add_argument_group("machine"))
+    output = parser.add_argument_group("output")
+    shared.add_snapshots(output)
+    shared.add_json(output)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Tune, or go on tuning, and say what came of it."""
+    from tinyzo.cli.suggest import check_names
+    from tinyzo.runs.api import as_path
+    from tinyzo.runs.find_lr import find_lr
+    from tinyzo.runs.train import tune
+
+    given = shared.given_settings(options).given()
+    settings = _read_config(options.config).replace(**given)
+    check_names(settings.model, settings.task)
+    if options.find_lr:
+        found = find_lr(settings)
+        settings = settings.replace(lr=found.lr, eps=found.eps)
+    tuned = tune(settings, as_path(options.output), as_path(options.resume))
+    result = tuned.result
+    if not options.json:
+        print(_summary(result, tuned.journal_path))
+    return result
+
+
+def _read_config(path: str | None) -> Settings:
+    """The settings of a file; none without one."""
+    from tinyzo.cli.suggest import check_settings
+    from tinyzo.parsing import read_toml
+    from tinyzo.runs.settings import FIELDS, Settings
+
+    if path is None:
+        return Settings()
+    values = read_toml(Path(path))
+    check_settings(values, FIELDS, path)
+    return Settings.from_mapping(values, path)
+
+
+def _summary(result: dict[str, Any], journal: Path) -> str:
+    peak_mb = result["peak_bytes"] / 1e6
+    return (
+        f"accuracy on {result['examples']} {result['split']} rows: "
+        f"{result['accuracy_zero_shot']:.3f} zero-shot, {result['accuracy']:.3f} after "
+        f"{result['best_step']} steps (best of {result['steps']} on dev)\n"
+        f"{result['forwards']} forward passes, {result['seconds']:.1f} s, "
+        f"{result['seconds_per_step']:.3f} s a step, peak {peak_mb:.0f} MB\n"
+        f"the fine-tune is {journal} ({journal.stat().st_size} bytes); "
+        f"tinyzo replay {result['run']} --output DIR writes the model"
+    )

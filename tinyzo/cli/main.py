@@ -1,0 +1,135 @@
+"""`tinyzo COMMAND ...`: reads the command line, runs the command, and says what went wrong."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from tinyzo.cli import convert, doctor, evaluate, finetune, inspect, predict, replay
+from tinyzo.cli.completion import SHELLS, completion
+from tinyzo.cli.parser import Parser
+from tinyzo.errors import TinyzoError
+
+ABOUT = "Fine-tune RoBERTa and OPT with forward passes only."
+BEGIN = f"""\
+{ABOUT}
+
+to begin with:
+  tinyzo finetune                       tune the model that ships, in a minute
+  tinyzo evaluate --model RUN           how often the run, a folder, is right
+  tinyzo predict --model RUN "a text"   label a text with it
+
+tinyzo -h lists all commands, tinyzo finetune -h all options.
+If something seems wrong, tinyzo doctor checks this machine."""
+
+
+class Command(NamedTuple):
+    """A command of tinyzo. `run` returns its JSON document; None: it has printed its own."""
+
+    summary: str
+    add_arguments: Callable[[Parser], None]
+    run: Callable[[argparse.Namespace], dict[str, Any] | None]
+
+
+COMMANDS = {
+    "finetune": Command("tune a model on a task", finetune.add_arguments, finetune.run),
+    "evaluate": Command(
+        "accuracy and loss of a model or a run on a task", evaluate.add_arguments, evaluate.run
+    ),
+    "predict": Command("label texts with a model or a run", predict.add_arguments, predict.run),
+    "replay": Command(
+        "write a run's tuned model as a Hugging Face folder", replay.add_arguments, replay.run
+    ),
+    "convert": Command(
+        "rewrite pytorch_model.bin as safetensors, without PyTorch",
+        convert.add_arguments,
+        convert.run,
+    ),
+    "inspect": Command(
+        "parameters, types and memory plan of a model or a run",
+        inspect.add_arguments,
+        inspect.run,
+    ),
+    "doctor": Command(
+        "check the environment, its speed, and what a model computes",
+        doctor.add_arguments,
+        doctor.run,
+    ),
+}
+
+
+def build_parser() -> Parser:
+    """The parser of all commands; `run` of what it parses is the command's function."""
+    parser = Parser(prog="tinyzo", description=ABOUT, epilog="tinyzo COMMAND -h says more")
+    parser.add_argument(
+        "--print-completion",
+        metavar="SHELL",
+        choices=SHELLS,
+        help="print a script by which bash or zsh completes commands, options and paths: "
+        "eval \"$(tinyzo --print-completion bash)\"; needs pip install 'tinyzo[completion]'",
+    )
+    parser.set_defaults(parser=parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name, command in COMMANDS.items():
+        of_command = commands.add_parser(name, help=command.summary, description=command.summary)
+        command.add_arguments(of_command)
+        of_command.set_defaults(parser=of_command, run=command.run)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. `-h` leaves by SystemExit, as argparse has it."""
+    if sys.stderr is None:  # closed, as by `2>&-`: else the journal would become file 2
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (until the end)
+    try:
+        return _run(arguments)
+    except TinyzoError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted; a run goes on with --resume RUN", 130)
+    except (OSError, MemoryError, UnicodeError) as error:
+        return _fail_of_system(error)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    parser = build_parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        options.parser.refuse(unknown[0])
+    if options.print_completion:
+        print(completion(parser, options.print_completion), flush=True)
+        return 0
+    if options.command is None:
+        print(BEGIN, flush=True)
+        return 0
+    return _run_command(options)
+
+
+def _run_command(options: argparse.Namespace) -> int:
+    import numpy as np  # not at the top: help needs none of it
+
+    with np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite has an error
+        result = options.run(options) or {}
+    if options.json and result:
+        print(json.dumps(result))
+    print(end="", flush=True)
+    is_ok = result.get("ok", True)  # the doctor's
+    return 0 if is_ok else 1
+
+
+def _fail(why: str, code: int) -> int:
+    print(f"tinyzo: {why}", file=sys.stderr)
+    return code
+
+
+def _fail_of_system(error: OSError | MemoryError | UnicodeError) -> int:
+    """What the system refuses: a file, memory, or stdout."""
+    is_stdout = isinstance(error, OSError) and error.filename is None
+    if is_stdout and sys.stdout is not None:  # its flush at exit would fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):  # the reader has seen enough, as `| head -1`
+        return 1
+    hint = "check the path and its permissions, and room on the disk and in memory"
+    return _fail(f"{str(error) or type(error).__name__}\n  hint: {hint}", 1)

@@ -1,0 +1,41 @@
+"""`tinyzo replay`: write a run's tuned model as a folder that transformers or peft loads."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tinyzo.cli import options as shared
+from tinyzo.cli.parser import Parser, count
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.description = (
+        "Write a run's tuned model as a Hugging Face folder; of LoRA the adapter, as a PEFT folder."
+    )
+    parser.add_argument("path", metavar="RUN", help="directory of the run")
+    group = parser.add_argument_group("output")
+    group.add_argument("--output", metavar="DIR", required=True, help="the new folder; needed")
+    group.add_argument(
+        "--step",
+        metavar="N",
+        type=count,
+        help="the model after so many steps; default: the step that did best on dev",
+    )
+    group.add_argument(
+        "--merge",
+        action="store_true",
+        help="LoRA as a whole model; default: as an adapter",
+    )
+    shared.add_json(group)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Write the folder."""
+    from tinyzo.runs import export
+    from tinyzo.runs.run import Run
+
+    tuned = Run.open(Path(options.path))
+    output = export.replay(tuned, Path(options.output), options.step, options.merge)
+    if not options.json:
+        print(f"tuned model written to {output}")
+    return {"run": str(tuned.path), "output": str(output)}
