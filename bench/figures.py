@@ -225,6 +225,19 @@ def rate(value: float) -> str:
     return f"{value:.1e}"
 
 
+def vectors() -> Table:
+    """The first elements of some z."""
+    path = ROOT / "tests" / "engine" / "vectors_v1.json"
+    known = json.loads(path.read_text(encoding="utf-8"))
+    rows = []
+    for kind, key in (("gaussian", "f32"), ("rademacher", "f32"), ("rounding", "u32")):
+        for row in known[kind]:
+            if row["start"] == 0 and isinstance(row["tensor"], str):
+                about = [kind, str(row["seed"]), f"`{row['tensor']}`"]
+                rows.append([*about, " ".join(row[key][:4])])
+    return Table(["kind", "seed", "tensor", "elements 0 to 3, hexadecimal"], rows)
+
+
 # -- convergence -------------------------------------------------------------------------------
 
 
@@ -327,6 +340,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "prge": prge,
     "prge-peaks": prge_peaks,
     "find-lr": find_lr,
+    "vectors": vectors,
     "final": final,
     "passes": passes,
 }
