@@ -106,10 +106,15 @@ def finetune(model: Path, data: Path, output: Path, *options: str) -> int:
 
 def shell(*arguments: object, **options: Any) -> subprocess.Popen:
     """`python -m tinyzo ...` as a process of its own."""
+    return python("-m", "tinyzo", *arguments, **options)
+
+
+def python(*arguments: object, **options: Any) -> subprocess.Popen:
+    """A Python that finds the package, as a process of its own."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
     environment.pop("PYTHONUNBUFFERED", None)  # most people have buffers
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    command = [sys.executable, "-m", "tinyzo", *map(str, arguments)]
+    command = [sys.executable, *map(str, arguments)]
     return subprocess.Popen(command, env=environment, **pipes | options)
 
 

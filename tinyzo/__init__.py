@@ -12,6 +12,6 @@ __version__ = "0.1.0"
 
 from tinyzo.engine.noise import noise
 from tinyzo.models.model import load
-from tinyzo.runs.train import finetune
+from tinyzo.runs.api import finetune
 
 __all__ = ["finetune", "load", "noise"]

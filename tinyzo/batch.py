@@ -5,13 +5,18 @@ their prompt that way. `text/packing.py` makes batches of examples; nothing here
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Integers = NDArray[np.int64]
+
+
+def none() -> Integers:
+    """No numbers: what a batch has of a field that its kind of loss does not read."""
+    return np.empty(0, np.int64)
 
 
 class AttentionBlock(NamedTuple):
@@ -33,7 +38,7 @@ class Batch:
     ids, positions: i64[N], tokens and their place in their sequence (counted from 0)
     starts:  i64[S + 1], the segments' offsets; parents: i64[S], a segment's parent or -1
     read:    i64[M], ascending: the tokens whose last hidden state is read; None: all
-    words:   i64[C], label words, scored at each read token (RoBERTa)
+    words:   i64[C], label words, scored at each read token (RoBERTa); or there are none, and
     at, targets: i64[K], target token k is scored at read token at[k] (OPT)
     lengths: i64[candidates], how many targets each candidate has
     counts:  i64[B], how many candidates each example has; labels: i64[B], the gold one
@@ -44,12 +49,12 @@ class Batch:
     starts: Integers
     parents: Integers
     read: Integers | None = None
-    words: Integers | None = None
-    at: Integers | None = None
-    targets: Integers | None = None
-    lengths: Integers | None = None
-    counts: Integers | None = None
-    labels: Integers | None = None
+    words: Integers = field(default_factory=none)
+    at: Integers = field(default_factory=none)
+    targets: Integers = field(default_factory=none)
+    lengths: Integers = field(default_factory=none)
+    counts: Integers = field(default_factory=none)
+    labels: Integers = field(default_factory=none)
 
     def attention_blocks(
         self, rows: Integers | None, size: int, prefix: int = 0

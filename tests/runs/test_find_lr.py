@@ -6,11 +6,11 @@ import math
 
 import pytest
 from folders import finetune, lines, write_model, write_reviews
-from runs.test_train import no_plot  # noqa: F401 (by all)
 
 from tinyzo.errors import NumericError, UsageError
 from tinyzo.runs import find_lr as module
 from tinyzo.runs.run import Run
+from tinyzo.runs.settings import Settings
 
 
 class Found:
@@ -18,7 +18,8 @@ class Found:
 
     best_eps = None
 
-    def __init__(self, output, lr, eps, steps, **_):
+    def __init__(self, settings, output):
+        lr, eps, steps = settings.lr, settings.eps, settings.steps
         if lr > 1.1e-4:
             raise NumericError("losses [nan, nan]", "a smaller lr")
         here = self.best_eps or eps
@@ -29,32 +30,32 @@ class Found:
 
 
 def test_the_rate_of_the_least_loss_is_taken_and_what_diverges_is_not(monkeypatch, capsys):
-    monkeypatch.setattr(module, "finetune", Found)
-    found = module.find_lr({"model": "roberta-tiny"})
-    assert found == {"lr": pytest.approx(1.58e-5, rel=0.01), "eps": 1e-3}  # that eps, if all do
+    monkeypatch.setattr(module, "tune", Found)
+    found = module.find_lr(Settings())
+    assert found == (pytest.approx(1.58e-5, rel=0.01), 1e-3)  # that eps, if all do
     log = capsys.readouterr().err
     assert log.count("find-lr: lr ") == 7 + 2 and ": inf on dev" in log
 
 
 @pytest.mark.parametrize("eps", [1e-4, 1e-2])
 def test_an_eps_that_does_better_is_taken(monkeypatch, eps):
-    monkeypatch.setattr(module, "finetune", Found)
+    monkeypatch.setattr(module, "tune", Found)
     monkeypatch.setattr(Found, "best_eps", eps)
-    assert module.find_lr({"model": "roberta-tiny"})["eps"] == pytest.approx(eps)
-    assert module.find_lr({"model": "roberta-tiny", "eps": eps})["eps"] == eps
+    assert module.find_lr(Settings()).eps == pytest.approx(eps)
+    assert module.find_lr(Settings(eps=eps)).eps == eps
 
 
 def test_the_rates_are_around_the_methods_own(monkeypatch, capsys):
-    monkeypatch.setattr(module, "finetune", Found)
-    module.find_lr({"model": "roberta-tiny", "method": "adamezo"})
+    monkeypatch.setattr(module, "tune", Found)
+    module.find_lr(Settings(method="adamezo"))
     assert "lr 5e-06, eps 0.001: " in capsys.readouterr().err
 
 
 def test_without_dev_rows_it_is_refused(monkeypatch):
     monkeypatch.setattr(Found, "evaluations", lambda self, split: {})
-    monkeypatch.setattr(module, "finetune", Found)
+    monkeypatch.setattr(module, "tune", Found)
     with pytest.raises(UsageError, match="--find-lr needs dev rows\n  hint: give a dev file"):
-        module.find_lr({"model": "roberta-tiny"})
+        module.find_lr(Settings())
 
 
 def test_the_command_goes_on_with_what_it_found(tmp_path, monkeypatch):

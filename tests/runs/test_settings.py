@@ -3,57 +3,56 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import typing
 from pathlib import Path
 
 import pytest
 
-from tinyzo.dtypes import DTYPES
-from tinyzo.engine.select import ENGINES
+import tinyzo
 from tinyzo.errors import ConfigError, UsageError
-from tinyzo.models.model import RESIDENCIES
 from tinyzo.parsing import read_toml
-from tinyzo.runs.settings import CHOICES, HELP, RANGES, SHIPPED, TINY, Settings, settings_from
-from tinyzo.zo.estimators import ESTIMATORS
-from tinyzo.zo.methods import METHODS, PLAIN
-from tinyzo.zo.updates import SCHEDULES
+from tinyzo.runs import defaults
+from tinyzo.runs.settings import CHOICES, FIELDS, RANGES, SHIPPED, RunSettings, Settings, kinds
+from tinyzo.zo.methods import METHODS
 
 OWN = {"template": "{text} <mask>", "label_words": ["bad", "good"], "data": "rows.jsonl"}
 
 
 def test_the_shipped_model_has_its_own_defaults():
-    settings = Settings().complete("roberta")
+    settings = Settings().resolve("roberta")
     assert (settings.task, settings.data_path) == ("topics", SHIPPED / "reviews")
     assert settings.model_path == SHIPPED / "roberta-tiny"
-    assert {name: getattr(settings, name) for name in TINY} == TINY
+    assert {name: getattr(settings, name) for name in defaults.SHIPPED} == defaults.SHIPPED
     assert settings.data_seed == 42
 
 
 @pytest.mark.parametrize(("family", "batch", "data_seed"), [("roberta", 64, 42), ("opt", 16, 0)])
 def test_another_model_has_the_papers_defaults(tmp_path, family, batch, data_seed):
-    settings = Settings(model=str(tmp_path)).complete(family)
+    settings = Settings(model=str(tmp_path)).resolve(family)
     assert (settings.lr, settings.eps, settings.steps) == (1e-6, 1e-3, 10_000)
     assert (settings.batch_size, settings.eval_every) == (batch, 1000)
     assert settings.data_seed == data_seed
 
 
-def test_what_is_given_is_kept_and_completing_twice_changes_nothing(tmp_path):
+def test_what_is_given_is_kept_and_resolving_twice_changes_nothing(tmp_path):
     given = {"lr": 0.5, "steps": 3, "batch_size": 2, "data_seed": 0, "eval_every": 9}
-    settings = Settings(model=str(tmp_path), **given).complete("roberta")
+    settings = Settings(model=str(tmp_path), **given).resolve("roberta")
     assert {name: getattr(settings, name) for name in given} == given
-    assert settings.complete("roberta") == settings
+    assert Settings(**vars(settings)).resolve("roberta") == settings
 
 
 def test_a_shipped_model_is_known_by_its_path_too():
-    settings = Settings(model=str(SHIPPED / "roberta-tiny")).complete("roberta")
+    settings = Settings(model=str(SHIPPED / "roberta-tiny")).resolve("roberta")
     assert settings.is_shipped_model
-    assert (settings.lr, settings.steps) == (TINY["lr"], TINY["steps"])
+    assert (settings.lr, settings.steps) == (defaults.SHIPPED["lr"], defaults.SHIPPED["steps"])
 
 
 def test_a_folder_comes_before_a_shipped_name(tmp_path, monkeypatch):
     (tmp_path / "roberta-tiny").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert not Settings().is_shipped_model
     assert Settings().model_path == Path("roberta-tiny")
+    assert not Settings().resolve("roberta").is_shipped_model
 
 
 @pytest.mark.parametrize(
@@ -70,13 +69,13 @@ def test_a_folder_comes_before_a_shipped_name(tmp_path, monkeypatch):
 )
 def test_contradictions(given, message):
     with pytest.raises(UsageError, match=message) as error:
-        Settings(**given).complete("roberta")
+        Settings(**given).resolve("roberta")
     assert error.value.hint and error.value.exit_code == 2
 
 
 @pytest.mark.parametrize("given", [{"task": "SST-2"}, {**OWN, "data": None}])
 def test_without_rows_to_read_no_data_are_needed(given):
-    assert Settings(**given).complete("roberta", needs_data=False).data is None
+    assert Settings(**given).resolve("roberta", needs_data=False).data is None
 
 
 @pytest.mark.parametrize("name", RANGES)
@@ -84,29 +83,29 @@ def test_numbers_out_of_range(name):
     least, most = RANGES[name]
     for value in (least - 1, most * 2, float("nan")):
         with pytest.raises(UsageError, match=rf"{name} = .*\n  hint: {name} is from {least} to"):
-            Settings(**{name: value}).complete("roberta")
+            Settings(**{name: value}).resolve("roberta")
     for value in (least, most):
-        Settings(**{name: value}).complete("roberta")
+        Settings(**{name: value}).resolve("roberta")
 
 
 @pytest.mark.parametrize(
     "text", ["plain", "", "größer 一 😀", 'a " and \\ back\\slash', "tab\tend\r\n", "\x00\x1f\x7f"]
 )
 def test_toml_there_and_back(tmp_path, text):
-    settings = Settings(
-        data=text, template=text, label_words=[text, "b"], lr=1e-7, eps=3.0, steps=5
-    )
+    settings = Settings(task="topics", lr=1e-7, eps=3.0, steps=5).resolve("roberta")
+    settings = settings.replace(data=text, template=text, label_words=[text, "b"])
     (tmp_path / "run.toml").write_text(settings.to_toml(), "utf-8")
-    assert settings_from(read_toml(tmp_path / "run.toml"), "run.toml") == settings
+    there = Settings.from_mapping(read_toml(tmp_path / "run.toml"), "run.toml")
+    assert there.given() == {n: v for n, v in vars(settings).items() if v is not None}
 
 
 def test_a_path_that_is_not_utf8_is_refused():
     with pytest.raises(UsageError, match="not UTF-8"):
-        Settings(model="\udcff").complete("roberta")
+        Settings(model="\udcff").resolve("roberta")
 
 
 def test_dashes_integers_paths_tuples_and_none():
-    settings = settings_from(
+    settings = Settings.from_mapping(
         {"batch-size": 3, "lr": 1, "model": Path("m"), "label-words": ("a", "b"), "data": None}, ""
     )
     assert settings == Settings(batch_size=3, lr=1.0, model="m", label_words=["a", "b"])
@@ -130,33 +129,73 @@ def test_dashes_integers_paths_tuples_and_none():
 )
 def test_values_of_another_type(name, value, kind):
     with pytest.raises(UsageError, match=f"c.toml: {name} = .*\n  hint: expected {kind}"):
-        settings_from({name: value}, "c.toml")
+        Settings.from_mapping({name: value}, "c.toml")
 
 
 def test_every_setting_has_a_type_that_is_checked():
     for field in dataclasses.fields(Settings):
         with pytest.raises(UsageError):
-            settings_from({field.name: object()}, "here")
+            Settings.from_mapping({field.name: object()}, "here")
 
 
-def test_the_choices_of_the_table_are_what_is_built():
-    built = {"engine": ENGINES, "residency": RESIDENCIES, "dtype": ("auto", *DTYPES),
-             "estimator": tuple(ESTIMATORS), "schedule": tuple(SCHEDULES)}  # fmt: skip
-    assert {name: CHOICES[name] for name in built} == built
-    for values in (PLAIN, *METHODS.values(), vars(Settings())):
-        named = {name: values[name] for name in values.keys() & CHOICES.keys()}
-        assert all(value is None or value in CHOICES[name] for name, value in named.items())
+def test_both_kinds_of_settings_have_the_same_fields_in_one_order():
+    assert kinds(RunSettings) == FIELDS
+    assert list(kinds(RunSettings)) == list(FIELDS)
+    assert all(field.default is None for field in dataclasses.fields(Settings))
 
 
-def test_every_setting_is_an_attribute_and_says_what_it_is():
-    for field in dataclasses.fields(Settings):
-        assert getattr(Settings, field.name) == field.default
-        assert f"{field.name}: {HELP[field.name]}\n" in Settings.__doc__
+def test_the_function_takes_every_setting():
+    signature = inspect.signature(tinyzo.finetune)
+    own = {n: p for n, p in signature.parameters.items() if n not in ("output", "resume")}
+    assert list(own) == list(FIELDS)
+    hints = typing.get_type_hints(tinyzo.finetune)
+    for name in FIELDS.keys() - {"model", "data"}:  # these two may be a Path as well
+        assert hints[name] == typing.get_type_hints(Settings)[name]
+    with pytest.raises(TypeError, match="stepz"):
+        tinyzo.finetune(stepz=3)
+
+
+def named(name: str, family: str) -> RunSettings:
+    return Settings(method=name).resolve(family)
+
+
+@pytest.mark.parametrize("family", ["roberta", "opt"])
+@pytest.mark.parametrize("name", [n for n, method in METHODS.items() if not method.gradient])
+def test_a_methods_parts_chosen_one_by_one_are_the_method(name, family):
+    """Rates too: they belong to the parts, not to a name."""
+    method, found = METHODS[name], named(name, family)
+    parts = {part: getattr(method, part) for part in defaults.PARTS}
+    assert Settings(**parts).resolve(family) == found.replace(method="mezo")
+
+
+@pytest.mark.parametrize(
+    ("parts", "factor"),
+    [
+        ({}, 1),
+        ({"estimator": "one-sided", "queries": 2}, 30),
+        ({"direction": "low-rank"}, 0.1),
+        ({"update": "adamezo"}, 0.1),
+        ({"train": "lora"}, 100),
+        ({"train": "prefix", "update": "momentum"}, 300),
+        ({"method": "fzoo", "train": "label-words"}, 90),
+    ],
+)
+def test_factors_of_the_learning_rate_multiply(tmp_path, parts, factor):
+    for model, lr in ((None, 5e-5), (str(tmp_path), 1e-6)):
+        settings = Settings(model=model, **parts).resolve("roberta")
+        assert settings.lr == pytest.approx(lr * factor, rel=1e-3)
+        assert Settings(model=model, lr=0.5, **parts).resolve("roberta").lr == 0.5
+
+
+def test_choices_that_are_not_built_are_refused():
+    for name, known in CHOICES.items():
+        with pytest.raises(ConfigError, match=rf"{name} 'nothing' is not built\n.*{known[0]}"):
+            Settings(**{name: "nothing"}).resolve("roberta")
 
 
 def test_a_name_that_is_no_setting():
     with pytest.raises(UsageError, match=r"c.toml: no setting is called 'learning_rate'"):
-        settings_from({"learning-rate": 1e-3}, "c.toml")
+        Settings.from_mapping({"learning-rate": 1e-3}, "c.toml")
 
 
 @pytest.mark.parametrize("content", [b"lr = ", b"lr 1", b"\xff", b"a = 1\na = 2"])

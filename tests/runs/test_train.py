@@ -6,20 +6,23 @@ import json
 import random
 import shutil
 import signal
+import subprocess
 import time
 
 import numpy as np
 import pytest
-from folders import finetune, lines, rows, shell, write_jsonl, write_model, write_reviews
+from disturbed import Killed, die_at, record
+from folders import finetune, lines, python, rows, shell, write_jsonl, write_model, write_reviews
 from tiny import ENGINES
 
 import tinyzo
 from tinyzo.cli import main
-from tinyzo.engine.numpy_engine import NumpyView
 from tinyzo.engine.select import choose_engine
 from tinyzo.errors import CheckpointError, ConfigError, DataError, RunError, UsageError
 from tinyzo.runs import report, train
+from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.runs.journal import Journal, read_journal
+from tinyzo.runs.methods import RunMethod
 from tinyzo.runs.run import Run
 from tinyzo.runs.snapshots import tuned_model
 
@@ -29,11 +32,6 @@ METRICS = {
     "step", "loss", "loss_plus", "loss_minus", "projected_gradient", "lr", "eps", "seed",
     "seconds", "forwards", "peak_bytes",
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def no_plot(monkeypatch):
-    monkeypatch.setattr(report, "plot", lambda path: "not drawn")
 
 
 @pytest.fixture(scope="module")
@@ -61,21 +59,6 @@ def start(home, output, *options, family="opt"):
 
 def resume(run, *options):
     return main(["finetune", "--resume", str(run), *options])
-
-
-def record(run):
-    """What must be the same however a run was disturbed."""
-    metrics = [
-        {k: v for k, v in line.items() if k not in ("seconds", "peak_bytes")}
-        for line in lines(run / "metrics.jsonl")
-    ]
-    events = [e for e in lines(run / "events.jsonl") if e["event"] == "evaluation"]
-    events.sort(key=lambda e: (e["step"], e["split"]))
-    result = json.loads((run / "result.json").read_text())
-    timeless = {k: v for k, v in result.items() if k not in ("run", "peak_bytes")}
-    for name in ("seconds", "seconds_per_step"):
-        del timeless[name]
-    return (run / "journal").read_bytes(), metrics, events, timeless
 
 
 def weights_of(run, path):
@@ -212,27 +195,7 @@ def test_a_run_does_not_depend_on_the_number_of_threads(home, tmp_path):
 # --- disturbed ---
 
 
-FOLDS = {"numpy": NumpyView, "numba": type(ENGINES.get("numba"))}[choose_engine("auto", 2).name]
-
-
-class Killed(BaseException):
-    """The end of the process, as far as one process can say."""
-
-
-def die_at(monkeypatch, where, name, call, after):
-    """Die at that call of a function, before or after it has done its work."""
-    original, count = getattr(where, name), [0]
-
-    def dying(*args, **kwargs):
-        count[0] += 1
-        if count[0] == call and not after:
-            raise Killed
-        result = original(*args, **kwargs)
-        if count[0] == call:
-            raise Killed
-        return result
-
-    monkeypatch.setattr(where, name, dying)
+FOLDS = type(choose_engine("auto", 2))
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -248,7 +211,7 @@ def die_at(monkeypatch, where, name, call, after):
         (Run, "record", 2),
         (Run, "record", 4),  # metrics of step 2
         (Run, "record", 5),  # the evaluation after it
-        (train.Objective, "__call__", 2),  # inside step 2
+        (BoundedLoss, "__call__", 2),  # inside step 2
         (FOLDS, "fold", 50),  # half an update
         (Journal, "append", 1),
         (Journal, "append", 4),
@@ -273,7 +236,7 @@ def test_stopped_anywhere_it_ends_the_same(home, tmp_path, where, name, call, af
 def test_stopped_again_and_again(home, tmp_path):
     for call in (3, 2, 1, 2):
         with pytest.MonkeyPatch.context() as patch:
-            die_at(patch, train.Objective, "__call__", call, True)
+            die_at(patch, BoundedLoss, "__call__", call, True)
             with pytest.raises(Killed):
                 if (tmp_path / "run").exists():
                     resume(tmp_path / "run")
@@ -325,22 +288,23 @@ def test_a_line_without_its_end_is_whole(home, run):
 
 
 def test_killed_at_any_moment_it_ends_the_same(home, tmp_path):
-    """The real thing: SIGKILL to a process, wherever it is."""
-    options = ("--steps", "40", "--batch-size", "12", "--eval-every", "5")
-    assert start(home, tmp_path / "whole", *options) == 0
+    """The real thing: SIGKILL to a process, wherever it is. Each would go on for ever."""
+    options = ("--batch-size", "12", "--eval-every", "5")
     chance = random.Random(1)
     command = (
-        "finetune", "--model", home / "opt", "--task", "reviews", "--data", home / "data",
-        "--output", tmp_path / "run", *SEED_3, *options,
-    )  # fmt: skip
+        *("finetune", "--model", home / "opt", "--task", "reviews", "--data", home / "data"),
+        *("--output", tmp_path / "run", *SEED_3, *options, "--steps", "1000000"),
+    )
     for wanted in (1, 9, 22):
-        process = shell(*command, stdout=None, stderr=None)
+        process = shell(*command, stdout=None, stderr=subprocess.DEVNULL)
         wait_for(process, tmp_path / "run" / "journal", 52 + 56 * wanted)
         time.sleep(0.02 * chance.random())
         process.kill()
         assert process.wait() == -signal.SIGKILL
         command = ("finetune", "--resume", tmp_path / "run")
-    assert resume(tmp_path / "run") == 0
+    steps = str(len(read_journal(tmp_path / "run" / "journal")[1]) + 2)
+    assert resume(tmp_path / "run", "--steps", steps) == 0
+    assert start(home, tmp_path / "whole", *options, "--steps", steps) == 0
     assert record(tmp_path / "run") == record(tmp_path / "whole")
 
 
@@ -350,21 +314,36 @@ def wait_for(process, path, size):
         time.sleep(0.001)
 
 
+INTERRUPTED = """
+import signal, sys
+from tinyzo.cli import main
+from tinyzo.runs.journal import Journal
+
+append = Journal.append
+
+def append_and_interrupt(self, step):
+    append(self, step)
+    if len(self.steps) == 2:
+        signal.raise_signal(signal.SIGINT)
+
+Journal.append = append_and_interrupt
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def test_ctrl_c_is_130_and_the_run_goes_on(home, tmp_path):
-    command = (
-        "finetune", "--model", home / "opt", "--task", "reviews", "--data", home / "data",
-        "--output", tmp_path / "run", *SEED_3, "--steps", "100000", "--eval-every", "100000",
-    )  # fmt: skip
-    process = shell(*command)
-    wait_for(process, tmp_path / "run" / "journal", 52 + 56 * 2)
-    process.send_signal(signal.SIGINT)
-    output, log = process.communicate()
-    assert (process.returncode, output) == (130, "")
+    """A real signal to a real process, which sends it to itself after its second step."""
+    output = tmp_path / "run"
+    command = ["--model", str(home / "opt"), "--task", "reviews", "--data", str(home / "data")]
+    command += ["--output", str(output), *SEED_3, "--steps", "6", "--eval-every", "2"]
+    process = python("-c", INTERRUPTED, "finetune", *command, "--batch-size", "4")
+    printed, log = process.communicate()
+    assert (process.returncode, printed) == (130, "")
     assert log.endswith("tinyzo: interrupted; a run goes on with --resume RUN\n")
     assert "Traceback" not in log
-    done = len(read_journal(tmp_path / "run" / "journal")[1])
-    assert done >= 2
-    assert resume(tmp_path / "run", "--steps", str(done + 1)) == 0
+    assert len(read_journal(output / "journal")[1]) == 2
+    assert resume(output) == 0
+    assert record(output) == record(home / "run")
 
 
 def test_ctrl_c_in_the_middle_of_a_step(home, tmp_path, capsys):
@@ -373,7 +352,7 @@ def test_ctrl_c_in_the_middle_of_a_step(home, tmp_path, capsys):
         def interrupted(*_):
             raise KeyboardInterrupt
 
-        patch.setattr(train.Training, "_lr", interrupted)
+        patch.setattr(RunMethod, "lr", interrupted)
         assert start(home, tmp_path / "run") == 130
     assert "interrupted" in capsys.readouterr().err
     assert resume(tmp_path / "run") == 0
@@ -523,14 +502,14 @@ def test_a_full_disk_while_metrics_are_written(home, tmp_path, monkeypatch, caps
 
 def poison(monkeypatch, call):
     """The objective of that call is NaN."""
-    original, count = train.Objective.__call__, [0]
+    original, count = BoundedLoss.__call__, [0]
 
     def objective(self, *args):
         count[0] += 1
         losses = original(self, *args)
         return losses * np.nan if count[0] == call else losses
 
-    monkeypatch.setattr(train.Objective, "__call__", objective)
+    monkeypatch.setattr(BoundedLoss, "__call__", objective)
 
 
 def test_a_loss_that_is_not_finite_stops_before_theta_changes(home, tmp_path, capsys):

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 import tinyzo
-from tinyzo.engine.numpy_engine import NumpyView
+from tinyzo.engine.moments import Moments
+from tinyzo.engine.numpy_engine import NumpyEngine
+from tinyzo.engine.terms import Update
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError
-from tinyzo.zo.updates import UpdateRule, learning_rate
+from tinyzo.zo.updates import RULES, Past, UpdateRule, learning_rate
 
 
 @pytest.mark.parametrize(
@@ -58,9 +60,9 @@ def test_an_unknown_schedule_is_refused():
 HISTORY = [([10 + 2 * t, 11 + 2 * t], [0.5 - t, 0.25 * t + 0.125]) for t in range(6)]
 
 
-def terms_at(update: UpdateRule, t: int, lr: float = 0.5) -> tuple:
-    """The terms of step t, as it has seen the steps before, the newest first."""
-    return update.terms(HISTORY[t::-1], lr)
+def update_at(rule: UpdateRule, t: int, lr: float = 0.5, decay: float = 0.0) -> Update:
+    """The update of step t, as it has seen the steps before, the newest first."""
+    return rule.update([Past(*step) for step in HISTORY[t::-1]], lr, decay)
 
 
 @pytest.mark.parametrize("clip", [math.inf, 0.75, 0.0])
@@ -72,28 +74,39 @@ def test_terms_by_hand(t, clip):
     def signed(g: float) -> float:
         return 0.0 if clipped(g) == 0 else math.copysign(1, g)
 
-    seeds, g = HISTORY[t]
-    now = list(zip(seeds, g, strict=True))
-    assert terms_at(UpdateRule(clip=clip), t) == tuple((s, -0.5 * clipped(x)) for s, x in now)
-    assert terms_at(UpdateRule("sign", clip=clip), t) == tuple((s, -0.5 * signed(x)) for s, x in now)
-    momentum, adam = (UpdateRule(rule, 3, clip) for rule in ("momentum", "adam"))
-    past = [(k, s, x) for k in range(3) if t >= k for s, x in zip(*HISTORY[t - k], strict=True)]
-    found = [term for term in terms_at(momentum, t) if term[1]]
-    assert found == [(s, -0.5 * 0.9**k * clipped(x)) for k, s, x in past if clipped(x)]
-    *found, last = terms_at(adam, t)
-    assert last == (seeds[0], 0.5)
-    assert found[: len(past)] == [(s, clipped(x)) for _, s, x in past]
-    assert {x for _, x in found[len(past) :]} <= {0.0}
-    for update in (UpdateRule(), UpdateRule("sign"), momentum, adam):
-        assert len(terms_at(update, t)) == update.count(2)
+    seeds, gradients = HISTORY[t]
+    now = list(zip(seeds, gradients, strict=True))
+    sgd, sign = UpdateRule(clip=clip), UpdateRule("sign", clip=clip)
+    momentum, adamezo = (UpdateRule(rule, 3, clip) for rule in ("momentum", "adamezo"))
+    assert update_at(sgd, t).terms == tuple((s, -0.5 * clipped(g)) for s, g in now)
+    assert update_at(sign, t).terms == tuple((s, -0.5 * signed(g)) for s, g in now)
+    past = [(k, s, g) for k in range(3) if t >= k for s, g in zip(*HISTORY[t - k], strict=True)]
+    found = [term for term in update_at(momentum, t).terms if term[1]]
+    assert found == [(s, -0.5 * 0.9**k * clipped(g)) for k, s, g in past if clipped(g)]
+    update = update_at(adamezo, t)
+    assert update.moments == Moments(lr=0.5, queries=2)
+    assert list(update.terms[: len(past)]) == [(s, clipped(g)) for _, s, g in past]
+    assert {g for _, g in update.terms[len(past) :]} <= {0.0}
+
+
+@pytest.mark.parametrize("t", [0, 5])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_journal_has_all_of_an_update(rule, t):
+    rule = UpdateRule(rule, 3)
+    update = update_at(rule, t, lr=0.25, decay=0.125)
+    terms = rule.to_journal(update)
+    assert len(terms) == rule.count(2)
+    assert rule.from_journal(terms, 0.125) == update
+    if rule.rule == "adamezo":  # format 1 has the rate there
+        assert terms[-1] == (HISTORY[t][0][0], 0.25)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5])
 def test_momentum_moves_as_its_sum(decay):
-    weights, lr = Weights({"w": tinyzo.noise(0, "w", (9, 4)).copy()}, NumpyView), 0.01
+    weights, lr = Weights({"w": tinyzo.noise(0, "w", (9, 4)).copy()}, NumpyEngine()), 0.01
     w, m = weights.read("w").astype(np.float64), np.zeros((9, 4))
     for t in range(6):
-        weights.add(terms_at(UpdateRule("momentum", 10), t, lr), lr * decay)
+        weights.apply(update_at(UpdateRule("momentum", 10), t, lr, lr * decay))
         z = [tinyzo.noise(seed, "w", (9, 4)).astype(np.float64) for seed in HISTORY[t][0]]
         m = 0.9 * m + sum(g * each for g, each in zip(HISTORY[t][1], z, strict=True))
         w = (1 - lr * decay) * w - lr * m
@@ -101,11 +114,12 @@ def test_momentum_moves_as_its_sum(decay):
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5])
-def test_adam_moves_by_the_moments_of_its_window(decay):
-    weights, lr, window = Weights({"w": tinyzo.noise(0, "w", (9, 4)).copy()}, NumpyEngine()), 1e-4, 3
+def test_adamezo_moves_by_the_moments_of_its_window(decay):
+    weights = Weights({"w": tinyzo.noise(0, "w", (9, 4)).copy()}, NumpyEngine())
+    lr, window = 1e-4, 3
     w = weights.read("w").astype(np.float64)
     for t in range(6):
-        weights.add(terms_at(UpdateRule("adam", window), t, lr), lr * decay)
+        weights.apply(update_at(UpdateRule("adamezo", window), t, lr, lr * decay))
         m, v = np.zeros((9, 4)), np.zeros((9, 4))
         for k in range(min(window, t + 1)):
             for seed, g in zip(*HISTORY[t - k], strict=True):

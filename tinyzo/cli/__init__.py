@@ -18,21 +18,22 @@ import numpy as np
 from tinyzo.dtypes import weight_type
 from tinyzo.engine.noise import FORMAT
 from tinyzo.errors import DataError, TinyzoError, UsageError
-from tinyzo.models.model import Model, load, open_model
+from tinyzo.models.model import Model, load, open_model, read_config
 from tinyzo.parsing import read_toml
-from tinyzo.runs import doctor, evaluate, export, memory, train
+from tinyzo.runs import defaults, doctor, evaluate, export, memory, train
 from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.runs.data import bind_task, load_data, load_evaluation
 from tinyzo.runs.find_lr import find_lr
 from tinyzo.runs.journal import read_journal
 from tinyzo.runs.run import Run, prepare
-from tinyzo.runs.settings import CHOICES, FIELDS, HELP, Settings, settings_from
+from tinyzo.runs.settings import CHOICES, FIELDS, RunSettings, Settings
 from tinyzo.runs.snapshots import MOST, tuned_model
+from tinyzo.system import peak_bytes
 from tinyzo.text.tasks import BoundTask
 from tinyzo.zo.objectives import Objective
 
 INTERFACE = read_toml(Path(__file__).with_suffix(".toml"))
-TYPES = {"float": float, "int": int, "str": str, "list[str]": lambda text: text.split(",")}
+TYPES = {float: float, int: int, str: str}
 OF_TASK = ("task", "template", "label_words", "data", "label_field")
 
 
@@ -45,8 +46,8 @@ def build_parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=what, description=what)
         sub.register("type", "count", _count)
         for field in INTERFACE[name].get("settings", FIELDS):
-            sub.add_argument(f"--{field.replace('_', '-')}", type=TYPES[FIELDS[field]],
-                             choices=CHOICES.get(field), help=HELP.get(field))  # fmt: skip
+            sub.add_argument(f"--{field.replace('_', '-')}", type=TYPES.get(FIELDS[field], lambda text: text.split(",")),
+                             choices=CHOICES.get(field))  # fmt: skip
         sub.add_argument("--json", action="store_true", help="one JSON document, the last line")
         for argument, how in INTERFACE[name]["arguments"].items():
             sub.add_argument(argument, **how)
@@ -73,35 +74,39 @@ def _say(options: argparse.Namespace, result: dict[str, Any], **more: Any) -> di
 def finetune(options: argparse.Namespace) -> dict[str, Any]:
     """Tune a model on a task; without arguments: the shipped model on the shipped task."""
     choices = (read_toml(Path(options.config)) if options.config else {}) | _given(options)
+    settings = Settings.from_mapping(choices, options.config or "finetune")
     if options.find_lr:
-        choices |= find_lr(choices)
-    run = train.finetune(options.output, options.resume, **choices)
+        settings = settings.replace(**find_lr(settings)._asdict())
+    output = Path(options.output) if options.output else None
+    resume = Path(options.resume) if options.resume else None
+    run = train.tune(settings, output, resume)
     size = run.journal_path.stat().st_size
     return _say(options, run.result, peak_mb=run.result["peak_bytes"] / 1e6,
                 journal=run.journal_path, journal_bytes=size)  # fmt: skip
 
 
-def _open(options: argparse.Namespace, needs_data: bool = True) -> tuple[Model, Settings, bool]:
+def _open(options: argparse.Namespace, needs_data: bool = True) -> tuple[Model, RunSettings, bool]:
     """A model, the settings of its task, and whether task and data are those it was tuned on.
 
     From a folder, a shipped name, or a run, whose own task and data are what is not given.
     """
     given = _given(options)
-    path = Path(given.get("model", Settings.model))
+    path = Path(given.get("model", defaults.MODEL))
     if not (path / "run.toml").is_file():
-        settings = settings_from(given, "the command")
+        settings = Settings.from_mapping(given, "the command")
         model = load(settings.model_path, dtype=settings.dtype)
-        return model, settings.complete(model.family, needs_data), False
+        return model, settings.resolve(model.family, needs_data), False
     run = Run.open(path)
     for name, option in (("dtype", "--dtype"), ("data_seed", "--data-seed")):
         if given.pop(name, known := getattr(run.settings, name)) != known:
             raise UsageError(f"the run's {name} is {known}", f"leave out {option}")
     task = run.settings.task or ""
     same = given.get("task", task).lower() == task.lower() and "template" not in given
-    changes = given if same else {name: getattr(Settings, name) for name in OF_TASK} | given
-    settings = dataclasses.replace(run.settings, **changes | {"model": run.settings.model})
+    own = Settings(**vars(run.settings))
+    changes = given if same else dict.fromkeys(OF_TASK) | given
+    settings = own.replace(**changes | {"model": run.settings.model})
     model = tuned_model(run, 0 if getattr(options, "zero_shot", False) else None)
-    return model, settings.complete(model.family, needs_data), same and "data" not in given
+    return model, settings.resolve(model.family, needs_data), same and "data" not in given
 
 
 def evaluate_(options: argparse.Namespace) -> dict[str, Any]:
@@ -112,7 +117,7 @@ def evaluate_(options: argparse.Namespace) -> dict[str, Any]:
     result = evaluate.evaluate(BoundedLoss(Objective(model, bound), settings.micro_batch_tokens), data.test)
     about = {"model": options.model or settings.model, "task": settings.task or "custom"}
     result = about | result._asdict() | {"split": data.reported}
-    return _say(options, result | {"peak_bytes": memory.peak_bytes()})
+    return _say(options, result | {"peak_bytes": peak_bytes()})
 
 
 def predict(options: argparse.Namespace) -> None:
@@ -162,19 +167,22 @@ def replay(options: argparse.Namespace) -> dict[str, Any]:
 def convert(options: argparse.Namespace) -> dict[str, Any]:
     """Rewrite pytorch_model.bin as safetensors, without PyTorch."""
     output = export.convert(Path(options.path), Path(options.output))
-    result = {"output": str(output), "peak_bytes": memory.peak_bytes()}
+    result = {"output": str(output), "peak_bytes": peak_bytes()}
     return _say(options, result, file=output / "model.safetensors")
 
 
 def inspect(options: argparse.Namespace) -> dict[str, Any]:
     """Parameters, types and memory plan of a model or a run."""
-    path, settings, result = Path(options.path), Settings(model=options.path), {}
+    path, settings, result = Path(options.path), None, {}
     if (path / "run.toml").is_file():
         run = Run.open(path)
         settings, (header, steps, _) = run.settings, read_journal(run.journal_path)
         result = {"run": str(path), "steps": len(steps), "best_step": run.best_step(),
                   "base": header.base, "noise_format": FORMAT, "step_bytes": header.record.size}
-    settings = dataclasses.replace(settings, memory_budget=options.memory_budget)
+    given = Settings(model=options.path)
+    if settings is None:
+        settings = given.resolve(read_config(given.model_path)[0])
+    settings = settings.replace(memory_budget=options.memory_budget)
     model = open_model(settings.model_path, settings.dtype)
     weights, names = model.weights, model.weights.names()
     if result:

@@ -1,4 +1,4 @@
-"""Which learning rate, and which eps: a few short runs, and the loss on dev after each.
+"""Find a learning rate and an eps: a few short runs, and the loss on dev after each.
 
 A range test (Smith 2017) for methods whose gradient is not known: the rates lie a factor of
 sqrt(10) apart around the method's own default; what diverges counts as infinite. Then eps at the
@@ -6,48 +6,72 @@ best of them, a factor of 10 to either side.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cache
+from dataclasses import replace
+from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import NamedTuple
 
 from tinyzo.errors import NumericError, UsageError
 from tinyzo.models.model import read_config
 from tinyzo.runs import report
-from tinyzo.runs.settings import settings_from
-from tinyzo.runs.train import finetune
+from tinyzo.runs.settings import Settings
+from tinyzo.runs.train import tune
 
-STEPS, SLACK = 40, 1.02  # of each run; what is near the least loss
-RATIOS = {"lr": [10 ** (k / 2) for k in range(3, -4, -1)], "eps": [1, 10, 0.1]}  # liked best first
+STEPS = 40  # of each run
+SLACK = 1.02  # a loss within this factor of the least is near it
+LR_RATIOS = [10 ** (k / 2) for k in range(3, -4, -1)]  # the one liked best comes first
+EPS_RATIOS = [1, 10, 0.1]
 
 
-def find_lr(choices: dict[str, Any]) -> dict[str, float]:
+class Found(NamedTuple):
+    """What a search takes."""
+
+    lr: float
+    eps: float
+
+
+def find_lr(given: Settings) -> Found:
     """The first lr, then the first eps, whose loss on dev after STEPS steps is near the least.
 
     Near is a factor SLACK, since a short run hardly moves a loss: then the larger rate is the
     better one in the long run, and the default eps as good as another. Each run is logged.
 
-    choices: fields of Settings; an lr or eps among them is where the search begins
-    returns: "lr" and "eps"
+    given: an lr or eps in it is where the search begins
     raises: UsageError when there are no dev rows
     """
-    settings = settings_from(choices, "finetune")
-    settings = settings.complete(read_config(settings.model_path)[0])
-    best = {"lr": settings.lr, "eps": settings.eps}
-    trial = choices | {"steps": STEPS, "eval_every": STEPS, "limit": 1, "fold_every": 0}
+    family = read_config(given.model_path)[0]
+    settings = given.resolve(family)
+    trial = replace(given, steps=STEPS, eval_every=STEPS, limit=1, fold_every=0)
+    losses: dict[Found, float] = {}
 
-    @cache
-    def loss(lr: float, eps: float) -> float:
-        found = {STEPS: {"loss": math.inf}}
-        with TemporaryDirectory() as room, suppress(NumericError):
-            found = finetune(f"{room}/run", **trial | {"lr": lr, "eps": eps}).evaluations("dev")
-        if STEPS not in found:
+    def loss(at: Found) -> float:
+        if at not in losses:
+            losses[at] = loss_after(replace(trial, lr=at.lr, eps=at.eps))
+            report.say(f"find-lr: lr {at.lr:.2g}, eps {at.eps:.2g}: {losses[at]:.4f} on dev")
+        return losses[at]
+
+    lr = nearest([settings.lr * r for r in LR_RATIOS], lambda lr: loss(Found(lr, settings.eps)))
+    eps = nearest([settings.eps * r for r in EPS_RATIOS], lambda eps: loss(Found(lr, eps)))
+    return Found(lr, eps)
+
+
+def nearest(values: Sequence[float], loss: Callable[[float], float]) -> float:
+    """The first value whose loss is near the least."""
+    losses = [loss(value) for value in values]
+    near = SLACK * min(losses)
+    return next(value for value, found in zip(values, losses, strict=True) if found <= near)
+
+
+def loss_after(settings: Settings) -> float:
+    """The loss on dev of a short run; infinite when it diverges.
+
+    raises: UsageError when there are no dev rows
+    """
+    with TemporaryDirectory() as room, suppress(NumericError):
+        evaluations = tune(settings, Path(room) / "run").evaluations("dev")
+        if STEPS not in evaluations:
             raise UsageError("--find-lr needs dev rows", "give a dev file, or more rows")
-        report.say(f"find-lr: lr {lr:.2g}, eps {eps:.2g}: {found[STEPS]['loss']:.4f} on dev")
-        return found[STEPS]["loss"]
-
-    for name, ratios in RATIOS.items():
-        losses = {ratio: loss(**best | {name: best[name] * ratio}) for ratio in ratios}
-        near = SLACK * min(losses.values())
-        best[name] *= next(ratio for ratio in ratios if losses[ratio] <= near)
-    return best
+        return float(evaluations[STEPS]["loss"])
+    return math.inf

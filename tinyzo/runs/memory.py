@@ -15,9 +15,10 @@ from tinyzo.engine.select import may_have_numba
 from tinyzo.engine.tiles import TILE
 from tinyzo.errors import ConfigError
 from tinyzo.models.model import Model
-from tinyzo.runs.settings import Settings, parse_bytes
+from tinyzo.runs.settings import RunSettings as Settings
+from tinyzo.runs.settings import parse_bytes
 from tinyzo.system import fast_cpus, free_bytes, status_bytes
-from tinyzo.zo.methods import FIRST_ORDER
+from tinyzo.zo.methods import METHODS
 
 Parts = dict[str, int]  # bytes, by what they are for
 NUMBA, KERNELS = 107 << 20, 8 << 20  # measured: Numba and LLVM, loaded; our compiled kernels
@@ -62,7 +63,7 @@ def plans(model: Model, settings: Settings, loads: Sequence[Load],
     for engine, where, (tokens, tiles) in product(engines, places, SIZES):
         tokens = min(2**32 if is_fixed else tokens, s.micro_batch_tokens or 512)
         every = [_parts(model, engine, s.threads, tokens, load) for load in loads]
-        if s.method in FIRST_ORDER:  # the gradient, and what all layers of a step keep for it
+        if METHODS[s.method].gradient:  # the gradient, and what all layers of a step keep for it
             kept = model.config.num_hidden_layers * every[0]["activations"] // loads[0].probes
             every[0]["backward"] = kept + 4 * weights.elements(weights.trained)
         parts = max(every, key=lambda parts: sum(parts.values()))

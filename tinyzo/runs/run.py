@@ -9,6 +9,8 @@
     loss.png        the losses, where matplotlib is installed
 """
 
+from __future__ import annotations
+
 import json
 import os
 import platform
@@ -20,32 +22,40 @@ import numpy as np
 
 from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import fingerprint
-from tinyzo.engine.noise import step_seed
-from tinyzo.engine.terms import Direction
 from tinyzo.errors import RunError
 from tinyzo.models.model import MODELS, Model, open_model
-from tinyzo.models.trainable import low_rank, magnitude_limits, train_only
+from tinyzo.models.trainable import train_only
 from tinyzo.parsing import read_toml
 from tinyzo.runs.data import bind_task
 from tinyzo.runs.journal import read_journal
-from tinyzo.runs.settings import Settings, settings_from
+from tinyzo.runs.methods import method_of
+from tinyzo.runs.settings import RunSettings, Settings
 from tinyzo.system import new_directory, os_errors, write_file
 
 ROOM = "make room on the disk, or the directory writable, then --resume"
+OLD_VALUES = {"update": {"adam": "adamezo"}}  # spelt so before 0.2
 
 
 class Run:
-    """A run's directory, `path`. `settings` are complete."""
+    """A run's directory.
 
-    def __init__(self, path: Path, settings: Settings, about: dict[str, Any]) -> None:
+    path:     the directory
+    settings: all that the run goes by
+    about:    hashes of the base and the data, versions, the family of the model
+    """
+
+    def __init__(self, path: Path, settings: RunSettings, about: dict[str, Any]) -> None:
         self.path, self.settings, self.about = path, settings, about
         self.journal_path = path / "journal"
 
     @property
     def result(self) -> dict[str, Any]:
-        """The summary of a finished run; raises RunError before that."""
+        """The summary of a finished run.
+
+        raises: RunError before it is finished
+        """
         try:
-            return json.loads((self.path / "result.json").read_text())
+            return dict(json.loads((self.path / "result.json").read_text()))
         except (OSError, ValueError):
             raise RunError(f"{self.path}: not finished", f"--resume {self.path}") from None
 
@@ -63,16 +73,8 @@ class Run:
         about = "".join(f"{name} = {json.dumps(value)}\n" for name, value in self.about.items())
         self.write("run.toml", f"[about]\n{about}\n[settings]\n{self.settings.to_toml()}")
 
-    def write(self, file: str, text: str) -> None:
-        """Replace a file of the run, whole or not at all.
-
-        raises: RunError when the disk is full or the directory cannot be written
-        """
-        with os_errors(RunError, self.path / file, ROOM):
-            write_file(self.path / file, text.encode())
-
     @classmethod
-    def open(cls, path: Path) -> "Run":
+    def open(cls, path: Path) -> Run:
         """An existing run.
 
         raises: RunError when the directory is not one
@@ -80,12 +82,14 @@ class Run:
         if not (path / "run.toml").is_file():
             raise RunError(f"{path}: no run.toml, so not a run", "name the --output of finetune")
         toml = read_toml(path / "run.toml")
-        match toml.get("about"), toml.get("settings"):
-            case {"base": str(), "family": str(family)} as about, dict(values) if family in MODELS:
-                if values.get("update") == "adam":  # as AdaMeZO was called before 0.2
-                    values["update"] = "adamezo"
-                return cls(path, settings_from(values, f"{path}/run.toml").complete(family), about)
-        raise RunError(f"{path}/run.toml is not a run's", "restore it from a copy")
+        about, values = toml.get("about", {}), toml.get("settings")
+        if not isinstance(values, dict) or not is_about_a_run(about):
+            raise RunError(f"{path}/run.toml is not a run's", "restore it from a copy")
+        for name, renamed in OLD_VALUES.items():
+            if name in values:
+                values[name] = renamed.get(values[name], values[name])
+        given = Settings.from_mapping(values, f"{path}/run.toml")
+        return cls(path, given.resolve(about["family"]), about)
 
     def base_model(self) -> Model:
         """The checkpoint that the run began with, its weights still in their file.
@@ -93,15 +97,20 @@ class Run:
         raises: RunError when its files have changed since
         """
         s, base = self.settings, self.about["base"]
-        if (found := fingerprint(*peft.parts(s.model_path))) != base:
-            why = f"{s.model_path} has changed since the run began ({found[:12]}, then {base[:12]})"
-            raise RunError(why, "restore the checkpoint, or begin a new run")
+        found = fingerprint(*peft.parts(s.model_path))
+        if found != base:
+            change = f"has changed since the run began ({found[:12]}, then {base[:12]})"
+            hint = "restore the checkpoint, or begin a new run"
+            raise RunError(f"{s.model_path} {change}", hint)
         return prepare(open_model(s.model_path, s.dtype), s)
 
     def evaluations(self, split: str) -> dict[int, dict[str, Any]]:
         """The evaluations on a split, by step."""
-        events = read_lines(self.path / "events.jsonl")
-        return {e["step"]: e for e in events if e["event"] == "evaluation" and e["split"] == split}
+        return {
+            event["step"]: event
+            for event in read_lines(self.path / "events.jsonl")
+            if event["event"] == "evaluation" and event["split"] == split
+        }
 
     def best_step(self) -> int:
         """The step with the best dev accuracy (RoBERTa) or dev loss (OPT), as published.
@@ -109,11 +118,26 @@ class Run:
         Equal accuracies are decided by the loss, then for the earlier step. Without a dev split
         it is the last step.
         """
-        if not (evaluations := self.evaluations("dev")):
+        evaluations = self.evaluations("dev")
+        if not evaluations:
             return len(read_journal(self.journal_path)[1])
-        by_accuracy = self.about["family"] == "roberta"
-        ranks = ((-by_accuracy * e["accuracy"], e["loss"], s) for s, e in evaluations.items())
-        return min(ranks)[-1]
+
+        def by_loss(step: int) -> tuple[float, int]:
+            return evaluations[step]["loss"], step
+
+        if self.about["family"] == "roberta":
+            return min(evaluations, key=lambda n: (-evaluations[n]["accuracy"], *by_loss(n)))
+        return min(evaluations, key=by_loss)
+
+    # -- files that grow, and files that are replaced
+
+    def write(self, file: str, text: str) -> None:
+        """Replace a file of the run, whole or not at all.
+
+        raises: RunError when the disk is full or the directory cannot be written
+        """
+        with os_errors(RunError, self.path / file, ROOM):
+            write_file(self.path / file, text.encode())
 
     def record(self, file: str, line: dict[str, Any]) -> None:
         """Append an object to metrics.jsonl or events.jsonl.
@@ -137,22 +161,21 @@ class Run:
         return len(lines)
 
 
-def prepare(model: Model, settings: Settings) -> Model:
-    """Make a model, still in its file, one of which z reaches what the settings say."""
-    s, weights = settings, model.weights
-    words = bind_task(model, s).task.fixed_words if s.train == "label-words" else ()
-    ids = sorted({i for word in words for i in model.tokenizer.encode(word)})
-    train_only(model, s.train, s.seed, s.lora_rank, s.lora_alpha, s.lora_targets, ids)
-    if s.direction == "low-rank":
-        low_rank(weights, step_seed(s.seed, 0))
-    elif s.direction == "magnitude":
-        weights.direction = Direction(limits=magnitude_limits(weights))
-    elif s.direction == "rademacher":
-        weights.direction = Direction("rademacher")
-    if s.method == "adam":
-        from tinyzo.autodiff.adam import add_moments
+def is_about_a_run(about: object) -> bool:
+    """Whether this is the first table of a run.toml."""
+    if not isinstance(about, dict):
+        return False
+    return isinstance(about.get("base"), str) and about.get("family") in MODELS
 
-        add_moments(weights)
+
+def prepare(model: Model, settings: RunSettings) -> Model:
+    """Make a model, still in its file, one of which z reaches what the settings say."""
+    s, ids = settings, list[int]()
+    if s.train == "label-words":
+        words = bind_task(model, s).task.fixed_words
+        ids = sorted({token for word in words for token in model.tokenizer.encode(word)})
+    train_only(model, s.train, s.seed, s.lora_rank, s.lora_alpha, s.lora_targets, ids)
+    method_of(s).begin(model.weights)
     return model
 
 

@@ -1,42 +1,253 @@
-"""Every choice of a run, with its default; written to run.toml and read back from it.
+"""Every choice of a run: what a user gives, and what becomes of it.
 
-Which there are, of what type, from where to where, and what they say of themselves, is a table,
-settings.toml: the fields of Settings are made from it. What a method sets is in zo/methods.toml.
+    Settings       the user's own choices; what is None is left to tinyzo
+    RunSettings    all that a run goes by, written to its run.toml and read back from it
+
+`Settings.resolve` goes from one to the other, by the tables of defaults.py.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import json
 import os
 import re
+import types
+import typing
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinyzo.dtypes import DTYPES
+from tinyzo.engine.select import ENGINES
 from tinyzo.errors import UsageError, check_choice
-from tinyzo.parsing import read_toml
-from tinyzo.zo.methods import METHODS, PLAIN, check_combination
+from tinyzo.models.model import RESIDENCIES
+from tinyzo.runs import defaults
+from tinyzo.zo.directions import DIRECTIONS
+from tinyzo.zo.estimators import ESTIMATORS
+from tinyzo.zo.methods import METHODS, check_combination
+from tinyzo.zo.objectives import OBJECTIVES
+from tinyzo.zo.updates import RULES, SCHEDULES
 
 # The models and the data that ship: installed beside the package's code, or in the checkout.
-HERE = Path(__file__).resolve().parents[1]
-SHIPPED = next((p for p in (HERE / "weights", HERE.parent / "weights") if p.is_dir()), HERE)
-
+PACKAGE = Path(__file__).resolve().parents[1]
+PLACES = (PACKAGE / "weights", PACKAGE.parent / "weights")
+SHIPPED = next((place for place in PLACES if place.is_dir()), PACKAGE)
 SHIPPED_TASKS = ("topics", "reviews")  # two columns of weights/reviews; the first by default
 
-ROWS, PAPERS, FAMILY, TINY, CASES, RATES = read_toml(Path(__file__).with_suffix(".toml")).values()
-FIELDS = {name: row["type"].removesuffix(" | None") for name, row in ROWS.items()}
-HELP = {name: row["help"] for name, row in ROWS.items()}
-RANGES = {name: row["range"] for name, row in ROWS.items() if "range" in row}
-CHOICES = {name: tuple(row["choices"]) for name, row in ROWS.items() if "choices" in row}
-CHOICES["method"] = tuple(METHODS)
+LARGE = 1 << 32
+RANGES: dict[str, tuple[float, float]] = {
+    "queries": (1, 255),
+    "window": (1, 255),
+    "clip": (0, 1e30),
+    "lora_rank": (1, 4096),
+    "lora_alpha": (1e-30, 1e30),
+    "steps": (0, LARGE - 1),
+    "batch_size": (1, LARGE),
+    "lr": (0, 1e30),
+    "eps": (1e-30, 1e30),
+    "warmup": (0, LARGE),
+    "weight_decay": (0, 1e30),
+    "seed": (0, (1 << 64) - 1),
+    "data_seed": (0, LARGE - 1),
+    "k_shot": (1, LARGE),
+    "train_rows": (1, LARGE),
+    "limit": (1, LARGE),
+    "eval_every": (1, LARGE),
+    "micro_batch_tokens": (1, LARGE),
+    "fold_every": (0, LARGE),
+    "threads": (1, 65536),
+}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "method": tuple(METHODS),
+    "estimator": tuple(ESTIMATORS),
+    "direction": DIRECTIONS,
+    "update": RULES,
+    "objective": OBJECTIVES,
+    "schedule": SCHEDULES,
+    "engine": ENGINES,
+    "residency": RESIDENCIES,
+    "dtype": ("auto", *DTYPES),
+}
 
 
-class BaseSettings:
-    """What Settings does with its fields, those of settings.toml."""
+@dataclass(frozen=True)
+class Settings:
+    """The choices of a user; None leaves one to tinyzo."""
+
+    # the model, the task and its data
+    model: str | None = None  # a folder, a run, a PEFT folder, or a shipped name
+    task: str | None = None  # a name of the published ones, or topics, reviews
+    data: str | None = None  # folder with the task's files, or one file
+    template: str | None = None  # a task of the user's own: '{text} It was <mask>.'
+    label_words: list[str] | None = None  # of that task: the word for each label
+    label_field: str | None = None  # column of the label
+
+    # how to step
+    method: str | None = None  # a name for the next four, and for what is trained
+    estimator: str | None = None  # from losses to a gradient
+    queries: int | None = None  # directions a step
+    direction: str | None = None  # how z is distributed
+    update: str | None = None  # from gradients to a step
+    window: int | None = None  # steps that an update looks back on, or that a low-rank V stays
+    clip: float | None = None  # the largest |projected gradient|; larger ones are cut to it
+    objective: str | None = None  # what is made small
+
+    # what is trained
+    train: str | None = None  # full, lora, lora-fa, prefix, label-words, bias, head, or names
+    lora_rank: int | None = None  # r of new adapters
+    lora_alpha: float | None = None  # new adapters count alpha / r
+    lora_targets: list[str] | None = None  # projections that get one, by the end of their names
+
+    # for how long, and how far
+    steps: int | None = None
+    batch_size: int | None = None  # examples a step
+    lr: float | None = None
+    eps: float | None = None  # size of the perturbation
+    schedule: str | None = None  # course of the learning rate
+    warmup: int | None = None  # steps of rising learning rate
+    weight_decay: float | None = None  # pull of the matrices towards 0
+
+    # seeds and rows
+    seed: int | None = None  # makes z
+    data_seed: int | None = None  # makes the rows and their order
+    k_shot: int | None = None  # draw the published k-shot split
+    train_rows: int | None = None  # most rows to train on, without k_shot
+    limit: int | None = None  # most rows to report on
+    eval_every: int | None = None  # steps between evaluations on dev
+    micro_batch_tokens: int | None = None  # most packed tokens computed at once
+
+    # the machine
+    engine: str | None = None
+    residency: str | None = None  # where the weights live: in memory, or in their file
+    memory_budget: str | None = None  # most memory to take, as 400MB
+    fold_every: int | None = None  # steps between snapshots of the weights; 0: none
+    dtype: str | None = None  # how the weights are stored
+    threads: int | None = None  # of the engine
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], where: str) -> Settings:
+        """Settings from a dictionary such as a TOML file gives; `-` in a name counts as `_`.
+
+        where: what to call the dictionary in messages
+        raises: UsageError for a name that is no setting, or a value of another type
+        """
+        given: dict[str, Any] = {}
+        for key, value in values.items():
+            name = key.replace("-", "_")
+            if name not in FIELDS:
+                raise UsageError(f"{where}: no setting is called {name!r}", "see tinyzo finetune -h")
+            if value is not None:
+                given[name] = typed(name, value, where)
+        return cls(**given)
+
+    def given(self) -> dict[str, Any]:
+        """The choices that have been made, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def replace(self, **changes: Any) -> Settings:
+        """The same with some choices changed; None takes one back."""
+        return dataclasses.replace(self, **changes)
 
     @property
     def model_path(self) -> Path:
-        here, shipped = Path(self.model), SHIPPED / self.model
-        return here if here.is_dir() or not shipped.is_dir() else shipped
+        return model_path(self.model or defaults.MODEL)
+
+    @property
+    def is_custom(self) -> bool:
+        """Whether the task is the user's own."""
+        return self.template is not None or self.label_words is not None
+
+    def resolve(self, family: str, needs_data: bool = True) -> RunSettings:
+        """All that a run goes by, with a default for each choice that was not made.
+
+        family:     of the model, "roberta" or "opt"
+        needs_data: whether rows will be read, so that a task without its files is a mistake
+        raises: UsageError for choices that contradict each other or are out of range; ConfigError
+            for a value that a choice does not have
+        """
+        self._check_task(needs_data)
+        for name, known in CHOICES.items():
+            if (value := getattr(self, name)) is not None:
+                check_choice(name, value, known)
+        is_shipped = self.model_path.resolve().parent == SHIPPED
+        values = defaults.complete(self.given(), family, is_shipped)
+        if not self.is_custom:
+            values["task"] = values["task"] or SHIPPED_TASKS[0]
+        settings = RunSettings(**values)
+        settings.check()
+        return settings
+
+    def _check_task(self, needs_data: bool) -> None:
+        """raises: UsageError for a task that is not said, said twice, or without its rows"""
+        if self.is_custom and not (self.template and self.label_words):
+            raise UsageError("a task of your own needs --template and --label-words", "give both")
+        if self.task and self.is_custom:
+            raise UsageError(f"--task {self.task} and --template", "give one of them")
+        if self.data and not (self.task or self.is_custom):
+            raise UsageError("--data without --task or --template", "say what the rows are")
+        if self.data or not needs_data:
+            return
+        if self.is_custom:
+            raise UsageError("--template without --data", "name the folder or file of its rows")
+        if self.task and self.task.lower() not in SHIPPED_TASKS:
+            found = f"--task {self.task} without --data"
+            raise UsageError(found, "name the folder or file of its rows")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """All that a run goes by. The fields are those of Settings, in the order of run.toml; a None
+    that is left has a meaning of its own."""
+
+    model: str
+    task: str | None  # None: the user's own, by template and label_words
+    data: str | None  # None: the data that ship
+    template: str | None
+    label_words: list[str] | None
+    label_field: str
+
+    method: str
+    estimator: str
+    queries: int
+    direction: str
+    update: str
+    window: int
+    clip: float | None  # None: projected gradients are not clipped
+    objective: str
+
+    train: str
+    lora_rank: int
+    lora_alpha: float
+    lora_targets: list[str] | None  # None: the usual projections
+
+    steps: int
+    batch_size: int
+    lr: float
+    eps: float
+    schedule: str
+    warmup: int
+    weight_decay: float
+
+    seed: int
+    data_seed: int
+    k_shot: int | None  # None: all rows, at most train_rows
+    train_rows: int
+    limit: int | None  # None: all rows
+    eval_every: int
+    micro_batch_tokens: int
+
+    engine: str
+    residency: str
+    memory_budget: str | None  # None: half of what is free
+    fold_every: int | None  # None: as often as is quickest
+    dtype: str
+    threads: int | None  # None: one on each fast CPU
+
+    @property
+    def model_path(self) -> Path:
+        return model_path(self.model)
 
     @property
     def is_shipped_model(self) -> bool:
@@ -46,62 +257,17 @@ class BaseSettings:
     def data_path(self) -> Path:
         return Path(self.data) if self.data else SHIPPED / "reviews"
 
-    @property
-    def is_custom(self) -> bool:
-        """Whether the task is one's own."""
-        return self.template is not None or self.label_words is not None
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether a step is MeZO's own, mezo.py."""
-        return self.clip is None and all(getattr(self, name) == PLAIN[name] for name in PLAIN)
-
-    def complete(self, family: str, needs_data: bool = True) -> "Settings":
-        """The settings with every None that has a default for this family of models filled in.
-
-        needs_data: whether rows will be read, so that a task without its files is a mistake
-
-        raises: UsageError for settings that contradict each other or are out of range
-        """
-        self.check_task(needs_data)
-        filled = {k: v for k, v in self.defaults(family).items() if getattr(self, k) is None}
-        settings = dataclasses.replace(self, **filled)
-        settings.check()
-        check_combination(settings)
-        return settings
-
-    def defaults(self, family: str) -> dict[str, Any]:
-        """What is filled in, from the general to the particular."""
-        check_choice("method", self.method, CHOICES["method"])
-        found = PAPERS | FAMILY[family] | PLAIN | METHODS[self.method]
-        found |= TINY if self.is_shipped_model else {}
-        found |= {name: value for name, value in vars(self).items() if value is not None}
-        for name, cases in CASES.items():
-            found |= cases.get(found[name], {})
-        scale = RATES.get(self.method, 1) * RATES.get(found["train"], 1)
-        found["lr"] = float(f"{found['lr'] * scale:.4g}")
-        task = None if self.is_custom else SHIPPED_TASKS[0]
-        return {"eval_every": max(1, found["steps"] // 10), "task": task} | found
-
-    def check_task(self, needs_data: bool) -> None:
-        """raises: UsageError for a task that is not said, said twice, or without its rows"""
-        if (custom := self.is_custom) and not (self.template and self.label_words):
-            raise UsageError("a task of your own needs --template and --label-words", "give both")
-        if self.task and custom:
-            raise UsageError(f"--task {self.task} and --template", "give one of them")
-        if self.data and not (self.task or custom):
-            raise UsageError("--data without --task or --template", "say what the rows are")
-        shipped = not custom and (self.task or SHIPPED_TASKS[0]).lower() in SHIPPED_TASKS
-        what = "--template" if custom else f"--task {self.task}"
-        if needs_data and not self.data and not shipped:
-            raise UsageError(f"{what} without --data", "name the folder or file of its rows")
+    def replace(self, **changes: Any) -> RunSettings:
+        return dataclasses.replace(self, **changes)
 
     def check(self) -> None:
-        """raises: UsageError for a number out of range, or text that run.toml cannot hold"""
+        """raises: UsageError for a number out of range, for parts that do not go together, or for
+        text that run.toml cannot hold"""
         for name, (least, most) in RANGES.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 raise UsageError(f"{name} = {value}", f"{name} is from {least} to {most}")
+        check_combination(self)
         try:
             self.to_toml().encode()
         except UnicodeEncodeError:
@@ -109,17 +275,58 @@ class BaseSettings:
 
     def to_toml(self) -> str:
         """The settings that have a value, a line each."""
-        items = ((k, v) for k, v in dataclasses.asdict(self).items() if v is not None)
-        lines = (f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in items)
+        lines = [
+            f"{name} = {json.dumps(value, ensure_ascii=False)}\n"
+            for name, value in vars(self).items()
+            if value is not None
+        ]
         return "".join(lines).replace("\x7f", "\\u007f")  # JSON leaves it, TOML does not
 
 
-ABOUT = "The settings of a run; None: `complete` fills it in.\n\n" + "".join(
-    f"{name}: {what}\n" for name, what in HELP.items())  # fmt: skip
-Settings = dataclasses.make_dataclass(
-    "Settings", [(name, row["type"], row.get("default")) for name, row in ROWS.items()],
-    bases=(BaseSettings,), frozen=True, namespace={"__module__": __name__, "__doc__": ABOUT},
-)  # fmt: skip
+def as_given(settings: RunSettings) -> Settings:
+    """A run's settings as if a user had given each of them."""
+    return Settings(**vars(settings))
+
+
+def kinds(cls: type) -> dict[str, Any]:
+    """The type of each field, without the None that it may also be."""
+    hints = typing.get_type_hints(cls)
+    return {name: _without_none(hint) for name, hint in hints.items()}
+
+
+def _without_none(hint: Any) -> Any:
+    if typing.get_origin(hint) not in (types.UnionType, typing.Union):
+        return hint
+    (kind,) = (each for each in typing.get_args(hint) if each is not type(None))
+    return kind
+
+
+FIELDS = kinds(Settings)
+
+
+def typed(name: str, value: Any, where: str) -> Any:
+    """A setting's value, if it is of its type or can stand for it without loss.
+
+    raises: UsageError
+    """
+    kind = FIELDS[name]
+    if kind is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if kind is float and type(value) is int and abs(value) < 1 << 53:
+        return float(value)
+    if kind == list[str]:
+        if isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value):
+            return list(value)
+    elif type(value) is kind:
+        return value
+    expected = kind.__name__ if isinstance(kind, type) and kind != list[str] else "list[str]"
+    raise UsageError(f"{where}: {name} = {value!r}", f"expected {expected}")
+
+
+def model_path(model: str) -> Path:
+    """The folder of a model that a setting names: as it is, or a shipped one."""
+    here, shipped = Path(model), SHIPPED / model
+    return shipped if shipped.is_dir() and not here.is_dir() else here
 
 
 def parse_bytes(text: str) -> int:
@@ -130,33 +337,6 @@ def parse_bytes(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]?)(i?)B?", text, re.IGNORECASE)
     if not match:
         raise UsageError(f"memory_budget = {text!r}", "a size such as 400MB or 1.5GB")
-    power = " KMG".index(match[2].upper() or " ")
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
-
-
-def settings_from(values: Mapping[str, Any], where: str) -> Settings:
-    """Settings from a dictionary such as a TOML file gives; `-` in a name counts as `_`.
-
-    raises: UsageError for a name that is no setting, or a value of another type
-    """
-    given: dict[str, Any] = {}
-    for name, value in values.items():
-        name = name.replace("-", "_")
-        if name not in FIELDS:
-            raise UsageError(f"{where}: no setting is called {name!r}", "see tinyzo finetune -h")
-        if value is not None:
-            given[name] = _typed(FIELDS[name], value)
-            if given[name] is None:
-                raise UsageError(f"{where}: {name} = {value!r}", f"expected {FIELDS[name]}")
-    return Settings(**given)
-
-
-def _typed(kind: str, value: Any) -> Any:
-    """The value if it is of the kind, or can stand for it without loss; else None."""
-    if kind == "str" and isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if kind == "float" and type(value) is int and abs(value) < 1 << 53:
-        return float(value)
-    if kind == "list[str]" and isinstance(value, (list, tuple)):
-        return list(value) if all(isinstance(v, str) for v in value) else None
-    return value if type(value).__name__ == kind else None
+    number, unit, binary = match.groups()
+    power = " KMG".index(unit.upper() or " ")
+    return int(float(number) * (1024 if binary else 1000) ** power)

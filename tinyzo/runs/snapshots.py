@@ -12,6 +12,8 @@ its noise. So it is taken when that has cost as much as writing does: every sqrt
 W seconds of writing and N of noise for one term in the passes of a step, both measured.
 """
 
+from __future__ import annotations
+
 import math
 import time
 from collections.abc import Iterable
@@ -25,75 +27,76 @@ import numpy as np
 from tinyzo.checkpoints.safetensors import SafetensorsWriter, open_safetensors
 from tinyzo.checkpoints.sources import TensorInfo
 from tinyzo.dtypes import weight_type
-from tinyzo.engine.noise import step_seed
 from tinyzo.engine.terms import Direction
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import CheckpointError, RunError
 from tinyzo.models.model import Model
-from tinyzo.models.trainable import renew
 from tinyzo.runs import report
 from tinyzo.runs.journal import read_journal, record_crc
+from tinyzo.runs.methods import RunMethod, method_of, no_batch
 from tinyzo.runs.run import Run
-from tinyzo.runs.settings import Settings
-from tinyzo.zo.methods import FIRST_ORDER
-from tinyzo.zo.updates import UpdateRule
 
 MOST = 1000  # steps that are redone
+FIRST_GUESS = 200e6  # bytes a second that a disk takes, until it has been measured
+SAMPLE = (1 << 10, 1 << 10)  # weights on which the noise of a term is timed
 
 
 def infos_of(weights: Weights, names: Iterable[str]) -> dict[str, TensorInfo]:
     """Some of the weights as a safetensors file describes them."""
-    return {n: TensorInfo(weight_type(weights.dtype(n)).tag, weights.shape(n)) for n in names}
+    return {
+        name: TensorInfo(weight_type(weights.dtype(name)).tag, weights.shape(name))
+        for name in names
+    }
 
 
-def tuned_model(run: Run, step: int | None = None) -> Model:
+def tuned_model(
+    run: Run,
+    step: int | None = None,
+    engine: str = "auto",
+    residency: str = "auto",
+    threads: int | None = None,
+) -> Model:
     """The model of a run after `step` steps; None: the step that did best on dev.
 
-    raises: RunError when it has no such step
+    engine, residency, threads: "auto" or None: as the run's settings say
+    raises: RunError when it has no such step, or one that only its batches could redo
     """
-    steps, s = read_journal(run.journal_path)[1], run.settings
+    done = read_journal(run.journal_path)[1]
     step = run.best_step() if step is None else step
-    if not 0 <= step <= len(steps):
-        raise RunError(f"{run.path}: no step {step}", f"it has {len(steps)} steps")
-    model = run.base_model()
-    start = Snapshots(run).restore(model, step)
-    ends = s.direction == "low-rank" and start // s.window < step // s.window
-    where = "resident" if ends else s.residency  # where a window's end can be merged
-    if ends:
-        model.settle(s.engine, where, s.threads)
-    if s.method in FIRST_ORDER and start < step:
-        raise RunError(f"{run.path}: no snapshot of step {step}",
-                       "a gradient is in no journal; there are the best step and the last")
-    rule = UpdateRule(s.update, s.window)
+    if not 0 <= step <= len(done):
+        raise RunError(f"{run.path}: no step {step}", f"it has {len(done)} steps")
+    s, method, model = run.settings, method_of(run.settings), run.base_model()
+    engine = s.engine if engine == "auto" else engine
+    residency = s.residency if residency == "auto" else residency
+    threads = threads or s.threads
+    start = Snapshots(run, method).restore(model, step)
+    if method.must_be_resident(start, step):
+        residency = "resident"
+        model.settle(engine, residency, threads)
+    again = no_batch(f"{run.path}: no snapshot of step {step}")
     for number in range(start, step):
-        update = rule.from_journal(steps[number].terms, steps[number].decay)
-        model.weights.apply(update, fold=False)
-        end_window(model.weights, s, number + 1)
-    return model.settle(s.engine, where, s.threads)
+        method.redo(model.weights, done[number], again)
+        method.end_step(model.weights, number + 1, is_written=False)
+    return model.settle(engine, residency, threads)
 
 
-def end_window(weights: Weights, settings: Settings, step: int, is_merged: bool = False) -> None:
-    """After the last step of a low-rank direction's V: what it has moved into the matrices.
+class Snapshots(AbstractContextManager["Snapshots"]):
+    """Those of one run, which one process at a time adds to; leaving waits for the last one.
 
-    is_merged: a snapshot has just been taken, which did that
+    every:  steps between two, 0 for none, None for as many as are quickest
+    passes: over the weights, of a step
     """
-    if settings.direction == "low-rank" and step % settings.window == 0:
-        if not is_merged:
-            weights.write(lambda name, raw: None, list(weights.saved))
-        renew(weights, step_seed(settings.seed, step))
 
-
-class Snapshots(AbstractContextManager):
-    """Those of one run, which one process at a time adds to; leaving waits for the last one."""
-
-    def __init__(self, run: Run, every: int | None = None, passes: int = 1) -> None:
-        """every: steps between two, 0 for none, None for as many as are best; passes: of a step."""
-        self._run, self._every, self._passes = run, every, passes
+    def __init__(
+        self, run: Run, method: RunMethod, every: int | None = None, passes: int = 1
+    ) -> None:
+        self._run, self._method, self._every, self._passes = run, method, every, passes
         self._thread = ThreadPoolExecutor(1)
-        self._writing: Future | None = None
-        self._last, self._seconds, self._term_seconds = 0, 0.0, 0.0
+        self._writing: Future[None] | None = None
+        self._last = 0  # the step of the newest
+        self._write_seconds = self._term_seconds = 0.0
 
-    def __enter__(self) -> "Snapshots":
+    def __enter__(self) -> Snapshots:
         for partial in self._run.path.glob(".weights-*.partial"):
             partial.unlink()  # of a process that died
         return self
@@ -106,16 +109,19 @@ class Snapshots(AbstractContextManager):
         for at, path in sorted(self._found().items(), reverse=True):
             if at <= step and self._is_ours(path, at, model.weights):
                 model.weights.move(path)
-                end_window(model.weights, self._run.settings, at, is_merged=True)
+                self._method.end_step(model.weights, at, is_written=True)
                 self._last = at
                 return at
         return 0
 
     def _found(self) -> dict[int, Path]:
+        """The files, by step."""
         files = self._run.path.glob("weights-*.safetensors")
-        return {int(p.stem[8:]): p for p in files if p.stem[8:].isdecimal()}
+        steps = {path: path.stem.removeprefix("weights-") for path in files}
+        return {int(step): path for path, step in steps.items() if step.isdecimal()}
 
     def _is_ours(self, path: Path, step: int, weights: Weights) -> bool:
+        """Whether a file holds what a snapshot of this step holds, by its header."""
         try:
             with open_safetensors(path) as file:
                 infos = {name: file.info(name) for name in file.names()}
@@ -123,51 +129,57 @@ class Snapshots(AbstractContextManager):
         except CheckpointError as error:
             report.say(f"passed over: {error.message}")
             return False
-        due = record_crc(self._run.journal_path, step)
-        return infos == infos_of(weights, weights.saved) and crc == due
+        expected = record_crc(self._run.journal_path, step)
+        return infos == infos_of(weights, weights.saved) and crc == expected
 
-    def is_due(self, weights: Weights, step: int, done: int) -> bool:
-        """Whether it is time for one after this step; what it builds on then goes to the disk.
+    def is_due(self, weights: Weights, steps: int, done: int) -> bool:
+        """Whether it is time for one after so many steps.
 
         done: steps that were taken before this process, of which none but the last counts
         """
-        every, s = self._every, self._run.settings
-        if s.method in FIRST_ORDER:
-            return step >= done and (step % s.eval_every == 0 or step == s.steps)
-        if s.direction == "low-rank" and (step % s.window or not weights.store.base.is_resident):
-            return step % s.window == 0  # what is streamed is merged as it is written
-        if every is None and weights.store.is_resident:
-            every = MOST
-        elif every is None:
-            self._seconds = self._seconds or weights.nbytes() / 200e6
-            self._term_seconds = self._term_seconds or seconds_a_term(weights)
-            best = math.sqrt(2 * self._seconds / (self._term_seconds * self._passes))
-            every = min(MOST, max(1, round(best)))
-        return step >= done and bool(every) and step - self._last >= every
+        return self._method.is_snapshot_due(
+            weights, steps, steps >= done, lambda: self._is_worth_it(weights, steps)
+        )
+
+    def _is_worth_it(self, weights: Weights, steps: int) -> bool:
+        every = self._quickest(weights) if self._every is None else self._every
+        return every > 0 and steps - self._last >= every
+
+    def _quickest(self, weights: Weights) -> int:
+        """The steps between two snapshots that cost the least time."""
+        if weights.store.is_resident:
+            return MOST
+        self._write_seconds = self._write_seconds or weights.nbytes() / FIRST_GUESS
+        self._term_seconds = self._term_seconds or seconds_a_term(weights)
+        noise_seconds = self._term_seconds * self._passes
+        return min(MOST, max(1, round(math.sqrt(2 * self._write_seconds / noise_seconds))))
 
     def take(self, weights: Weights, step: int) -> None:
         """Write theta, which is as after that step."""
         self.wait()
-        start, path = time.perf_counter(), self._run.path / f"weights-{step}.safetensors"
-        crc = record_crc(self._run.journal_path, step)
+        start = time.perf_counter()
+        path = self._run.path / f"weights-{step}.safetensors"
+        metadata = {"format": "pt", "journal": record_crc(self._run.journal_path, step)}
         with ExitStack() as undone:
-            about = {"format": "pt", "journal": crc}
-            writer = SafetensorsWriter(path, infos_of(weights, weights.saved), about)
+            writer = SafetensorsWriter(path, infos_of(weights, weights.saved), metadata)
             undone.enter_context(writer)
             weights.write(writer.write, writer.names())
             weights.move(writer.partial)
             undone.pop_all()
-        found, best = self._found(), self._run.best_step()
-        kept = step, max((n for n in (step, *found) if n <= best), default=0)
-        old = [path for n, path in found.items() if n not in kept]
-        self._writing = self._thread.submit(self._finish, writer, old, start)
+        self._writing = self._thread.submit(self._finish, writer, self._outdated(step), start)
         self._last = step
+
+    def _outdated(self, step: int) -> list[Path]:
+        """The files that go once this step's is safe: all but the newest up to the best step."""
+        found, best = self._found(), self._run.best_step()
+        kept = {step, max((n for n in (step, *found) if n <= best), default=0)}
+        return [path for n, path in found.items() if n not in kept]
 
     def _finish(self, writer: SafetensorsWriter, old: list[Path], start: float) -> None:
         writer.close()
         for path in old:
             path.unlink(missing_ok=True)
-        self._seconds = time.perf_counter() - start
+        self._write_seconds = time.perf_counter() - start
 
     def wait(self) -> None:
         """Until the last one is on the disk.
@@ -182,9 +194,9 @@ class Snapshots(AbstractContextManager):
 
 
 def seconds_a_term(weights: Weights) -> float:
-    """What one pending term costs a pass over all weights, measured on a million of them."""
+    """The time that one pending term costs a pass over all weights, measured on some of them."""
     dtype = weights.dtype(weights.names()[0])
     direction = Direction(weights.direction.kind)
-    some = Weights({"w": np.zeros((1 << 10, 1 << 10), dtype)}, weights.engine, direction)
-    elements = weights.nbytes() / dtype.itemsize
-    return min(timeit(lambda: some.add([(1, 0.0)]), number=1) for _ in range(3)) * elements / 2**20
+    sample = Weights({"w": np.zeros(SAMPLE, dtype)}, weights.engine, direction)
+    seconds = min(timeit(lambda: sample.add([(1, 0.0)]), number=1) for _ in range(3))
+    return seconds * weights.nbytes() / sample.nbytes()

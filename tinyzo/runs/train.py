@@ -1,208 +1,229 @@
-"""finetune: from settings to a run that is done, or that can be gone on with."""
+"""tune: from a user's settings to a run that is done, or that can be gone on with."""
 
-import dataclasses
+from __future__ import annotations
+
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from tinyzo import __version__
 from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import fingerprint
-from tinyzo.engine.noise import step_seed
 from tinyzo.engine.select import why_no_numba
-from tinyzo.errors import NumericError, RunError, UsageError, check_choice
+from tinyzo.errors import NumericError, RunError, UsageError
 from tinyzo.models.model import Model, open_model
 from tinyzo.runs import memory, report
 from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.runs.data import Data, bind_task, load_data
 from tinyzo.runs.evaluate import evaluate
 from tinyzo.runs.journal import Header, Journal
+from tinyzo.runs.methods import RunMethod, method_of
 from tinyzo.runs.run import Run, prepare, read_lines
-from tinyzo.runs.settings import CHOICES, Settings, settings_from
-from tinyzo.runs.snapshots import Snapshots, end_window, tuned_model
+from tinyzo.runs.settings import RunSettings, Settings
+from tinyzo.runs.snapshots import Snapshots, tuned_model
+from tinyzo.system import peak_bytes
 from tinyzo.text.packing import batch_rows, packed_size
 from tinyzo.text.tasks import Example
-from tinyzo.zo.estimators import ESTIMATORS, zo_step
-from tinyzo.zo.methods import FIRST_ORDER
-from tinyzo.zo.mezo import Step, mezo_step
+from tinyzo.zo.mezo import Step
 from tinyzo.zo.objectives import Objective
-from tinyzo.zo.updates import Past, UpdateRule, learning_rate
 
-# What does not change what a run computes, and may be chosen anew when it is resumed.
+# Settings that do not change what a run computes, and may be chosen anew when it is resumed.
 FREE = ("steps", "fold_every", "residency", "threads", "memory_budget")
+DIVERGED = 100  # a loss so many times the first one, plus one, will not come back
 
 
-def finetune(output: str | Path | None = None, resume: str | Path | None = None,
-             **choices: Any) -> Run:  # fmt: skip
-    """Tune a model by forward passes; what `tinyzo finetune` calls.
+def tune(settings: Settings, output: Path | None = None, resume: Path | None = None) -> Run:
+    """Tune a model: the work of `tinyzo.finetune` and of `tinyzo finetune`.
 
-    output: the run's new directory, by default runs/<task>-<model>-<n>. resume: go on with this
-    run instead; then only FREE may be chosen anew. choices: the fields of Settings.
+    output: the run's new directory; None: runs/<task>-<model>-<n>
+    resume: go on with this run instead; then only FREE may be chosen anew
     returns: the finished run
     raises: TinyzoError; KeyboardInterrupt leaves a run that can be resumed
     """
     if resume is None:
-        run, model = _begin(output, settings_from(choices, "finetune"))
+        run, model = _begin(settings, output)
     elif output is None:
-        run, model = _reopen(Path(resume), choices)
+        run, model = _reopen(settings, resume)
     else:
         raise UsageError("--resume with --output", "a run goes on in its own directory")
     bound = bind_task(model, run.settings)
     data = load_data(bound, run.settings)
     _check_digest(run, data.digest())
-    loads = list(_loads(data, run.settings))
-    plan = _prepare(run, model, loads, is_new=resume is None)
-    s, passes = run.settings, -(-loads[0].tokens // plan.micro_batch_tokens)
-    update = UpdateRule(s.update, s.window, math.inf if s.clip is None else s.clip)
-    counts = ESTIMATORS[s.estimator].count(s.queries), update.count(s.queries)
-    counts = (1, 0) if s.method in FIRST_ORDER else counts
-    header = Header(*counts, model.weights.direction.kind, run.about["base"])
-    snapshots = Snapshots(run, s.fold_every, passes)
+    method = method_of(run.settings)
+    loads = _loads(data, run.settings.batch_size, method.probes)
+    plan = _plan(run, model, method, loads, is_new=resume is None)
+    header = Header(*method.journal_shape, model.weights.direction.kind, run.about["base"])
+    passes = math.ceil(loads[0].tokens / plan.micro_batch_tokens)
+    snapshots = Snapshots(run, method, run.settings.fold_every, passes)
     with Journal(run.journal_path, header) as journal, snapshots:
-        if (steps := run.settings.steps) < (done := len(journal.steps)):
-            raise UsageError(f"--steps {steps}: the run has done {done}", "none can be taken back")
+        done = len(journal.steps)
+        _check_steps(run.settings.steps, done)
         run.save()
         start = snapshots.restore(model, _first_missing(run, data, done))
         if resume is not None:
             _settle(run, model, plan)
-        objective = Objective(model, bound, s.objective)
+        objective = Objective(model, bound, run.settings.objective)
         loss = BoundedLoss(objective, run.settings.micro_batch_tokens)
-        Training(run, loss, data, journal, update, snapshots).go(start)
+        training = Training(run, method, loss, data, journal, snapshots)
+        training.take_steps(start)
+        training.finish()
     return run
 
 
-def _prepare(run: Run, model: Model, loads: list[memory.Load], is_new: bool) -> memory.Plan:
-    """Choose how to hold it in memory; a new run's model is made ready, and its directory made."""
-    if run.settings.method in FIRST_ORDER:
-        run.settings = dataclasses.replace(run.settings, residency="resident")
+def _begin(given: Settings, output: Path | None) -> tuple[Run, Model]:
+    """A new run, whose directory is not made yet, and its model, still in its file."""
+    if (given.model_path / "run.toml").is_file():
+        raise UsageError(f"{given.model} is a run", "--resume it, or tune what replay writes")
+    model = open_model(given.model_path, given.dtype)
+    settings = given.resolve(model.family)
+    path = settings.model_path
+    name = path.name if settings.is_shipped_model else str(path.resolve())
+    data = str(settings.data_path.resolve()) if settings.data else None
+    settings = settings.replace(model=name, data=data)
+    about = {
+        "format": 1,
+        "tinyzo": __version__,
+        "family": model.family,
+        "base": fingerprint(*peft.parts(path)),
+    }
+    run = Run(_free_path(settings) if output is None else output, settings, about)
+    return run, prepare(model, settings)
+
+
+def _reopen(given: Settings, path: Path) -> tuple[Run, Model]:
+    """An old run, with what may be chosen anew, and its model, still in its file."""
+    run = Run.open(path)
+    choices = given.given()
+    if others := ", ".join(sorted(choices.keys() - set(FREE))):
+        found = f"--resume keeps the run's settings; {others} cannot change"
+        raise UsageError(found, f"only {', '.join(FREE)} may be given with --resume")
+    before = run.settings
+    run.settings = before.replace(**choices)
+    run.settings.check()
+    if run.settings.steps != before.steps and before.schedule != "constant":
+        found = f"the {before.schedule} schedule runs over {before.steps}"
+        hint = "only a constant lr can go on"
+        raise UsageError(f"--steps {run.settings.steps}: {found}", hint)
+    return run, run.base_model()
+
+
+def _free_path(settings: RunSettings) -> Path:
+    """A directory under runs/ that is not there yet."""
+    stem = f"{settings.task or 'custom'}-{settings.model_path.name}".lower()
+    paths = (Path("runs") / f"{stem}-{n}" for n in range(1, 1_000_000))
+    return next(path for path in paths if not path.exists())
+
+
+def _check_digest(run: Run, digest: str) -> None:
+    """raises: RunError for data that are not those that the run began with"""
+    if run.about.setdefault("data", digest) != digest:
+        found = f"{run.settings.data_path}: the data have changed since the run began"
+        raise RunError(found, "restore them, or begin a new run")
+
+
+def _check_steps(steps: int, done: int) -> None:
+    """raises: UsageError for fewer steps than have been taken"""
+    if steps < done:
+        raise UsageError(f"--steps {steps}: the run has done {done}", "none can be taken back")
+
+
+def _loads(data: Data, batch_size: int, probes: int) -> list[memory.Load]:
+    """The most that a step, and then that each evaluation, computes at once."""
+    return [
+        _load(data.train, batch_size, probes),
+        _load(data.dev, len(data.dev), 1),
+        _load(data.test, len(data.test), 1),
+    ]
+
+
+def _load(examples: Sequence[Example], rows: int, probes: int) -> memory.Load:
+    sizes = sorted(map(packed_size, examples), reverse=True)[:rows] or [0]
+    return memory.Load(sum(sizes), sizes[0], probes)
+
+
+def _plan(
+    run: Run, model: Model, method: RunMethod, loads: list[memory.Load], is_new: bool
+) -> memory.Plan:
+    """Choose how to hold the run in memory; a new one's model is made ready, and its directory
+    made: not before, so that a mistake in the settings leaves none behind."""
+    if method.keeps_gradients:
+        run.settings = run.settings.replace(residency="resident")
     plan = memory.choose(model, run.settings, loads, is_fixed=not is_new)
     if is_new:
         if run.settings.memory_budget:
-            chosen = {n: getattr(plan, n) for n in ("engine", "residency", "micro_batch_tokens")}
-            run.settings = dataclasses.replace(run.settings, **chosen)
+            run.settings = run.settings.replace(
+                engine=plan.engine,
+                residency=plan.residency,
+                micro_batch_tokens=plan.micro_batch_tokens,
+            )
         _settle(run, model, plan)
-        run.create()  # not before: a mistake in what was asked for leaves no directory behind
+        run.create()
     return plan
-
-
-def _first_missing(run: Run, data: Data, done: int) -> int:
-    """The first step of those done whose evaluation is not on record, else the last one done."""
-    if 0 not in run.evaluations("test"):
-        return 0
-    due, known = range(0, done, run.settings.eval_every), run.evaluations("dev")
-    return next((n for n in due if data.dev and n not in known), done)
 
 
 def _settle(run: Run, model: Model, plan: memory.Plan) -> None:
     """Make the model ready as planned, having said how."""
-    s, asked = run.settings, "numpy" if plan.engine == "numpy" else run.settings.engine
     report.say(f"run {run.path}\nmemory plan: {plan}")
-    model.settle(asked, plan.residency, s.threads, plan.tiles)
+    asked = "numpy" if plan.engine == "numpy" else run.settings.engine
+    model.settle(asked, plan.residency, run.settings.threads, plan.tiles)
     if model.weights.engine.name != plan.engine:
         report.say(f"engine numpy, the slow one ({why_no_numba()})")
 
 
-def _loads(data: Data, settings: Settings) -> Iterator[memory.Load]:
-    """What a step and the evaluations compute at once, at most."""
-    points = ESTIMATORS[settings.estimator].count(settings.queries)
-    for examples, rows, probes in ((data.train, settings.batch_size, points),
-                                   (data.dev, None, 1), (data.test, None, 1)):  # fmt: skip
-        sizes = sorted(map(packed_size, examples), reverse=True)[:rows] or [0]
-        yield memory.Load(sum(sizes), sizes[0], probes)
+def _first_missing(run: Run, data: Data, done: int) -> int:
+    """The first of the steps done whose evaluation is not on record, else the last one done."""
+    if 0 not in run.evaluations("test"):
+        return 0
+    known = run.evaluations("dev")
+    due = range(0, done, run.settings.eval_every) if data.dev else ()
+    return next((step for step in due if step not in known), done)
 
 
-def _begin(output: str | Path | None, settings: Settings) -> tuple[Run, Model]:
-    if (settings.model_path / "run.toml").is_file():
-        raise UsageError(f"{settings.model} is a run", "--resume it, or tune what replay writes")
-    model = open_model(settings.model_path, settings.dtype)
-    settings = settings.complete(model.family)
-    for name, choices in CHOICES.items():
-        check_choice(name, getattr(settings, name), choices)
-    path = settings.model_path
-    name = path.name if settings.is_shipped_model else str(path.resolve())
-    data = settings.data and str(settings.data_path.resolve())
-    settings = dataclasses.replace(settings, model=name, data=data)
-    base = fingerprint(*peft.parts(path))
-    about = {"format": 1, "tinyzo": __version__, "family": model.family, "base": base}
-    run = Run(Path(output) if output else _free_name(settings), settings, about)
-    return run, prepare(model, settings)
-
-
-def _reopen(path: Path, choices: dict[str, Any]) -> tuple[Run, Model]:
-    run = Run.open(path)
-    if others := ", ".join(sorted(choices.keys() - FREE)):
-        why = f"--resume keeps the run's settings; {others} cannot change"
-        raise UsageError(why, f"only {', '.join(FREE)} may be given with --resume")
-    asked, before = settings_from(choices, "--resume"), run.settings.steps
-    run.settings = dataclasses.replace(run.settings, **{n: getattr(asked, n) for n in choices})
-    run.settings.check()
-    if run.settings.steps != before and run.settings.schedule != "constant":
-        why = f"the {run.settings.schedule} schedule runs over {before}"
-        raise UsageError(f"--steps {run.settings.steps}: {why}", "only a constant lr can go on")
-    return run, run.base_model()
-
-
-def _check_digest(run: Run, digest: str) -> None:
-    if run.about.setdefault("data", digest) != digest:
-        raise RunError(f"{run.settings.data_path}: the data have changed since the run began",
-                       "restore them, or begin a new run")  # fmt: skip
-
-
-def _free_name(settings: Settings) -> Path:
-    stem = f"{settings.task or 'custom'}-{settings.model_path.name}".lower()
-    names = (Path("runs") / f"{stem}-{n}" for n in range(1, 1_000_000))
-    return next(path for path in names if not path.exists())
-
-
-@dataclasses.dataclass
+@dataclass
 class Training:
-    """The loop, from wherever the journal ends to the last step, and the report."""
+    """The loop, from wherever the journal ends to the last step, and the report.
+
+    accuracy: the newest on dev, for the line of progress
+    """
 
     run: Run
+    method: RunMethod
     loss: BoundedLoss
     data: Data
     journal: Journal
-    rule: UpdateRule
     snapshots: Snapshots
-    accuracy: float | None = None  # the newest on dev, for the line of progress
+    accuracy: float | None = None
 
-    def go(self, start: int) -> None:
+    @property
+    def model(self) -> Model:
+        return self.loss.objective.model
+
+    def take_steps(self, start: int) -> None:
         """Redo the steps that are done, take the others, and make each evaluation not yet made.
 
         start: how many steps the weights have in them
+        raises: NumericError, which is on record then
         """
         self._catch_up()
-        done, s, weights = list(self.journal.steps), self.run.settings, self.loss.objective.model.weights
+        done, steps = len(self.journal.steps), self.run.settings.steps
         try:
             self._evaluate(0, "test", self.data.test)
             self._evaluate(0, "dev", self.data.dev)
-            with report.progress(len(done), s.steps) as bar:
-                for number in range(start, s.steps):
-                    if number < len(done) and s.method in FIRST_ORDER:
-                        self._take(number)
-                    elif number < len(done):
-                        update = self.rule.from_journal(done[number].terms, done[number].decay)
-                        weights.apply(update, fold=False)
+            with report.progress(done, steps) as bar:
+                for number in range(start, steps):
+                    if number < done:
+                        self._redo(number)
                     else:
                         report.show(bar, self._step(number), self.accuracy)
-                    if (number + 1) % s.eval_every == 0 or number + 1 == s.steps:
-                        self.run.sync("journal")
-                        self._evaluate(number + 1, "dev", self.data.dev)
-                    if due := self.snapshots.is_due(weights, number + 1, len(done)):
-                        self.run.sync("journal")
-                        self.run.sync("events.jsonl")  # of steps that will not be redone
-                        self.snapshots.take(weights, number + 1)
-                    end_window(weights, s, number + 1, due)
+                    self._end_step(number + 1, done)
             self.snapshots.wait()
-            self._finish()
         except NumericError as error:
-            what = {"event": "error", "step": len(self.journal.steps), "message": error.message}
-            self.run.record("events.jsonl", what)
+            event = {"event": "error", "step": len(self.journal.steps), "message": error.message}
+            self.run.record("events.jsonl", event)
             raise
 
     def _catch_up(self) -> None:
@@ -213,50 +234,63 @@ class Training:
         for number in range(kept, len(steps)):
             self._record(number, steps[number], seconds=None)
 
+    def _redo(self, number: int) -> None:
+        """A step that the journal has already."""
+        step = self.journal.steps[number]
+        self.method.redo(self.model.weights, step, lambda: self._take(number))
+
     def _step(self, number: int) -> dict[str, Any]:
-        """One step more: update, journal, metrics."""
-        start, step = time.perf_counter(), self._take(number)
+        """One step more: update, journal, metrics; returns the line of metrics."""
+        start = time.perf_counter()
+        step = self._take(number)
+        self._check_divergence(step)
         self.journal.append(step)
         return self._record(number, step, time.perf_counter() - start)
 
     def _take(self, number: int) -> Step:
         """One step: batch, losses, update."""
-        s = self.run.settings
+        s, weights = self.run.settings, self.model.weights
         rows = batch_rows(number, len(self.data.train), s.batch_size, s.data_seed)
-        batch, weights = [self.data.train[row] for row in rows], self.loss.objective.model.weights
+        batch = [self.data.train[row] for row in rows]
         weights.fold()
-        how = s.eps, self._lr(number), s.weight_decay
-        if s.method in FIRST_ORDER:
-            from tinyzo.autodiff.adam import step_number  # only to compare with
+        return self.method.step(number, weights, self.loss, batch, self.journal.steps)
 
-            return step_number(number, s.method, weights, self.loss, batch, *how[1:])
-        if s.is_plain:
-            return mezo_step(weights, self.loss, batch, step_seed(s.seed, number), *how)
-        return zo_step(weights, self.loss, batch, self._seeds(number), *how,
-                       ESTIMATORS[s.estimator], self.rule, self._past(number))  # fmt: skip
+    def _check_divergence(self, step: Step) -> None:
+        """raises: NumericError when the loss is so large that it will not come back"""
+        first = self.journal.steps[0].loss if self.journal.steps else step.loss
+        if step.loss > DIVERGED * (first + 1):
+            found = f"the run has diverged: a loss of {step.loss:.4g}, {first:.4g} at its first step"
+            raise NumericError(found, f"begin a new run with --lr {self.run.settings.lr / 10:.2g}")
 
-    def _seeds(self, number: int) -> list[int]:
-        s = self.run.settings
-        return [step_seed(s.seed, number * s.queries + i) for i in range(s.queries)]
+    def _end_step(self, steps: int, done: int) -> None:
+        """After so many steps: what is due of evaluation and snapshot.
 
-    def _past(self, number: int) -> Past:
-        """What the update looks back on, from the journal, the newest first."""
-        s, steps = self.run.settings, range(number - 1, max(-1, number - self.rule.memory), -1)
-        gradients, done = ESTIMATORS[s.estimator].gradients, self.journal.steps
-        return [(self._seeds(n), gradients(np.array(done[n].losses), s.eps)) for n in steps]
-
-    def _lr(self, number: int) -> float:
-        s = self.run.settings
-        return learning_rate(number, s.steps, s.lr, s.schedule, s.warmup)
+        done: steps that were taken before this process
+        """
+        s, weights = self.run.settings, self.model.weights
+        if steps % s.eval_every == 0 or steps == s.steps:
+            self.run.sync("journal")
+            self._evaluate(steps, "dev", self.data.dev)
+        is_due = self.snapshots.is_due(weights, steps, done)
+        if is_due:
+            self.run.sync("journal")
+            self.run.sync("events.jsonl")  # of steps that will not be redone
+            self.snapshots.take(weights, steps)
+        self.method.end_step(weights, steps, is_written=is_due)
 
     def _record(self, number: int, step: Step, seconds: float | None) -> dict[str, Any]:
-        s = self.run.settings
-        # backwards is two
-        passes = 3 if s.method in FIRST_ORDER else ESTIMATORS[s.estimator].forwards(s.queries)
-        line = {"step": number + 1, "loss": step.loss, "loss_plus": step.losses[0],
-                "loss_minus": step.losses[-1], "projected_gradient": step.projected_gradient,
-                "lr": self._lr(number), "eps": s.eps, "seed": next(iter(step.terms), [None])[0],
-                "seconds": seconds, "forwards": passes, "peak_bytes": memory.peak_bytes()}
+        """A line of metrics.jsonl."""
+        line = {
+            "step": number + 1,
+            "loss": step.loss,
+            **self.method.metrics(step),
+            "lr": self.method.lr(number),
+            "eps": self.run.settings.eps,
+            "seed": step.terms[0][0] if step.terms else None,
+            "seconds": seconds,
+            "forwards": self.method.forwards,
+            "peak_bytes": peak_bytes(),
+        }
         self.run.record("metrics.jsonl", line)
         return line
 
@@ -264,7 +298,7 @@ class Training:
         """Evaluate and log; once only for a step and a split, which resuming counts on."""
         event = self.run.evaluations(split).get(step, {})
         if not event and examples:
-            self.loss.objective.model.weights.fold()
+            self.model.weights.fold()
             event = {"event": "evaluation", "step": step, "split": split}
             event |= evaluate(self.loss, examples)._asdict()
             self.run.record("events.jsonl", event)
@@ -272,24 +306,33 @@ class Training:
             self.accuracy = event.get("accuracy")
         return event
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
         """Report the best step on the test split, against the model as it came."""
         best, done = self.run.best_step(), len(self.journal.steps)
         if best != done:
-            model = self.loss.objective.model
-            model.weights = None  # given back first: two sets of weights may not fit in memory
-            model.weights = tuned_model(self.run, best).weights
+            # The last step's weights go before the best step's come: both may not fit in memory.
+            del self.model.weights
+            self.model.weights = tuned_model(self.run, best).weights
         final = self._evaluate(best, "test", self.data.test)
-        zero = self.run.evaluations("test")[0]
+        zero_shot = self.run.evaluations("test")[0]
         lines = read_lines(self.run.path / "metrics.jsonl")
-        timed = [line["seconds"] for line in lines if line["seconds"] is not None]
-        result = {"run": str(self.run.path), "model": self.run.settings.model,
-                  "task": self.run.settings.task or "custom", "steps": done, "best_step": best,
-                  "forwards": sum(line["forwards"] for line in lines),
-                  "accuracy_zero_shot": zero["accuracy"], "accuracy": final["accuracy"],
-                  "loss_zero_shot": zero["loss"], "loss": final["loss"],
-                  "split": self.data.reported, "examples": final["examples"],
-                  "seconds": sum(timed), "seconds_per_step": sum(timed) / max(1, len(timed)),
-                  "peak_bytes": memory.peak_bytes()}  # fmt: skip
+        seconds = [line["seconds"] for line in lines if line["seconds"] is not None]
+        result = {
+            "run": str(self.run.path),
+            "model": self.run.settings.model,
+            "task": self.run.settings.task or "custom",
+            "steps": done,
+            "best_step": best,
+            "forwards": sum(line["forwards"] for line in lines),
+            "accuracy_zero_shot": zero_shot["accuracy"],
+            "accuracy": final["accuracy"],
+            "loss_zero_shot": zero_shot["loss"],
+            "loss": final["loss"],
+            "split": self.data.reported,
+            "examples": final["examples"],
+            "seconds": sum(seconds),
+            "seconds_per_step": sum(seconds) / max(1, len(seconds)),
+            "peak_bytes": peak_bytes(),
+        }
         self.run.write("result.json", json.dumps(result) + "\n")
         report.say(report.plot(self.run.path))

@@ -3,7 +3,7 @@
     two-sided      g_i = (L(theta + eps z_i) - L(theta - eps z_i)) / (2 eps q)        n-SPSA, P-RGE
     one-sided      g_i = (L(theta + eps z_i) - L(theta)) / (q s)                      FZOO
     leave-one-out  g_i = (l_i - mean l) / (eps (q - 1)),  l_i = L(theta + eps z_i)
-    forward        g_i = z_i^T grad L(theta) / q, exactly: forward_mode.py
+    forward        g_i = z_i^T grad L(theta) / q, exactly: autodiff/forward_mode.py
 
 z_i is from the i-th of q seeds. s is the standard deviation of the q losses, so one-sided steps
 are as long on flat ground as on steep (2506.09034). All points are one view: one pass over the
@@ -15,83 +15,125 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tinyzo.engine.terms import Probe
 from tinyzo.engine.weights import Weights
 from tinyzo.zo.mezo import Loss, Step, check_finite
 from tinyzo.zo.updates import Past, UpdateRule
 
+Losses = NDArray[np.float64]
 SPREAD = 1e-6  # the least that s counts, since losses may be all alike
 
 
-def _two_sided(losses: np.ndarray, eps: float) -> np.ndarray:
-    return (losses[::2] - losses[1::2]) / (2 * eps) / (len(losses) // 2)
+def two_sided(losses: Losses, eps: float) -> Losses:
+    plus, minus = losses[::2], losses[1::2]
+    return (plus - minus) / (2 * eps) / len(plus)
 
 
-def _one_sided(losses: np.ndarray, eps: float) -> np.ndarray:
-    here, others = losses[0], losses[1:]
-    return (others - here) / (len(others) * max(float(others.std()), SPREAD))
+def one_sided(losses: Losses, eps: float) -> Losses:
+    at_theta, probes = losses[0], losses[1:]
+    spread = max(float(probes.std()), SPREAD)
+    return (probes - at_theta) / (len(probes) * spread)
 
 
-def _leave_one_out(losses: np.ndarray, eps: float) -> np.ndarray:
+def leave_one_out(losses: Losses, eps: float) -> Losses:
     return (losses - losses.mean()) / (eps * (len(losses) - 1))
+
+
+def both_sides(losses: Losses) -> dict[str, float]:
+    return {"loss_plus": float(losses[::2].mean()), "loss_minus": float(losses[1::2].mean())}
+
+
+def centre_and_spread(losses: Losses) -> dict[str, float]:
+    return {"loss_at_theta": float(losses[0]), **spread(losses[1:])}
+
+
+def spread(losses: Losses) -> dict[str, float]:
+    return {"loss_probes": float(losses.mean()), "loss_probes_std": float(losses.std())}
+
+
+def tangent_centre(losses: Losses) -> dict[str, float]:
+    return {"loss_at_theta": float(losses.mean())}
 
 
 @dataclass(frozen=True)
 class Estimator:
-    """gradients(losses, eps): the q numbers g_i.
+    """How the loss is probed, and what follows from it.
 
-    sides: where the loss is read along each z_i, in eps; has_centre: first of all at theta itself
+    gradients:  (losses, eps) -> the q numbers g_i
+    summary:    losses -> what a line of metrics.jsonl says of them
+    sides:      where the loss is read along each z_i, in eps
+    has_centre: whether it is read at theta itself first
+    is_exact:   whether derivatives stand for differences
     """
 
-    gradients: Callable[[np.ndarray, float], np.ndarray]
+    gradients: Callable[[Losses, float], Losses]
+    summary: Callable[[Losses], dict[str, float]]
     sides: tuple[int, ...]
     has_centre: bool = False
     is_exact: bool = False
 
     def points(self, seeds: Sequence[int], eps: float) -> list[Probe]:
         """Where the loss is read."""
-        centre = [Probe(0, 0.0)] * self.has_centre
-        return centre + [Probe(seed, side * eps) for seed in seeds for side in self.sides]
+        probes = [Probe(seed, side * eps) for seed in seeds for side in self.sides]
+        return [Probe(0, 0.0), *probes] if self.has_centre else probes
 
     def count(self, queries: int) -> int:
-        """How many losses there are."""
-        return self.has_centre + queries * len(self.sides)
+        """How many losses a step reads."""
+        return len(self.points(range(queries), 1.0))
 
     def forwards(self, queries: int) -> int:
-        """What a step costs, in forward passes: exactly, one and two for each derivative."""
+        """The cost of a step in forward passes; an exact derivative counts as two."""
         return 1 + 2 * queries if self.is_exact else self.count(queries)
 
 
 ESTIMATORS = {
-    "two-sided": Estimator(_two_sided, sides=(+1, -1)),
-    "one-sided": Estimator(_one_sided, sides=(+1,), has_centre=True),
-    "leave-one-out": Estimator(_leave_one_out, sides=(+1,)),
-    "forward": Estimator(_two_sided, sides=(+1, -1), is_exact=True),
+    "two-sided": Estimator(two_sided, both_sides, sides=(+1, -1)),
+    "one-sided": Estimator(one_sided, centre_and_spread, sides=(+1,), has_centre=True),
+    "leave-one-out": Estimator(leave_one_out, spread, sides=(+1,)),
+    "forward": Estimator(two_sided, tangent_centre, sides=(+1, -1), is_exact=True),
 }
 
 
-def zo_step(weights: Weights, loss: Loss, batch: Any, seeds: Sequence[int], eps: float, lr: float,
-            decay: float, estimator: Estimator, rule: UpdateRule, past: Past) -> Step:  # fmt: skip
+def zo_step(
+    weights: Weights,
+    loss: Loss,
+    batch: Any,
+    seeds: Sequence[int],
+    eps: float,
+    lr: float,
+    decay: float = 0.0,
+    estimator: Estimator = ESTIMATORS["two-sided"],
+    rule: UpdateRule = UpdateRule(),  # noqa: B008 (frozen)
+    past: Sequence[Past] = (),
+) -> Step:
     """One step of any estimator and update; theta changes in place.
 
-    past: (seeds, g) of the steps before, the newest first, for updates that look back
+    loss:  (view of P probes, batch) -> P losses
+    seeds: one for each query
+    past:  the steps before, the newest first, for updates that look back
     raises: NumericError when a loss is not finite; theta is then unchanged
     """
     points = estimator.points(seeds, eps)
-    losses = check_finite(_on_the_tangent(weights, loss, batch, points) if estimator.is_exact
-                          else loss(weights.view(points), batch))  # fmt: skip
+    if estimator.is_exact:
+        losses = check_finite(losses_on_tangent(weights, loss, batch, points))
+    else:
+        losses = check_finite(loss(weights.view(points), batch))
     gradients = estimator.gradients(np.array(losses), eps)
-    update = rule.update([(seeds, gradients.tolist()), *past], lr, lr * decay)
+    now = Past(seeds, gradients.tolist())
+    update = rule.update([now, *past], lr, lr * decay)
     weights.apply(update)
     return Step(tuple(losses), float(gradients.sum()), rule.to_journal(update), update.decay)
 
 
-def _on_the_tangent(weights: Weights, loss: Loss, batch: Any, points: list[Probe]) -> list[float]:
+def losses_on_tangent(
+    weights: Weights, loss: Loss, batch: Any, points: Sequence[Probe]
+) -> list[float]:
     """The losses at the points if L were its tangent plane at theta: L + scale z^T grad L."""
-    from tinyzo.autodiff.forward_mode import ForwardView  # exact derivatives, beside this package
+    from tinyzo.autodiff.forward_mode import ForwardView  # loaded only by this estimator
 
     seeds = list(dict.fromkeys(point.seed for point in points))
-    here, *slopes = loss(ForwardView(weights, [Probe(seed, 1.0) for seed in seeds]), batch)
+    at_theta, *slopes = loss(ForwardView(weights, [Probe(seed, 1.0) for seed in seeds]), batch)
     slope = dict(zip(seeds, slopes, strict=True))
-    return [here + point.scale * slope[point.seed] for point in points]
+    return [at_theta + point.scale * slope[point.seed] for point in points]

@@ -1,35 +1,188 @@
-"""Methods by name: each an estimator, a direction, an update and what is trained.
+"""The methods by name: each an estimator, a direction, an update and a set that is trained.
 
     estimator   two-sided, one-sided, leave-one-out, forward         estimators.py
     direction   z: gaussian or rademacher everywhere; gaussian of low rank in matrices, or only
-                where weights are small
-    update      sgd, sign, momentum, adam                            updates.py
-    train       full, lora, lora-fa, prefix, names                   models/trainable.py
+                where weights are small                              directions.py
+    update      sgd, sign, momentum, adamezo                         updates.py
+    train       full, lora, lora-fa, prefix, label-words, names      models/trainable.py
 
-All combine in one step, but for what is refused: both tables are in methods.toml.
+All combine in one step, but for the rows of REFUSED. `adam` and `sgd` backpropagate, to compare
+with, and combine with nothing.
 """
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from tinyzo.errors import UsageError
-from tinyzo.parsing import read_toml
-
-FIRST_ORDER = ("adam", "sgd")  # by backpropagation, to compare with
-
-TABLE = read_toml(Path(__file__).with_suffix(".toml"))
-METHODS: dict[str, dict[str, Any]] = TABLE["methods"]
-PLAIN: dict[str, Any] = TABLE["plain"]
 
 
-def check_combination(settings: Any) -> None:
-    """raises: UsageError for what does not go together, with the reason"""
+@dataclass(frozen=True)
+class Method:
+    """A name for a combination; what is not said is MeZO's.
 
-    def holds(row: dict[str, Any], key: str) -> list[bool]:
-        return [(getattr(settings, name) or 0) in these for name, these in row.get(key, {}).items()]
+    summary:  a line of help
+    gradient: the rule of a method that backpropagates; "" for the others
+    """
 
-    for row in TABLE["refused"]:
-        name, value = row["setting"], getattr(settings, row["setting"])
-        clashes = any(holds(row, "with")) or not all(holds(row, "unless"))
-        if value in row["values"] and clashes:
-            raise UsageError(f"--{name} {value} with the other settings", row["why"])
+    summary: str
+    estimator: str = "two-sided"
+    queries: int = 1
+    direction: str = "gaussian"
+    update: str = "sgd"
+    train: str = "full"
+    gradient: str = ""
+
+
+METHODS = {
+    "mezo": Method("two passes along one Gaussian direction (Malladi et al. 2023)"),
+    "n-spsa": Method("MeZO averaged over --queries directions", queries=4),
+    "p-rge": Method(
+        "n-SPSA on LoRA-FA, all probes in one pass over the weights (arXiv 2409.15520)",
+        queries=4,
+        train="lora-fa",
+    ),
+    "fzoo": Method(
+        "one-sided, sign vectors, the step divided by the losses' spread (arXiv 2506.09034)",
+        estimator="one-sided",
+        queries=8,
+        direction="rademacher",
+    ),
+    "leave-one-out": Method(
+        "each probe against the mean of the others", estimator="leave-one-out", queries=8
+    ),
+    "lozo": Method(
+        "z = U V^T of rank 2 in matrices, V kept for --window steps (arXiv 2410.07698)",
+        direction="low-rank",
+    ),
+    "sparse-mezo": Method(
+        "z only where weights are small (arXiv 2402.15751)", direction="magnitude"
+    ),
+    "momentum": Method("MeZO with momentum, made again from seeds", update="momentum"),
+    "adamezo": Method(
+        "Adam's moments made again from the last seeds (arXiv 2605.00650)", update="adamezo"
+    ),
+    "auto": Method(
+        "fzoo, the quickest to MeZO's accuracy of those measured (docs/convergence.md)",
+        estimator="one-sided",
+        queries=8,
+        direction="rademacher",
+    ),
+    "forward-gradient": Method(
+        "the exact derivative along z, by forward-mode differentiation", estimator="forward"
+    ),
+    "adam": Method("backpropagation and Adam, to compare with", gradient="adam"),
+    "sgd": Method("backpropagation and SGD, to compare with", gradient="sgd"),
+}
+
+
+class Parts(Protocol):
+    """The settings that a combination is made of."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def estimator(self) -> str: ...
+    @property
+    def queries(self) -> int: ...
+    @property
+    def direction(self) -> str: ...
+    @property
+    def update(self) -> str: ...
+    @property
+    def clip(self) -> float | None: ...
+    @property
+    def objective(self) -> str: ...
+    @property
+    def train(self) -> str: ...
+
+
+class Refusal(NamedTuple):
+    """A combination that is not built: `setting` is `value`, and `clashes` with the others."""
+
+    setting: str
+    value: str
+    clashes: Callable[[Parts], bool]
+    why: str
+
+
+def is_not_plain(parts: Parts) -> bool:
+    """Whether anything is chosen that only a zeroth-order step has."""
+    plain = METHODS["mezo"]
+    chosen = (parts.estimator, parts.queries, parts.direction, parts.update, parts.clip or 0)
+    return chosen != (plain.estimator, plain.queries, plain.direction, plain.update, 0)
+
+
+NO_GRADIENT = "a gradient needs a loss that has one"
+NO_PARTS = "backpropagation has no queries, directions, estimator, update or clip"
+SMALL_SETS = ("lora", "lora-fa", "prefix", "label-words")
+
+# The first row that applies is said.
+REFUSED = (
+    Refusal(
+        "estimator",
+        "forward",
+        lambda parts: parts.objective != "cross-entropy",
+        "a derivative needs a loss that has one",
+    ),
+    Refusal(
+        "estimator",
+        "forward",
+        lambda parts: parts.direction == "magnitude",
+        "its tangents are whole; take two-sided",
+    ),
+    Refusal(
+        "estimator",
+        "leave-one-out",
+        lambda parts: parts.queries == 1,
+        "it compares --queries 2 or more",
+    ),
+    Refusal(
+        "estimator",
+        "one-sided",
+        lambda parts: parts.queries == 1,
+        "the spread of one loss is 0; take --queries 2 or more",
+    ),
+    Refusal(
+        "estimator",
+        "one-sided",
+        lambda parts: parts.update in ("sign", "adamezo"),
+        "both normalise the step; take sgd or momentum",
+    ),
+    Refusal(
+        "direction",
+        "rademacher",
+        lambda parts: parts.update == "adamezo",
+        "z^2 is 1, so AdaMeZO is momentum; take that",
+    ),
+    Refusal(
+        "direction",
+        "low-rank",
+        lambda parts: parts.train != "full",
+        "adapters are of low rank already",
+    ),
+    Refusal(
+        "direction",
+        "low-rank",
+        lambda parts: parts.update in ("momentum", "adamezo"),
+        "a window ends what they look back on; take sgd or sign",
+    ),
+    Refusal(
+        "direction",
+        "magnitude",
+        lambda parts: parts.train in SMALL_SETS,
+        "these begin small; it is for the model's own weights",
+    ),
+    Refusal("method", "adam", lambda parts: parts.objective != "cross-entropy", NO_GRADIENT),
+    Refusal("method", "sgd", lambda parts: parts.objective != "cross-entropy", NO_GRADIENT),
+    Refusal("method", "adam", is_not_plain, NO_PARTS),
+    Refusal("method", "sgd", is_not_plain, NO_PARTS),
+)
+
+
+def check_combination(parts: Parts) -> None:
+    """raises: UsageError for parts that do not go together, with the reason"""
+    for refusal in REFUSED:
+        if getattr(parts, refusal.setting) == refusal.value and refusal.clashes(parts):
+            found = f"--{refusal.setting} {refusal.value} with the other settings"
+            raise UsageError(found, refusal.why)

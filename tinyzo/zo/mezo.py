@@ -9,16 +9,21 @@ makes the same z again from the seed. Differs from the paper: theta is not walke
 theta + eps z and back, so it stays exact; z belongs to (seed, tensor, element), not to an order.
 """
 
+from __future__ import annotations
+
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinyzo.engine.terms import Probe, Term
-from tinyzo.engine.weights import Weights
 from tinyzo.errors import NumericError
 
-Loss = Callable[[Any, Any], Any]  # (view of P probes, batch) -> P losses
+if TYPE_CHECKING:
+    from tinyzo.engine.weights import Weights
+
+# (view of P probes, batch) -> P losses. What a view and a batch are is the loss's own affair.
+Loss = Callable[[Any, Any], Any]
 
 
 @dataclass(frozen=True)
@@ -36,10 +41,18 @@ class Step:
         return sum(self.losses) / len(self.losses)
 
 
-def mezo_step(weights: Weights, loss: Loss, batch: Any, seed: int, eps: float, lr: float,
-              decay: float = 0.0) -> Step:  # fmt: skip
+def mezo_step(
+    weights: Weights,
+    loss: Loss,
+    batch: Any,
+    seed: int,
+    eps: float,
+    lr: float,
+    decay: float = 0.0,
+) -> Step:
     """One MeZO step; theta changes in place.
 
+    loss: (view of P probes, batch) -> P losses
     raises: NumericError when a loss is not finite; theta is then unchanged
     """
     theta = weights.view([Probe(seed, +eps), Probe(seed, -eps)])
@@ -50,12 +63,12 @@ def mezo_step(weights: Weights, loss: Loss, batch: Any, seed: int, eps: float, l
     return Step((loss_plus, loss_minus), projected_gradient, terms, lr * decay)
 
 
-def check_finite(losses: Any) -> list[float]:
+def check_finite(losses: Iterable[float]) -> list[float]:
     """The losses as Python floats.
 
     raises: NumericError when one is not finite
     """
-    losses = [float(value) for value in losses]
-    if not all(map(math.isfinite, losses)):
-        raise NumericError(f"losses {losses}", "theta is as before; try a smaller lr or eps")
-    return losses
+    found = [float(value) for value in losses]
+    if not all(math.isfinite(value) for value in found):
+        raise NumericError(f"losses {found}", "theta is as before; try a smaller lr or eps")
+    return found

@@ -13,16 +13,19 @@ of two losses. Memory is bounded by whoever calls: runs/bounded.py.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tinyzo.batch import Batch
+from tinyzo.batch import Batch, Integers
 from tinyzo.engine.numpy_engine import present
 from tinyzo.engine.protocols import View
 from tinyzo.models.model import Model
 from tinyzo.text.packing import pack_candidates, pack_masks
 from tinyzo.text.tasks import BoundTask, Example
+
+Float64 = NDArray[np.float64]
+OBJECTIVES = ("cross-entropy", "accuracy", "f1")
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Objective:
     bound: BoundTask
     kind: str = "cross-entropy"
 
-    def __call__(self, theta: View, examples: Sequence[Example]) -> np.ndarray:
+    def __call__(self, theta: View, examples: Sequence[Example]) -> Float64:
         return self.mean(self.sums(theta, examples), self.count(examples))
 
     @property
@@ -45,67 +48,85 @@ class Objective:
         """Whether it is the language-model loss, which reads the gold candidate alone."""
         return self.kind == "cross-entropy" and self.bound.task.loss == "lm"
 
-    def sums(self, theta: View, examples: Sequence[Example]) -> np.ndarray:
-        """What adds up over the parts of a batch: losses, f64[P], or how often a label is taken
-        for another, f64[P, gold, predicted]."""
+    # -- a batch may come in parts: sums of each, added up, then the mean
+
+    def sums(self, theta: View, examples: Sequence[Example]) -> Float64:
+        """The part of some examples: their losses, f64[P], or how often each label is taken for
+        each other, f64[P, gold, predicted]."""
         batch = self.pack(examples, gold_only=self.is_lm)
         if self.is_lm:
             return self.token_nll(theta, batch).sum(axis=-1)
         scores = self.scores(theta, batch)
         if self.kind == "cross-entropy":
             return theta.cross_entropy(scores, batch.labels, batch.counts)
-        predicted = present(scores, batch.counts).argmax(axis=-1)
-        one = np.eye(max(len(self.bound.task.words), scores.shape[-1]))
-        return one[batch.labels].T @ one[predicted]
+        return self.confusion(scores, batch)
 
     def count(self, examples: Sequence[Example]) -> int:
-        """What a sum of losses is divided by: examples, or target tokens of a language model."""
+        """The divisor of the sum: examples, or target tokens of a language model."""
         if not self.is_lm:
             return len(examples)
         return sum(len(example.candidates[example.label]) for example in examples)
 
-    def mean(self, sums: np.ndarray, count: int) -> np.ndarray:
-        """The loss of each probe from the sums over all parts of a batch."""
+    def mean(self, sums: Float64, count: int) -> Float64:
+        """The loss of each probe, from the sums and the count of the whole batch."""
         return sums / count if self.kind == "cross-entropy" else self.errors(sums)
 
-    def errors(self, table: np.ndarray) -> np.ndarray:
-        """1 - accuracy or 1 - F1 from counts of gold and predicted labels."""
-        right = np.diagonal(table, axis1=1, axis2=2)
-        if self.kind == "accuracy":
-            return 1 - right.sum(axis=-1) / table.sum(axis=(1, 2))
-        both = table.sum(axis=1) + table.sum(axis=2)
-        return 1 - (2 * right / np.maximum(both, 1)).sum(axis=-1) / (both > 0).sum(axis=-1)
+    # -- scores of candidates
 
     def pack(self, examples: Sequence[Example], gold_only: bool = False) -> Batch:
+        """The examples as a batch that fits the model.
+
+        gold_only: without the candidates that a language-model loss does not read
+        raises: DataError when a token id or a length is beyond the model's tables
+        """
         if self.bound.task.family == "roberta":
             return self.model.check(pack_masks(examples, self.bound.label_word_ids))
         return self.model.check(pack_candidates(examples, gold_only))
 
-    def token_nll(self, theta: Any, batch: Batch) -> np.ndarray:
-        """-log p of each target token: f64[P, K]."""
-        return self.read("nll", theta, batch, batch.at, batch.targets)
-
-    def read(self, what: str, theta: Any, batch: Batch, *which: np.ndarray) -> np.ndarray:
-        """The model's `nll` of some targets, or `logits` of some words, of the tokens read: f64."""
-        architecture, config = self.model.architecture, self.model.config
-        h = architecture.hidden(theta, config, batch)
-        return getattr(architecture, what)(theta, config, h, *which).astype(np.float64)
-
-    def scores(self, theta: Any, batch: Batch) -> np.ndarray:
+    def scores(self, theta: View, batch: Batch) -> Float64:
         """Each example's candidates: f64[P, B, C]; where an example has fewer than C, anything.
 
         Up to a number that all candidates of an example share: where each has one token, that is
         the sum over the vocabulary in log p, which is then not computed.
         """
-        if batch.words is not None:
-            return self.read("logits", theta, batch, batch.words)
+        if batch.words.size:
+            return self.word_scores(theta, batch, batch.words)
         if batch.lengths.max() == 1:
             words, column = np.unique(batch.targets, return_inverse=True)
-            means = self.read("logits", theta, batch, words)[:, batch.at, column]
+            means = self.word_scores(theta, batch, words)[:, batch.at, column]
         else:
             starts = np.cumsum(batch.lengths) - batch.lengths
             sums = np.add.reduceat(self.token_nll(theta, batch), starts, axis=-1)
             means = -sums / batch.lengths
-        first = np.cumsum(batch.counts) - batch.counts
-        each = np.minimum(np.arange(batch.counts.max()), batch.counts[:, None] - 1)
-        return means[:, first[:, None] + each]
+        first = np.cumsum(batch.counts) - batch.counts  # of each example's candidates
+        within = np.minimum(np.arange(batch.counts.max()), batch.counts[:, None] - 1)
+        return means[:, first[:, None] + within]
+
+    def word_scores(self, theta: View, batch: Batch, words: Integers) -> Float64:
+        """The logits of some words at each token that the batch reads: f64[P, M, R]."""
+        architecture, config = self.model.architecture, self.model.config
+        h = architecture.hidden(theta, config, batch)
+        return architecture.logits(theta, config, h, words).astype(np.float64)
+
+    def token_nll(self, theta: View, batch: Batch) -> Float64:
+        """-log p of each target token: f64[P, K]."""
+        architecture, config = self.model.architecture, self.model.config
+        h = architecture.hidden(theta, config, batch)
+        return architecture.nll(theta, config, h, batch.at, batch.targets).astype(np.float64)
+
+    # -- objectives without a derivative
+
+    def confusion(self, scores: Float64, batch: Batch) -> Float64:
+        """How often each label is taken for each other: f64[P, gold, predicted]."""
+        predicted = present(scores, batch.counts).argmax(axis=-1)
+        labels = np.eye(max(len(self.bound.task.words), scores.shape[-1]))
+        return labels[batch.labels].T @ labels[predicted]
+
+    def errors(self, confusion: Float64) -> Float64:
+        """1 - accuracy or 1 - F1 of each probe."""
+        right = np.diagonal(confusion, axis1=1, axis2=2)
+        if self.kind == "accuracy":
+            return 1 - right.sum(axis=-1) / confusion.sum(axis=(1, 2))
+        gold_and_predicted = confusion.sum(axis=1) + confusion.sum(axis=2)
+        f1 = 2 * right / np.maximum(gold_and_predicted, 1)
+        return 1 - f1.sum(axis=-1) / (gold_and_predicted > 0).sum(axis=-1)

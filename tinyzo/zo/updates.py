@@ -20,18 +20,28 @@ with lr (step + 1) / warmup during the first `warmup` steps.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tinyzo.engine.moments import Moments
 from tinyzo.engine.terms import Term, Update
 from tinyzo.errors import check_choice
 
-Past = Sequence[tuple[Sequence[int], Sequence[float]]]  # (seeds, g) of steps, the newest first
 MOMENTUM = 0.9
+LOOKING_BACK = ("momentum", "adamezo")
+RULES = ("sgd", "sign", *LOOKING_BACK)
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+class Past(NamedTuple):
+    """A step's seeds and its projected gradients, one for each query."""
+
+    seeds: Sequence[int]
+    gradients: Sequence[float]
 
 
 @dataclass(frozen=True)
 class UpdateRule:
-    """From the projected gradients of the last steps to what is added to theta.
+    """From the projected gradients of the last steps to an update of theta.
 
     rule: sgd, sign, momentum or adamezo; window: K; clip: the most that |g| counts
     """
@@ -43,52 +53,70 @@ class UpdateRule:
     @property
     def memory(self) -> int:
         """How many steps an update has terms of."""
-        return self.window if self.rule in ("momentum", "adamezo") else 1
+        return self.window if self.rule in LOOKING_BACK else 1
 
     def count(self, queries: int) -> int:
         """How many terms the journal has of a step."""
-        return self.memory * queries + (self.rule == "adamezo")
+        own = self.memory * queries
+        return own + 1 if self.rule == "adamezo" else own
 
-    def update(self, past: Past, lr: float, decay: float = 0.0) -> Update:
-        """The update of a step; where there are no K steps yet, the missing are 0."""
+    def update(self, past: Sequence[Past], lr: float, decay: float = 0.0) -> Update:
+        """The update of a step.
+
+        past: this step and those before it, the newest first; where there are no K steps yet, the
+        missing ones count as gradients of 0 along this step's seeds
+        """
         terms: list[Term] = []
-        for k in range(self.memory):
-            seeds, gradients = past[k] if k < len(past) else (past[0][0], [0.0] * len(past[0][1]))
-            for seed, g in zip(seeds, gradients, strict=True):
-                g = max(-self.clip, min(self.clip, g))
-                terms.append((seed, g if self.rule == "adamezo" else -lr * self.weight(k, g)))
-        moments = Moments(lr, len(past[0][0])) if self.rule == "adamezo" else None
+        for age in range(self.memory):
+            for seed, g in self._aged(past, age):
+                clipped = max(-self.clip, min(self.clip, g))
+                terms.append((seed, self._coefficient(clipped, age, lr)))
+        moments = Moments(lr, len(past[0].seeds)) if self.rule == "adamezo" else None
         return Update(tuple(terms), decay, moments)
 
-    def weight(self, k: int, g: float) -> float:
-        """What a projected gradient counts k steps later."""
-        return (g > 0) - (g < 0) if self.rule == "sign" else MOMENTUM**k * g
+    def _aged(self, past: Sequence[Past], age: int) -> list[Term]:
+        """(seed, g) of each query of the step so many steps ago."""
+        if age < len(past):
+            return list(zip(past[age].seeds, past[age].gradients, strict=True))
+        return [(seed, 0.0) for seed in past[0].seeds]
+
+    def _coefficient(self, g: float, age: int, lr: float) -> float:
+        """The coefficient of z; adamezo's is the projected gradient, which Moments weighs."""
+        if self.rule == "adamezo":
+            return g
+        if self.rule == "sign":
+            return -lr * (math.copysign(1.0, g) if g else 0.0)
+        return -lr * (MOMENTUM**age * g)
 
     def to_journal(self, update: Update) -> tuple[Term, ...]:
-        """The terms as a journal records them: AdaMeZO's end with (any seed, lr)."""
+        """The terms as a journal records them: adamezo's end with (any seed, lr)."""
         terms = tuple(update.terms)
-        return (*terms, (terms[0][0], update.moments.lr)) if update.moments else terms
+        if update.moments is None:
+            return terms
+        return (*terms, (terms[0][0], update.moments.lr))
 
     def from_journal(self, terms: Sequence[Term], decay: float) -> Update:
-        """The update that `to_journal` made the terms of."""
+        """The update of which `to_journal` made the terms."""
         if self.rule != "adamezo":
             return Update(tuple(terms), decay)
-        *terms, (_, lr) = terms
-        return Update(tuple(terms), decay, Moments(lr, len(terms) // self.memory))
+        *own, (_, lr) = terms
+        return Update(tuple(own), decay, Moments(lr, len(own) // self.memory))
 
 
-SCHEDULES = {"constant": lambda s: 1.0, "linear": lambda s: 1.0 - s,
-             "cosine": lambda s: (1.0 + math.cos(math.pi * s)) / 2}  # fmt: skip
-
-
-def learning_rate(step: int, steps: int, lr: float, schedule: str = "constant",
-                  warmup: int = 0) -> float:  # fmt: skip
+def learning_rate(
+    step: int, steps: int, lr: float, schedule: str = "constant", warmup: int = 0
+) -> float:
     """The learning rate of step `step` (from 0) of `steps`.
 
     raises: ConfigError for an unknown schedule
     differs: warm-up counts from 1, so that the first step is not lost on lr = 0
     """
-    check_choice("schedule", schedule, tuple(SCHEDULES))
+    check_choice("schedule", schedule, SCHEDULES)
     if step < warmup:
         return lr * (step + 1) / warmup
-    return lr * SCHEDULES[schedule]((step - warmup) / max(1, steps - warmup))
+    share = (step - warmup) / max(1, steps - warmup)
+    if schedule == "linear":
+        return lr * (1.0 - share)
+    if schedule == "cosine":
+        return lr * ((1.0 + math.cos(math.pi * share)) / 2)
+    return lr

@@ -1,0 +1,214 @@
+"""The functions of `import tinyzo` that know of runs and tasks: load, finetune, evaluate, predict,
+replay. Each does what the command of its name does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinyzo.engine.select import ENGINES
+from tinyzo.errors import check_choice
+from tinyzo.models import model as models
+from tinyzo.models.model import RESIDENCIES, Model
+from tinyzo.runs import export
+from tinyzo.runs.evaluate import Evaluation
+from tinyzo.runs.evaluate import evaluate as evaluate_examples
+from tinyzo.runs.evaluate import predict as predict_examples
+from tinyzo.runs.opened import Opened, open_for_task, row_of
+from tinyzo.runs.run import Run
+from tinyzo.runs.settings import FIELDS, Settings, model_path
+from tinyzo.runs.snapshots import tuned_model
+from tinyzo.runs.train import tune
+
+
+def load(
+    path: str | Path,
+    engine: str = "auto",
+    residency: str = "auto",
+    dtype: str | None = None,
+    threads: int | None = None,
+) -> Model:
+    """Open whatever `--model` takes: a folder, a run, a PEFT folder, or a shipped name.
+
+    path:      a run gives the model of its best step, as its settings hold it
+    engine:    "auto", "numba" or "numpy"
+    residency: "resident": weights in memory; "streamed": read from their file in every pass;
+        "auto": resident if they take less than half of the free memory
+    dtype:     how weights are stored: "f32", "bf16" or "f16"; None or "auto": as in the file
+    threads:   of the numba engine; None: one on each fast CPU. NumPy's BLAS has its own
+    raises: CheckpointError, ConfigError, RunError
+
+        model = tinyzo.load("roberta-tiny")
+        (scores,) = model.logits([[0, 31414, 2]])       # f32[T, V]
+    """
+    found = model_path(str(path))
+    if not (found / "run.toml").is_file():
+        return models.load(found, engine, residency, dtype, threads)
+    check_choice("engine", engine, ENGINES)
+    check_choice("residency", residency, RESIDENCIES)
+    return tuned_model(Run.open(found), None, engine, residency, threads)
+
+
+def finetune(
+    output: str | Path | None = None,
+    resume: str | Path | None = None,
+    *,
+    model: str | Path | None = None,
+    task: str | None = None,
+    data: str | Path | None = None,
+    template: str | None = None,
+    label_words: list[str] | None = None,
+    label_field: str | None = None,
+    method: str | None = None,
+    estimator: str | None = None,
+    queries: int | None = None,
+    direction: str | None = None,
+    update: str | None = None,
+    window: int | None = None,
+    clip: float | None = None,
+    objective: str | None = None,
+    train: str | None = None,
+    lora_rank: int | None = None,
+    lora_alpha: float | None = None,
+    lora_targets: list[str] | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    eps: float | None = None,
+    schedule: str | None = None,
+    warmup: int | None = None,
+    weight_decay: float | None = None,
+    seed: int | None = None,
+    data_seed: int | None = None,
+    k_shot: int | None = None,
+    train_rows: int | None = None,
+    limit: int | None = None,
+    eval_every: int | None = None,
+    micro_batch_tokens: int | None = None,
+    engine: str | None = None,
+    residency: str | None = None,
+    memory_budget: str | None = None,
+    fold_every: int | None = None,
+    dtype: str | None = None,
+    threads: int | None = None,
+) -> Run:
+    """Tune a model by forward passes; the same as `tinyzo finetune`.
+
+    output: the run's new directory; None: runs/<task>-<model>-<n>
+    resume: go on with this run instead; then only steps, fold_every, residency, threads and
+        memory_budget may be chosen anew
+    All others are the fields of Settings, which says what each is; None leaves it to tinyzo.
+    returns: the finished run; its `result` is the summary
+    raises: TinyzoError; KeyboardInterrupt leaves a run that can be resumed
+    """
+    choices = {name: value for name, value in locals().items() if name in FIELDS}
+    settings = Settings.from_mapping(choices, "finetune")
+    return tune(settings, as_path(output), as_path(resume))
+
+
+def evaluate(
+    model: str | Path | Model,
+    task: str | None = None,
+    data: str | Path | None = None,
+    *,
+    template: str | None = None,
+    label_words: list[str] | None = None,
+    label_field: str | None = None,
+    data_seed: int | None = None,
+    limit: int | None = None,
+    zero_shot: bool = False,
+) -> Evaluation:
+    """Accuracy and loss of a model or a run on a task.
+
+    model:     what `load` takes, or what it gave
+    task:      a name; None: a run's own, or the shipped task
+    data:      its folder or file; None: a run's own, or the shipped data
+    template, label_words, label_field: a task of your own instead
+    data_seed: draws the rows where there are more than 1,000
+    limit:     most rows to report on
+    zero_shot: of a run, its base and not the result
+    returns: Evaluation(examples, accuracy, loss)
+    raises: TinyzoError
+    """
+    choices = {name: value for name, value in locals().items() if name in FIELDS}
+    opened = opened_for(model, choices, zero_shot=zero_shot)
+    return evaluate_examples(opened.loss(), opened.data().test)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A text, its likeliest label, and the probability of each label."""
+
+    text: str
+    label: str
+    scores: dict[str, float]
+
+
+def predict(
+    model: str | Path | Model,
+    texts: Sequence[str | Mapping[str, Any]],
+    task: str | None = None,
+    *,
+    template: str | None = None,
+    label_words: list[str] | None = None,
+) -> list[Prediction]:
+    """Label texts with a model or a run.
+
+    model: what `load` takes, or what it gave
+    texts: of a task of one column a text each, else a dictionary of its columns
+    task, template, label_words: as for `evaluate`
+    raises: TinyzoError
+
+        tinyzo.predict("roberta-tiny", ["A good camera."], template="{text} It was <mask>.",
+                       label_words=["bad", "good"])
+    """
+    choices = {"task": task, "template": template, "label_words": label_words}
+    opened = opened_for(model, choices | {"model": model}, needs_data=False)
+    return list(predictions(opened, texts))
+
+
+def predictions(
+    opened: Opened, texts: Sequence[str | Mapping[str, Any]] | Iterator[str]
+) -> Iterator[Prediction]:
+    """The prediction for each text, one by one.
+
+    A label is its word; of a task whose words are columns (COPA), what its files call it.
+    """
+    bound, loss = opened.bound(), opened.loss()
+    labels = [word.strip() for word in bound.task.fixed_words] or list(bound.task.labels)
+    for text in texts:
+        row = row_of(bound, text if isinstance(text, str) else dict(text))
+        (odds,) = predict_examples(loss, [bound.encode(row, labelled=False)])
+        scores = dict(zip(labels, odds.tolist(), strict=True))
+        yield Prediction(str(text), labels[odds.argmax()], scores)
+
+
+def replay(
+    run: str | Path | Run, output: str | Path, step: int | None = None, merge: bool = False
+) -> Path:
+    """Write a run's tuned model as a directory that transformers loads; of LoRA, that peft loads.
+
+    step:  after so many steps; None: the best on dev
+    merge: LoRA as a whole model too
+    returns: the directory
+    raises: CheckpointError when `output` has a model already or cannot be written; RunError
+    """
+    opened = run if isinstance(run, Run) else Run.open(Path(run))
+    return export.replay(opened, Path(output), step, merge)
+
+
+def opened_for(
+    model: str | Path | Model, choices: dict[str, Any], needs_data: bool = True, **how: bool
+) -> Opened:
+    """A model that is open already, or a path, with the task of the choices."""
+    if isinstance(model, Model):
+        given = Settings.from_mapping(choices | {"model": model.directory}, "the call")
+        return Opened(model, given.resolve(model.family, needs_data), is_own=False)
+    given = Settings.from_mapping(choices | {"model": model}, "the call")
+    return open_for_task(given, needs_data, **how)
+
+
+def as_path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)
