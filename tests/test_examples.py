@@ -1,0 +1,92 @@
+"""The examples run and show what they say."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples"
+CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+def test_mezo_by_hand(capsys):
+    path = EXAMPLES / "mezo_by_hand.py"
+    runpy.run_path(str(path), run_name="__main__")
+    said = capsys.readouterr().out
+    values = [float(text) for text in re.findall(r"f\(x\) = +(\S+)", said)]
+    losses = [float(text) for text in re.findall(r"loss (\S+)", said)]
+    assert values[-1] < 0.01 * values[0]
+    assert losses[-1] < losses[0]
+    assert "every one of 74 tensors is the same: True" in said
+    assert len(path.read_text().splitlines()) < 80
+
+
+def cells() -> list[dict[str, Any]]:
+    notebook = json.loads((EXAMPLES / "mezo.ipynb").read_text(encoding="utf-8"))
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def test_the_notebook_shows_what_it_says(monkeypatch):
+    """Its cells run in turn; what they draw goes to a stand-in, since matplotlib is no need."""
+    for name in ("matplotlib", "matplotlib.pyplot", "IPython", "IPython.display"):
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    names: dict[str, Any] = {}
+    for cell in cells():
+        exec("".join(cell["source"]), names)
+    assert names["cosines"][-1] > 4 * names["cosines"][0] > 0
+    assert all(less < more for less, more in zip(names["forward"], names["backward"], strict=True))
+    assert names["curve"][-1] < names["curve"][0]
+    assert names["size"] == 52 + 56 * len(names["lines"])
+
+
+def test_the_notebook_has_its_outputs_and_is_small():
+    drawn = [
+        out for cell in cells() for out in cell["outputs"] if "image/png" in out.get("data", {})
+    ]
+    assert len(drawn) == 4
+    assert all(cell["outputs"] for cell in cells())
+    assert (EXAMPLES / "mezo.ipynb").stat().st_size < 300_000
+
+
+def test_the_page_on_python_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    for block in CODE.findall(page):
+        exec(block, names)
+    assert names["run"].result["steps"] == 30
+    assert names["again"].weights.names() == names["tuned"].weights.names()
+    assert "no-such-folder" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))],
+                         ids=lambda page: page.stem)  # fmt: skip
+def test_links_within_the_project_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("https://arxiv.org/abs/"):
+            continue
+        file, _, heading = target.partition("#")
+        path = Path(os.path.normpath(page.parent / file)) if file else page
+        assert path.exists(), target
+        if heading:
+            assert heading in headings(path), target
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page's headings, as they are made of them: lower case, hyphens."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_readme_is_a_page():
+    assert len((ROOT / "README.md").read_bytes()) <= 9_000
