@@ -64,16 +64,29 @@ class Batch:
         rows:   the tokens that ask, ascending; None for all
         prefix: so many keys, which follow the tokens' own, come before all others
         """
-        tokens = len(self.ids)
-        rows = np.arange(tokens) if rows is None else rows
-        for segment, parent in enumerate(self.parents):
-            start, stop = self.starts[segment : segment + 2]
-            parent_start, parent_stop = self.starts[parent : parent + 2] if parent >= 0 else (0, 0)
-            before = prefix + parent_stop - parent_start
-            keys: slice | Integers = slice(start, stop)
-            if before:
-                keys = np.r_[tokens : tokens + prefix, parent_start:parent_stop, start:stop]
+        if rows is None:
+            rows = np.arange(len(self.ids))
+        for segment in range(len(self.parents)):
+            keys, before = self._keys(segment, prefix)
+            start, stop = self._span(segment)
             first, last = np.searchsorted(rows, (start, stop))
             for at in range(first, last, size):
                 queries = slice(at, min(at + size, last))
                 yield AttentionBlock(queries, keys, before + rows[queries] - start)
+
+    def _span(self, segment: int) -> tuple[int, int]:
+        """Where the tokens of a segment begin and end; nowhere for -1, a parent that is none."""
+        if segment < 0:
+            return 0, 0
+        return int(self.starts[segment]), int(self.starts[segment + 1])
+
+    def _keys(self, segment: int, prefix: int) -> tuple[slice | Integers, int]:
+        """The tokens that a segment sees, and how many of them come before its own."""
+        start, stop = self._span(segment)
+        parent_start, parent_stop = self._span(self.parents[segment])
+        before = prefix + parent_stop - parent_start
+        if not before:
+            return slice(start, stop), 0
+        tokens = len(self.ids)
+        keys = np.r_[tokens : tokens + prefix, parent_start:parent_stop, start:stop]
+        return keys, before

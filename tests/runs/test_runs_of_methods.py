@@ -233,3 +233,34 @@ def test_unknown_choices_are_refused(home, tmp_path, name):
     with pytest.raises(SystemExit):
         finetune(home / "opt", home / "data", tmp_path / "run", f"--{name}", "nothing")
     assert not (tmp_path / "run").exists()
+
+
+ALWAYS = {"step", "loss", "lr", "eps", "seed", "seconds", "forwards", "peak_bytes"}
+MEASURED = {
+    "n-spsa": {"loss_plus", "loss_minus", "projected_gradient"},
+    "fzoo": {"loss_at_theta", "loss_probes", "loss_probes_std", "projected_gradient"},
+    "leave-one-out": {"loss_probes", "loss_probes_std", "projected_gradient"},
+    "forward-gradient": {"loss_at_theta", "projected_gradient"},
+    "adam": {"gradient_norm"},
+}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_metrics_say_what_was_measured(home, tmp_path, name):
+    assert start(home, tmp_path / "run", name, "--steps", "2") == 0
+    _, steps, _ = read_journal(tmp_path / "run" / "journal")
+    for line, step in zip(lines(tmp_path / "run" / "metrics.jsonl"), steps, strict=True):
+        assert line.keys() == ALWAYS | MEASURED[name]
+        losses = np.array(step.losses)
+        probes = losses[1:] if name == "fzoo" else losses
+        expected = {
+            "loss_plus": losses[::2].mean(),
+            "loss_minus": losses[-1:].mean() if len(losses) < 2 else losses[1::2].mean(),
+            "loss_at_theta": losses.mean() if name == "forward-gradient" else losses[0],
+            "loss_probes": probes.mean(),
+            "loss_probes_std": probes.std(),
+            "projected_gradient": step.projected_gradient,
+            "gradient_norm": step.projected_gradient,
+        }
+        for key in MEASURED[name]:
+            assert line[key] == pytest.approx(expected[key], rel=1e-12), key

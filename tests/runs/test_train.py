@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -516,10 +517,11 @@ def test_a_loss_that_is_not_finite_stops_before_theta_changes(home, tmp_path, ca
     with pytest.MonkeyPatch.context() as patch:
         poison(patch, 4)
         assert start(home, tmp_path / "run") == 1
-    assert "tinyzo: losses [nan, nan]\n  hint: theta is as before" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.endswith("diverged: losses [nan, nan]\n  hint: begin a new run with --lr 0.001\n")
     assert len(read_journal(tmp_path / "run" / "journal")[1]) == 3
     *_, last = lines(tmp_path / "run" / "events.jsonl")
-    assert last == {"event": "error", "step": 3, "message": "losses [nan, nan]"}
+    assert last == {"event": "error", "step": 3, "message": "the run has diverged: losses [nan, nan]"}
     assert resume(tmp_path / "run") == 0
     assert record(tmp_path / "run") == record(home / "run")
 
@@ -544,3 +546,24 @@ def test_steps_that_are_too_large(home, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "hint" in error and "Traceback" not in error
     assert lines(tmp_path / "run" / "events.jsonl")[-1]["event"] == "error"
+
+
+def test_a_run_that_diverges_says_so_and_names_a_smaller_rate(home, tmp_path, capsys):
+    """Losses that are finite, and will not come back."""
+    with pytest.MonkeyPatch.context() as patch:
+        original, count = BoundedLoss.__call__, [0]
+
+        def growing(self, theta, examples):
+            count[0] += len(theta.probes) - 1  # evaluations at one point do not count
+            return original(self, theta, examples) * (1000.0 if count[0] == 3 else 1.0)
+
+        patch.setattr(BoundedLoss, "__call__", growing)
+        assert start(home, tmp_path / "run") == 1
+    error = capsys.readouterr().err
+    assert re.search(r"tinyzo: the run has diverged: a loss of \d{3,4}\.?\d*, 0\.\d+ at", error)
+    assert error.endswith("  hint: begin a new run with --lr 0.001\n")
+    assert len(read_journal(tmp_path / "run" / "journal")[1]) == 2
+    event = lines(tmp_path / "run" / "events.jsonl")[-1]
+    assert (event["event"], event["step"]) == ("error", 2)
+    assert resume(tmp_path / "run") == 0
+    assert record(tmp_path / "run") == record(home / "run")

@@ -3,59 +3,22 @@
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter
-from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_bpe import CHARACTER, IDS, MERGES, merge_slowly, spell
 
 from tinyzo.text.bpe import BYTE_OF, WHITE_SPACE, BytePairEncoder, word_pattern
 
-CHARACTER = {byte: character for character, byte in BYTE_OF.items()}
-CORPUS = """It was great. The film isn't terrible; they've said it's the best of 1999, and we'll
- see. I'd watch the 3rd one again!!  Naïve café scenes, “quoted” … 日本語 and the 😀 too.
-"""
-
-
-def spell(text: str) -> str:
-    return "".join(CHARACTER[byte] for byte in text.encode())
-
-
-def merge_slowly(pieces: list[str], ranks: dict[tuple[str, str], int]) -> list[str]:
-    """The definition: the lowest rank first, the leftmost of equals first, one merge at a time."""
-    while len(pieces) > 1:
-        pairs = list(pairwise(pieces))
-        best = min(range(len(pairs)), key=lambda i: (ranks.get(pairs[i], 1 << 60), i))
-        if pairs[best] not in ranks:
-            break
-        pieces = [*pieces[:best], "".join(pairs[best]), *pieces[best + 2 :]]
-    return pieces
-
-
-def train(corpus: str, count: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """A small vocabulary: RoBERTa's specials, the 256 bytes, `count` merges, <mask> at the end."""
-    words = [spell(word) for word in word_pattern().findall(corpus)]
-    merges: list[tuple[str, str]] = []
-    for _ in range(count):
-        ranks = {pair: rank for rank, pair in enumerate(merges)}
-        split = [merge_slowly(list(word), ranks) for word in words]
-        pairs = Counter(pair for word in split for pair in pairwise(word))
-        merges.append(max(pairs, key=lambda pair: (pairs[pair], pair)))
-    pieces = ["<s>", "<pad>", "</s>", "<unk>", *sorted(BYTE_OF)]
-    pieces += [a + b for a, b in merges] + ["<mask>"]
-    return {piece: index for index, piece in enumerate(pieces)}, merges
-
-
-IDS, MERGES = train(CORPUS, 60)
-PIECES = list(IDS)
-
 
 def by_hand(merges: list[str], specials: dict[str, bool] | None = None) -> BytePairEncoder:
+    """An encoder whose ids are the bytes, then the merges, as "b c", then the specials."""
     pairs = [tuple(merge.split()) for merge in merges]
-    pieces = [*map(CHARACTER.get, range(256)), *dict.fromkeys(map("".join, pairs))]
-    pieces += specials or {}
-    return BytePairEncoder({p: i for i, p in enumerate(pieces)}, pairs, specials or {})
+    merged = dict.fromkeys(map("".join, pairs))
+    pieces = [*map(CHARACTER.get, range(256)), *merged, *(specials or {})]
+    ids = {piece: index for index, piece in enumerate(pieces)}
+    return BytePairEncoder(ids, pairs, specials or {})
 
 
 def test_byte_characters_are_gpt2s():
@@ -84,12 +47,15 @@ def test_words(text, words):
     assert word_pattern().findall(text) == words
 
 
-def test_every_assigned_character_is_classed_as_tokenizers_does():
+@pytest.mark.parametrize("end", [0x3000, pytest.param(0x110000, marks=pytest.mark.exhaustive)])
+def test_every_assigned_character_is_classed_as_tokenizers_does(end):
     tokenizers = pytest.importorskip("tokenizers", reason="the oracle is not installed")
     byte_level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    assigned = [c for c in map(chr, range(0x110000)) if unicodedata.category(c) not in "Cn Cs Co"]
-    assert len(assigned) > 140_000
-    text = "".join(f"a{c}1{c}" for c in assigned)  # a letter, a number or a space joins differently
+    unassigned = ("Cn", "Cs", "Co")
+    assigned = [c for c in map(chr, range(end)) if unicodedata.category(c) not in unassigned]
+    assert len(assigned) > end / 8
+    # Beside a letter and a number, a letter, a number and a space join differently.
+    text = "".join(f"a{c}1{c}" for c in assigned)
     expected = [span for _, span in byte_level.pre_tokenize_str(text)]
     assert [word.span() for word in word_pattern().finditer(text)] == expected
 

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from published import DATA, needs_data
+from refusals import message
 
-from tinyzo.errors import DataError
 from tinyzo.text.datasets import Row, Splits, draw, kshot, load_splits, read_rows, sample_opt
 from tinyzo.text.tasks import Task, get_task
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is not here")
 TASK = Task("toy", "roberta", "{text} <mask>", ("bad", "good"), (" bad", " good"))
 
 
@@ -25,13 +24,6 @@ def write(tmp_path):
         return path
 
     return write
-
-
-def message(call, *arguments, **options) -> str:
-    with pytest.raises(DataError) as caught:
-        call(*arguments, **options)
-    assert caught.value.hint
-    return str(caught.value)
 
 
 def test_tsv_keeps_quotes_spaces_and_odd_line_separators(write):
@@ -220,11 +212,11 @@ def test_sst5_16_42_and_its_thousand_test_rows_are_the_published_ones():
 def same(task: Task, ours: list[Row], published: list[Row]) -> bool:
     """Equal as the model sees them: the raw files spell labels and quotes in another way."""
 
-    def seen(rows: list[Row]) -> list[tuple]:
-        return [(task.label(row), *(text for _, text in task.fill(task.template, row)))
-                for row in rows]  # fmt: skip
+    def seen(row: Row) -> tuple[int, list[str]]:
+        stretches = task.fill(task.template, row)
+        return task.label(row), [stretch.text for stretch in stretches]
 
-    return seen(ours) == seen(published) and len(ours) == len(published) > 0
+    return len(ours) == len(published) > 0 and [*map(seen, ours)] == [*map(seen, published)]
 
 
 @needs_data

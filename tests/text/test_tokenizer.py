@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_bpe import IDS, MERGES
+from published import DATA, VOCABULARIES
+from small_bpe import IDS, MERGES
 
 from tinyzo.errors import TokenizerError
 from tinyzo.text.tokenizer import load_tokenizer
 
-SHARED = Path(__file__).resolve().parents[2] / ".." / "shared"
 TRICKY = [
     "It was<mask>. <s>Great</s> <unk><pad> <mask> \t<mask>the",
     "  two  spaces \n\nI'm we'll\r\n",
@@ -25,27 +25,40 @@ TRICKY = [
 ]
 
 
+def added_token(name: str) -> dict:
+    """An entry of added_tokens as transformers writes it for RoBERTa."""
+    is_mask = name == "<mask>"
+    flags = {"single_word": False, "lstrip": is_mask, "rstrip": False, "normalized": not is_mask}
+    return {"id": IDS[name], "content": name, "special": True} | flags
+
+
 # A tokenizer.json as transformers writes it for RoBERTa, with the merges as strings.
 TOKENIZER_JSON = {
-    "version": "1.0", "truncation": None, "padding": None,
-    "added_tokens": [
-        {"id": IDS[name], "content": name, "single_word": False, "lstrip": name == "<mask>",
-         "rstrip": False, "normalized": name != "<mask>", "special": True}
-        for name in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-    ],
+    "version": "1.0",
+    "truncation": None,
+    "padding": None,
+    "added_tokens": [added_token(n) for n in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")],
     "normalizer": None,
     "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True},
     "post_processor": {
-        "type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0],
-        "trim_offsets": True, "add_prefix_space": False,
+        "type": "RobertaProcessing",
+        "sep": ["</s>", 2],
+        "cls": ["<s>", 0],
+        "trim_offsets": True,
+        "add_prefix_space": False,
     },
     "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True},
     "model": {
-        "type": "BPE", "dropout": None, "unk_token": None, "fuse_unk": False,
-        "continuing_subword_prefix": "", "end_of_word_suffix": "",
-        "vocab": IDS, "merges": [" ".join(pair) for pair in MERGES],
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "fuse_unk": False,
+        "continuing_subword_prefix": "",
+        "end_of_word_suffix": "",
+        "vocab": IDS,
+        "merges": [" ".join(pair) for pair in MERGES],
     },
-}  # fmt: skip
+}
 
 
 def tokenizer_json(**changes) -> dict:
@@ -281,12 +294,15 @@ def test_a_damaged_tokenizer_json(tmp_path, backend, spec, message):
     assert message in refusal(write(tmp_path, tokenizer=spec))
 
 
+# The real vocabularies
+
+
 @pytest.fixture(scope="module", params=["roberta", "opt"])
 def real(request, tmp_path_factory):
     """Both backends on a real vocabulary, and its name."""
-    source = SHARED / "tokenizers" / request.param
+    source = VOCABULARIES / request.param
     if not source.is_dir():
-        pytest.skip("the real vocabularies (../shared/tokenizers) are not here")
+        pytest.skip("compares with transformers' ids of real vocabularies (../shared/tokenizers)")
     directory = tmp_path_factory.mktemp(request.param)
     for name in ("vocab.json", "merges.txt"):
         (directory / name).symlink_to(source.resolve() / name)
@@ -296,19 +312,19 @@ def real(request, tmp_path_factory):
 
 def test_golden_ids_of_transformers(real):
     family, backends = real
-    count = 0
-    for path in sorted((SHARED / "tokenizers" / "golden").glob(f"{family}_*.json")):
-        for row in json.loads(path.read_text(encoding="utf-8")):
-            for tokenizer in backends:
-                last = [tokenizer.eos_id] if family == "roberta" else []
-                assert [tokenizer.bos_id, *tokenizer.encode(row["text"]), *last] == row["ids"]
-            count += 1
-    assert count == {"roberta": 891, "opt": 991}[family]
+    files = sorted((VOCABULARIES / "golden").glob(f"{family}_*.json"))
+    rows = [row for path in files for row in json.loads(path.read_text(encoding="utf-8"))]
+    assert len(rows) == {"roberta": 891, "opt": 991}[family]
+    for tokenizer in backends:
+        last = [tokenizer.eos_id] if family == "roberta" else []
+        for row in rows:
+            assert [tokenizer.bos_id, *tokenizer.encode(row["text"]), *last] == row["ids"]
 
 
 def test_golden_label_words(real):
     family, backends = real
-    rows = json.loads((SHARED / "tokenizers" / "golden" / "label_words.json").read_text())
+    rows = json.loads((VOCABULARIES / "golden" / "label_words.json").read_text())
+    assert rows
     for word, ids in rows.items():
         for tokenizer in backends:
             assert tokenizer.encode(word) == ids[family]
@@ -316,10 +332,11 @@ def test_golden_label_words(real):
                 assert [tokenizer.word_id(word)] == ids[family]
 
 
+@pytest.mark.exhaustive
 def test_sst2_sentences(real):
-    path = SHARED / "data" / "glue" / "SST-2" / "train.tsv"
+    path = DATA / "glue" / "SST-2" / "train.tsv"
     if not path.is_file():
-        pytest.skip("SST-2 (../shared/data) is not here")
+        pytest.skip("compares both backends on SST-2's sentences (../shared/data)")
     rows = path.read_text(encoding="utf-8").splitlines()[1::5]
     packaged, own = real[1]
     assert len(rows) > 13_000

@@ -33,7 +33,7 @@ from tinyzo.zo.objectives import Objective
 
 # Settings that do not change what a run computes, and may be chosen anew when it is resumed.
 FREE = ("steps", "fold_every", "residency", "threads", "memory_budget")
-DIVERGED = 100  # a loss so many times the first one, plus one, will not come back
+DIVERGED = 100  # a loss so many times the first one's, plus one, will not come back
 
 
 def tune(settings: Settings, output: Path | None = None, resume: Path | None = None) -> Run:
@@ -242,8 +242,13 @@ class Training:
     def _step(self, number: int) -> dict[str, Any]:
         """One step more: update, journal, metrics; returns the line of metrics."""
         start = time.perf_counter()
-        step = self._take(number)
-        self._check_divergence(step)
+        try:
+            step = self._take(number)
+        except NumericError as error:
+            raise self._diverged(error.message) from None
+        first = self.journal.steps[0] if self.journal.steps else step
+        if step.loss > DIVERGED * (first.loss + 1):
+            raise self._diverged(f"a loss of {step.loss:.4g}, {first.loss:.4g} at its first step")
         self.journal.append(step)
         return self._record(number, step, time.perf_counter() - start)
 
@@ -255,12 +260,10 @@ class Training:
         weights.fold()
         return self.method.step(number, weights, self.loss, batch, self.journal.steps)
 
-    def _check_divergence(self, step: Step) -> None:
-        """raises: NumericError when the loss is so large that it will not come back"""
-        first = self.journal.steps[0].loss if self.journal.steps else step.loss
-        if step.loss > DIVERGED * (first + 1):
-            found = f"the run has diverged: a loss of {step.loss:.4g}, {first:.4g} at its first step"
-            raise NumericError(found, f"begin a new run with --lr {self.run.settings.lr / 10:.2g}")
+    def _diverged(self, found: str) -> NumericError:
+        """The end of a run whose losses will not come back. found: what they are."""
+        smaller = f"begin a new run with --lr {self.run.settings.lr / 10:.2g}"
+        return NumericError(f"the run has diverged: {found}", smaller)
 
     def _end_step(self, steps: int, done: int) -> None:
         """After so many steps: what is due of evaluation and snapshot.

@@ -1,26 +1,44 @@
 """Byte-level byte-pair encoding in plain Python, for where the `tokenizers` package cannot be had.
 
-A text is cut into words by GPT-2's pattern, a word into bytes, and the bytes are merged pair by
+A text is cut into words by GPT-2's pattern, and a word into bytes. The bytes are merged pair by
 pair, the earliest learnt pair first. A vocabulary spells each byte as one printable character.
 """
 
 import re
 import unicodedata
 from array import array
+from collections.abc import Iterator
 from functools import cache, lru_cache
 from heapq import heapify, heappop, heappush
 
-# Unicode White_Space. Python's own \s and str.strip() also take U+001C to U+001F.
-_WIDE_SPACES = "".join(map(chr, range(0x2000, 0x200B)))
-WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + _WIDE_SPACES
 Merges = list[tuple[str, str]]
-LONGEST_CACHED_WORD = 64  # characters: so that 16,384 cached words stay a few megabytes
 
-# GPT-2's alphabet (Radford et al. 2019, section 2.2): printable Latin-1 bytes are themselves, the
-# others follow from U+0100.
-_PRINTABLE = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-BYTE_OF = {chr(byte): byte for byte in sorted(_PRINTABLE)}
-BYTE_OF |= {chr(0x100 + i): byte for i, byte in enumerate(sorted({*range(256)} - _PRINTABLE))}
+CACHED_WORDS = 16_384
+LONGEST_CACHED_WORD = 64  # characters: so that the cache stays within a few megabytes
+GONE = -1  # in place of a token's id: merged into its neighbour, or beyond the word's end
+
+# White_Space as Unicode has it. Python's own \s and str.strip() also take U+001C to U+001F.
+WHITE_SPACE = (
+    "\t\n\v\f\r \x85\xa0\u1680"
+    "\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000"
+)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The character that spells a byte -> the byte (Radford et al. 2019, section 2.2).
+
+    Printable Latin-1 bytes spell themselves; the others follow from U+0100.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    alphabet = {chr(byte): byte for byte in printable}
+    for place, byte in enumerate(others):
+        alphabet[chr(0x100 + place)] = byte
+    return alphabet
+
+
+BYTE_OF = _byte_alphabet()
 
 
 @cache
@@ -33,11 +51,24 @@ def word_pattern() -> re.Pattern[str]:
     """
     # No letter or number lies above plane 3; the planes 4 to 13 are unassigned.
     kinds = "".join([unicodedata.category(chr(code))[0] for code in range(0x40000)])
-    runs = (re.finditer(kind, kinds) for kind in ("L+", "N+"))
-    letter, number = ("".join(f"{chr(r.start())}-{chr(r.end() - 1)}" for r in run) for run in runs)
+    letter = _character_ranges("L", kinds)
+    number = _character_ranges("N", kinds)
     space = WHITE_SPACE
-    signs, spaces = f" ?[^{space}{letter}{number}]+", f"[{space}]+(?![^{space}])|[{space}]+"
-    return re.compile(f"'(?:s|t|re|ve|m|ll|d)| ?[{letter}]+| ?[{number}]+|{signs}|{spaces}")
+    alternatives = (
+        "'(?:s|t|re|ve|m|ll|d)",
+        f" ?[{letter}]+",
+        f" ?[{number}]+",
+        f" ?[^{space}{letter}{number}]+",
+        f"[{space}]+(?![^{space}])",
+        f"[{space}]+",
+    )
+    return re.compile("|".join(alternatives))
+
+
+def _character_ranges(kind: str, kinds: str) -> str:
+    """The characters of one kind, as they stand in a set of `re`; kinds: the kind of each code."""
+    runs = re.finditer(f"{kind}+", kinds)
+    return "".join(f"{chr(run.start())}-{chr(run.end() - 1)}" for run in runs)
 
 
 class BytePairEncoder:
@@ -50,48 +81,89 @@ class BytePairEncoder:
     """
 
     def __init__(self, ids: dict[str, int], merges: Merges, specials: dict[str, bool]) -> None:
-        self._byte_ids = [ids[char] for char in sorted(BYTE_OF, key=BYTE_OF.__getitem__)]
-        self._ranks = {ids[a] << 32 | ids[b]: rank for rank, (a, b) in enumerate(merges)}
-        self._merged = array("I", [ids[a + b] for a, b in merges])
-        self._ids, self._strips = ids, {text for text, strips in specials.items() if strips}
-        longest_first = "|".join(map(re.escape, sorted(specials, key=len, reverse=True)))
-        self._special_pattern = re.compile(f"({longest_first or '(?!)'})")
-        self._cached_merge = lru_cache(maxsize=16_384)(self._merge)
+        self._ids = ids
+        spelling = sorted(BYTE_OF, key=BYTE_OF.__getitem__)
+        self._byte_ids = [ids[character] for character in spelling]
+        self._merged_ids = array("I", [ids[left + right] for left, right in merges])
+        # A pair of ids is one integer, since a dictionary of tuples takes twice the memory.
+        self._ranks: dict[int, int] = {}
+        for rank, (left, right) in enumerate(merges):
+            self._ranks[ids[left] << 32 | ids[right]] = rank
+        self._stripping = {text for text, strips in specials.items() if strips}
+        self._special_pattern = _any_of(specials)
+        self._cached_merge = lru_cache(CACHED_WORDS)(self._merge)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text; specials inside it become their own id, and none are added."""
         ids: list[int] = []
-        parts = self._special_pattern.split(text)  # text, special, text, special, ..., text
-        for stretch, special in zip(parts[::2], [*parts[1::2], ""], strict=True):
-            stretch = stretch.rstrip(WHITE_SPACE) if special in self._strips else stretch
+        for stretch, special in self._split(text):
+            if special in self._stripping:
+                stretch = stretch.rstrip(WHITE_SPACE)
             for word in word_pattern().findall(stretch):
-                cached = len(word) <= LONGEST_CACHED_WORD
-                ids += self._cached_merge(word) if cached else self._merge(word)
+                merge = self._merge if len(word) > LONGEST_CACHED_WORD else self._cached_merge
+                ids += merge(word)
             if special:
                 ids.append(self._ids[special])
         return ids
 
+    def _split(self, text: str) -> Iterator[tuple[str, str]]:
+        """(text, the special after it) for each stretch of a text; the last has "" after it."""
+        start = 0
+        for special in self._special_pattern.finditer(text):
+            yield text[start : special.start()], special[0]
+            start = special.end()
+        yield text[start:], ""
+
     def _merge(self, word: str) -> list[int]:
-        """Merges through a heap over a linked list: n log n, since a word can be a whole file."""
-        ids = [self._byte_ids[byte] for byte in word.encode()]
-        end = len(ids)
-        ids.append(-1)  # -1: merged away, or beyond either end. A pair with it has a negative key
-        following, preceding = list(range(1, end + 1)), list(range(-1, end))
+        """The ids of a word: the pair learnt first is merged, until no pair is known.
 
-        def rank_at(left: int) -> int | None:
-            return self._ranks.get(ids[left] << 32 | ids[following[left]])
-
-        heap = [(rank, left) for left in range(end) if (rank := rank_at(left)) is not None]
+        A heap over a linked list takes n log n steps, since a word can be a whole file.
+        """
+        tokens = _LinkedTokens([self._byte_ids[byte] for byte in word.encode()])
+        ranks = [self._ranks.get(tokens.pair_at(left)) for left in range(len(tokens.following))]
+        heap = [(rank, left) for left, rank in enumerate(ranks) if rank is not None]
         heapify(heap)
         while heap:
             rank, left = heappop(heap)
-            if rank_at(left) != rank:
+            if self._ranks.get(tokens.pair_at(left)) != rank:
                 continue  # a neighbour was merged since
-            right = following[left]
-            ids[left], ids[right] = self._merged[rank], -1
-            following[left] = following[right]
-            preceding[following[left]] = left
-            for start in (preceding[left], left):
-                if (new_rank := rank_at(start)) is not None:
+            tokens.merge_at(left, self._merged_ids[rank])
+            for start in (tokens.preceding[left], left):
+                new_rank = self._ranks.get(tokens.pair_at(start))
+                if new_rank is not None:
                     heappush(heap, (new_rank, start))
-        return [token for token in ids if token >= 0]
+        return [token for token in tokens.ids if token != GONE]
+
+
+class _LinkedTokens:
+    """The tokens of a word as a linked list, in which two neighbours become one.
+
+    A token keeps its place; where it was merged into the one before, GONE stands.
+    """
+
+    __slots__ = ("following", "ids", "preceding")
+
+    def __init__(self, ids: list[int]) -> None:
+        self.ids = [*ids, GONE]  # the last stands for what is beyond either end
+        self.following = list(range(1, len(ids) + 1))
+        self.preceding = list(range(-1, len(ids)))
+
+    def pair_at(self, left: int) -> int:
+        """A token and the next as one integer, as the encoder's ranks are kept; with GONE < 0."""
+        return self.ids[left] << 32 | self.ids[self.following[left]]
+
+    def merge_at(self, left: int, merged: int) -> None:
+        right = self.following[left]
+        after = self.following[right]
+        self.ids[left] = merged
+        self.ids[right] = GONE
+        self.following[left] = after
+        self.preceding[after] = left
+
+
+def _any_of(texts: dict[str, bool]) -> re.Pattern[str]:
+    """A pattern that finds any of these texts, the longest first; of no texts, nothing."""
+    if not texts:
+        return re.compile("(?!)")
+    longest_first = sorted(texts, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)))

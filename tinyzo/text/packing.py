@@ -1,17 +1,16 @@
-"""Packed tokens: all sequences of a batch one after another, with offsets; no padding, no masks.
+"""Examples into packed batches, and rows into steps.
 
-A segment may have a parent whose tokens it sees before its own. The candidates of an example
-share their prompt that way, and the last token of a candidate needs no place at all: its
-probability is read one token earlier. Same loss as the published code, a fraction of its work.
+The candidates of an example share their prompt, as children of its segment. The last token of a
+candidate needs no place at all: its probability is read one token earlier. Same loss as the
+published code, a fraction of its work.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
-from tinyzo.batch import Batch
+from tinyzo.batch import Batch, Integers
 from tinyzo.errors import DataError
 from tinyzo.text.tasks import Example
 
@@ -26,18 +25,31 @@ class Packer:
         self.parents: list[int] = []
 
     def segment(self, ids: Sequence[int], parent: int = -1) -> int:
-        """Append one segment, which goes on from its parent's end; returns its number."""
-        before = self.starts[parent + 1] - self.starts[parent] if parent >= 0 else 0
+        """Append one segment, which goes on from its parent's end.
+
+        returns: the segment's number
+        """
+        position = 0
+        if parent >= 0:
+            position = self.starts[parent + 1] - self.starts[parent]
         self.ids += ids
-        self.positions += range(before, before + len(ids))
+        self.positions += range(position, position + len(ids))
         self.starts.append(len(self.ids))
         self.parents.append(parent)
         return len(self.parents) - 1
 
-    def batch(self, **read: Any) -> Batch:
-        """The segments; read: further fields of Batch, which say what is read of them."""
-        fields = vars(self) | read
-        return Batch(**{name: np.array(values, np.int64) for name, values in fields.items()})
+    def batch(self) -> Batch:
+        """The segments so far, with every hidden state read."""
+        return Batch(
+            ids=_integers(self.ids),
+            positions=_integers(self.positions),
+            starts=_integers(self.starts),
+            parents=_integers(self.parents),
+        )
+
+
+def _integers(values: Sequence[int]) -> Integers:
+    return np.array(values, np.int64)
 
 
 def pack_sequences(sequences: Sequence[Sequence[int]]) -> Batch:
@@ -56,9 +68,17 @@ def pack_sequences(sequences: Sequence[Sequence[int]]) -> Batch:
 def pack_masks(examples: Sequence[Example], words: Sequence[int]) -> Batch:
     """RoBERTa's prompts: the label words are scored at each mask."""
     packer = Packer()
-    read = [packer.starts[packer.segment(e.prompt)] + e.mask_at for e in examples]
-    labels = [e.label for e in examples]
-    return packer.batch(read=read, words=words, counts=[len(words)] * len(read), labels=labels)
+    masks = []
+    for example in examples:
+        masks.append(len(packer.ids) + example.mask_at)
+        packer.segment(example.prompt)
+    return replace(
+        packer.batch(),
+        read=_integers(masks),
+        words=_integers(words),
+        counts=_integers([len(words)] * len(examples)),
+        labels=_integers([example.label for example in examples]),
+    )
 
 
 def pack_candidates(examples: Sequence[Example], gold_only: bool = False) -> Batch:
@@ -66,43 +86,63 @@ def pack_candidates(examples: Sequence[Example], gold_only: bool = False) -> Bat
 
     gold_only leaves the other candidates out, since the language-model loss never reads them.
     """
-    packer, readers = Packer(), []
-    chosen = [(e.candidates[e.label],) if gold_only else e.candidates for e in examples]
-    for example, candidates in zip(examples, chosen, strict=True):
+    if gold_only:
+        examples = [_with_gold_only(example) for example in examples]
+    packer = Packer()
+    readers: list[int] = []  # the token at which each target is scored
+    targets: list[int] = []
+    for example in examples:
         prompt = packer.segment(example.prompt)
         last = len(packer.ids) - 1
-        for candidate in candidates:
+        for candidate in example.candidates:
+            start = len(packer.ids)
             if len(candidate) > 1:
                 packer.segment(candidate[:-1], prompt)
-            readers += [last, *range(len(packer.ids) + 1 - len(candidate), len(packer.ids))]
-    read, at = np.unique(readers, return_inverse=True)
-    every = list(chain(*chosen))
-    return packer.batch(read=read, at=at, targets=list(chain(*every)),
-                        lengths=list(map(len, every)), counts=list(map(len, chosen)),
-                        labels=[0 if gold_only else e.label for e in examples])  # fmt: skip
+            readers += [last, *range(start, len(packer.ids))]
+            targets += candidate
+    read, at = np.unique(_integers(readers), return_inverse=True)
+    lengths = [len(candidate) for example in examples for candidate in example.candidates]
+    return replace(
+        packer.batch(),
+        read=read,
+        at=at,
+        targets=_integers(targets),
+        lengths=_integers(lengths),
+        counts=_integers([len(example.candidates) for example in examples]),
+        labels=_integers([example.label for example in examples]),
+    )
+
+
+def _with_gold_only(example: Example) -> Example:
+    gold = example.candidates[example.label]
+    return replace(example, candidates=(gold,), label=0)
 
 
 def packed_size(example: Example) -> int:
     """The tokens that an example takes in a packed batch."""
-    return len(example.prompt) + sum(len(c) - 1 for c in example.candidates)
+    return len(example.prompt) + sum(len(candidate) - 1 for candidate in example.candidates)
 
 
 def micro_batches(examples: Sequence[Example], max_tokens: int) -> Iterator[Sequence[Example]]:
     """Consecutive parts of a batch of at most max_tokens packed tokens, one example at least."""
-    start = tokens = 0
-    for i, e in enumerate(examples):
-        tokens += packed_size(e)
-        if i > start and tokens > max_tokens:
-            yield examples[start:i]
-            start, tokens = i, packed_size(e)
+    start = 0
+    tokens = 0
+    for index, example in enumerate(examples):
+        size = packed_size(example)
+        if index > start and tokens + size > max_tokens:
+            yield examples[start:index]
+            start = index
+            tokens = 0
+        tokens += size
     yield examples[start:]
 
 
-def batch_rows(step: int, rows: int, batch_size: int, data_seed: int) -> np.ndarray:
+def batch_rows(step: int, rows: int, batch_size: int, data_seed: int) -> Integers:
     """Which training rows step `step` (from 0) reads: a fresh permutation each epoch, none dropped.
 
-    A pure function, so that resuming needs no state. returns i64[<= batch_size]
+    A pure function, so that resuming needs no state. returns: i64[<= batch_size]
     """
-    epoch, place = divmod(step, -(-rows // batch_size))
+    steps_per_epoch = -(-rows // batch_size)
+    epoch, place = divmod(step, steps_per_epoch)
     order = np.random.RandomState([data_seed, epoch]).permutation(rows)
     return order[place * batch_size : (place + 1) * batch_size]

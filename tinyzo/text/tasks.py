@@ -1,36 +1,25 @@
-"""Tasks as rows of a table, tasks.toml: a template, its label words, names that the files use.
+"""Tasks: a template, its label words, and the names that the data's files use.
 
-A template is text with `{field}` for a column of the data, `{field:edit:edit}` for an edited one,
-and for RoBERTa one `<mask>`. In byte-level BPE a space belongs to the word after it, so the space
-before a field is encoded with the field, and the one before the mask is the label word's.
+tasks.toml is a table of the published ones. For RoBERTa a template holds one `<mask>`, and the
+label words are what may stand there; the space before the mask is the label word's. For OPT each
+word, then called a candidate, continues the template.
 """
 
-import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from itertools import chain
 from pathlib import Path
-from string import Formatter
-from typing import Any
+from typing import Any, NamedTuple
 
 from tinyzo.errors import DataError
 from tinyzo.parsing import read_toml
+from tinyzo.text.templates import parse_template
 from tinyzo.text.tokenizer import Tokenizer
 
-Row = Mapping[str, Any]  # of datasets.Row, which knows its file and line, or any dict
+Row = Mapping[str, object]  # of datasets.Row, which knows its file and line, or any dict
 MASK = "<mask>"
-EDITS: dict[str, Callable[[str], str]] = {
-    "strip": str.strip, "lower": str.lower,
-    "lower_first": lambda text: text[:1].lower() + text[1:],
-    "lower_word": lambda text: re.sub(r"^(?!I( |$))[^ ]+", lambda m: m[0].lower(), text),
-    "upper_first": lambda text: text[:1].upper() + text[1:],
-    "chop": lambda text: text[:-1],
-    "unstop": lambda text: text.rstrip().removesuffix("."),
-    "unquote": lambda text: text.strip('"'),
-    "ask": lambda text: text if text.endswith("?") else text + "?",
-    "conjunction": lambda text: {"cause": "because", "effect": "so"}.get(text, text),
-}  # fmt: skip
+NO_FILE = "the input"  # where a row is, in messages, when it came from no file
 
 
 @dataclass(frozen=True)
@@ -49,66 +38,95 @@ class Example:
     text: str
 
 
+class Stretch(NamedTuple):
+    """A part of a filled template, which is encoded by itself."""
+
+    is_field: bool
+    text: str
+
+
 @dataclass(frozen=True)
 class Task:
-    """A row of the table.
+    """What a row of data becomes, for one family of models.
 
-    labels:   what the label column says, in label order; with by_index also 0, 1, ...
-    words:    what each label continues the template with, a space included; OPT's may hold fields
-    aliases:  what else a field may be called; columns: names for a .csv without a header
+    family:         "roberta" (a mask) or "opt" (candidates)
+    labels:         what the label column says, in label order; with by_index also 0, 1, ...
+    words:          what each label continues the template with, a space included; OPT's may
+                    hold fields
+    max_length:     tokens of a prompt, candidate included
+    sentence_limit: tokens of the template's first field (RoBERTa)
+    aliases:        what else a field may be called
+    columns:        names for a .csv without a header
+    n_dev:          rows that choose the best step, where no file is for that
+    loss:           "classification" or "lm", the gold candidate's negative log-likelihood
     """
 
     name: str
     family: str
     template: str
-    labels: Sequence[str]
-    words: Sequence[str]
+    labels: tuple[str, ...]
+    words: tuple[str, ...]
     max_length: int = 2048
     sentence_limit: int | None = None
     label_field: str = "label"
     by_index: bool = False
     aliases: Mapping[str, str] = field(default_factory=dict)
-    columns: Sequence[str] | None = None
+    columns: tuple[str, ...] | None = None
     n_dev: int = 500
     loss: str = "classification"
 
     @property
-    def fixed_words(self) -> Sequence[str]:
+    def fixed_words(self) -> tuple[str, ...]:
         """The label words; none where they are columns of the data."""
-        return () if "{" in "".join(self.words) else self.words
+        if any("{" in word for word in self.words):
+            return ()
+        return self.words
 
-    def find(self, row: Row, name: str) -> Any:
+    def find(self, row: Row, name: str) -> object:
         """What a row has under a name, its alias, or a path into nested JSON; None for nothing."""
-        for known in (name, self.aliases.get(name)):
-            if known in row:
-                return row[known]
+        if name in row:
+            return row[name]
+        alias = self.aliases.get(name)
+        if alias is not None and alias in row:
+            return row[alias]
         outer, _, inner = name.partition(".")
         nested = row.get(outer)
-        return nested.get(inner) if isinstance(nested, dict) else None
+        if isinstance(nested, dict):
+            return nested.get(inner)
+        return None
 
     def label(self, row: Row) -> int:
-        """The index of the row's label; raises DataError for one that is missing or unknown."""
-        value = self.find(row, self.label_field)
-        said = str(value) if isinstance(value, (str, int)) else f"<{type(value).__name__}>"
-        key, names = said.strip().lower(), [label.lower() for label in self.labels]
-        known = [*names, *map(str, range(len(names)))] if self.by_index else names
-        if key in known:
-            return known.index(key) % len(names)
-        found = "missing" if value is None else repr(said[:40])
-        raise _bad(row, f"{self.label_field} is {found}, not one of {', '.join(self.labels)}")
+        """The index of the row's label.
 
-    def fill(self, template: str, row: Row) -> Iterator[tuple[bool, str]]:
-        """(is a field, text) for each stretch of a template; raises DataError where none is."""
-        for literal, name, edits in parse_template(template):
-            space = " " if name and literal.endswith(" ") else ""
-            yield False, literal.removesuffix(space)
-            if name:
-                text = self.find(row, name)
+        raises: DataError naming the row, for a label that is missing or unknown
+        """
+        value = self.find(row, self.label_field)
+        said = f"<{type(value).__name__}>"
+        if isinstance(value, (str, int)):
+            said = str(value)
+        key = said.strip().lower()
+        names = [label.lower() for label in self.labels]
+        if key in names:
+            return names.index(key)
+        indices = [str(index) for index in range(len(names))]
+        if self.by_index and key in indices:
+            return indices.index(key)
+        found = "missing" if value is None else repr(said[:40])
+        known = ", ".join(self.labels)
+        raise _bad_row(row, f"{self.label_field} is {found}, not one of {known}")
+
+    def fill(self, template: str, row: Row) -> Iterator[Stretch]:
+        """A template with the row's texts for its fields, stretch by stretch.
+
+        raises: DataError naming the row, where a field has no text
+        """
+        for piece in parse_template(template):
+            yield Stretch(False, piece.literal)
+            if piece.field:
+                text = self.find(row, piece.field)
                 if not isinstance(text, str):
-                    raise _bad(row, f"no text under {name!r}")
-                for edit in edits:
-                    text = EDITS[edit](text)
-                yield True, space + text
+                    raise _bad_row(row, f"no text under {piece.field!r}")
+                yield Stretch(True, piece.fill(text))
 
     def bind(self, tokenizer: Tokenizer, max_length: int = 2048, bos_id: int = 0) -> "BoundTask":
         """The task with a vocabulary.
@@ -118,20 +136,70 @@ class Task:
         raises:     DataError for a template that cannot be used; TokenizerError for a label word
                     (or a mask) that is not one token of RoBERTa's
         """
-        roberta = self.family == "roberta"
-        fields = [name for _, name, _ in parse_template(self.template) if name]
+        fields = self._template_fields()
+        max_length = min(self.max_length, max_length)
+        if self.family != "roberta":
+            return BoundTask(self, tokenizer, fields, [], max_length, bos_id)
+        tokenizer.word_id(MASK)  # refuses a vocabulary without one
+        word_ids = [tokenizer.word_id(word) for word in self.words]
+        return BoundTask(self, tokenizer, fields, word_ids, max_length, tokenizer.bos_id)
+
+    def _template_fields(self) -> list[str]:
+        """The names of the template's fields.
+
+        raises: DataError unless there is one at least, and as many masks as the family needs
+        """
+        fields = [piece.field for piece in parse_template(self.template) if piece.field]
         masks = self.template.count(MASK)
-        if masks != roberta or not fields:
+        wanted_masks = 1 if self.family == "roberta" else 0
+        if masks != wanted_masks or not fields:
             found = f"template {self.template!r} has {masks} {MASK} and {len(fields)} fields"
-            raise DataError(found, f"name a column as {{text}}; RoBERTa needs one {MASK}, OPT none")
-        ids = [tokenizer.word_id(word) for word in (MASK, *self.words)] if roberta else []
-        first, length = tokenizer.bos_id if roberta else bos_id, min(self.max_length, max_length)
-        return BoundTask(self, tokenizer, fields, ids[1:], length, first)
+            hint = f"name a column as {{text}}; RoBERTa needs one {MASK}, OPT none"
+            raise DataError(found, hint)
+        return fields
+
+
+@dataclass
+class PromptParts:
+    """A prompt with a mask, whose texts can still be shortened.
+
+    parts:     ids of <s>, of each stretch of the template, of </s>
+    texts:     the parts that the row gave
+    mask_part: which part has the mask; mask_offset: where in it
+    """
+
+    parts: list[list[int]]
+    texts: list[list[int]]
+    mask_part: int = 0
+    mask_offset: int = 0
+
+    @property
+    def length(self) -> int:
+        return sum(map(len, self.parts))
+
+    @property
+    def mask_at(self) -> int:
+        """The mask's index in the whole prompt."""
+        return sum(map(len, self.parts[: self.mask_part])) + self.mask_offset
+
+    def shorten_to(self, length: int) -> bool:
+        """Take tokens off the end of whichever text is longest; False when none is left."""
+        while self.length > length:
+            longest = max(self.texts, key=len)
+            if not longest:
+                return False
+            longest.pop()
+        return True
 
 
 @dataclass(frozen=True)
 class BoundTask:
-    """A task and a tokenizer: rows go in, token ids come out. `fields` are the template's."""
+    """A task and a tokenizer: rows go in, token ids come out.
+
+    fields:         the names of the template's fields
+    label_word_ids: RoBERTa's, in label order; none for OPT
+    bos_id:         the first id of every prompt
+    """
 
     task: Task
     tokenizer: Tokenizer
@@ -145,109 +213,168 @@ class BoundTask:
 
         raises:  DataError naming the row: a field or label that is missing or wrong, a text that
                  leaves no room for the mask or the candidates
-        differs: only for sequences that are too long, see `_at_mask` and `_with_candidates`
+        differs: only for sequences that are too long, see `_encode_mask` and `_encode_candidates`
         """
         label = self.task.label(row) if labelled else -1
-        encode = self._at_mask if self.task.family == "roberta" else self._with_candidates
-        return Example(*encode(row), label, str(self.task.find(row, self.fields[0])))
+        text = str(self.task.find(row, self.fields[0]))
+        if self.task.family == "roberta":
+            return self._encode_mask(row, label, text)
+        return self._encode_candidates(row, label, text)
 
-    def _at_mask(self, row: Row) -> tuple[tuple, tuple, int]:
-        """Each stretch encoded alone (Gao et al. 2021); too long a whole loses its tail.
+    def _encode_mask(self, row: Row, label: int, text: str) -> Example:
+        """Each stretch encoded by itself (Gao et al. 2021); too long a whole loses its tail.
 
         differs: where the tail has the mask (published code fails), the longest text is shortened
                  until everything fits
         """
-        parts, texts, ahead = [[self.bos_id]], [], []  # ahead: what comes before the mask
-        for is_field, text in self.task.fill(self.task.template, row):
-            parts.append(self.tokenizer.encode(text))
-            if is_field:
-                limit = self.max_length if texts else self.task.sentence_limit or self.max_length
-                del parts[-1][limit:]
-                texts.append(parts[-1])
-            elif MASK in text:
-                ahead = [*parts[:-1], parts[-1][: parts[-1].index(self.tokenizer.mask_id)]]
-        parts.append([self.tokenizer.eos_id])
-        if sum(map(len, ahead)) >= self.max_length:
-            while (length := sum(map(len, parts))) > self.max_length:
-                if not (longest := max(texts, key=len)):
-                    message = f"the template alone has {length} tokens, {self.max_length} fit"
-                    raise _bad(row, message, "shorten the template")
-                longest.pop()
-        return tuple(itertools.chain(*parts))[: self.max_length], (), sum(map(len, ahead))
+        prompt = self._parts_of_prompt(row)
+        is_mask_lost = prompt.mask_at >= self.max_length
+        if is_mask_lost and not prompt.shorten_to(self.max_length):
+            message = f"the template alone has {prompt.length} tokens, {self.max_length} fit"
+            raise _bad_row(row, message, "shorten the template")
+        ids = tuple(chain(*prompt.parts))
+        return Example(ids[: self.max_length], (), prompt.mask_at, label, text)
 
-    def _with_candidates(self, row: Row) -> tuple[tuple, tuple, int]:
+    def _parts_of_prompt(self, row: Row) -> PromptParts:
+        """The stretches of the template as ids, each text cut to its own limit."""
+        prompt = PromptParts([[self.bos_id]], [])
+        limit = self.task.sentence_limit or self.max_length  # the first text's
+        for is_field, text in self.task.fill(self.task.template, row):
+            ids = self.tokenizer.encode(text)
+            if is_field:
+                ids = ids[:limit]
+                limit = self.max_length
+                prompt.texts.append(ids)
+            elif MASK in text:
+                prompt.mask_part = len(prompt.parts)
+                prompt.mask_offset = ids.index(self.tokenizer.word_id(MASK))
+            prompt.parts.append(ids)
+        prompt.parts.append([self.tokenizer.eos_id])
+        return prompt
+
+    def _encode_candidates(self, row: Row, label: int, text: str) -> Example:
         """Prompt and candidate encoded together, and split where the prompt alone would end.
 
         differs: too long a prompt is cut from the left for the longest candidate, so that all of
                  them share it; published code cuts each sequence by its own length
         """
-        templates = (self.task.template + word for word in ("", *self.task.words))
-        filled = ("".join(text for _, text in self.task.fill(t, row)) for t in templates)
-        prompt, *joint = (self.tokenizer.encode(text.strip(" ")) for text in filled)
-        split, heads = len(prompt), {tuple(ids[: len(prompt)]) for ids in joint}
-        candidates = tuple(tuple(ids[split:]) for ids in joint)
-        cut = max(0, 1 + split + max(map(len, candidates)) - self.max_length)
-        if len(heads) > 1 or not all(candidates) or cut > split:
-            message = f"the candidates do not continue one prompt within {self.max_length} tokens"
-            raise _bad(row, message, "let each begin a word of its own")
-        return (self.bos_id, *heads.pop()[cut:]), candidates, -1
+        template = self.task.template
+        split = len(self._encode_whole(template, row))
+        sequences = [self._encode_whole(template + word, row) for word in self.task.words]
+        prompts = {sequence[:split] for sequence in sequences}
+        candidates = tuple(sequence[split:] for sequence in sequences)
+        longest = max(len(candidate) for candidate in candidates)
+        too_many = max(0, 1 + split + longest - self.max_length)  # 1: bos
+        if len(prompts) > 1 or not all(candidates) or too_many > split:
+            fault = "the candidates do not continue one prompt"
+            message = f"{fault} within {self.max_length} tokens"
+            raise _bad_row(row, message, "let each begin a word of its own")
+        (prompt,) = prompts
+        return Example((self.bos_id, *prompt[too_many:]), candidates, -1, label, text)
+
+    def _encode_whole(self, template: str, row: Row) -> tuple[int, ...]:
+        """The ids of a filled template, without the spaces around it."""
+        text = "".join(stretch.text for stretch in self.task.fill(template, row))
+        return tuple(self.tokenizer.encode(text.strip(" ")))
 
 
-@lru_cache
-def parse_template(template: str) -> list[tuple[str, str, list[str]]]:
-    """(literal text, the field after it or "", the field's edits) for each piece of a template.
-
-    raises:  DataError for a brace left open, a field without a name, an unknown edit
-    """
-    hint = f"{{{{ is a brace, {{field:edit}} a column edited by {', '.join(EDITS)}"
-    try:
-        parsed = list(Formatter().parse(template))
-    except ValueError as error:
-        raise DataError(f"template {template!r}: {error}", hint) from error
-    pieces = []
-    for literal, name, spec, conversion in parsed:
-        edits = spec.split(":") if spec else []
-        if name == "" or conversion or not EDITS.keys() >= set(edits):
-            raise DataError(f"template {template!r}: cannot read {{{name}:{spec}}}", hint)
-        pieces.append((literal, name or "", edits))
-    return pieces
-
-
-def _bad(row: Row, message: str, hint: str = "") -> DataError:
-    hint = hint or f"the row has the columns {', '.join(map(str, row))}"
-    return DataError(f"{getattr(row, 'where', 'the input')}: {message}", hint)
+def _bad_row(row: Row, message: str, hint: str = "") -> DataError:
+    where = getattr(row, "where", NO_FILE)
+    columns = ", ".join(map(str, row))
+    return DataError(f"{where}: {message}", hint or f"the row has the columns {columns}")
 
 
 def custom_task(template: str, label_words: Sequence[str], family: str, label_field: str) -> Task:
     """A task of the user's own; labels in the file are the words, or else their indices.
 
-    raises:  DataError unless there are two or more words, all different, none empty
+    raises: DataError unless there are two or more words, all different, none empty
     """
     labels = tuple(word.strip() for word in label_words)
-    if len({label.lower() for label in labels} - {""}) < max(2, len(labels)):
+    different = {label.lower() for label in labels if label}
+    if len(different) < max(2, len(labels)):
         raise DataError(f"label words {', '.join(labels)!r}", "give two or more different words")
-    space = "" if family == "opt" and template.endswith("\n") else " "
-    words = tuple(space + label for label in labels)
-    by_index = not any(label.isdigit() for label in labels)
-    return Task("custom", family, template, labels, words, 2048, None, label_field, by_index)
+    space = " "
+    if family == "opt" and template.endswith("\n"):
+        space = ""  # a candidate on a line of its own
+    return Task(
+        name="custom",
+        family=family,
+        template=template,
+        labels=labels,
+        words=tuple(space + label for label in labels),
+        label_field=label_field,
+        by_index=not any(label.isdigit() for label in labels),
+    )
 
 
 def get_task(name: str, family: str) -> Task:
     """The task of that name ("SST-2", "sst2", ...) with the prompt for a family of models.
 
-    family:  "roberta" (a mask) or "opt" (candidates)
-    raises:  DataError for an unknown name, or a known one without a prompt for this family
+    family: "roberta" (a mask) or "opt" (candidates)
+    raises: DataError for an unknown name, or a known one without a prompt for this family
     """
-    rows = {task.family: task for task in TASKS if _plain(task.name) == _plain(name)}
-    if family not in rows:
-        problem = "has no prompt" if rows else "is not known"
+    found = {task.family: task for task in TASKS if _plain(task.name) == _plain(name)}
+    if family not in found:
+        problem = "has no prompt" if found else "is not known"
         known = ", ".join(task.name for task in TASKS if task.family == family)
         raise DataError(f"task {name!r} {problem} for {family} models", f"known there: {known}")
-    return rows[family]
+    return found[family]
 
 
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-TASKS = [Task(**row) for row in read_toml(Path(__file__).with_suffix(".toml"))["tasks"]]
+_FIELD_TYPES: dict[str, type] = {
+    "name": str,
+    "family": str,
+    "template": str,
+    "labels": list,
+    "words": list,
+    "max_length": int,
+    "sentence_limit": int,
+    "label_field": str,
+    "by_index": bool,
+    "aliases": dict,
+    "columns": list,
+    "n_dev": int,
+    "loss": str,
+}
+
+
+def task_of_row(row: Mapping[str, Any]) -> Task:
+    """A row of tasks.toml as a Task; its lists become tuples.
+
+    raises: DataError naming the task, for a field that is missing, unknown or of another type
+    """
+    where = f"task {row.get('name')!r}"
+    fields: dict[str, Any] = {}
+    for name, value in row.items():
+        if not _is_of(value, _FIELD_TYPES.get(name)):
+            raise DataError(f"{where}: {name} is {value!r}", "fields and types are those of Task")
+        fields[name] = tuple(value) if isinstance(value, list) else value
+    missing = {"name", "family", "template", "labels", "words"} - fields.keys()
+    if missing:
+        raise DataError(f"{where} has no {', '.join(sorted(missing))}", "add it to the row")
+    if len(fields["labels"]) != len(fields["words"]):
+        raise DataError(f"{where}: labels and words differ in number", "give each label a word")
+    return Task(**fields)
+
+
+def _is_of(value: object, wanted: type | None) -> bool:
+    """Whether a value is of a type; what lists and dictionaries hold is text."""
+    if isinstance(value, list):
+        members = value
+    elif isinstance(value, dict):
+        members = list(value.values())
+    else:
+        members = []
+    return type(value) is wanted and all(isinstance(member, str) for member in members)
+
+
+def _read_table() -> list[Task]:
+    table = read_toml(Path(__file__).with_suffix(".toml"))
+    return [task_of_row(row) for row in table["tasks"]]
+
+
+TASKS = _read_table()

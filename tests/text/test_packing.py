@@ -1,4 +1,4 @@
-"""Packed tokens: offsets, parents, what is read, and which rows a step takes."""
+"""Examples into batches: offsets, parents, what is read; and which rows a step takes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,7 @@ from tinyzo.text.tasks import Example
 
 def fields(batch) -> dict:
     """The arrays that are there, as lists."""
-    return {k: v.tolist() for k, v in vars(batch).items() if v is not None}
-
-
-def blocks(batch, rows=None, size=128) -> list[tuple]:
-    """(rows of the queries, tokens of the keys, places) of each attention block."""
-    tokens = np.arange(len(batch.ids))
-    rows = tokens if rows is None else np.array(rows)
-    return [
-        (rows[queries].tolist(), tokens[keys].tolist(), places.tolist())
-        for queries, keys, places in batch.attention_blocks(rows, size)
-    ]
+    return {k: v.tolist() for k, v in vars(batch).items() if v is not None and len(v)}
 
 
 # -- packing -------------------------------------------------------------------------------
@@ -105,30 +95,11 @@ def test_gold_candidates_only():
     }
 
 
-def test_two_children_share_one_parent_and_not_each_other():
+def test_candidates_of_several_tokens_are_children_of_one_prompt():
     batch = pack_candidates([Example((2, 10), ((5, 6), (7, 8, 9)), -1, 0, "")])
     assert batch.ids.tolist() == [2, 10, 5, 7, 8]
-    assert blocks(batch) == [
-        ([0, 1], [0, 1], [0, 1]),
-        ([2], [0, 1, 2], [2]),
-        ([3, 4], [0, 1, 3, 4], [2, 3]),
-    ]
-
-
-def test_blocks_are_bounded_and_take_only_the_rows_that_ask():
-    batch = pack_candidates(TWO)
-    assert blocks(batch, size=2) == [
-        ([0, 1], [0, 1, 2], [0, 1]),
-        ([2], [0, 1, 2], [2]),
-        ([3, 4], [0, 1, 2, 3, 4], [3, 4]),
-        ([5, 6], [5, 6], [0, 1]),
-    ]
-    assert blocks(batch, rows=batch.read) == [
-        ([2], [0, 1, 2], [2]),
-        ([3, 4], [0, 1, 2, 3, 4], [3, 4]),
-        ([6], [5, 6], [1]),
-    ]
-    assert blocks(batch, rows=[4]) == [([4], [0, 1, 2, 3, 4], [4])]
+    assert batch.parents.tolist() == [-1, 0, 0]
+    assert batch.positions.tolist() == [0, 1, 2, 2, 3]
 
 
 # -- micro-batches -------------------------------------------------------------------------
