@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import runpy
 import sys
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
-
-import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -66,27 +63,3 @@ def test_the_page_on_python_runs(tmp_path, monkeypatch, capsys):
     assert names["run"].result["steps"] == 30
     assert names["again"].weights.names() == names["tuned"].weights.names()
     assert "no-such-folder" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))],
-                         ids=lambda page: page.stem)  # fmt: skip
-def test_links_within_the_project_lead_somewhere(page):
-    text = page.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if target.startswith("https://arxiv.org/abs/"):
-            continue
-        file, _, heading = target.partition("#")
-        path = Path(os.path.normpath(page.parent / file)) if file else page
-        assert path.exists(), target
-        if heading:
-            assert heading in headings(path), target
-
-
-def headings(page: Path) -> set[str]:
-    """The anchors of a page's headings, as they are made of them: lower case, hyphens."""
-    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
-
-
-def test_the_readme_is_a_page():
-    assert len((ROOT / "README.md").read_bytes()) <= 9_000
