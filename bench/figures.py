@@ -288,7 +288,7 @@ TASKS = ("topics", "OPT topics", "SST-2 k=16", "SST-2 k=512", "SST-2 5000", "TRE
 
 
 def mean_end(runs: Sequence[Record], column: int) -> float:
-    return statistics.mean(run["dev"][-1][column] for run in runs)
+    return float(statistics.mean(run["dev"][-1][column] for run in runs))
 
 
 def convergence(
@@ -469,7 +469,7 @@ def arrow(panel: Axes, start: Box, end: Box, text: str) -> None:
         ends = (start.x + start.width / 2, start.y), (end.x - end.width / 2, end.y)
     style = {"arrowstyle": "-|>", "color": BLUE, "lw": 1.4, "shrinkA": 3, "shrinkB": 4}
     panel.annotate("", ends[1], ends[0], arrowprops=style)
-    middle = [(a + b) / 2 for a, b in zip(*ends, strict=True)]
+    middle = (ends[0][0] + ends[1][0]) / 2, (ends[0][1] + ends[1][1]) / 2
     beside = (6, 0) if start.x == end.x else (8, math.copysign(13, start.y - 2))
     place = "left" if start.x == end.x else "center"
     panel.annotate(
