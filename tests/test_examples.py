@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
+from tiny import examples_for, raw_bytes, tiny_roberta, toy_task
+
+import tinyzo
+from tinyzo.zo.objectives import Objective
+
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -63,3 +68,23 @@ def test_the_page_on_python_runs(tmp_path, monkeypatch, capsys):
     assert names["run"].result["steps"] == 30
     assert names["again"].weights.names() == names["tuned"].weights.names()
     assert "no-such-folder" in capsys.readouterr().out
+
+
+def test_the_readme_s_step_is_mezo_s():
+    """The lines that the README shows change theta by the same bits as the step they stand for."""
+    shown, _ = CODE.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    names: dict[str, Any] = {"Probe": tinyzo.Probe}
+    exec(shown, names)
+    found = []
+    for step in (names["mezo_step"], tinyzo.mezo_step):
+        model = tiny_roberta()
+        step(
+            model.weights,
+            Objective(model, toy_task("roberta")),
+            examples_for("roberta"),
+            7,
+            1e-3,
+            1e-2,
+        )
+        found.append(raw_bytes(model.weights))
+    assert found[0] == found[1] != raw_bytes(tiny_roberta().weights)
