@@ -361,7 +361,9 @@ COLOURS = {
     "Adam, tinyzo": "#c9622a",
     "Adam, PyTorch": "#f0bf9c",
 }
-INK, BLUE, PALE, MONO = "#222222", "#2a6fb0", "#e8f0f8", "DejaVu Sans Mono"
+INK = "#222222"
+BLUE = "#2a6fb0"
+PALE = "#e8f0f8"
 
 
 def draw_cost(path: Path) -> None:

@@ -30,8 +30,14 @@ def run(tmp_path_factory) -> tinyzo.Run:
     """A few steps of the shipped job, in float32 so that nothing is rounded at random."""
     return tinyzo.finetune(
         tmp_path_factory.mktemp("runs") / "run",
-        steps=3, eval_every=3, batch_size=4, limit=4, weight_decay=0.1, engine="numpy", dtype="f32",
-    )  # fmt: skip
+        steps=3,
+        eval_every=3,
+        batch_size=4,
+        limit=4,
+        weight_decay=0.1,
+        engine="numpy",
+        dtype="f32",
+    )
 
 
 def test_the_documented_reader_reads_a_journal(reader, run):
