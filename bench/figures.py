@@ -1,0 +1,513 @@
+"""The figures and tables of README.md and docs/, made from what the benchmarks have on record.
+
+    python bench/figures.py            # write the tables into docs/*.md, draw docs/figures/*.svg
+    python bench/figures.py --check    # exit code 1 when a page's tables are not those of today
+
+A table stands in a page between `<!-- table NAME -->` and `<!-- end -->`. Tables need no package;
+figures need matplotlib.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, DOCS, DRAWN = ROOT / "bench" / "results", ROOT / "docs", ROOT / "docs" / "figures"
+MACHINE = "avx2-2-cores"
+MARKED = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+TUNING_SEED = 100  # of the runs that searched for a learning rate
+NAMES = {"roberta-large": "RoBERTa-large", "opt-1.3b": "OPT-1.3B", "opt-6.7b": "OPT-6.7B"}
+DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+
+Record = dict[str, Any]
+Curve = Sequence[Sequence[float]]  # (forward passes, accuracy, loss) of each evaluation
+
+
+def records(kind: str = "") -> list[Record]:
+    """The lines of a file of results: of the general one, or of one benchmark's own."""
+    path = RESULTS / f"{MACHINE}{kind and '-' + kind}.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+# -- tables ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Markdown table: the cells of its head and of its rows."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def __str__(self) -> str:
+        lines = [self.head, ["---"] * len(self.head), *self.rows]
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def gigabytes(count: int) -> str:
+    return f"{count / 2**30:.2f}" if count < 2**30 else f"{count / 2**30:.1f}"
+
+
+def megabytes(count: int) -> str:
+    return f"{count / 2**20:,.0f}"
+
+
+def seconds(value: float) -> str:
+    """Three digits where they say something, two decimals at most."""
+    if value < 9.95:
+        return f"{value:.2f}"
+    return f"{value:.1f}" if value < 99.5 else f"{value:.0f}"
+
+
+def cost() -> Table:
+    """MeZO beside Adam, by tinyzo and by PyTorch."""
+    head = ["model", "batch", "method", "peak GB", "s a step", "CPU s a step", "steps timed"]
+    rows = []
+    for cell in cost_cells():
+        about = [NAMES[cell["model"]], str(cell["batch_size"]), way(cell)]
+        if "reason" in cell:
+            rows.append([*about, cell["reason"].removesuffix(" GB"), "", "", ""])
+            continue
+        first = "" if cell["has_warm_up"] else ", the first"
+        took = seconds(cell["seconds_per_step"]), seconds(cell["cpu_per_step"])
+        timed = f"{cell['timed_steps']}{first}"
+        rows.append([*about, gigabytes(cell["peak_bytes"]), *took, timed])
+    return Table(head, rows)
+
+
+def cost_cells() -> list[Record]:
+    return [cell for record in records("pocketllm") for cell in record.get("cells", [])]
+
+
+WAYS = {
+    ("mezo", "streamed"): "MeZO, streamed",
+    ("mezo", "ours"): "MeZO, in memory",
+    ("mezo", "pytorch"): "MeZO, PyTorch",
+    ("adam", "ours"): "Adam, tinyzo",
+    ("adam", "pytorch"): "Adam, PyTorch",
+}
+
+
+def way(cell: Record) -> str:
+    return WAYS[cell["method"], cell["side"]]
+
+
+def memory() -> Table:
+    """Peaks of full-parameter MeZO steps."""
+    head = ["model", "engine", "weights", "batch", "peak MB", "s a step", "with snapshots", "K"]
+    rows = []
+    for record in records("memory"):
+        for case in record["cases"]:
+            streamed = case["residency"] == "streamed"
+            where = "in their file, cold" if record["cold"] else "in their file"
+            long_run = seconds(case["long_run_seconds_per_step"])
+            rows.append(
+                [
+                    f"{NAMES[case['model']]}, {DTYPES[case['dtype']]}",
+                    case["engine"],
+                    where if streamed else "in memory",
+                    str(case["batch_size"]),
+                    megabytes(case["peak_bytes"]),
+                    seconds(case["seconds_per_step"]),
+                    long_run if streamed else "",
+                    str(case["fold_every"]) if streamed else "",
+                ]
+            )
+    return Table(head, rows)
+
+
+def steps() -> list[Record]:
+    """The newest step of each kind on record, beside PyTorch's."""
+    newest = {}
+    for record in records():
+        if record["benchmark"] == "step":
+            kind = tuple(record[name] for name in ("model", "dtype", "batch_size", "task"))
+            newest[kind] = record
+    return list(newest.values())
+
+
+def step() -> Table:
+    """Seconds of a MeZO step beside the published one in PyTorch."""
+    head = ["step", "tinyzo s", "PyTorch s", "ratio", "step / its matmuls"]
+    head += ["peak GB: tinyzo", "PyTorch"]
+    rows = []
+    for record in steps():
+        what = f"{record['batch_size']} x {record['tokens']} tokens"
+        if record["task"]:
+            what = f"{record['batch_size']} {record['task']} sentences"
+        peer = record["peer"]
+        rows.append(
+            [
+                f"{NAMES[record['model']]}, {DTYPES[record['dtype']]}, {what}",
+                seconds(record["seconds_per_step"]),
+                seconds(peer["seconds_per_step"]),
+                f"{record['ratio']:.1f}",
+                f"{record['floor_ratio']:.2f}",
+                gigabytes(record["peak_bytes"]),
+                gigabytes(peer["peak_bytes"]),
+            ]
+        )
+    return Table(head, rows)
+
+
+def noise() -> Table:
+    """Nanoseconds to make z and add it."""
+    head = ["engine", "storage", "z", "ns an element", "least", "PyTorch"]
+    rows = []
+    for record in records():
+        for row in record.get("rows", []):
+            about = [row["engine"], DTYPES[row["storage"]], row["kind"]]
+            times = [row["ns"], row["min_ns"], row["peer_ns"]]
+            rows.append([*about, *map(seconds, times)])
+    return Table(head, rows)
+
+
+def prge() -> Table:
+    """A step of several queries on LoRA-FA: all probes in one pass, or fewer at a time."""
+    head = ["model", "weights", "tokens", "(q, batch)"]
+    head += ["one pass s", "a pair at a time s", "a probe at a time s", "gain", "in CPU time"]
+    places = {"resident": "in memory", "streamed": "in their file", "cold": "in their file, cold"}
+    rows = []
+    for record in records("prge"):
+        for gain in record.get("gains", []):
+            took = [gain["seconds"][name]["median"] for name in ("one pass", "pair", "probe")]
+            rows.append(
+                [
+                    f"{NAMES[gain['model']]}, {DTYPES[gain['dtype']]}",
+                    places[gain["place"]],
+                    str(gain["tokens"]),
+                    f"({gain['queries']}, {gain['batch']})",
+                    *map(seconds, took),
+                    f"{gain['gain']['probe']:.1f}",
+                    f"{gain['cpu_gain']['probe']:.1f}",
+                ]
+            )
+    return Table(head, sorted(rows, key=lambda row: (row[0], row[1], int(row[2]))))
+
+
+def prge_peaks() -> Table:
+    """Peak memory of a step of several queries, streamed."""
+    peaks = [peak for record in records("prge") for peak in record.get("peaks", [])]
+    shown = [(cell_of(peak["cell"]), megabytes(peak["peak_bytes"])) for peak in peaks]
+    ratios = [f"{peak['ratio']:.2f}" for peak in peaks]
+    rows = [[*row, ratio] for row, ratio in zip(shown, ratios, strict=True)]
+    return Table(["(q, batch)", "peak MB", "of one query"], rows)
+
+
+def cell_of(name: str) -> str:
+    return "({}, {})".format(*name.split("x"))
+
+
+def find_lr() -> Table:
+    """What --find-lr takes beside the best rate of the search on record."""
+    found = [row for record in records("find-lr") for row in record["find_lr"]]
+    rows = [
+        [row["task"], f"`{row['method']}`", rate(row["find_lr"]), rate(row["grid"])]
+        for row in found
+    ]
+    return Table(["task", "method", "`--find-lr` takes", "the grid's best"], rows)
+
+
+def rate(value: float) -> str:
+    return f"{value:.1e}"
+
+
+def vectors() -> Table:
+    """The first elements of some z."""
+    path = ROOT / "tests" / "engine" / "vectors_v1.json"
+    known = json.loads(path.read_text(encoding="utf-8"))
+    rows = []
+    for kind, key in (("gaussian", "f32"), ("rademacher", "f32"), ("rounding", "u32")):
+        for row in known[kind]:
+            if row["start"] == 0 and isinstance(row["tensor"], str):
+                about = [kind, str(row["seed"]), f"`{row['tensor']}`"]
+                rows.append([*about, " ".join(row[key][:4])])
+    return Table(["kind", "seed", "tensor", "elements 0 to 3, hexadecimal"], rows)
+
+
+# -- convergence -------------------------------------------------------------------------------
+
+
+def finals(lines: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
+    """The runs with the seeds that are reported, by task and method.
+
+    Of several rates or budgets on record, those that were run last: a table must not mix them.
+    """
+    found: dict[tuple[str, str], list[Record]] = {}
+    for line in lines:
+        if line["seed"] != TUNING_SEED:
+            runs = found.setdefault((line["task"], line["method"]), [])
+            if runs and any(runs[0][n] != line[n] for n in ("lr", "budget")):
+                runs.clear()
+            runs.append(line)
+    return found
+
+
+@dataclass(frozen=True)
+class Reach:
+    """From how many passes on a mean curve stays at a target, and how many curves end there."""
+
+    since: float | None
+    ends: int
+    curves: int
+
+
+def reach(curves: Sequence[Curve], column: int, target: float) -> Reach:
+    """When the mean of the curves has the target for good, linearly between evaluations.
+
+    column: 1, accuracy, which rises, or 2, loss, which falls
+    """
+    sign, since = (1, -1)[column - 1], None
+    lead = [[sign * (at[column] - target) for at in curve] for curve in curves]
+    points = [(at[0][0], sum(y)) for at, y in zip(zip(*curves), zip(*lead))]  # noqa: B905
+    if points and abs(points[-1][1]) < 1e-9:  # MeZO's own
+        points[-1] = points[-1][0], 0.0
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if y1 < 0:
+            since = None
+        elif since is None:
+            since = x0 if y0 >= 0 else x0 + (x1 - x0) * y0 / (y0 - y1)
+    return Reach(since, sum(y[-1] >= 0 for y in lead), len(curves))
+
+
+Runs = dict[tuple[str, str], list[Record]]
+TASKS = ("topics", "OPT topics", "SST-2 k=16", "SST-2 k=512", "SST-2 5000", "TREC k=16")
+
+
+def mean_end(runs: Sequence[Record], column: int) -> float:
+    return float(statistics.mean(run["dev"][-1][column] for run in runs))
+
+
+def convergence(
+    cell: Callable[[list[Record], list[Record]], str], head: str
+) -> Iterator[list[str]]:
+    """The head, and a row for each method with a cell for each task; empty where not run."""
+    found = finals(records("convergence"))
+    yield [head, *TASKS]
+    for method in dict.fromkeys(name for _, name in found):
+        pairs = [(found.get((task, method)), found[task, "mezo"]) for task in TASKS]
+        yield [f"`{method}`", *(cell(runs, mezo) if runs else "" for runs, mezo in pairs)]
+
+
+def final() -> Table:
+    """Dev accuracy and loss when the budget is spent."""
+
+    def cell(runs: list[Record], mezo: list[Record]) -> str:
+        return f"{mean_end(runs, 1):.3f}, {mean_end(runs, 2):.3f}"
+
+    found = finals(records("convergence"))
+    starts = [found[task, "mezo"][0]["dev"][0] for task in TASKS]
+    before = ["before", *(f"{accuracy:.3f}, {loss:.3f}" for _, accuracy, loss in starts)]
+    head, *rows = convergence(cell, "dev accuracy, loss")
+    return Table(head, [before, *rows])
+
+
+def passes() -> Table:
+    """From how many passes on the mean stays at MeZO's final accuracy, and at its final loss."""
+
+    def cell(runs: list[Record], mezo: list[Record]) -> str:
+        curves = [run["dev"] for run in runs]
+        both = (reach(curves, column, mean_end(mezo, column)) for column in (1, 2))
+        return " / ".join(map(said, both))
+
+    def said(found: Reach) -> str:
+        if found.since is None:
+            return "-"
+        return f"{found.since:.0f}" + ("*" if found.ends < found.curves else "")
+
+    head, *rows = convergence(cell, "passes to MeZO's accuracy / loss")
+    return Table(head, rows)
+
+
+TABLES: dict[str, Callable[[], Table]] = {
+    "cost": cost,
+    "memory": memory,
+    "step": step,
+    "noise": noise,
+    "prge": prge,
+    "prge-peaks": prge_peaks,
+    "find-lr": find_lr,
+    "vectors": vectors,
+    "final": final,
+    "passes": passes,
+}
+
+
+def filled(text: str) -> str:
+    """A page with its tables as the results say."""
+    return MARKED.sub(lambda found: found[1] + str(TABLES[found[2]]()) + found[3], text)
+
+
+# -- figures -----------------------------------------------------------------------------------
+
+GROUPS = (("roberta-large", 8), ("roberta-large", 64), ("opt-1.3b", 8))
+COLOURS = {
+    "MeZO, streamed": "#1b7f5c",
+    "MeZO, in memory": "#5fb894",
+    "MeZO, PyTorch": "#c4e3d5",
+    "Adam, tinyzo": "#c9622a",
+    "Adam, PyTorch": "#f0bf9c",
+}
+INK = "#222222"
+BLUE = "#2a6fb0"
+PALE = "#e8f0f8"
+
+
+def draw_cost(path: Path) -> None:
+    """Memory and time of a step, MeZO beside Adam, tinyzo beside PyTorch."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 5.2), layout="constrained", facecolor="white")
+    left, right = figure.subplots(1, 2)
+    bars(left, "peak_bytes", 2**30, "peak memory of the process, GB", "{:.2f}")
+    bars(right, "seconds_per_step", 1, "seconds a step", "{:.0f}")
+    right.set_yticklabels([])
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    save(figure, path)
+
+
+def bars(panel: Axes, what: str, unit: float, title: str, form: str) -> None:
+    """A group of bars for each model and batch, a bar for each way."""
+    known = {(c["model"], c["batch_size"], way(c)): c for c in cost_cells()}
+    middles, height = [], 0.8
+    for number, name in enumerate(COLOURS):
+        for group, (model, batch) in enumerate(GROUPS):
+            y = group * (len(COLOURS) + 1) * height + number * height
+            cell = known.get((model, batch, name), {})
+            value = cell.get(what, 0) / unit
+            label = name if group == 0 else None
+            panel.barh(y, value, height * 0.9, color=COLOURS[name], label=label)
+            text = form.format(value) if value else "not measured"
+            if "reason" in cell and value:
+                text = cell["reason"] + ", stopped"
+            panel.annotate(
+                text, (value, y), (3, 0), textcoords="offset points", va="center", size=8
+            )
+    for group in range(len(GROUPS)):
+        middles.append((group * (len(COLOURS) + 1) + (len(COLOURS) - 1) / 2) * height)
+    panel.set_yticks(middles, [f"{NAMES[model]}\nbatch {batch}" for model, batch in GROUPS])
+    panel.invert_yaxis()
+    panel.set_title(title, size=11)
+    panel.margins(x=0.28)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A labelled box of the drawing, about its middle."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    text: str
+    colour: str = "white"
+
+    def draw(self, panel: Axes) -> None:
+        from matplotlib.patches import FancyBboxPatch
+
+        corner = self.x - self.width / 2, self.y - self.height / 2
+        style = "round,pad=0.02,rounding_size=0.08"
+        patch = FancyBboxPatch(corner, self.width, self.height, style, fc=self.colour, ec=INK, lw=1)
+        panel.add_patch(patch)
+        panel.text(self.x, self.y, self.text, ha="center", va="center", size=10, color=INK)
+
+
+BOXES = {
+    "theta": Box(1.2, 2.0, 1.9, 0.9, "weights θ\nstay as they are", PALE),
+    "seed": Box(1.2, 0.5, 1.9, 0.7, "seed of the step", PALE),
+    "plus": Box(4.3, 2.75, 2.3, 0.8, "forward pass\nat θ + eps z"),
+    "minus": Box(4.3, 1.25, 2.3, 0.8, "forward pass\nat θ - eps z"),
+    "g": Box(7.75, 2.0, 2.6, 1.0, "projected gradient\ng = (L₊ - L₋) / (2 eps)"),
+    "update": Box(11.1, 2.0, 2.3, 1.0, "θ ← θ - lr g z\nz made again"),
+    "journal": Box(11.1, 0.45, 2.3, 0.7, "journal: (seed, -lr g)", PALE),
+}
+ARROWS = (
+    ("theta", "plus", ""),
+    ("theta", "minus", ""),
+    ("seed", "plus", ""),
+    ("seed", "minus", "makes z"),
+    ("plus", "g", "L₊"),
+    ("minus", "g", "L₋"),
+    ("g", "update", ""),
+    ("update", "journal", "56 bytes"),
+)
+
+
+def draw_step(path: Path) -> None:
+    """One step of MeZO as boxes and arrows."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3), facecolor="white")
+    panel = figure.add_axes((0, 0, 1, 1))
+    panel.set(xlim=(0, 12.5), ylim=(-0.1, 3.5))
+    panel.axis("off")
+    for start, end, text in ARROWS:
+        arrow(panel, BOXES[start], BOXES[end], text)
+    for box in BOXES.values():
+        box.draw(panel)
+    save(figure, path)
+
+
+def arrow(panel: Axes, start: Box, end: Box, text: str) -> None:
+    """From the side of one box that faces another; downwards where they share a column."""
+    if start.x == end.x:
+        ends = (start.x, start.y - start.height / 2), (end.x, end.y + end.height / 2)
+    else:
+        ends = (start.x + start.width / 2, start.y), (end.x - end.width / 2, end.y)
+    style = {"arrowstyle": "-|>", "color": BLUE, "lw": 1.4, "shrinkA": 3, "shrinkB": 4}
+    panel.annotate("", ends[1], ends[0], arrowprops=style)
+    middle = (ends[0][0] + ends[1][0]) / 2, (ends[0][1] + ends[1][1]) / 2
+    beside = (6, 0) if start.x == end.x else (8, math.copysign(13, start.y - 2))
+    place = "left" if start.x == end.x else "center"
+    panel.annotate(
+        text, middle, beside, textcoords="offset points", ha=place, va="center", size=9, color=BLUE
+    )
+
+
+def save(figure: Any, path: Path) -> None:
+    """The same bytes from the same figure, whenever it is drawn."""
+    from matplotlib import rc_context
+
+    path.parent.mkdir(exist_ok=True)
+    with rc_context({"svg.hashsalt": "tinyzo"}):
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+DRAWINGS = {"cost": draw_cost, "step": draw_step}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, compare")
+    parser.add_argument("--kind", default="svg", help="of the figures' files (svg)")
+    options = parser.parse_args()
+    pages = {page: page.read_text(encoding="utf-8") for page in sorted(DOCS.glob("*.md"))}
+    stale = {page: new for page, text in pages.items() if (new := filled(text)) != text}
+    if options.check:
+        for page in stale:
+            print(f"{page.relative_to(ROOT)}: its tables are old; run bench/figures.py")
+        return int(bool(stale))
+    for page, text in stale.items():
+        page.write_text(text, encoding="utf-8")
+    for name, draw in DRAWINGS.items():
+        draw(DRAWN / f"{name}.{options.kind}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

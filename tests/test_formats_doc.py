@@ -1,0 +1,104 @@
+"""docs/formats.md is enough to write another reader: its code reads and redoes a run of ours."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tinyzo
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "formats.md"
+CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def reader() -> dict[str, Any]:
+    """What the page's blocks of code define."""
+    names: dict[str, Any] = {}
+    for block in CODE.findall(PAGE.read_text(encoding="utf-8")):
+        exec(block, names)
+    return names
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> tinyzo.Run:
+    """A few steps of the shipped job, in float32 so that nothing is rounded at random."""
+    return tinyzo.finetune(
+        tmp_path_factory.mktemp("runs") / "run",
+        steps=3,
+        eval_every=3,
+        batch_size=4,
+        limit=4,
+        weight_decay=0.1,
+        engine="numpy",
+        dtype="f32",
+    )
+
+
+def test_the_documented_reader_reads_a_journal(reader, run):
+    header, steps = reader["read_journal"](run.journal_path.read_bytes())
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert header == {"losses": 2, "terms": 1, "kind": 1, "base": run.about["base"]}
+    assert [step["losses"] for step in steps] == [[x["loss_plus"], x["loss_minus"]] for x in lines]
+    assert [step["terms"][0][0] for step in steps] == [line["seed"] for line in lines]
+    said = [(line["step"], line["projected_gradient"]) for line in lines]
+    assert [(step["step"], step["projected_gradient"]) for step in steps] == said
+
+
+def test_the_documented_step_seed_is_the_run_s(reader, run):
+    _, steps = reader["read_journal"](run.journal_path.read_bytes())
+    splitmix64, seed = reader["splitmix64"], run.settings.seed
+    seeds = [splitmix64(splitmix64(seed) ^ number) >> 11 for number in range(len(steps))]
+    assert [step["terms"][0][0] for step in steps] == seeds
+
+
+@pytest.mark.parametrize("name", ["lm_head.bias", "lm_head.dense.weight"])
+def test_the_documented_weights_are_those_of_replay(reader, run, tmp_path, name):
+    """The last step's, bit by bit, from the checkpoint, the journal and z as the page has them."""
+    _, steps = reader["read_journal"](run.journal_path.read_bytes())
+    w = tinyzo.load("roberta-tiny", dtype="f32").weights.read(name)
+    for step in steps:
+        ((seed, coefficient),) = step["terms"]
+        kept = np.float32(1 - step["decay"] if w.ndim > 1 else 1)
+        w = kept * w + np.float32(coefficient) * reader["gaussian"](seed, name, w.size).reshape(
+            w.shape
+        )
+    replayed = tinyzo.load(tinyzo.replay(run, tmp_path / "tuned", step=3)).weights.read(name)
+    assert w.tobytes() == replayed.tobytes()
+
+
+def test_the_documented_reader_leaves_out_a_torn_record(reader, run):
+    data = run.journal_path.read_bytes()
+    assert len(reader["read_journal"](data[:-1])[1]) == 2
+    changed = bytearray(data)
+    changed[-5] ^= 1
+    assert len(reader["read_journal"](bytes(changed))[1]) == 2
+
+
+def test_the_documented_reader_sees_a_corrupt_record(reader, run):
+    changed = bytearray(run.journal_path.read_bytes())
+    changed[52 + 20] ^= 1
+    with pytest.raises(AssertionError, match="record 1 is corrupt"):
+        reader["read_journal"](bytes(changed))
+
+
+def test_every_key_of_a_run_s_files_is_documented(run):
+    text = PAGE.read_text(encoding="utf-8")
+    for file in ("metrics.jsonl", "events.jsonl", "result.json"):
+        for line in (run.path / file).read_text().splitlines():
+            missing = [key for key in json.loads(line) if f"`{key}`" not in text]
+            assert missing == [], file
+    assert [key for key in run.about if f"`{key}`" not in text] == []
+
+
+def test_the_documented_z_has_the_frozen_bits(reader):
+    path = PAGE.parents[1] / "tests" / "engine" / "vectors_v1.json"
+    for row in json.loads(path.read_text())["gaussian"]:
+        if isinstance(row["tensor"], str) and row["start"] == 0:
+            z = reader["gaussian"](row["seed"], row["tensor"], 8)
+            assert [f"{bits:08x}" for bits in z.view(np.uint32)] == row["f32"]
