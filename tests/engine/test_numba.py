@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,7 @@ from tinyzo.engine.numba.engine import DEPTH, NumbaEngine  # noqa: E402
 from tinyzo.engine.numba.vectors import TILE, Tile, choose_tile, square_transpose, tile_multiplier
 from tinyzo.system import fast_cpus  # noqa: E402
 
+ROOT = Path(__file__).resolve().parents[2]
 PAIR = [Probe(5, 1e-2), Probe(5, -1e-2)]
 X86, ARM = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
 
@@ -290,22 +292,38 @@ def test_a_child_compiles_every_kernel():
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "True {1}\n"
 
 
-def test_a_cold_cache_is_filled_by_a_child(monkeypatch, tmp_path):
+def test_a_cold_or_old_cache_is_filled_by_a_child(monkeypatch, tmp_path):
+    """Old: than any source that is compiled in, of which Numba itself knows one."""
     children = []
 
     def run(child, cwd, **_):
-        children.append(child)
+        children.append((child, cwd))
         raise OSError("no child can be had")
 
+    indexes = [tmp_path / "kernels.linear-1.py3.nbi", tmp_path / "kernels.fold-2.py3.nbi"]
+
+    def cached(kernel="*"):
+        return [path for path in indexes if path.match(f"kernels.{kernel}-*") and path.exists()]
+
     monkeypatch.setattr(numba_engine.subprocess, "run", run)
+    monkeypatch.setattr(numba_engine, "cached", cached)
     make = numba_engine.shared_engine.__wrapped__
-    assert make(1).threads == 1 and children == []  # compile_kernels or another test came before
-    later = Path(numba_kernels.__file__).stat().st_mtime + 1e6
-    monkeypatch.setattr(numba_kernels, "__file__", str(tmp_path / "kernels.py"))
-    Path(numba_kernels.__file__).touch()
-    os.utime(numba_kernels.__file__, (later, later))
-    assert make(2).threads == 2
-    assert children == [[sys.executable, "-m", "tinyzo.engine.numba.engine"]]
+    expected = ([sys.executable, "-m", "tinyzo.engine.numba.engine"], ROOT)
+    assert make(2).threads == 2 and children == [expected]
+    for index in indexes:
+        index.touch()
+    assert make(1).threads == 1 and children == [expected]
+    for source in ("kernels", "vectors", "noise", "gelu", "moments"):
+        for index in indexes:
+            index.touch()
+        source = getattr(numba_engine, source)
+        edited = Path(shutil.copy(source.__file__, tmp_path))
+        later = indexes[0].stat().st_mtime + 1
+        os.utime(edited, (later, later))
+        with monkeypatch.context() as patch:
+            patch.setattr(source, "__file__", str(edited))
+            make(1)
+        assert children.pop() == expected and not cached()
 
 
 # -- where it is missing -------------------------------------------------------------------------

@@ -352,8 +352,21 @@ def linear(x, raw, storage, first, terms, bias, residual, out, column, bf16, blo
                       DEPTH, tile, bf16)  # fmt: skip
             for p in range(copies):
                 wp, xp = (p if terms.seeds.size > 1 else 0), (p if x.shape[0] > 1 else 0)
-                multiply(bf16, n, scratch, wp * tile, DEPTH, packed, xp * padded * words, words, k,
-                         min(DEPTH, words - k), scratch, totals + p * padded * block, padded)
+                multiply(
+                    bf16,
+                    n,
+                    scratch,
+                    wp * tile,
+                    DEPTH,
+                    packed,
+                    xp * padded * words,
+                    words,
+                    k,
+                    min(DEPTH, words - k),
+                    scratch,
+                    totals + p * padded * block,
+                    padded,
+                )
         j0 = column + task * block
         for p in range(copies):
             for m in range(0, count, LANES):
