@@ -28,9 +28,15 @@ from tinyzo.zo.objectives import Objective
 numba = pytest.importorskip("numba", reason="the fast engine needs Numba")
 
 from tinyzo.engine.numba import engine as numba_engine  # noqa: E402
-from tinyzo.engine.numba import kernels as numba_kernels
+from tinyzo.engine.numba import kernels as numba_kernels  # noqa: E402
 from tinyzo.engine.numba.engine import DEPTH, NumbaEngine  # noqa: E402
-from tinyzo.engine.numba.vectors import TILE, Tile, choose_tile, square_transpose, tile_multiplier
+from tinyzo.engine.numba.vectors import (  # noqa: E402
+    TILE,
+    Tile,
+    choose_tile,
+    square_transpose,
+    tile_multiplier,
+)
 from tinyzo.system import fast_cpus  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,9 +72,8 @@ def test_the_tile_follows_from_the_cpu(features, triple, tile):
 
 
 # LLVM splits vectors that are too long for this CPU, so every tile can be tried on any.
-TILES = [
-    Tile(16, 8, 3, ""), Tile(8, 4, 3, ""), Tile(4, 8, 2, ""), Tile(4, 4, 2, ""), TILE,
-]  # fmt: skip
+OTHERS = [Tile(16, 8, 3, ""), Tile(8, 4, 3, ""), Tile(4, 8, 2, ""), Tile(4, 4, 2, "")]
+TILES = [TILE, *(pytest.param(t, marks=pytest.mark.exhaustive) for t in OTHERS if t != TILE)]
 
 
 # The most that one operation of a sum errs by, of what it gives. FMA, dpbf16ps (two FMAs a word, to
@@ -209,7 +214,7 @@ THREE = [Probe(0, 0.0), Probe(3, 0.1), Probe(5, 0.1)]
 @pytest.mark.parametrize(("rows", "inner"), [(1, 1), (5, 3), (131, 17), (40, DEPTH + 9)])
 @pytest.mark.parametrize("bf16", [False, True])
 def test_linear_of_any_size_is_a_sum_of_products(count, rows, inner, bf16):
-    """In bfloat16 of operands that are rounded to nearest; a decoder's rows are float32's always."""
+    """In bfloat16, of operands that are rounded to nearest; a decoder's rows always in float32."""
     weights = random_weights(rows, inner, NumbaEngine(2, bf16=bf16), "<u2" if bf16 else "<f4")
     used = 0.0
     for probes, shared in itertools.product([[Probe(0, 0.0)], PAIR, THREE], [True, False]):
@@ -354,6 +359,7 @@ print(hashlib.sha256(out).hexdigest(), len(kernels.attention.stats.cache_hits))
 """
 
 
+@pytest.mark.exhaustive  # it compiles the attention kernel, in a cache of its own
 @starts_another
 def test_the_process_that_compiles_computes_the_same_bits(tmp_path):
     """A softmax may be summed in any order, but in one: else a run goes on with other losses."""
