@@ -24,8 +24,9 @@ VOCABULARY, POSITIONS, DTYPE_NAMES = 29, 20, tuple(DTYPES)
 # And Numba's where it is, with two threads; products of bfloat16 as such are a test of their own.
 ENGINES: dict[str, Any] = {"numpy": NumpyEngine()}
 if not why_no_numba():
-    from tinyzo.engine.numba.engine import NumbaEngine
+    from tinyzo.engine.numba.engine import NumbaEngine, ensure_compiled
 
+    ensure_compiled()
     ENGINES["numba"] = NumbaEngine(2, bf16=False)
 class EngineOf(NumpyEngine):
     """The NumPy engine with other views: a faulty one, or the reference's."""

@@ -25,7 +25,6 @@ EPS = 1e-2
 SEEDS = (0, 12, 2**53 - 1)
 PROBES = {
     "unperturbed": [Probe(0, 0.0)],
-    "one": [Probe(5, EPS)],
     "pair": [Probe(5, EPS), Probe(5, -EPS)],
     "three pairs": [Probe(seed, sign * EPS) for seed in SEEDS for sign in (1, -1)],
     "and itself": [Probe(0, 0.0), Probe(5, EPS), Probe(6, EPS)],

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from engine.test_streaming import streamed
+from streams import streamed
 from tiny import ENGINES, MODELS, examples_for, raw_bytes, toy_task
 
 import tinyzo

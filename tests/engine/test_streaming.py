@@ -5,15 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from folders import random_tensors, write_tensors
+from streams import PAIR, small_tiles, streamed  # noqa: F401 (small_tiles: used by all)
 from tiny import DTYPE_NAMES, ENGINES, MODELS, examples_for, raw_bytes, toy_task
 
 from tinyzo.checkpoints.safetensors import SafetensorsWriter, open_safetensors
 from tinyzo.checkpoints.sources import Source, TensorInfo
 from tinyzo.dtypes import narrow
-from tinyzo.engine import tiles
 from tinyzo.engine.stores.streamed import Streamed
 from tinyzo.engine.terms import Probe
-from tinyzo.engine.weights import Weights
 from tinyzo.errors import CheckpointError
 from tinyzo.models.model import Model
 from tinyzo.runs.snapshots import infos_of
@@ -23,7 +22,6 @@ from tinyzo.zo.objectives import Objective
 engines = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 models = pytest.mark.parametrize("name", MODELS)
 dtypes = pytest.mark.parametrize("dtype", DTYPE_NAMES)
-PAIR = [Probe(5, 1e-2), Probe(5, -1e-2)]
 PROBES = {
     "itself": [Probe(0, 0.0)],
     "one": [Probe(5, 1e-2)],
@@ -32,31 +30,21 @@ PROBES = {
 }
 
 
-def streamed(model: Model, path, tiles: int = 2) -> Model:
-    """The same model, its weights in a file."""
-    weights = model.weights
-    with SafetensorsWriter(path, infos_of(weights, weights.saved)) as writer:
-        weights.write(writer.write, writer.names())
-    names = {name: name for name in weights.names()}
-    store = Streamed(open_safetensors(path), names, tiles=tiles)
-    there = Weights(store, weights.engine, weights.direction)
-    return Model(model.family, model.config, there, model.directory)
-
-
 def objective(model: Model, loss: str = "classification") -> Objective:
     return Objective(model, toy_task(model.family, loss))
 
 
-@pytest.fixture(autouse=True)
-def small_tiles(monkeypatch):
-    """Tiles of 3 rows of width 8, so that every matrix has several blocks."""
-    monkeypatch.setattr(tiles, "TILE", 24)
+ONCE = {"f32": 1, "bf16": 2, "f16": 32}  # each size of a block with one type, and one with each
+SWEEP = [
+    pytest.param(dtype, tiles, marks=[] if tiles == ONCE[dtype] else pytest.mark.exhaustive)
+    for dtype in DTYPE_NAMES
+    for tiles in ONCE.values()
+]
 
 
 @engines
 @models
-@dtypes
-@pytest.mark.parametrize("tiles", [1, 2, 32])
+@pytest.mark.parametrize(("dtype", "tiles"), SWEEP)
 def test_losses_and_steps_are_those_in_memory_bit_by_bit(tmp_path, name, dtype, engine, tiles):
     here = MODELS[name](dtype, engine)
     there = streamed(here, tmp_path / "w", tiles)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from golden.seeded import Case
-
 from tiny import EngineOf
 
 from tinyzo.checkpoints.directory import typed_config

@@ -36,17 +36,17 @@ def adapter(name: str) -> Halves:
 class AdaptedView(NumpyView):
     """The verbs of the view that follows in the order of classes, with what adapters add."""
 
-    def scale(self) -> np.float32:
+    def scale(self) -> float:
         """s = alpha / r; 1 where only prefixes are."""
         scale = self.weights.adapter_scale
-        return np.float32(1 if scale is None else scale)
+        return 1.0 if scale is None else scale
 
     def adapt(self, name: str, x: Array, y: Array, rows: Integers | None = None) -> Array:
         """y + s (x A^T) B^T, or some rows of B. x: f32[P, N, in]; y: f32[P, N, out or R]."""
         a, b = adapter(name)
         if b not in self.weights:
             return y
-        low = self.product(a, x) * self.scale()
+        low = self.product(a, x) * np.float32(self.scale())
         return plus(y, super().scores(b, low, rows))
 
     def embed(self, name: str, ids: Integers) -> Array:
@@ -54,7 +54,7 @@ class AdaptedView(NumpyView):
         a, b = adapter(name)
         if b not in self.weights:
             return x
-        low = super().embed(b, ids) * self.scale()
+        low = super().embed(b, ids) * np.float32(self.scale())
         return plus(x, self.bilinear(np.matmul, low, self.whole(a))) if low.any() else x
 
     def linear(self, name: str, x: Array, residual: Array | None = None) -> Array:

@@ -1,7 +1,7 @@
 """Adam without state: its moments are made again from the terms of the last K steps (AdaMeZO).
 
-    theta <- theta - 100 lr M / (sqrt(V) + 1e-5)
-    M = sum_k b1^k g_k z_k,  V = sum_k b2^k g_k^2 z_k^2        k = 0 the newest; arXiv 2605.00650
+theta <- theta - 100 lr M / (sqrt(V) + 1e-5)
+M = sum_k b1^k g_k z_k,  V = sum_k b2^k g_k^2 z_k^2        k = 0 the newest; arXiv 2605.00650
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,10 @@ import numpy as np
 from tinyzo.dtypes import Array
 from tinyzo.engine.terms import Term
 
-BETA_1, BETA_2, BOOST, FLOOR = 0.7, 0.9, 100.0, np.float32(1e-5)
+BETA_1 = 0.7
+BETA_2 = 0.9
+BOOST = 100.0
+FLOOR = np.float32(1e-5)
 
 
 class AgedTerm(NamedTuple):
@@ -50,8 +53,11 @@ class Moments:
 
     def change(self, terms: Sequence[Term], z_of: Callable[[int], Array]) -> Array:
         """What the update adds to some elements. z_of: seed -> their z, f32."""
-        m = v = np.float32(0)
+        m: Array | np.float32 = np.float32(0)
+        v: Array | np.float32 = np.float32(0)
         for seed, first, second in self.aged(terms):
             z = z_of(seed)
-            m, v = m + np.float32(first) * z, v + np.float32(second) * (z * z)
-        return np.float32(self.rate) * (m / (np.sqrt(v) + FLOOR))
+            m = m + np.float32(first) * z
+            v = v + np.float32(second) * (z * z)
+        change: Array = np.float32(self.rate) * (m / (np.sqrt(v) + FLOOR))
+        return change

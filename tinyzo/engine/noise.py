@@ -23,6 +23,7 @@ import math
 
 import numpy as np
 
+from tinyzo.dtypes import Array
 from tinyzo.errors import ConfigError, ShapeError
 
 FORMAT = 1
@@ -76,7 +77,8 @@ def key(seed: int, tensor: str | int, kind: str = "gaussian") -> tuple[int, int]
 
 def words(key: tuple[int, int], index: np.ndarray) -> np.ndarray:
     """32 random bits for each counter. index: u32[...], overwritten; returns it: u32[...]."""
-    x, t = index, np.empty_like(index)
+    x = index
+    t = np.empty_like(x)
     x += np.uint32(key[0])
     x ^= np.right_shift(x, 16, out=t)
     x *= np.uint32(ROUND_1)
@@ -87,8 +89,8 @@ def words(key: tuple[int, int], index: np.ndarray) -> np.ndarray:
     return x
 
 
-def polynomial(coefficients: tuple[float, ...], x: np.ndarray) -> np.ndarray:
-    """c0 + c1 x + c2 x^2 + ... by Horner's rule, in float32."""
+def polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
+    """c0 + c1 x + c2 x^2 + ... by Horner's rule, in float32: a new array."""
     total = np.full_like(x, coefficients[-1])
     for c in coefficients[-2::-1]:
         total *= x
@@ -96,10 +98,11 @@ def polynomial(coefficients: tuple[float, ...], x: np.ndarray) -> np.ndarray:
     return total
 
 
-def gaussian(key: tuple[int, int], index: np.ndarray) -> np.ndarray:
+def gaussian(key: tuple[int, int], index: np.ndarray) -> Array:
     """Standard normal z of the elements. index: u32[...], overwritten; returns f32[...]."""
     word = words(key, index)
-    total, t = word & np.uint32(0xFFFF), np.right_shift(word, 16)
+    total = word & np.uint32(0xFFFF)
+    t = np.right_shift(word, 16)
     total += t
     word *= np.uint32(FIELDS)
     total += np.bitwise_and(word, np.uint32(0xFFFF), out=t)
@@ -113,16 +116,21 @@ def gaussian(key: tuple[int, int], index: np.ndarray) -> np.ndarray:
     return z
 
 
-def rademacher(key: tuple[int, int], index: np.ndarray) -> np.ndarray:
+def rademacher(key: tuple[int, int], index: np.ndarray) -> Array:
     """Signs z in {-1, +1} of the elements. index: u32[...], kept; returns f32[...]."""
     word = words(key, np.right_shift(index, 5))
     bit = (word >> (index & np.uint32(31))) & np.uint32(1)
-    return np.float32(1) - np.float32(2) * bit.astype(np.float32)
+    z: Array = np.float32(1) - np.float32(2) * bit.astype(np.float32)
+    return z
 
 
-def at(seed: int, tensor: str | int, index: np.ndarray, kind: str = "gaussian") -> np.ndarray:
-    """z of the elements with these flat indices. index: u32[...], may be overwritten: f32[...]."""
-    return (rademacher if kind == "rademacher" else gaussian)(key(seed, tensor, kind), index)
+def at(seed: int, tensor: str | int, index: np.ndarray, kind: str = "gaussian") -> Array:
+    """z of the elements with these flat indices: f32[...]. index: u32[...], may be overwritten.
+
+    raises: ConfigError as `key`
+    """
+    make = rademacher if kind == "rademacher" else gaussian
+    return make(key(seed, tensor, kind), index)
 
 
 def counters(start: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -135,16 +143,20 @@ def counters(start: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _check_count(stop: int) -> int:
+    """The number after the last element's, if z counts so far."""
     if stop > 1 << 32:
         raise ShapeError(f"a tensor with element {stop}: z counts to 2^32", "split the tensor")
     return stop
 
 
-def noise(seed: int, name_or_index: str | int, shape: tuple[int, ...],
-          kind: str = "gaussian") -> np.ndarray:  # fmt: skip
+def noise(
+    seed: int, name_or_index: str | int, shape: tuple[int, ...], kind: str = "gaussian"
+) -> Array:
     """The z that every engine uses, for one whole tensor: f32[shape].
 
-    seed: 0 .. 2^64 - 1 (0 is a seed like any other). kind: "gaussian" or "rademacher".
+    seed:   0 .. 2^64 - 1 (0 is a seed like any other)
+    kind:   "gaussian" or "rademacher"
+    raises: ConfigError for another seed or kind, ShapeError beyond element 2^32
     """
     z = np.empty(_check_count(math.prod(shape)), np.float32)
     for start in range(0, z.size, BLOCK):

@@ -231,7 +231,9 @@ class NumpyView:
         scores = present(scores, counts)
         top = scores.max(axis=-1, keepdims=True)
         log_total = top[..., 0] + np.log(np.exp(scores - top).sum(axis=-1))
-        return (log_total - scores[:, np.arange(len(labels)), labels]).sum(axis=-1)
+        chosen = scores[:, np.arange(len(labels)), labels]
+        losses: np.ndarray = (log_total - chosen).sum(axis=-1)
+        return losses
 
     # -- what is not linear in the activations: autodiff/forward_mode.py has its derivatives
 

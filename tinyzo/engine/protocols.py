@@ -22,6 +22,7 @@ from tinyzo.engine.tiles import Block
 if TYPE_CHECKING:
     from tinyzo.engine.weights import Parameters
 
+
 class Store(Protocol):
     """Named tensors in their storage types. shapes, dtypes: of each tensor, in the file's order."""
 
@@ -30,12 +31,14 @@ class Store(Protocol):
     is_resident: bool  # whether `read` and `blocks` give the bytes themselves, to be changed
 
     def read(self, name: str) -> np.ndarray:
-        """A whole tensor as it is stored."""
+        """A whole tensor as it is stored: the store's own bytes if it is resident, else a copy."""
 
     def blocks(
         self, name: str, start: int = 0, stop: int | None = None, sweep: str = ""
     ) -> Iterator[Block]:
-        """Rows start .. stop in turn; each block is good until the next one is asked for.
+        """Rows start .. stop in turn, as they are stored.
+
+        A block is the store's own, and good until the next one is asked for.
 
         sweep: names a pass over the weights; within one, blocks come in the order of the last time
         """
@@ -44,7 +47,7 @@ class Store(Protocol):
         """A copy of the given rows."""
 
     def load(self) -> "Store":
-        """The same tensors in memory."""
+        """The same tensors in memory; this store's file is closed, and it is not used again."""
 
     def resize(self, tiles: int) -> None:
         """Give out blocks of at most so many tiles from now on."""
@@ -76,20 +79,29 @@ class View(Protocol):
         """Rows of a table. ids: i64[N]; returns f32[P, N, D]."""
 
     def linear(self, name: str, x: Array, residual: Array | None = None) -> Array:
-        """x W^T + b, where there is a b, and the residual on top: f32[P, N, out]."""
+        """x W^T + b, where there is a b, and the residual on top.
+
+        x: f32[P, N, in]; residual, and what is returned: f32[P, N, out]
+        """
 
     def norm(self, name: str, x: Array, ln_eps: float) -> Array:
-        """LayerNorm (Ba et al. 2016); without its two vectors it only centres and scales."""
+        """LayerNorm (Ba et al. 2016): f32[P, N, D]; without its vectors it only standardises."""
 
     def scores(
         self, name: str, h: Array, rows: Integers | None = None, bias: str | None = None
     ) -> Array:
-        """The vocabulary projection h E^T + b, of all rows of E or of those asked for."""
+        """The vocabulary projection h E^T + b, of all V rows of E or of the R that are asked for.
+
+        h: f32[P, N, D]; rows: i64[R]; bias: b's name; returns f32[P, N, V or R]
+        """
 
     def nll(
         self, name: str, h: Array, at: Integers, targets: Integers, bias: str | None = None
     ) -> Array:
-        """-log p of target k at row at[k] of h: f32[P, K]. The logits never exist as a whole."""
+        """-log p of target k at row at[k] of h. The logits never exist as a whole.
+
+        h: f32[P, N, D]; at, targets: i64[K]; returns f32[P, K]
+        """
 
     def attention(
         self,
@@ -101,16 +113,23 @@ class View(Protocol):
         causal: bool,
         rows: Integers | None = None,
     ) -> Array:
-        """softmax(q k^T / sqrt(K)) v within each segment and its parent; of `rows` only."""
+        """softmax(q k^T / sqrt(K)) v within each segment and its parent.
+
+        q: f32[P, M, H, K], the queries of tokens `rows` (None: all N); k, v: f32[P, N, H, K]
+        name: the module's; causal: a query sees what is before it; returns f32[P, M, H, K]
+        """
 
     def gelu(self, x: Array) -> Array:
-        """x Phi(x); x may be overwritten."""
+        """x Phi(x), of x's shape; x may be overwritten, and may be what is returned."""
 
     def relu(self, x: Array) -> Array:
-        """max(x, 0); x may be overwritten."""
+        """max(x, 0), of x's shape; x may be overwritten, and may be what is returned."""
 
     def cross_entropy(self, scores: np.ndarray, labels: Integers, counts: Integers) -> np.ndarray:
-        """Sum over examples of -log softmax(scores)[label]: f64[P]. scores: f64[P, B, C]."""
+        """Sum over examples of -log softmax(scores)[label]: f64[P].
+
+        scores: f64[P, B, C]; labels: i64[B]; counts: i64[B], how many candidates there are
+        """
 
 
 class Engine(Protocol):

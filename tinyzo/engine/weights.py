@@ -75,7 +75,8 @@ class Parameters:
 
     def read(self, name: str) -> Array:
         """A copy of one tensor as it is now: f32."""
-        return self.now(name, self.stored(name), self.index(name, 0, self.shape(name)[0])).copy()
+        every = self.index(name, 0, self.shape(name)[0])
+        return np.array(self.now(name, self.stored(name), every))
 
     def gather(self, name: str, rows: Integers) -> Array:
         """The given rows as they are now: f32[len(rows), ...]."""
@@ -101,20 +102,25 @@ class Parameters:
 
     def _updated(self, update: Update, name: str, w: Array, index: np.ndarray) -> Array:
         """Elements after one update. An update without terms counts as one of coefficient 0."""
-        kept = np.float32(1 - update.decay if len(self.shape(name)) > 1 else 1)
+        is_matrix = len(self.shape(name)) > 1
+        kept = np.float32(1 - update.decay if is_matrix else 1)
         if update.moments:
             change = update.moments.change(update.terms, lambda s: self.z(s, name, w, index))
-            return kept * w + change
+            moved: Array = kept * w + change
+            return moved
         for seed, coefficient in update.terms or [(0, 0.0)]:
             z = self.z(seed, name, w, index)
-            w, kept = kept * w + np.float32(coefficient) * z, np.float32(1)
+            w = kept * w + np.float32(coefficient) * z
+            kept = np.float32(1)
         return w
 
     def z(self, seed: int, name: str, w: Array, index: np.ndarray) -> Array:
         """z of some elements that are now w, f32; index as for `now`."""
         z = noise.at(seed, name, index.copy(), self.direction.kind)
         limit = self.direction.limits.get(name)
-        return z if limit is None else np.where(np.abs(w) > np.float32(limit), np.float32(0), z)
+        if limit is not None:
+            z[np.abs(w) > np.float32(limit)] = 0
+        return z
 
     def index(self, name: str, start: int, stop: int) -> np.ndarray:
         """The flat element numbers of rows start .. stop, the counters of z: u32."""
@@ -125,7 +131,8 @@ class Parameters:
         """The flat element numbers of the given rows: u32[len(rows), ...]."""
         within = self.index(name, 0, 1)[0]
         first = rows.astype(np.uint32) * np.uint32(within.size)
-        return first.reshape(-1, *(1,) * within.ndim) + within
+        index: np.ndarray = np.add.outer(first, within)
+        return index
 
 
 class Weights(Parameters):

@@ -6,6 +6,17 @@ does not depend on who takes it, so results do not depend on the number of threa
 
 z and what is folded with it are bit by bit those of noise.py and numpy_engine.py: no fast-math
 there. The sum of a softmax may be reordered by the compiler.
+
+In all kernels, unless it is said:
+
+    terms     Terms, what is added to a tensor as it is read
+    raw       u8[R, bytes], rows of a tensor as they are stored; storage: i64, as F32, BF16 or F16
+    first     i64, the number of raw's first element in its tensor; index: u32, of any element
+    scratch   f32[.], this thread's own
+    counters  i64[3], all threads': the next task, how many of the first kind are done, and the
+              next of the second kind
+    x_at, ..  i64, where something begins in a flat array; x_stride: words from row to row
+    word      32 bits of such an array: one float32, or two bfloat16 that are neighbours in k
 """
 
 from typing import NamedTuple
@@ -25,6 +36,8 @@ CHUNK = 1 << 14  # elements of a task that goes through memory once
 F, I, U = np.float32, np.int32, np.uint32  # noqa: E741
 OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}  # x / 0 is infinite, no exception
 kernel = njit(**OPTIONS)
+# Inlined in any case: a copy of its own may be compiled to another order, and would be called in
+# the process that compiles, but not in those that load what was compiled.
 ordered_freely = njit(**OPTIONS, forceinline=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
 
 
@@ -52,8 +65,6 @@ class Terms(NamedTuple):
 
 
 # -- threads ---------------------------------------------------------------------------------
-
-# counters: i64[3], the next task, how many of the first kind are done, the next of the second kind.
 
 
 @njit
@@ -110,6 +121,7 @@ def fill_signs(key_0, key_1, start, z):
 
 @kernel
 def fill_noise(terms, t, start, z, w):
+    """Parameters.z of the elements start, ... from terms.keys[t]. z: f32[n], written; w: f32[n]."""
     if terms.is_signs:
         fill_signs(terms.keys[t, 0], terms.keys[t, 1], start, z)
     else:
@@ -126,6 +138,7 @@ F32, BF16, F16 = 0, 1, 2  # a kernel is compiled once for all of them: raw is u8
 
 @njit(inline="always")
 def itemsize(storage):
+    """Bytes of an element."""
     return 4 if storage == F32 else 2
 
 
@@ -176,10 +189,15 @@ def to_bfloat(values, out, at):
 
 @kernel
 def add_adam(terms, t, w, z, m, v):
-    """moments.Moments.change: one term more of its moments, and at the last one what it adds."""
+    """moments.Moments.change: one term more of its moments, and at the last one what it adds.
+
+    w, z, m, v: f32[n]; m and v are kept from term to term
+    """
     if t == 0 or terms.rounds[t - 1]:
-        m[:], v[:] = F(0), F(0)
-    added, kept, (square, rate) = terms.added[t], terms.kept[t], terms.moments[t]
+        m[:] = F(0)
+        v[:] = F(0)
+    added, kept = terms.added[t], terms.kept[t]
+    square, rate = terms.moments[t]
     for i in range(w.size):
         m[i] = m[i] + added * z[i]
         v[i] = v[i] + square * (z[i] * z[i])
@@ -190,11 +208,12 @@ def add_adam(terms, t, w, z, m, v):
 
 @njit(inline="always")
 def read(raw, storage, row, start, terms, index, work):
-    """Weights.now: elements start, ... of a row, w <- kept w + added z for each pending term.
+    """Parameters.now: elements start, ... of a row, w <- kept w + added z for each pending term.
 
     index: the first element's number; work: f32[4, n], w, which is the result, z and two moments
     """
-    w, z, size = work[0], work[1], itemsize(storage)
+    w, z = work[0], work[1]
+    size = itemsize(storage)
     part = raw[row, size * start : size * (start + w.size)]
     if storage == F32:
         w[:] = part.view(F)
@@ -220,7 +239,7 @@ def read(raw, storage, row, start, terms, index, work):
 def copy_rows(raw, storage, terms, first, start, size, work, copies, stride, apart, bf16):
     """`size` elements from `start` on of each row of raw: u8[R, bytes], as each probe has them.
 
-    first: the number of raw's first element; work: f32[4 size]
+    work: f32[4 size]; copies: f32[.]
     Copy c of row r goes to copies[r stride + c apart], as float32 or, in words, as bfloat16.
     """
     work = work[: 4 * size].reshape(4, size)
@@ -246,8 +265,9 @@ def copy_rows(raw, storage, terms, first, start, size, work, copies, stride, apa
 
 @kernel
 def fold(raw, storage, terms, first, scratch, counters):
-    """What is pending into the bytes. raw: u8[1, bytes]; first: the first element's number."""
-    n, step = raw.shape[1] // itemsize(storage), 1024
+    """NumpyEngine.fold: what is pending into the bytes. raw: u8[1, bytes], changed."""
+    n = raw.shape[1] // itemsize(storage)
+    step = 1024  # elements at once
     for task in tasks(counters, 0, (n + step - 1) // step, CHUNK // step):
         start, size = task * step, min(step, n - task * step)
         work = scratch[: 4 * size].reshape(4, size)
@@ -270,8 +290,9 @@ multiply_tile, transpose = tile_multiplier(TILE), square_transpose(LANES)
 def multiply(bf16, n, w, w_at, w_stride, x, x_at, depth, k, steps, c, c_at, padded):
     """C[j, m] = sum over k of W[j, k] X[k, m], `steps` of k from `k` on: the first, or added.
 
-    n: rows of C and W, which both have room for a multiple of ROWS; c, w: words in rows
-    x: packed: panels of WIDTH tokens, or fewer at the end, of `padded`, each `depth` words deep
+    n: rows of C and W, which both have room for a multiple of ROWS; steps: words
+    w: f32[.] of words in rows, of which the first of a row is W[j, k]; c: f32[.] of sums
+    x: f32[.], packed: panels of WIDTH tokens, or fewer at the end, of `padded`, `depth` words deep
     """
     for first in range(0, padded, WIDTH):
         width = min(WIDTH, padded - first)
@@ -283,7 +304,10 @@ def multiply(bf16, n, w, w_at, w_stride, x, x_at, depth, k, steps, c, c_at, padd
 
 @kernel
 def pack(x, x_at, x_stride, count, depth, packed, at, m, padded):
-    """LANES tokens, of which `count` exist, to m, ... of what `multiply` reads: x[i, k] of each."""
+    """LANES tokens, of which `count` exist, to tokens m, ... of the panels that `multiply` reads.
+
+    x: f32[.], a token's `depth` words in a row; packed: f32[.], from `at` on, for `padded` tokens
+    """
     first = m // WIDTH * WIDTH
     width, at = min(WIDTH, padded - first), at + first * depth + m - first
     whole = depth - depth % LANES if count == LANES else 0
@@ -296,7 +320,10 @@ def pack(x, x_at, x_stride, count, depth, packed, at, m, padded):
 
 @kernel
 def unpack(c, c_at, padded, n, out, at, stride, count):
-    """The way back: n rows of `count` tokens, out[at + i stride + j] = c[c_at + j padded + i]."""
+    """The way back: n rows of `count` tokens, out[at + i stride + j] = c[c_at + j padded + i].
+
+    c, out: f32[.]
+    """
     whole = n - n % LANES if count == LANES else 0
     for j in range(0, whole, LANES):
         transpose(c, c_at + j * padded, padded, out, at + j, stride)
@@ -312,59 +339,101 @@ def own(p, copies):
 
 
 @kernel
-def linear(x, raw, storage, first, terms, bias, residual, out, column, bf16, block, packed, scratch,
-           counters):  # fmt: skip
+def pack_tokens(x, g, words, padded, bf16, packed, scratch):
+    """The g-th group of LANES tokens of x: f32[P, M, K], as `multiply` reads it. packed: f32[.]"""
+    count, inner = x.shape[1], x.shape[2]
+    p, m = divmod(g * LANES, padded)
+    real = min(LANES, count - m)
+    source, at = x.reshape(-1), (p * count + m) * inner
+    if bf16:
+        for i in range(real):
+            to_bfloat(x[p, m + i], scratch, i * words)
+        source, at = scratch, 0
+    pack(source, at, words, real, words, packed, p * padded * words, m, padded)
+
+
+@kernel
+def add_columns(extra, j0, n, p, m, out):
+    """Columns j0 .. j0 + n of bias or residual, to those of out, at token m of probe p.
+
+    extra: f32[0 or 1 or P, 1 or M, N]; out: f32[P, M, N]
+    """
+    if extra.size:
+        here = own(p, extra)[min(m, extra.shape[1] - 1)]
+        out[p, m, j0 : j0 + n] += here[j0 : j0 + n]
+
+
+@kernel
+def linear(
+    x,
+    raw,
+    storage,
+    first,
+    terms,
+    bias,
+    residual,
+    out,
+    column,
+    bf16,
+    block,
+    packed,
+    scratch,
+    counters,
+):
     """out = x W^T + bias + residual for some rows of W, perturbed as they are read.
 
-    x: f32[1 or P, M, K]; raw: u8[R, bytes]; first: the number of its first row in the tensor
-    bias: f32[0 or 1 or P, 1, N]; residual: f32[0 or 1 or P, M, N]; out: f32[P, M, N]
-    column: of out (and bias and residual) where their products begin
-    block: rows of W in a task; packed: f32[X's copies * M rounded up to LANES * words of k]
+    x: f32[1 or P, M, K]; first: i64, the number of raw's first row
+    bias: f32[0 or 1 or P, 1, N]; residual: f32[0 or 1 or P, M, N]; out: f32[P, M, N], written
+    column: i64, of out (and bias and residual) where the products begin
+    bf16: bool, whether words are pairs of bfloat16; block: i64, rows of W in a task
+    packed: f32[X's copies * M rounded up to LANES * words of k], all threads'
     """
     copies, count, columns = out.shape
     inner = x.shape[2]
     words = (inner + 1) // 2 if bf16 else inner
     padded = (count + LANES - 1) // LANES * LANES
-    flat, out_flat = x.reshape(-1), out.reshape(-1)
 
     groups = x.shape[0] * (padded // LANES)
     for g in tasks(counters, 0, groups, 1):
-        p, m = divmod(g * LANES, padded)
-        source, at, real = flat, (p * count + m) * inner, min(LANES, count - m)
-        if bf16:
-            for i in range(real):
-                to_bfloat(x[p, m + i], scratch, i * words)
-            source, at = scratch, 0
-        pack(source, at, words, real, words, packed, p * padded * words, m, padded)
+        pack_tokens(x, g, words, padded, bf16, packed, scratch)
         fetch_add(counters, 1, 1)
     while fetch_add(counters, 1, 0) < groups:
         pass  # another thread is packing the last group
 
+    # scratch: copies of W's tile, what `copy_rows` works on, and the sums
     tile = block * DEPTH
-    work = scratch[terms.seeds.size * tile :]
-    depth, totals = DEPTH * 2 if bf16 else DEPTH, terms.seeds.size * tile + 8 * DEPTH
+    work_at = terms.seeds.size * tile
+    totals = work_at + 8 * DEPTH
+    work = scratch[work_at:]
+    depth = DEPTH * 2 if bf16 else DEPTH
+    flat = out.reshape(-1)
     for task in tasks(counters, 2, (raw.shape[0] + block - 1) // block, 1):
         rows = raw[task * block :][:block]
-        n, number = rows.shape[0], (first + task * block) * inner
+        n = rows.shape[0]
+        number = (first + task * block) * inner
         for k in range(0, words, DEPTH):
             start = k * 2 if bf16 else k
-            copy_rows(rows, storage, terms, number, start, min(depth, inner - start), work, scratch,
-                      DEPTH, tile, bf16)  # fmt: skip
+            size = min(depth, inner - start)
+            copy_rows(rows, storage, terms, number, start, size, work, scratch, DEPTH, tile, bf16)
             for p in range(copies):
-                wp, xp = (p if terms.seeds.size > 1 else 0), (p if x.shape[0] > 1 else 0)
-                multiply(bf16, n, scratch, wp * tile, DEPTH, packed, xp * padded * words, words, k,
-                         min(DEPTH, words - k), scratch, totals + p * padded * block, padded)
+                w_at = p * tile if terms.seeds.size > 1 else 0
+                x_at = p * padded * words if x.shape[0] > 1 else 0
+                c_at = totals + p * padded * block
+                steps = min(DEPTH, words - k)
+                multiply(
+                    bf16, n, scratch, w_at, DEPTH, packed, x_at, words, k, steps, scratch, c_at,
+                    padded,
+                )  # fmt: skip
         j0 = column + task * block
         for p in range(copies):
             for m in range(0, count, LANES):
-                at, real = (p * count + m) * columns + j0, min(LANES, count - m)
-                unpack(scratch, totals + p * padded * block + m, padded, n, out_flat, at, columns,
-                       real)  # fmt: skip
+                c_at = totals + p * padded * block + m
+                real = min(LANES, count - m)
+                at = (p * count + m) * columns + j0
+                unpack(scratch, c_at, padded, n, flat, at, columns, real)
                 for i in range(m, m + real):
-                    for more in (bias, residual):
-                        if more.size:
-                            here = own(p, more)[min(i, more.shape[1] - 1)]
-                            out[p, i, j0 : j0 + n] += here[j0 : j0 + n]
+                    add_columns(bias, j0, n, p, i, out)
+                    add_columns(residual, j0, n, p, i, out)
 
 
 # -- the rest of a layer ---------------------------------------------------------------------
@@ -376,7 +445,7 @@ LIMIT = F(PHI_LIMIT)
 
 @ordered_freely
 def softmax(x):
-    """x <- e^x / sum e^x, in place."""
+    """x <- e^x / sum e^x. x: f32[n], n > 0, in place."""
     top = x[0]
     for i in range(x.size):
         top = max(top, x[i])
@@ -390,7 +459,7 @@ def softmax(x):
 
 @kernel
 def gelu(x, scratch, counters):
-    """NumpyView.gelu. x: f32[n]."""
+    """NumpyView.gelu. x: f32[n], in place."""
     for task in tasks(counters, 0, (x.size + CHUNK - 1) // CHUNK, 1):
         part = x[task * CHUNK :][:CHUNK]
         for i in range(part.size):
@@ -403,11 +472,11 @@ def gelu(x, scratch, counters):
 
 @kernel
 def attention(q, k, v, blocks, keys, places, causal, out, scratch, counters):
-    """softmax(q k^T / sqrt(K)) v, a task for each block of queries, probe and head.
+    """NumpyView.attention: softmax(q k^T / sqrt(K)) v, a task for each block, probe and head.
 
-    q: f32[1 or P, M, H, K]; k, v: f32[1 or P, N, H, K]; out: f32[P, M, H, K]
+    q: f32[1 or P, M, H, K]; k, v: f32[1 or P, N, H, K]; out: f32[P, M, H, K], written
     blocks: i64[B, 4], each block's queries and its part of keys: i64[.]; places: i64[M], each
-    query's own place among its keys
+    query's own place among its keys, which bounds what it sees if `causal`: bool
     """
     copies, _, heads, size = out.shape
     wide = (size + LANES - 1) // LANES * LANES
@@ -416,7 +485,8 @@ def attention(q, k, v, blocks, keys, places, causal, out, scratch, counters):
         b, rest = divmod(task, copies * heads)
         p, h = divmod(rest, heads)
         t0, t1, s0, s1 = blocks[b]
-        n, count = s1 - s0, t1 - t0
+        n = s1 - s0  # keys
+        count = t1 - t0  # queries
         s_padded = (n + LANES - 1) // LANES * LANES
         t_padded = (count + ROWS - 1) // ROWS * ROWS
         k_panels = n * size

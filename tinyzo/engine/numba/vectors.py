@@ -8,7 +8,8 @@ Vector length and register tile follow from the CPU (Goto & van de Geijn 2008 on
 A word is 32 bits: one float32, or two bfloat16 that are neighbours in k. So bfloat16 has the same
 loops, half the words, and another multiply-add: dpbf16ps, bfdot, or widening by shifts.
 
-Numba's cache of compiled kernels does not see a change of this file: touch numba_kernels.py.
+The code writers here hold LLVM's values, of the function that is being compiled, not numbers.
+Numba's cache knows of changes of kernels.py alone; `engine.ensure_compiled` knows of this file's.
 """
 
 import itertools
@@ -56,8 +57,10 @@ def choose_tile(features: set[str], triple: str) -> Tile:
 
 
 FEATURES = ("avx2", "fma", "avx512f", "avx512bf16", "neon", "bf16")  # that choose the tile
-DOTS = {"avx512bf16": "llvm.x86.avx512bf16.dpbf16ps.512",
-        "bfdot": "llvm.aarch64.neon.bfdot.v4f32.v8bf16"}  # fmt: skip
+DOTS = {
+    "avx512bf16": "llvm.x86.avx512bf16.dpbf16ps.512",
+    "bfdot": "llvm.aarch64.neon.bfdot.v4f32.v8bf16",
+}
 TILE = choose_tile(cpu_features(), llvm.get_process_triple())
 
 
@@ -73,7 +76,9 @@ class _Code:
     """Writes vector code into a function of Numba's: vectors of `lanes` float32."""
 
     def __init__(self, context: Any, builder: Any, lanes: int) -> None:
-        self.context, self.builder, self.lanes = context, builder, lanes
+        self.context = context
+        self.builder = builder
+        self.lanes = lanes
         self.vector = ir.VectorType(F32, lanes)
         self.zero = self.vector(0.0)
 
@@ -91,9 +96,11 @@ class _Code:
         return self.builder.bitcast(self.element(base, i, stride, I64(j)), self.vector.as_pointer())
 
     def load(self, *place: Any) -> Any:
+        """The vector at a `place`."""
         return self.builder.load(self.place(*place), align=4)
 
     def store(self, value: Any, *place: Any) -> None:
+        """A vector to a `place`."""
         self.builder.store(value, self.place(*place), align=4)
 
     def shuffle(self, a: Any, b: Any, lanes: list[int]) -> Any:
@@ -117,31 +124,55 @@ class _Code:
 
     def multiply_add_pairs(self, tile: Tile, a: Any, b: Any, total: Any) -> Any:
         """The same of pairs of bfloat16, their products summed in float32."""
-        lane, count = (BFLOAT, 2 * self.lanes) if tile.bf16 else (I32, self.lanes)
-        kind = ir.VectorType(lane, count)
-        a, b = self.builder.bitcast(a, kind), self.builder.bitcast(b, kind)
         if tile.bf16:
+            pairs = ir.VectorType(BFLOAT, 2 * self.lanes)
+            a, b = self.builder.bitcast(a, pairs), self.builder.bitcast(b, pairs)
             return self.call(DOTS[tile.bf16], total, a, b)
-        for widen, by in (self.builder.shl, 16), (self.builder.and_, -65536):
-            halves = (self.builder.bitcast(widen(v, kind(by)), self.vector) for v in (a, b))
+        words = ir.VectorType(I32, self.lanes)
+        a, b = self.builder.bitcast(a, words), self.builder.bitcast(b, words)
+        for widen, by in ((self.builder.shl, 16), (self.builder.and_, -65536)):
+            halves = [self.builder.bitcast(widen(v, words(by)), self.vector) for v in (a, b)]
             total = self.multiply_add(tile, *halves, total)
         return total
 
 
-def _multiply(code: _Code, tile: Tile, vectors: int, bf16: bool, w, x, c, steps, first) -> None:
-    """One size of tile. w, c: (pointer, elements from row to row); x: pointer."""
-    builder, width = code.builder, I64(vectors * code.lanes)
+class _Rows(NamedTuple):
+    """A matrix: the pointer to its first element, and the elements from row to row."""
+
+    data: Any
+    stride: Any
+
+
+def _multiply(
+    code: _Code,
+    tile: Tile,
+    vectors: int,
+    bf16: bool,
+    w: _Rows,
+    x: Any,
+    c: _Rows,
+    steps: Any,
+    first: Any,
+) -> None:
+    """The loop of one size of tile: `vectors` of them wide.
+
+    x: the pointer to rows of exactly that width; steps: i64, first: i1, as of `multiply_tile`
+    """
+    builder = code.builder
+    width = I64(vectors * code.lanes)
     multiply_add = code.multiply_add_pairs if bf16 else code.multiply_add
     tiles = [(i, j) for i in range(tile.rows) for j in range(vectors)]
     totals = {ij: cgutils.alloca_once_value(builder, code.zero) for ij in tiles}  # in registers
-    before, loop, after = builder.block, *map(builder.append_basic_block, ("k", "sum"))
+    before = builder.block
+    loop = builder.append_basic_block("k")
+    after = builder.append_basic_block("sum")
     builder.branch(loop)
     builder.position_at_end(loop)
     k = builder.phi(I64)
     row = builder.gep(x, [builder.mul(k, width)])
     xs = [code.load(row, 0, width, j * code.lanes) for j in range(vectors)]
     for i in range(tile.rows):
-        spread = code.spread(builder.load(code.element(w[0], i, w[1], k)))
+        spread = code.spread(builder.load(code.element(w.data, i, w.stride, k)))
         for j in range(vectors):
             total = multiply_add(tile, spread, xs[j], builder.load(totals[i, j]))
             builder.store(total, totals[i, j])
@@ -151,7 +182,7 @@ def _multiply(code: _Code, tile: Tile, vectors: int, bf16: bool, w, x, c, steps,
     builder.cbranch(builder.icmp_signed("<", k_next, steps), loop, after)  # tested first, it spills
     builder.position_at_end(after)
     for i, j in tiles:
-        place = *(c[0], i, c[1]), j * code.lanes
+        place = (c.data, i, c.stride, j * code.lanes)
         old = builder.select(first, code.zero, code.load(*place))
         code.store(builder.fadd(old, builder.load(totals[i, j])), *place)
 
@@ -160,8 +191,8 @@ def tile_multiplier(tile: Tile) -> Any:
     """The intrinsic (bf16, width, w, w_at, w_stride, x, x_at, c, c_at, c_stride, steps, first).
 
     C[i, j] = sum over k of W[i, k] X[k, j], added to what C holds unless `first`, for the tile's
-    rows i and j < width, a multiple of its lanes. f32 arrays of words, each with the index of its
-    first word and the words from row to row; X's rows are `width` wide.
+    rows i and j < width, a multiple of its lanes. w, x, c: f32[.] of words, each with the index of
+    its first word and the words from row to row, i64; X's rows are `width` wide. bf16, first: bool.
     """
 
     @intrinsic
@@ -169,8 +200,9 @@ def tile_multiplier(tile: Tile) -> Any:
         def generate(context, builder, signature, arguments):
             bf16, width, w, w_at, w_stride, x, x_at, c, c_at, c_stride, steps, first = arguments
             code, kinds = _Code(context, builder, tile.lanes), signature.args
-            w = code.pointer(kinds[2], w, w_at), w_stride
-            x, c = code.pointer(kinds[5], x, x_at), (code.pointer(kinds[7], c, c_at), c_stride)
+            w = _Rows(code.pointer(kinds[2], w, w_at), w_stride)
+            x = code.pointer(kinds[5], x, x_at)
+            c = _Rows(code.pointer(kinds[7], c, c_at), c_stride)
             for vectors, pairs in itertools.product(range(1, tile.vectors + 1), (False, True)):
                 sized = builder.icmp_signed("==", width, I64(vectors * tile.lanes))
                 kind = builder.icmp_signed("==", bf16, bf16.type(pairs))
@@ -178,14 +210,18 @@ def tile_multiplier(tile: Tile) -> Any:
                     _multiply(code, tile, vectors, pairs, w, x, c, steps, first)
             return context.get_dummy_value()
 
-        i, yes = types.int64, types.boolean
-        return types.void(yes, i, w, i, i, x, i, c, i, i, i, yes), generate
+        i64, truth = types.int64, types.boolean
+        kinds = (truth, i64, w, i64, i64, x, i64, c, i64, i64, i64, truth)
+        return types.void(*kinds), generate
 
     return multiply_tile
 
 
 def square_transpose(lanes: int) -> Any:
-    """The intrinsic (a, a_at, a_stride, b, b_at, b_stride): b[j, i] = a[i, j], i, j < lanes."""
+    """The intrinsic (a, a_at, a_stride, b, b_at, b_stride): b[j, i] = a[i, j], i, j < lanes.
+
+    a, b: f32[.], each with the index of its first element and the elements from row to row: i64
+    """
 
     @intrinsic
     def transpose(_, a, a_at, a_stride, b, b_at, b_stride):
@@ -197,7 +233,7 @@ def square_transpose(lanes: int) -> Any:
             riffle = [lane for i in range(lanes) for lane in (i, lanes + i)]
             for _ in range(lanes.bit_length() - 1):  # every time, half the rows between the others
                 pairs = zip(rows[: lanes // 2], rows[lanes // 2 :], strict=True)
-                halves = riffle[:lanes], riffle[lanes:]
+                halves = (riffle[:lanes], riffle[lanes:])
                 rows = [code.shuffle(*pair, half) for pair in pairs for half in halves]
             for i in range(lanes):
                 code.store(rows[i], b, i, b_stride)
@@ -211,7 +247,10 @@ def square_transpose(lanes: int) -> Any:
 
 @intrinsic
 def fetch_add(_, counters, at, n):
-    """The value of counters[at], to which n is added at once; no two threads get the same."""
+    """The value of counters[at], to which n is added at once; no two threads get the same.
+
+    counters: i64[.], at, n: i64; returns i64
+    """
 
     def generate(context, builder, signature, arguments):
         counters, at, n = arguments
