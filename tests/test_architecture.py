@@ -161,15 +161,22 @@ def runtime_imports(source: str) -> set[str]:
         if ast.unparse(guard.test) == "TYPE_CHECKING":
             later.update(ast.walk(guard))
     found = {name for node, name in imports(tree) if node not in later}
-    for node in set(ast.walk(tree)) - later:  # `from tinyzo.models import opt` names a module too
+    for node in set(ast.walk(tree)) - later:
         if isinstance(node, ast.ImportFrom):
             found.update(f"{node.module}.{alias.name}" for alias in node.names)
     return found
 
 
 def order(sources: dict[str, str]) -> list[str]:
-    """Modules, each after those it imports; raises CycleError."""
-    graph = {name: runtime_imports(source) & sources.keys() for name, source in sources.items()}
+    """Modules, each after those it imports; raises CycleError.
+
+    `from tinyzo.cli import options` is of the module, not of the package around it.
+    """
+    graph = {}
+    for name, source in sources.items():
+        found = runtime_imports(source) & sources.keys()
+        packages = {each.rpartition(".")[0] for each in found}
+        graph[name] = found - (packages & {name.rpartition(".")[0]})
     return list(TopologicalSorter(graph).static_order())
 
 

@@ -28,6 +28,8 @@ if not why_no_numba():
 
     ensure_compiled()
     ENGINES["numba"] = NumbaEngine(2, bf16=False)
+
+
 class EngineOf(NumpyEngine):
     """The NumPy engine with other views: a faulty one, or the reference's."""
 
@@ -125,9 +127,7 @@ class Float64View:
     def embed(self, name: str, ids: np.ndarray) -> np.ndarray:
         return self.theta[name][:, ids]
 
-    def linear(
-        self, name: str, x: np.ndarray, residual: np.ndarray | float = 0.0
-    ) -> np.ndarray:
+    def linear(self, name: str, x: np.ndarray, residual: np.ndarray | float = 0.0) -> np.ndarray:
         y = x @ self.theta[f"{name}.weight"].swapaxes(1, 2) + residual
         bias = self.theta.get(f"{name}.bias")
         return y if bias is None else y + bias[:, None]

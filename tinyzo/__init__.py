@@ -29,20 +29,15 @@ __all__ += ["load", "mezo_step", "noise", "predict", "replay", "zo_step"]
 __all__ += ["CheckpointError", "ConfigError", "DataError", "NumericError", "RunError"]
 __all__ += ["ShapeError", "TinyzoError", "TokenizerError", "UsageError"]
 
-# Where each name lives; its module is imported when the name is first asked for.
-_HOMES = {
+# Where a name lives; its module is imported when the name is first asked for.
+_HOMES = dict.fromkeys(["evaluate", "finetune", "load", "predict", "replay"], "tinyzo.runs.api") | {
     "Model": "tinyzo.models.model",
     "Probe": "tinyzo.engine.terms",
     "Run": "tinyzo.runs.run",
     "Settings": "tinyzo.runs.settings",
     "Weights": "tinyzo.engine.weights",
-    "evaluate": "tinyzo.runs.api",
-    "finetune": "tinyzo.runs.api",
-    "load": "tinyzo.runs.api",
     "mezo_step": "tinyzo.zo.mezo",
     "noise": "tinyzo.engine.noise",
-    "predict": "tinyzo.runs.api",
-    "replay": "tinyzo.runs.api",
     "zo_step": "tinyzo.zo.estimators",
 }
 

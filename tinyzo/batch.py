@@ -9,10 +9,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Integers = NDArray[np.int64]
-Rows = Integers | None  # some tokens of a batch, or rows of a table; None: all
+from tinyzo.dtypes import Integers
 
 
 def none() -> Integers:

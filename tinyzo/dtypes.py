@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
+Integers = NDArray[np.int64]
+Rows = Integers | None  # some tokens of a batch, or rows of a table; None: all
 
 
 class StorageType(NamedTuple):

@@ -77,10 +77,7 @@ def refuse(what: object, why: str, hint: str = DAMAGED) -> NoReturn:
 
 
 def check_choice(what: str, choice: str, known: Iterable[str]) -> None:
-    """Check that a choice is a known one.
-
-    raises: ConfigError that lists those that are
-    """
+    """raises: ConfigError for a choice that is none of the known ones, which it lists"""
     known = list(known)
     if choice not in known:
         raise ConfigError(f"{what} {choice!r} is not built", f"one of {', '.join(known)}")

@@ -29,7 +29,6 @@ import tinyzo
 from tinyzo.checkpoints.safetensors import SafetensorsWriter, open_safetensors
 from tinyzo.checkpoints.sources import TensorInfo
 from tinyzo.cli import main
-from tinyzo.engine.weights import Weights
 from tinyzo.runs import report, train
 from tinyzo.runs.journal import Journal, read_journal
 from tinyzo.runs.run import Run
@@ -349,18 +348,14 @@ def test_a_second_export_is_refused_and_the_first_goes_on(home, tmp_path, capsys
 
 def redone(monkeypatch, run: Path) -> int:
     """How many steps a resumption adds again on its way."""
-    count, add, go = [0], Weights.add, train.Training.go
+    count, redo = [0], train.Training._redo
 
-    def counted(self: Any, terms: Any, decay: float = 0.0, fold: bool = True) -> None:
-        count[0] += not fold
-        add(self, terms, decay, fold)
+    def counted(self: Any, number: int) -> None:
+        count[0] += 1
+        redo(self, number)
 
-    def only_here(self: Any, start: int) -> None:
-        monkeypatch.setattr(Weights, "add", counted)
-        go(self, start)
-
-    monkeypatch.setattr(train.Training, "_finish", lambda self: None)  # restores the best step
-    monkeypatch.setattr(train.Training, "go", only_here)
+    monkeypatch.setattr(train.Training, "finish", lambda self: None)  # restores the best step
+    monkeypatch.setattr(train.Training, "_redo", counted)
     tinyzo.finetune(resume=run)
     return count[0]
 

@@ -521,7 +521,11 @@ def test_a_loss_that_is_not_finite_stops_before_theta_changes(home, tmp_path, ca
     assert error.endswith("diverged: losses [nan, nan]\n  hint: begin a new run with --lr 0.001\n")
     assert len(read_journal(tmp_path / "run" / "journal")[1]) == 3
     *_, last = lines(tmp_path / "run" / "events.jsonl")
-    assert last == {"event": "error", "step": 3, "message": "the run has diverged: losses [nan, nan]"}
+    assert last == {
+        "event": "error",
+        "step": 3,
+        "message": "the run has diverged: losses [nan, nan]",
+    }
     assert resume(tmp_path / "run") == 0
     assert record(tmp_path / "run") == record(home / "run")
 

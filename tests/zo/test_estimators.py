@@ -108,7 +108,11 @@ def setting(name: str, loss: str, dtype: str, engine, max_tokens: int = 4096):
     train_only(model, "lora-fa", 0, 2, 4.0)
     model.weights.add([(99, 0.3)])
     task = toy_task(model.family, loss)
-    return model.weights, BoundedLoss(Objective(model, task), max_tokens), examples_for(model.family)
+    return (
+        model.weights,
+        BoundedLoss(Objective(model, task), max_tokens),
+        examples_for(model.family),
+    )
 
 
 @engines
@@ -131,9 +135,7 @@ def test_queries_in_one_pass_are_those_one_by_one(name, loss, dtype, engine):
 def test_groups_of_probes_change_nothing_but_rounding(monkeypatch, name, loss, engine):
     sizes = []
     parts = NumpyView.parts
-    monkeypatch.setattr(
-        NumpyView, "parts", lambda s, most: [sizes.append(most), parts(s, most)][1]
-    )
+    monkeypatch.setattr(NumpyView, "parts", lambda s, most: [sizes.append(most), parts(s, most)][1])
     found = []
     for max_tokens in (1, 20, 4096):
         weights, *task = setting(name, loss, "f32", engine, max_tokens)

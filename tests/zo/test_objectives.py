@@ -156,7 +156,9 @@ def test_micro_batches_change_nothing(name, loss):
     theta = model.weights.view(PAIR)
     whole = BoundedLoss(Objective(model, task), 10**6)(theta, examples)
     for max_tokens in (1, 15, 30):
-        assert BoundedLoss(Objective(model, task), max_tokens)(theta, examples) == pytest.approx(whole, rel=1e-6)
+        assert BoundedLoss(Objective(model, task), max_tokens)(theta, examples) == pytest.approx(
+            whole, rel=1e-6
+        )
 
 
 def test_a_sequence_or_token_beyond_the_model_is_refused():

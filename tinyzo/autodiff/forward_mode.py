@@ -22,8 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyzo.batch import Integers
-from tinyzo.dtypes import Array
+from tinyzo.dtypes import Array, Integers
 from tinyzo.engine import noise
 from tinyzo.engine.adapters import AdaptedView
 from tinyzo.engine.gelu import normal_distribution

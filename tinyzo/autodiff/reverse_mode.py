@@ -20,8 +20,8 @@ import numpy as np
 
 from tinyzo.autodiff.forward_mode import gelu_slope
 from tinyzo.autodiff.tape import Edge, Leaf, Pull, RowGradient, Variable, joint_node
-from tinyzo.batch import Batch, Integers, Rows
-from tinyzo.dtypes import Array, widen
+from tinyzo.batch import Batch
+from tinyzo.dtypes import Array, Integers, Rows, widen
 from tinyzo.engine.adapters import adapter
 from tinyzo.engine.numpy_engine import QUERIES, NumpyView, present
 from tinyzo.engine.terms import Probe

@@ -1,11 +1,14 @@
 """`tinyzo doctor`: whether this machine and a model do what they should, a check a line."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinyzo.cli import options as shared
 from tinyzo.cli.parser import Parser
 from tinyzo.runs.defaults import MODEL
+
+if TYPE_CHECKING:
+    from tinyzo.runs.doctor import Check
 
 
 def add_arguments(parser: Parser) -> None:
@@ -34,7 +37,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return {"ok": all(check["ok"] for check in checks), "checks": checks}
 
 
-def _line(check: dict[str, Any]) -> str:
+def _line(check: "Check") -> str:
     mark = "ok" if check["ok"] else "BAD"
     line = f"{mark:4}{check['name']:13}{check['value']}"
     if check["hint"]:

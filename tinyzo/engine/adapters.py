@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyzo.batch import Batch, Integers
-from tinyzo.dtypes import Array, narrow, widen
+from tinyzo.batch import Batch
+from tinyzo.dtypes import Array, Integers, narrow, widen
 from tinyzo.engine import noise
 from tinyzo.engine.numpy_engine import NumpyView, plus
 from tinyzo.engine.tiles import split

@@ -5,17 +5,22 @@ A view stands for P perturbed copies of the model. Activations carry that axis i
 its z made once per seed, and W + scale * z lives only while it is multiplied.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyzo.batch import Batch, Integers
-from tinyzo.dtypes import Array, narrow
+from tinyzo.dtypes import Array, Integers, narrow
 from tinyzo.engine.gelu import normal_distribution
 from tinyzo.engine.terms import Probe
 from tinyzo.engine.tiles import split
 from tinyzo.engine.weights import Parameters
 from tinyzo.errors import ShapeError
+
+if TYPE_CHECKING:
+    from tinyzo.batch import Batch
 
 QUERIES = 128  # attention scores are made for so many queries at once
 IN_CACHE = 1 << 14  # elements of an activation that are worked on at once
@@ -26,7 +31,7 @@ class NumpyEngine:
 
     name = "numpy"
 
-    def view(self, weights: Parameters, probes: Sequence[Probe]) -> "NumpyView":
+    def view(self, weights: Parameters, probes: Sequence[Probe]) -> NumpyView:
         if weights.adapter_scale is None:
             return NumpyView(weights, probes)
         from tinyzo.engine.adapters import AdaptedView  # loaded only where there are any
@@ -47,13 +52,13 @@ class NumpyView:
         self.weights, self.probes = weights, probes
         self.perturbed = weights.trained if any(probe.scale for probe in probes) else {}
 
-    def parts(self, most: int) -> Sequence["NumpyView"]:
+    def parts(self, most: int) -> Sequence[NumpyView]:
         if len(self.probes) <= most:
             return [self]
         starts = range(0, len(self.probes), most)
         return [self.over(self.probes[start : start + most]) for start in starts]
 
-    def over(self, probes: Sequence[Probe]) -> "NumpyView":
+    def over(self, probes: Sequence[Probe]) -> NumpyView:
         """The same weights at other points."""
         return type(self)(self.weights, probes)
 

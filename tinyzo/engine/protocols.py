@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from tinyzo.batch import Batch, Integers
-from tinyzo.dtypes import Array
+from tinyzo.batch import Batch
+from tinyzo.dtypes import Array, Integers
 from tinyzo.engine.terms import Probe
 from tinyzo.engine.tiles import Block
 

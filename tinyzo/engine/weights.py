@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyzo.batch import Integers
-from tinyzo.dtypes import Array, narrow, widen
+from tinyzo.dtypes import Array, Integers, narrow, widen
 from tinyzo.engine import noise
 from tinyzo.engine.stores.resident import Resident
 from tinyzo.engine.terms import Direction, Probe, Term, Update

@@ -7,9 +7,9 @@ a view alone, so it runs on every engine, and exact derivatives come with it.
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from tinyzo.batch import Batch, Integers, Rows
+from tinyzo.batch import Batch
 from tinyzo.checkpoints.layout import Layout, Parameter
-from tinyzo.dtypes import Array
+from tinyzo.dtypes import Array, Integers, Rows
 from tinyzo.engine.protocols import View
 
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from tinyzo.checkpoints.layout import Layout, Parameter, module
 
 if TYPE_CHECKING:
-    from tinyzo.batch import Batch, Integers, Rows
-    from tinyzo.dtypes import Array
+    from tinyzo.batch import Batch
+    from tinyzo.dtypes import Array, Integers, Rows
     from tinyzo.engine.protocols import View
 
 TOKENS = "model.decoder.embed_tokens.weight"

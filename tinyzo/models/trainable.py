@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyzo.batch import Batch, Rows
-from tinyzo.dtypes import Array
+from tinyzo.batch import Batch
+from tinyzo.dtypes import Array, Rows
 from tinyzo.engine.adapters import adapter
 from tinyzo.engine.noise import noise
 from tinyzo.engine.numpy_engine import NumpyView

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyzo.batch import Integers
+from tinyzo.dtypes import Integers
 from tinyzo.engine.numpy_engine import present
 from tinyzo.engine.protocols import View
 from tinyzo.errors import NumericError

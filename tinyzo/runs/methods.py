@@ -1,6 +1,6 @@
 """A method of a run as one object: how it begins, steps, and is stepped again.
 
-    ZerothOrder    losses at a few points make a list of terms; all that a step is, is in the journal
+    ZerothOrder    losses at a few points make a list of terms, which is all that a journal needs
       LowRank      the same on U alone, of matrices that move by U V^T (LOZO); V ends with a window
     FirstOrder     a gradient, which no journal holds: its steps are redone from their batches
 
@@ -82,7 +82,11 @@ class RunMethod(ABC):
         return is_new and is_worth_it()
 
     def end_step(self, weights: Weights, steps: int, is_written: bool) -> None:
-        """After so many steps. is_written: a snapshot has just been taken of the weights."""
+        """Do what is due after so many steps: nothing, but for some methods.
+
+        is_written: a snapshot has just been taken of the weights
+        """
+        return None
 
     def must_be_resident(self, start: int, stop: int) -> bool:
         """Whether redoing the steps between needs the weights in memory."""

@@ -1,12 +1,12 @@
 """A run's directory: what it was told, what it did, and the model that comes of it.
 
-    run.toml        every setting, the base's and the data's hashes, versions
-    journal         the terms: the fine-tune itself
-    metrics.jsonl   one object a step
-    events.jsonl    evaluations and errors
-    weights-<step>.safetensors    the weights after so many steps, for a quick resumption
-    result.json     the summary, when it is done
-    loss.png        the losses, where matplotlib is installed
+run.toml        every setting, the base's and the data's hashes, versions
+journal         the terms: the fine-tune itself
+metrics.jsonl   one object a step
+events.jsonl    evaluations and errors
+weights-<step>.safetensors    the weights after so many steps, for a quick resumption
+result.json     the summary, when it is done
+loss.png        the losses, where matplotlib is installed
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from tinyzo.runs.journal import read_journal
 from tinyzo.runs.methods import method_of
 from tinyzo.runs.settings import RunSettings, Settings
 from tinyzo.system import new_directory, os_errors, write_file
-from tinyzo.zo.directions import low_rank, magnitude_limits
 
 ROOM = "make room on the disk, or the directory writable, then --resume"
 OLD_VALUES = {"update": {"adam": "adamezo"}}  # spelt so before 0.2

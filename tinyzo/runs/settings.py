@@ -137,7 +137,9 @@ class Settings:
         for key, value in values.items():
             name = key.replace("-", "_")
             if name not in FIELDS:
-                raise UsageError(f"{where}: no setting is called {name!r}", "see tinyzo finetune -h")
+                raise UsageError(
+                    f"{where}: no setting is called {name!r}", "see tinyzo finetune -h"
+                )
             if value is not None:
                 given[name] = typed(name, value, where)
         return cls(**given)

@@ -245,10 +245,11 @@ class Training:
         try:
             step = self._take(number)
         except NumericError as error:
-            raise self._diverged(error.message) from None
+            raise diverged(error.message, self.run.settings.lr) from None
         first = self.journal.steps[0] if self.journal.steps else step
         if step.loss > DIVERGED * (first.loss + 1):
-            raise self._diverged(f"a loss of {step.loss:.4g}, {first.loss:.4g} at its first step")
+            found = f"a loss of {step.loss:.4g}, {first.loss:.4g} at its first step"
+            raise diverged(found, self.run.settings.lr)
         self.journal.append(step)
         return self._record(number, step, time.perf_counter() - start)
 
@@ -259,11 +260,6 @@ class Training:
         batch = [self.data.train[row] for row in rows]
         weights.fold()
         return self.method.step(number, weights, self.loss, batch, self.journal.steps)
-
-    def _diverged(self, found: str) -> NumericError:
-        """The end of a run whose losses will not come back. found: what they are."""
-        smaller = f"begin a new run with --lr {self.run.settings.lr / 10:.2g}"
-        return NumericError(f"the run has diverged: {found}", smaller)
 
     def _end_step(self, steps: int, done: int) -> None:
         """After so many steps: what is due of evaluation and snapshot.
@@ -339,3 +335,10 @@ class Training:
         }
         self.run.write("result.json", json.dumps(result) + "\n")
         report.say(report.plot(self.run.path))
+
+
+def diverged(found: str, lr: float) -> NumericError:
+    """The error of a run whose losses will not come back. found: what they are."""
+    return NumericError(
+        f"the run has diverged: {found}", f"begin a new run with --lr {lr / 10:.2g}"
+    )

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from tinyzo.batch import Batch, Integers
+from tinyzo.batch import Batch
+from tinyzo.dtypes import Integers
 from tinyzo.errors import DataError
 from tinyzo.text.tasks import Example
 

@@ -42,13 +42,7 @@ class Step:
 
 
 def mezo_step(
-    weights: Weights,
-    loss: Loss,
-    batch: Any,
-    seed: int,
-    eps: float,
-    lr: float,
-    decay: float = 0.0,
+    weights: Weights, loss: Loss, batch: Any, seed: int, eps: float, lr: float, decay: float = 0.0
 ) -> Step:
     """One MeZO step; theta changes in place.
 

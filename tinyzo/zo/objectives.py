@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyzo.batch import Batch, Integers
+from tinyzo.batch import Batch
+from tinyzo.dtypes import Integers
 from tinyzo.engine.numpy_engine import present
 from tinyzo.engine.protocols import View
 from tinyzo.models.model import Model

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyzo.batch import Batch, Integers
-from tinyzo.dtypes import Array
+from tinyzo.batch import Batch
+from tinyzo.dtypes import Array, Integers
 from tinyzo.engine import noise
 from tinyzo.engine.moments import Moments
 from tinyzo.engine.numba import kernels

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyzo.batch import Batch, Integers
-from tinyzo.dtypes import Array
+from tinyzo.batch import Batch
+from tinyzo.dtypes import Array, Integers
 from tinyzo.engine import gelu, moments, noise
 from tinyzo.engine.adapters import AdaptedView
-from tinyzo.engine.numba import kernels, vectors
+from tinyzo.engine.numba import kernels, sizes, vectors
 from tinyzo.engine.numba.arguments import (
     NOTHING,
     AttentionLayout,
@@ -246,7 +246,14 @@ class AdaptedNumbaView(AdaptedView, NumbaView):
 
 # -- compilation -----------------------------------------------------------------------------
 
-SOURCES = (kernels, vectors, noise, gelu, moments)  # all whose code or constants are compiled in
+SOURCES = (
+    kernels,
+    vectors,
+    sizes,
+    noise,
+    gelu,
+    moments,
+)  # all whose code or constants are compiled in
 
 
 @functools.cache

@@ -421,9 +421,20 @@ def linear(
                 c_at = totals + p * padded * block
                 steps = min(DEPTH, words - k)
                 multiply(
-                    bf16, n, scratch, w_at, DEPTH, packed, x_at, words, k, steps, scratch, c_at,
+                    bf16,
+                    n,
+                    scratch,
+                    w_at,
+                    DEPTH,
+                    packed,
+                    x_at,
+                    words,
+                    k,
+                    steps,
+                    scratch,
+                    c_at,
                     padded,
-                )  # fmt: skip
+                )
         j0 = column + task * block
         for p in range(copies):
             for m in range(0, count, LANES):
@@ -508,14 +519,28 @@ def attention(q, k, v, blocks, keys, places, causal, out, scratch, counters):
             query = own(p, q)[t0 + t, h]
             for d in range(size):
                 scratch[q_rows + t * size + d] = query[d] * scale
-        multiply(False, count, scratch, q_rows, size, scratch, k_panels, size, 0, size, scratch,
-                 scores, s_padded)  # fmt: skip
+        multiply(
+            False,
+            count,
+            scratch,
+            q_rows,
+            size,
+            scratch,
+            k_panels,
+            size,
+            0,
+            size,
+            scratch,
+            scores,
+            s_padded,
+        )
         for t in range(count):
             seen = min(n, places[t0 + t] + 1) if causal else n
             row = scratch[scores + t * s_padded : scores + (t + 1) * s_padded]
             softmax(row[:seen])
             row[seen:] = F(0)
-        multiply(False, count, scratch, scores, s_padded, scratch, v_panels, n, 0, n, scratch,
-                 sums, wide)  # fmt: skip
+        multiply(
+            False, count, scratch, scores, s_padded, scratch, v_panels, n, 0, n, scratch, sums, wide
+        )
         for t in range(count):
             out[p, t0 + t, h] = scratch[sums + t * wide : sums + t * wide + size]

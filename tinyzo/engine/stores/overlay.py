@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyzo.batch import Integers
 from tinyzo.checkpoints.safetensors import open_safetensors
+from tinyzo.dtypes import Integers
 from tinyzo.engine.protocols import Store
 from tinyzo.engine.stores.resident import Resident
 from tinyzo.engine.tiles import Block

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyzo.batch import Integers
+from tinyzo.dtypes import Integers
 from tinyzo.engine.tiles import Block
 
 

@@ -16,10 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyzo.batch import Integers
 from tinyzo.checkpoints.safetensors import open_safetensors
 from tinyzo.checkpoints.sources import Source
-from tinyzo.dtypes import STORAGE, narrow, widen
+from tinyzo.dtypes import STORAGE, Integers, narrow, widen
 from tinyzo.engine.stores.resident import Resident
 from tinyzo.engine.tiles import Block, tile_rows
 from tinyzo.errors import CheckpointError
