@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyzo.batch import Batch
-from tinyzo.dtypes import Array, Integers
+from tinyzo.dtypes import Array, Integers, weight_type
 from tinyzo.engine import noise
 from tinyzo.engine.moments import Moments
 from tinyzo.engine.numba import kernels
@@ -16,7 +16,7 @@ from tinyzo.engine.terms import Probe, Update
 from tinyzo.engine.weights import Parameters
 
 NOTHING = np.zeros((0, 0, 0), np.float32)  # where a kernel may be given an array
-STORAGE = {"float32": kernels.F32, "uint16": kernels.BF16, "float16": kernels.F16}
+KERNEL_TYPES = {"F32": kernels.F32, "BF16": kernels.BF16, "F16": kernels.F16}
 
 
 def padded(n: int, multiple: int) -> int:
@@ -26,7 +26,7 @@ def padded(n: int, multiple: int) -> int:
 
 def as_bytes(raw: np.ndarray) -> tuple[np.ndarray, int]:
     """Rows as the kernels know them: u8[rows, bytes], and which type they are."""
-    return raw.view(np.uint8), STORAGE[raw.dtype.name]
+    return raw.view(np.uint8), KERNEL_TYPES[weight_type(raw.dtype).tag]
 
 
 class Product(NamedTuple):
