@@ -1,0 +1,756 @@
+"""Plants one fault after another in a copy of the tree; the tests that are named must see each.
+
+    python tests/planted_faults.py [--only SUBSTRING]
+
+A fault that they do not see is a missing test. All faults take some minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".hypothesis", "runs", "*.pyc")
+LONGEST = 300  # seconds that tests may take
+# What Numba compiles, which its cache in the tree must never hold with a fault.
+COMPILED = ("kernels.py", "vectors.py", "sizes.py", "noise.py", "gelu.py", "moments.py")
+
+
+class Fault(NamedTuple):
+    """A fault, and who must see it.
+
+    file:    in tinyzo/
+    code:    what is replaced, which the file has once
+    planted: what stands there then
+    what:    the fault in words
+    tests:   files of tests/, or single tests as pytest names them, with spaces between
+    """
+
+    file: str
+    code: str
+    planted: str
+    what: str
+    tests: str
+
+
+FAULTS = (
+    # -- what all rooms use
+    Fault(
+        "__init__.py",
+        "sorted(globals().keys() | set(__all__))",
+        "sorted(globals())",
+        "lazy names are not listed",
+        "test_api.py",
+    ),
+    Fault(
+        "__main__.py",
+        "sys.exit(main())",
+        "main()",
+        "the exit code is lost",
+        "cli/test_cli_processes.py::test_a_full_disk",
+    ),
+    Fault(
+        "errors.py",
+        "exit_code = 2",
+        "exit_code = 1",
+        "wrong usage leaves with 1",
+        "cli/test_cli_mistakes.py::test_every_mistake_is_one_line_a_hint_and_no_traceback",
+    ),
+    Fault(
+        "dtypes.py",
+        "0x7FFF + ((word >> 16) & 1)",
+        "0x8000",
+        "ties are not rounded to even",
+        "test_dtypes.py",
+    ),
+    Fault(
+        "batch.py",
+        "before + rows[queries] - start",
+        "rows[queries] - start",
+        "a parent's tokens do not count in places",
+        "test_batch.py",
+    ),
+    Fault(
+        "system.py",
+        "os.fsync(file.fileno())",
+        "pass",
+        "no fsync before a file takes its name",
+        "test_system.py",
+    ),
+    Fault(
+        "parsing.py",
+        "object_pairs_hook=_each_name_once,",
+        "",
+        "a name may be there twice",
+        "test_parsing.py",
+    ),
+    # -- checkpoints
+    Fault(
+        "checkpoints/safetensors.py",
+        "if stop - start != info.nbytes:",
+        "if stop - start < info.nbytes:",
+        "a tensor may claim too many bytes",
+        "checkpoints/test_safetensors.py::test_a_malformed_file_is_refused_by_both",
+    ),
+    Fault(
+        "checkpoints/torch_bin.py",
+        "used = max(info.nbytes, end)",
+        "used = end",
+        "a stride of 0 makes a tensor larger than its storage",
+        "checkpoints/test_torch_bin.py::test_a_view_beyond_its_storage_is_refused",
+    ),
+    Fault(
+        "checkpoints/torch_bin.py",
+        "if path not in _GLOBALS:",
+        "if module not in ('torch', 'torch._utils', 'collections'):",
+        "any name of torch is taken",
+        "checkpoints/test_torch_bin.py::test_no_function_but_ours_is_called",
+    ),
+    Fault(
+        "checkpoints/directory.py",
+        "if stored != shape:",
+        "if len(stored) != len(shape):",
+        "a shape is not compared",
+        "checkpoints/test_directory.py::test_other_tensors_are_refused_by_name",
+    ),
+    Fault(
+        "checkpoints/layout.py",
+        "shape[:1])",
+        "shape[-1:])",
+        "a bias is as wide as the input",
+        "models/test_roberta.py::test_every_stage_agrees_with_transformers",
+    ),
+    Fault(
+        "checkpoints/peft.py",
+        "self.lora_alpha / math.sqrt(self.r)",
+        "self.lora_alpha / self.r",
+        "rslora without the root",
+        "checkpoints/test_peft.py::test_logits_are_those_of_peft",
+    ),
+    Fault(
+        "checkpoints/sources.py",
+        "start + part[0] <= whole[0]",
+        "start + part[0] <= whole[0] + 1",
+        "one row too many may be read",
+        "checkpoints/test_safetensors.py::test_a_buffer_that_does_not_fit_is_a_shape_error",
+    ),
+    # -- text
+    Fault(
+        "text/tokenizer.py",
+        "if len(ids) != 1:",
+        "if not ids:",
+        "a label word may be several tokens",
+        "text/test_tokenizer.py::test_words_and_items_that_are_not_one_token",
+    ),
+    Fault(
+        "text/bpe.py",
+        "stretch.rstrip(WHITE_SPACE)",
+        'stretch.rstrip(" ")',
+        "<mask> swallows spaces only",
+        "text/test_bpe.py::"
+        "test_specials_are_cut_out_longest_first_and_swallow_white_space_on_their_left",
+    ),
+    Fault(
+        "text/bpe.py",
+        "new_rank is not None:",
+        "new_rank:",
+        "the first merge is missed, its rank being 0",
+        "text/test_bpe.py::test_the_heap_merges_as_the_definition",
+    ),
+    Fault(
+        "text/datasets.py",
+        "group[k : 2 * k]",
+        "group[:k]",
+        "the dev rows are the training rows",
+        "text/test_datasets.py",
+    ),
+    Fault(
+        "text/tasks.py",
+        "max(0, 1 + split + longest - self.max_length)",
+        "max(0, split + longest - self.max_length)",
+        "bos does not count in the length",
+        "text/test_tasks.py",
+    ),
+    Fault(
+        "text/templates.py",
+        "lambda text: text[:1].lower() + text[1:]",
+        "lambda text: text.lower()",
+        "an edit lowers all letters",
+        "text/test_templates.py",
+    ),
+    Fault(
+        "text/packing.py",
+        "position = self.starts[parent + 1] - self.starts[parent]",
+        "position = self.starts[parent + 1]",
+        "positions count from the batch's begin",
+        "text/test_packing.py",
+    ),
+    Fault(
+        "text/packing.py",
+        "RandomState([data_seed, epoch])",
+        "RandomState([data_seed, 0])",
+        "every epoch has one order",
+        "text/test_packing.py",
+    ),
+    # -- engine
+    Fault(
+        "engine/noise.py",
+        "3.336087226867676,",
+        "3.339423314094544,",
+        "z is 0.1 % too large",
+        "engine/test_noise.py::test_z_has_the_frozen_bits",
+    ),
+    Fault(
+        "engine/terms.py",
+        "self.terms[0][0] if",
+        "self.terms[-1][0] if",
+        "rounded with the words of the last seed",
+        "engine/test_weights.py",
+    ),
+    Fault(
+        "engine/weights.py",
+        "np.float32(1 - update.decay if is_matrix else 1)",
+        "np.float32(1 - update.decay)",
+        "vectors decay too",
+        "zo/test_mezo.py::test_decay_shrinks_matrices_and_leaves_vectors",
+    ),
+    Fault(
+        "engine/weights.py",
+        "z[np.abs(w) > np.float32(limit)] = 0",
+        "z[w > np.float32(limit)] = 0",
+        "large negative weights move",
+        "engine/test_directions.py",
+    ),
+    Fault(
+        "engine/tiles.py",
+        "yield start + at, raw",
+        "yield at, raw",
+        "tiles of a later block count from 0",
+        "engine/test_streaming.py",
+    ),
+    Fault(
+        "engine/numpy_engine.py",
+        "np.float32(q.shape[-1] ** -0.5)",
+        "np.float32(1.001 * q.shape[-1] ** -0.5)",
+        "attention's scale is off by 0.1 %",
+        "models/test_roberta.py::test_every_stage_agrees_with_transformers",
+    ),
+    Fault(
+        "engine/numpy_engine.py",
+        "places[:, None] < np.arange(score.shape[-1]) if causal",
+        "places[:, None] + 1 < np.arange(score.shape[-1]) if causal",
+        "a token sees the next one",
+        "models/test_opt.py::test_every_stage_agrees_with_transformers",
+    ),
+    Fault(
+        "engine/adapters.py",
+        "low = self.product(a, x) * np.float32(self.scale())",
+        "low = self.product(a, x)",
+        "LoRA without alpha / r",
+        "checkpoints/test_peft.py::test_logits_are_those_of_peft",
+    ),
+    Fault(
+        "engine/moments.py",
+        "BETA_2**age * g * g",
+        "BETA_2**age * g",
+        "the second moment is of g, not of its square",
+        "zo/test_updates.py::test_adamezo_moves_by_the_moments_of_its_window",
+    ),
+    Fault(
+        "engine/gelu.py",
+        "PHI_LIMIT = 5.5",
+        "PHI_LIMIT = 4.5",
+        "Phi is constant from 4.5 on",
+        "models/test_model.py::test_gelu_is_exact_to_3e_7_of_its_argument",
+    ),
+    Fault(
+        "engine/select.py",
+        "raise ConfigError(\"engine 'numba' cannot",
+        "return NumpyEngine()\n    raise ConfigError(\"engine 'numba' cannot",
+        "another engine than asked for computes",
+        "engine/test_numba.py::test_without_numba_the_numpy_engine_computes",
+    ),
+    Fault(
+        "engine/stores/resident.py",
+        "self.tensors[name][start:stop]",
+        "self.tensors[name][:stop]",
+        "rows from the first on",
+        "engine/test_conformance.py::test_losses_in_small_tiles",
+    ),
+    Fault(
+        "engine/stores/streamed.py",
+        "return raw if ahead and ahead.place == place else None",
+        "return raw",
+        "what was read ahead is taken for another block",
+        "engine/test_streaming.py",
+    ),
+    Fault(
+        "engine/stores/overlay.py",
+        "return self.own if name in self.own.tensors else self.base",
+        "return self.base if name in self.base.shapes else self.own",
+        "the file is read in place of what is trained",
+        "models/test_trainable.py",
+    ),
+    Fault(
+        "engine/numba/engine.py",
+        "column += len(raw)",
+        "column = len(raw)",
+        "the products of a third block overwrite the second's",
+        "engine/test_streaming.py",
+    ),
+    Fault(
+        "engine/numba/kernels.py",
+        "scale = F(1) / np.sqrt(F(size))",
+        "scale = F(1.001) / np.sqrt(F(size))",
+        "attention's scale is off by 0.1 %",
+        "engine/test_conformance.py::test_losses",
+    ),
+    Fault(
+        "engine/numba/vectors.py",
+        "builder.select(first, code.zero, code.load(*place))",
+        "builder.select(first, code.load(*place), code.zero)",
+        "sums go on from what is no sum",
+        "engine/test_numba.py::test_a_tile_is_a_small_matmul",
+    ),
+    Fault(
+        "engine/numba/arguments.py",
+        "terms[0] = terms[0]._replace(kept=kept)",
+        "terms[-1] = terms[-1]._replace(kept=kept)",
+        "w decays before the last term, not the first",
+        "engine/test_conformance.py::test_folded_bytes",
+    ),
+    # -- models
+    Fault(
+        "models/roberta.py",
+        "batch.positions + config.pad_token_id + 1",
+        "batch.positions + config.pad_token_id",
+        "positions are off by one",
+        "models/test_roberta.py::test_every_stage_agrees_with_transformers",
+    ),
+    Fault(
+        "models/opt.py",
+        "return self.do_layer_norm_before and not self._remove_final_layer_norm",
+        "return self.do_layer_norm_before",
+        "a field of config.json is not heeded",
+        "models/test_opt.py::test_every_stage_agrees_with_transformers",
+    ),
+    Fault(
+        "models/model.py",
+        "if length > longest:",
+        "if length > longest + 1:",
+        "a sequence may be one token too long",
+        "models/test_model.py::test_the_longest_sequence_is_read_and_one_more_token_refused",
+    ),
+    Fault(
+        "models/trainable.py",
+        "math.sqrt(3 * width)",
+        "math.sqrt(width)",
+        "LoRA's A is not of PEFT's variance",
+        "models/test_trainable.py::test_adapters_begin_as_the_model_and_as_the_seed_says",
+    ),
+    # -- zo
+    Fault(
+        "zo/mezo.py",
+        "(loss_plus - loss_minus) / (2 * eps)",
+        "(loss_plus - loss_minus) / eps",
+        "the slope is twice as large",
+        "zo/test_mezo.py",
+    ),
+    Fault(
+        "zo/mezo.py",
+        "((seed, -lr * projected_gradient),)",
+        "((seed, lr * projected_gradient),)",
+        "a step goes uphill",
+        "zo/test_mezo.py",
+    ),
+    Fault(
+        "zo/estimators.py",
+        "/ (2 * eps) / len(plus)",
+        "/ (2 * eps)",
+        "queries are summed, not averaged",
+        "zo/test_estimators.py",
+    ),
+    Fault(
+        "zo/estimators.py",
+        "(eps * (len(losses) - 1))",
+        "(eps * len(losses))",
+        "leave-one-out divides by q",
+        "zo/test_estimators.py",
+    ),
+    Fault(
+        "zo/updates.py",
+        "lr * (step + 1) / warmup",
+        "lr * step / warmup",
+        "warm-up counts from 0",
+        "zo/test_updates.py",
+    ),
+    Fault(
+        "zo/methods.py",
+        'lambda parts: parts.direction == "magnitude"',
+        "lambda parts: False",
+        "a combination that is not built passes",
+        "zo/test_methods.py",
+    ),
+    Fault(
+        "zo/objectives.py",
+        "means = -sums / batch.lengths",
+        "means = -sums",
+        "long candidates score worse",
+        "zo/test_objectives.py",
+    ),
+    Fault(
+        "zo/directions.py",
+        "sizes = np.abs(weights.gather(name, rows))",
+        "sizes = weights.gather(name, rows)",
+        "small means negative",
+        "engine/test_directions.py",
+    ),
+    # -- autodiff
+    Fault(
+        "autodiff/forward_mode.py",
+        "out[1:] += f(a[:1], b[1:])",
+        "pass",
+        "half of the product rule",
+        "autodiff/test_forward_mode.py::test_loss_and_derivatives",
+    ),
+    Fault(
+        "autodiff/reverse_mode.py",
+        "ds -= (ds * p).sum(axis=-1, keepdims=True)",
+        "pass",
+        "softmax's gradient without its sum",
+        "autodiff/test_reverse_mode.py::test_every_derivative",
+    ),
+    Fault(
+        "autodiff/tape.py",
+        "self.gradient = self.gradient + gradient",
+        "self.gradient = gradient",
+        "only the last use of a value has a gradient",
+        "autodiff/test_reverse_mode.py::test_every_derivative",
+    ),
+    Fault(
+        "autodiff/adam.py",
+        "1 - self.beta2**step",
+        "1 - self.beta2",
+        "the bias is corrected as at step 1",
+        "autodiff/test_adam.py::test_the_formula_is_adamws",
+    ),
+    # -- runs
+    Fault(
+        "runs/settings.py",
+        "shipped.is_dir() and not here.is_dir()",
+        "shipped.is_dir()",
+        "a shipped name hides a folder",
+        "runs/test_settings.py",
+    ),
+    Fault(
+        "runs/settings.py",
+        "1024 if binary else 1000",
+        "1024",
+        "MB are MiB",
+        "runs/test_memory.py::test_sizes",
+    ),
+    Fault(
+        "runs/defaults.py",
+        "return values | given",
+        "return given | values",
+        "defaults count before what is given",
+        "runs/test_settings.py",
+    ),
+    Fault(
+        "runs/data.py",
+        "train = shuffled[n_dev:]",
+        "train = shuffled",
+        "the reported rows are trained on",
+        "runs/test_data.py",
+    ),
+    Fault(
+        "runs/evaluate.py",
+        "loss = total / len(examples)",
+        "loss = total",
+        "a sum for a mean",
+        "runs/test_evaluate.py",
+    ),
+    Fault(
+        "runs/bounded.py",
+        "np.concatenate(sums)",
+        "np.concatenate(sums[::-1])",
+        "groups of probes change places",
+        "zo/test_estimators.py",
+    ),
+    Fault(
+        "runs/journal.py",
+        "record.number == number and record.crc == crc_due",
+        "record.number == number",
+        "checksums are not compared",
+        "runs/test_journal.py",
+    ),
+    Fault(
+        "runs/journal.py",
+        "self._file.truncate(HEADER.size + len(self.steps) * header.record.size)",
+        "pass",
+        "a torn record is left in the file",
+        "runs/test_journal.py",
+    ),
+    Fault(
+        "runs/snapshots.py",
+        "weights.saved) and crc == expected",
+        "weights.saved)",
+        "a snapshot of another history is taken",
+        "runs/test_crash.py::test_a_snapshot_of_another_run_or_step_is_passed_over",
+    ),
+    Fault(
+        "runs/run.py",
+        '(-evaluations[n]["accuracy"],',
+        '(evaluations[n]["accuracy"],',
+        "the worst step is the best",
+        "runs/test_run.py",
+    ),
+    Fault(
+        "runs/run.py",
+        "os.fsync(lines.fileno())",
+        "pass",
+        "no fsync of what a snapshot builds on",
+        "runs/test_crash.py::test_training",
+    ),
+    Fault(
+        "runs/train.py",
+        "_check_digest(run, data.digest())",
+        "pass",
+        "a run goes on with other data",
+        "runs/test_train.py::test_data_that_have_changed_are_refused",
+    ),
+    Fault(
+        "runs/train.py",
+        "steps % s.eval_every == 0 or steps == s.steps",
+        "steps % s.eval_every == 0",
+        "the last step is not evaluated",
+        "runs/test_train.py::test_evaluations_every_so_often_at_the_start_and_the_end",
+    ),
+    Fault(
+        "runs/methods.py",
+        "number * s.queries + query",
+        "number + query",
+        "steps share directions",
+        "runs/test_runs_of_methods.py::test_a_journal_holds_the_terms_of_a_window",
+    ),
+    Fault(
+        "runs/memory.py",
+        "math.ceil(min(plan.total for",
+        "math.ceil(max(plan.total for",
+        "the hint names a budget too large",
+        "runs/test_memory.py::test_a_budget_chooses_the_fastest_plan_that_fits",
+    ),
+    Fault(
+        "runs/export.py",
+        "if path.is_file() and not path.name.endswith(NO_COMPANIONS):",
+        "if path.is_file():",
+        "an index of shards comes along",
+        "runs/test_export.py::test_shards_become_one",
+    ),
+    Fault(
+        "runs/opened.py",
+        "0 if zero_shot else None",
+        "None",
+        "zero-shot is the tuned model",
+        "cli/test_cli_evaluate.py::test_zero_shot_of_a_run_is_its_base",
+    ),
+    Fault(
+        "runs/api.py",
+        "labels[odds.argmax()]",
+        "labels[odds.argmin()]",
+        "the unlikeliest label",
+        "cli/test_cli_predict.py::test_its_label_is_right_as_often_as_evaluate_says",
+    ),
+    Fault(
+        "runs/find_lr.py",
+        "near = SLACK * min(losses)",
+        "near = min(losses) / SLACK",
+        "near is beyond the least",
+        "runs/test_find_lr.py::test_the_rate_of_the_least_loss_is_taken_and_what_diverges_is_not",
+    ),
+    Fault(
+        "runs/report.py",
+        "1e-3 <= abs(x) < 1e4",
+        "1e-3 <= x < 1e4",
+        "negative numbers are written as tiny ones",
+        "runs/test_report.py::test_numbers_for_people",
+    ),
+    Fault(
+        "runs/doctor.py",
+        "gap < NEAR and not bad",
+        "gap < NEAR",
+        "weights that are not finite pass",
+        "runs/test_doctor.py::test_an_unused_row_that_is_not_finite",
+    ),
+    # -- cli
+    Fault(
+        "cli/main.py",
+        "return 0 if is_ok else 1",
+        "return 0",
+        "a broken checkpoint leaves with 0",
+        "runs/test_doctor.py::test_a_broken_checkpoint",
+    ),
+    Fault(
+        "cli/parser.py",
+        "if near := closest(name, known):",
+        "if near := closest(name, []):",
+        "no word on a misspelt option",
+        "cli/test_cli_mistakes.py::test_did_you_mean",
+    ),
+    Fault(
+        "cli/suggest.py",
+        "get_close_matches(name.lower(), by_lower, n=1)",
+        "get_close_matches(name, by_lower, n=1)",
+        "names in capitals are near none",
+        "cli/test_cli_mistakes.py::test_closest",
+    ),
+    Fault(
+        "cli/options.py",
+        "default=8,",
+        "default=16,",
+        "another default than the help says",
+        "cli/test_cli_help.py::test_defaults_are_those_that_the_help_says",
+    ),
+    Fault(
+        "cli/finetune.py",
+        "settings = _read_config(options.config).replace(**given)",
+        "settings = Settings(**(given | _read_config(options.config).given()))",
+        "a file counts before options",
+        "cli/test_cli_finetune.py::test_settings_of_a_file_and_options_over_them",
+    ),
+    Fault(
+        "cli/evaluate.py",
+        "zero_shot=options.zero_shot",
+        "zero_shot=False",
+        "an option is not heeded",
+        "cli/test_cli_evaluate.py::test_zero_shot_of_a_run_is_its_base",
+    ),
+    Fault(
+        "cli/predict.py",
+        'text.removesuffix("\\n")',
+        "text",
+        "a text has the end of its line",
+        "cli/test_cli_predict.py::test_lines_of_stdin",
+    ),
+    Fault(
+        "cli/replay.py",
+        "options.step, options.merge)",
+        "options.step)",
+        "an option is not heeded",
+        "runs/test_adapters.py::test_a_step_and_the_command",
+    ),
+    Fault(
+        "cli/convert.py",
+        "if not options.json:",
+        "if options.json:",
+        "words in a JSON document",
+        "cli/test_cli_folders.py::test_replay_and_convert",
+    ),
+    Fault(
+        "cli/inspect.py",
+        "weights.elements(weights.trained)",
+        "weights.elements(names)",
+        "all is said to be trained",
+        "cli/test_cli_folders.py::test_inspect_a_run",
+    ),
+    Fault(
+        "cli/doctor.py",
+        '"ok": all(',
+        '"ok": any(',
+        "one good check is enough",
+        "runs/test_doctor.py::test_a_broken_checkpoint",
+    ),
+    Fault(
+        "cli/completion.py",
+        "dict.fromkeys(FOLDERS, shtab.DIRECTORY)",
+        "dict.fromkeys(FOLDERS, shtab.FILE)",
+        "files where folders are due",
+        "cli/test_cli_help.py::test_completion",
+    ),
+)
+
+
+class Outcome(NamedTuple):
+    """What tests said of a fault. code: pytest's exit code, 1 when a test fails."""
+
+    code: int | None
+    seconds: float
+
+    @property
+    def is_seen(self) -> bool:
+        return self.code == 1
+
+    def __str__(self) -> str:
+        words = {0: "SURVIVED", 1: "seen", None: "NO END"}
+        return f"{words.get(self.code, f'EXIT {self.code}'):9} {self.seconds:5.1f} s"
+
+
+def run_tests(tree: Path, tests: Sequence[str], cache: str = "") -> Outcome:
+    """Run some tests of a copy of the tree. cache: Numba's folder, where it is not the tree's."""
+    environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    if cache:
+        environment["NUMBA_CACHE_DIR"] = cache
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    command += [f"tests/{test}" for test in tests]
+    start = time.perf_counter()
+    try:
+        done = subprocess.run(
+            command, cwd=tree, env=environment, capture_output=True, timeout=LONGEST
+        )
+    except subprocess.TimeoutExpired:
+        return Outcome(None, LONGEST)
+    return Outcome(done.returncode, time.perf_counter() - start)
+
+
+def planted(tree: Path, fault: Fault) -> Outcome:
+    """Plant a fault, run its tests, and restore the file with its time of change."""
+    path = tree / "tinyzo" / fault.file
+    with tempfile.TemporaryDirectory() as cache:
+        try:
+            path.write_text(with_fault(path.read_text(encoding="utf-8"), fault), encoding="utf-8")
+            is_compiled = path.name in COMPILED
+            return run_tests(tree, fault.tests.split(), cache if is_compiled else "")
+        finally:
+            shutil.copy2(ROOT / "tinyzo" / fault.file, path)
+
+
+def with_fault(source: str, fault: Fault) -> str:
+    """A file's text with the fault in it; AssertionError unless its code is there once."""
+    assert source.count(fault.code) == 1, f"{fault.file}: {source.count(fault.code)} {fault.code}"
+    return source.replace(fault.code, fault.planted)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="plant faults; the tests must see each")
+    parser.add_argument("--only", default="", help="faults with this in file, words or tests")
+    only = parser.parse_args().only
+    faults = [f for f in FAULTS if only in f"{f.file} {f.what} {f.tests}"]
+    with tempfile.TemporaryDirectory() as room:
+        tree = Path(room) / "tree"
+        shutil.copytree(ROOT, tree, ignore=LEFT_OUT)
+        tests = dict.fromkeys(test for fault in faults for test in fault.tests.split())
+        sound = run_tests(tree, list(tests))
+        if sound.code != 0:
+            print(f"without a fault the tests are not green: {sound}")
+            return 1
+        print(f"{'green':9} {sound.seconds:5.1f} s  no fault", flush=True)
+        survived = 0
+        for fault in faults:
+            outcome = planted(tree, fault)
+            survived += not outcome.is_seen
+            print(f"{outcome}  {fault.file:28} {fault.what:52} {fault.tests}", flush=True)
+    print(f"{len(faults) - survived} of {len(faults)} faults are seen")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
