@@ -177,6 +177,17 @@ def test_a_whole_model_is_refused_by_the_name_of_its_class(path: Path) -> None:
     refused(path, hostile.torch_bin({"model": module}), message)
 
 
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("torch", "load"), ("torch._utils", "_rebuild_sparse_tensor"), ("collections", "Counter")],
+)
+def test_other_names_of_modules_that_are_known_are_refused(
+    path: Path, module: str, name: str
+) -> None:
+    program = hostile.torch_bin({"x": hostile.Global(module, name)})
+    refused(path, program, f"no state dict needs '{module}.{name}'")
+
+
 # --- hostile pickles ---
 
 

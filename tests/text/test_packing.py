@@ -95,6 +95,14 @@ def test_gold_candidates_only():
     }
 
 
+def test_positions_of_each_example_go_on_from_its_own_prompt():
+    first = Example((2, 10), ((5, 6),), -1, 0, "")
+    second = Example((2, 12, 13), ((8, 9),), -1, 0, "")
+    batch = pack_candidates([first, second])
+    assert batch.parents.tolist() == [-1, 0, -1, 2]
+    assert batch.positions.tolist() == [0, 1, 2, 0, 1, 2, 3]
+
+
 def test_candidates_of_several_tokens_are_children_of_one_prompt():
     batch = pack_candidates([Example((2, 10), ((5, 6), (7, 8, 9)), -1, 0, "")])
     assert batch.ids.tolist() == [2, 10, 5, 7, 8]
