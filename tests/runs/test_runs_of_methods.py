@@ -16,11 +16,14 @@ from tiny import raw_bytes
 import tinyzo
 from tinyzo.checkpoints.safetensors import open_safetensors
 from tinyzo.cli import main
+from tinyzo.engine.noise import step_seed
 from tinyzo.errors import ConfigError, RunError, UsageError
 from tinyzo.models.model import load
 from tinyzo.runs import snapshots
 from tinyzo.runs.journal import Journal, read_journal
+from tinyzo.runs.methods import method_of
 from tinyzo.runs.run import Run
+from tinyzo.runs.settings import Settings
 from tinyzo.runs.snapshots import tuned_model
 from tinyzo.zo.methods import METHODS
 
@@ -179,6 +182,14 @@ def test_a_journal_holds_the_terms_of_a_window(home, tmp_path, name, rule):
         assert [c for _, c in found] == pytest.approx([c for _, c in expected], rel=1e-12)
         assert {c for _, c in others} <= {0.0}
         assert step.decay == s.lr * 0.5
+
+
+def test_no_direction_is_taken_twice():
+    settings = Settings(method="n-spsa", seed=3).resolve("opt", needs_data=False)
+    method = method_of(settings)
+    seeds = [seed for number in range(5) for seed in method.seeds(number)]
+    assert seeds == [step_seed(3, count) for count in range(5 * settings.queries)]
+    assert len(set(seeds)) == 20
 
 
 @pytest.mark.parametrize("residency", ["resident", "streamed"])
