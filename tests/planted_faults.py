@@ -521,7 +521,7 @@ FAULTS = (
         "os.fsync(lines.fileno())",
         "pass",
         "no fsync of what a snapshot builds on",
-        "runs/test_crash.py::test_training",
+        "runs/test_crash.py::test_the_events_are_all_there_is",
     ),
     Fault(
         "runs/train.py",
@@ -620,7 +620,7 @@ FAULTS = (
         "default=8,",
         "default=16,",
         "another default than the help says",
-        "cli/test_cli_help.py::test_defaults_are_those_that_the_help_says",
+        "cli/test_cli_help.py::test_a_default_of_argparse_is_the_one_that_the_help_says",
     ),
     Fault(
         "cli/finetune.py",
@@ -662,7 +662,7 @@ FAULTS = (
         "weights.elements(weights.trained)",
         "weights.elements(names)",
         "all is said to be trained",
-        "cli/test_cli_folders.py::test_inspect_a_run",
+        "runs/test_runs_of_methods.py::test_the_command_line_runs_every_method[p-rge]",
     ),
     Fault(
         "cli/doctor.py",

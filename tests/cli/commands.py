@@ -16,10 +16,10 @@ def command(*arguments: object) -> int:
 
 
 def document(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
-    """The JSON document of a command that succeeds, its last line on stdout."""
+    """The JSON document of a command that succeeds, which is all that is on stdout."""
     capsys.readouterr()
     assert command(*arguments, "--json") == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
 
 

@@ -88,6 +88,13 @@ def test_every_argument_says_its_default_or_that_it_is_needed(name: str) -> None
 
 
 @pytest.mark.parametrize("name", FIXED)
+def test_a_default_of_argparse_is_the_one_that_the_help_says(name: str) -> None:
+    for action in parser_of(name)._actions:
+        if isinstance(action.default, (int, str)) and type(action.default) is not bool:
+            assert f"default: {action.default}" in str(action.help) or action.dest == "help"
+
+
+@pytest.mark.parametrize("name", FIXED)
 def test_every_command_has_help(capsys: Capture, name: str) -> None:
     assert help_of(capsys, name).startswith(f"usage: tinyzo {name} [")
 
