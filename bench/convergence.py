@@ -39,11 +39,11 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import common
+from figures import TUNING_SEED, finals, reach
 
 import tinyzo
 from tinyzo.errors import NumericError, UsageError
@@ -53,7 +53,7 @@ from tinyzo.runs.settings import Settings
 from tinyzo.zo.estimators import ESTIMATORS
 from tinyzo.zo.methods import METHODS
 
-SEEDS, TUNING_SEED = (0, 1, 2), 100
+SEEDS = (0, 1, 2)
 MOST_RATES = 6  # of learning rates tried
 
 
@@ -290,44 +290,17 @@ def measure(options: Any) -> None:
 # -- what is said -------------------------------------------------------------------------------
 
 
-def reach(curves: list[list[list[float]]], column: int, target: float) -> str:
-    """From how many forwards on the mean of the curves has the target, and how many end there.
-
-    column: 1, accuracy, which rises, or 2, loss, which falls
-    """
-    sign, since = (1, -1)[column - 1], None
-    lead = [[sign * (at[column] - target) for at in curve] for curve in curves]
-    points = [(at[0][0], sum(y)) for at, y in zip(zip(*curves), zip(*lead))]  # noqa: B905
-    if points and abs(points[-1][1]) < 1e-9:  # MeZO's own
-        points[-1] = points[-1][0], 0.0
-    for (x0, y0), (x1, y1) in pairwise(points):
-        if y1 < 0:
-            since = None
-        elif since is None:
-            since = x0 if y0 >= 0 else x0 + (x1 - x0) * y0 / (y0 - y1)
-    ends = sum(y[-1] >= 0 for y in lead)
-    return f"{'-' if since is None else f'{since:.0f}'} ({ends} of {len(curves)})"
+def reached(curves: list[list[list[float]]], column: int, target: float) -> str:
+    """From how many forwards on the mean of the curves has the target, and how many end there."""
+    found = reach(curves, column, target)
+    since = "-" if found.since is None else f"{found.since:.0f}"
+    return f"{since} ({found.ends} of {found.curves})"
 
 
 def mean(values: list[float], digits: int = 3) -> str:
     """Mean (standard deviation)."""
     spread = f" ({statistics.stdev(values):.{digits}f})" if len(values) > 1 else ""
     return f"{statistics.mean(values):.{digits}f}{spread}" if values else "-"
-
-
-def finals(lines: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """The runs with the seeds that are reported, by task and method.
-
-    Of several rates or budgets on record, those that were run last: a table must not mix them.
-    """
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for line in lines:
-        if line["seed"] != TUNING_SEED:
-            runs = found.setdefault((line["task"], line["method"]), [])
-            if runs and any(runs[0][n] != line[n] for n in ("lr", "budget")):
-                runs.clear()
-            runs.append(line)
-    return found
 
 
 COLUMNS = ("method", "lr", "forwards a step", "dev accuracy", "best", "dev loss", "best", "test",
@@ -341,12 +314,12 @@ def line_of(runs: list[dict[str, Any]], mezo: list[dict[str, Any]]) -> list[str]
     tops = [max(a for _, a, _ in r["dev"]) for r in whole]
     lows = [min(loss for *_, loss in r["dev"]) for r in whole]
     goals = [statistics.mean(r["dev"][-1][c] for r in mezo) if mezo else math.nan for c in (1, 2)]
-    reached = [reach([r["dev"] for r in whole], c, goals[c - 1]) for c in (1, 2)]
+    passes = [reached([r["dev"] for r in whole], c, goals[c - 1]) for c in (1, 2)]
     broken = f" ({len(runs) - len(whole)} broke down)" if len(whole) < len(runs) else ""
     return [
         first["method"] + broken, f"{first['lr']:.0e}", str(first["forwards_per_step"]),
         mean([e[1] for e in ends]), mean(tops), mean([e[2] for e in ends]), mean(lows),
-        mean([r["test"][-1][1] for r in whole]), *reached,
+        mean([r["test"][-1][1] for r in whole]), *passes,
         mean([r["steps"] * r["median_step_seconds"] for r in whole], 0),
     ]  # fmt: skip
 
