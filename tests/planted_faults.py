@@ -284,8 +284,8 @@ FAULTS = (
     Fault(
         "engine/stores/resident.py",
         "self.tensors[name][start:stop]",
-        "self.tensors[name][:stop]",
-        "rows from the first on",
+        "self.tensors[name][: stop and stop - start]",
+        "the first rows for any others",
         "models/test_model.py::test_nll_is_minus_the_log_softmax_of_the_scores",
     ),
     Fault(
