@@ -69,10 +69,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 def _open(path: str) -> tuple[Model, RunSettings, dict[str, Any]]:
     """A model, the settings of its run or the default ones, and what a run's files say."""
     from tinyzo.models.model import open_model
-    from tinyzo.runs.run import Run
+    from tinyzo.runs.run import Run, is_run
     from tinyzo.runs.settings import Settings
 
-    if (Path(path) / "run.toml").is_file():
+    if is_run(Path(path)):
         run = Run.open(Path(path))
         model = open_model(run.settings.model_path, run.settings.dtype)
         return model, run.settings, _about_run(run)
@@ -115,9 +115,11 @@ def _plans(
 ) -> tuple[Plan, list[Plan]]:
     """The plan of a step of two probes, and the plans to show: that one, or with --plan all."""
     from tinyzo.runs import memory
+    from tinyzo.runs.methods import method_of
 
     tokens = options.batch_size * options.tokens
-    loads = [memory.Load(tokens, options.tokens, probes=2)]
+    keeps_gradients = method_of(settings).keeps_gradients
+    loads = [memory.Load(tokens, options.tokens, 2, keeps_gradients)]
     chosen = memory.choose(model, settings, loads)
     if not options.plan:
         return chosen, [chosen]

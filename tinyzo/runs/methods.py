@@ -189,23 +189,29 @@ class FirstOrder(RunMethod):
     """Backpropagation, to compare with."""
 
     journal_shape = JournalShape(losses=1, terms=0)
-    forwards = 3  # a backward pass is two
+    forwards = 3  # a backward pass costs as much as two
     probes = 1
     keeps_gradients = True
 
-    def begin(self, weights: Weights) -> None:
-        from tinyzo.autodiff.adam import add_moments  # loaded only to compare with
+    def __init__(self, settings: RunSettings) -> None:
+        from tinyzo.autodiff.adam import RULES  # loaded only to compare with
 
-        if METHODS[self.settings.method].gradient == "adam":
+        super().__init__(settings)
+        self.rule = RULES[METHODS[settings.method].gradient]
+
+    def begin(self, weights: Weights) -> None:
+        from tinyzo.autodiff.adam import add_moments
+
+        if self.rule.moments:
             add_moments(weights)
 
     def step(
         self, number: int, weights: Weights, loss: Loss, batch: Any, done: Sequence[Step]
     ) -> Step:
-        from tinyzo.autodiff.adam import RULES, step_number
+        from tinyzo.autodiff.adam import step_number
 
-        rule, decay = RULES[METHODS[self.settings.method].gradient], self.settings.weight_decay
-        return step_number(number, rule, weights, loss, batch, self.lr(number), decay)
+        decay = self.settings.weight_decay
+        return step_number(number, self.rule, weights, loss, batch, self.lr(number), decay)
 
     def redo(self, weights: Weights, step: Step, again: Callable[[], object]) -> None:
         again()

@@ -79,11 +79,11 @@ class Run:
 
         raises: RunError when the directory is not one
         """
-        if not (path / "run.toml").is_file():
+        if not is_run(path):
             raise RunError(f"{path}: no run.toml, so not a run", "name the --output of finetune")
         toml = read_toml(path / "run.toml")
         about, values = toml.get("about", {}), toml.get("settings")
-        if not isinstance(values, dict) or not is_about_a_run(about):
+        if not isinstance(values, dict) or not _is_about_a_run(about):
             raise RunError(f"{path}/run.toml is not a run's", "restore it from a copy")
         for name, renamed in OLD_VALUES.items():
             if name in values:
@@ -161,8 +161,13 @@ class Run:
         return len(lines)
 
 
-def is_about_a_run(about: object) -> bool:
-    """Whether this is the first table of a run.toml."""
+def is_run(path: Path) -> bool:
+    """Whether this is the directory of a run."""
+    return (path / "run.toml").is_file()
+
+
+def _is_about_a_run(about: object) -> bool:
+    """Whether this can be the first table of a run.toml."""
     if not isinstance(about, dict):
         return False
     return isinstance(about.get("base"), str) and about.get("family") in MODELS

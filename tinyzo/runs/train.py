@@ -22,7 +22,7 @@ from tinyzo.runs.data import Data, bind_task, load_data
 from tinyzo.runs.evaluate import evaluate
 from tinyzo.runs.journal import Header, Journal
 from tinyzo.runs.methods import RunMethod, method_of
-from tinyzo.runs.run import Run, prepare, read_lines
+from tinyzo.runs.run import Run, is_run, prepare, read_lines
 from tinyzo.runs.settings import RunSettings, Settings
 from tinyzo.runs.snapshots import Snapshots, tuned_model
 from tinyzo.system import peak_bytes
@@ -44,20 +44,16 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
     returns: the finished run
     raises: TinyzoError; KeyboardInterrupt leaves a run that can be resumed
     """
-    if resume is None:
-        run, model = _begin(settings, output)
-    elif output is None:
-        run, model = _reopen(settings, resume)
-    else:
-        raise UsageError("--resume with --output", "a run goes on in its own directory")
+    run, model = _open(settings, output, resume)
     bound = bind_task(model, run.settings)
     data = load_data(bound, run.settings)
     _check_digest(run, data.digest())
     method = method_of(run.settings)
-    loads = _loads(data, run.settings.batch_size, method.probes)
+    step_load = _step_load(data.train, run.settings.batch_size, method)
+    loads = [step_load, _evaluation_load(data.dev), _evaluation_load(data.test)]
     plan = _plan(run, model, method, loads, is_new=resume is None)
     header = Header(*method.journal_shape, model.weights.direction.kind, run.about["base"])
-    passes = math.ceil(loads[0].tokens / plan.micro_batch_tokens)
+    passes = math.ceil(step_load.tokens / plan.micro_batch_tokens)
     snapshots = Snapshots(run, method, run.settings.fold_every, passes)
     with Journal(run.journal_path, header) as journal, snapshots:
         done = len(journal.steps)
@@ -74,9 +70,18 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
     return run
 
 
+def _open(given: Settings, output: Path | None, resume: Path | None) -> tuple[Run, Model]:
+    """A new run or an old one, and its model, still in its file."""
+    if resume is None:
+        return _begin(given, output)
+    if output is None:
+        return _reopen(given, resume)
+    raise UsageError("--resume with --output", "a run goes on in its own directory")
+
+
 def _begin(given: Settings, output: Path | None) -> tuple[Run, Model]:
     """A new run, whose directory is not made yet, and its model, still in its file."""
-    if (given.model_path / "run.toml").is_file():
+    if is_run(given.model_path):
         raise UsageError(f"{given.model} is a run", "--resume it, or tune what replay writes")
     model = open_model(given.model_path, given.dtype)
     settings = given.resolve(model.family)
@@ -131,18 +136,17 @@ def _check_steps(steps: int, done: int) -> None:
         raise UsageError(f"--steps {steps}: the run has done {done}", "none can be taken back")
 
 
-def _loads(data: Data, batch_size: int, probes: int) -> list[memory.Load]:
-    """The most that a step, and then that each evaluation, computes at once."""
-    return [
-        _load(data.train, batch_size, probes),
-        _load(data.dev, len(data.dev), 1),
-        _load(data.test, len(data.test), 1),
-    ]
+def _step_load(examples: Sequence[Example], batch_size: int, method: RunMethod) -> memory.Load:
+    """The most that a step computes: a batch of the longest examples."""
+    longest_first = sorted(map(packed_size, examples), reverse=True)
+    batch = longest_first[:batch_size]
+    return memory.Load(sum(batch), batch[0], method.probes, method.keeps_gradients)
 
 
-def _load(examples: Sequence[Example], rows: int, probes: int) -> memory.Load:
-    sizes = sorted(map(packed_size, examples), reverse=True)[:rows] or [0]
-    return memory.Load(sum(sizes), sizes[0], probes)
+def _evaluation_load(examples: Sequence[Example]) -> memory.Load:
+    """What an evaluation computes."""
+    sizes = [packed_size(example) for example in examples]
+    return memory.Load(sum(sizes), max(sizes, default=0), probes=1)
 
 
 def _plan(
