@@ -1,7 +1,7 @@
-"""A run's directory: what it was told, what it did, and the model that comes of it.
+"""A run's directory: its settings, what it did, and the model that comes of it.
 
-run.toml        every setting, the base's and the data's hashes, versions
-journal         the terms: the fine-tune itself
+run.toml        every setting; hashes of the base checkpoint and of the data; versions
+journal         the terms of every step: the fine-tune itself
 metrics.jsonl   one object a step
 events.jsonl    evaluations and errors
 weights-<step>.safetensors    the weights after so many steps, for a quick resumption
@@ -33,7 +33,7 @@ from tinyzo.runs.settings import RunSettings, Settings
 from tinyzo.system import new_directory, os_errors, write_file
 
 ROOM = "make room on the disk, or the directory writable, then --resume"
-OLD_VALUES = {"update": {"adam": "adamezo"}}  # spelt so before 0.2
+OLD_VALUES = {"update": {"adam": "adamezo"}}  # a setting -> its values of before 0.2 -> ours
 
 
 class Run:
@@ -45,7 +45,9 @@ class Run:
     """
 
     def __init__(self, path: Path, settings: RunSettings, about: dict[str, Any]) -> None:
-        self.path, self.settings, self.about = path, settings, about
+        self.path = path
+        self.settings = settings
+        self.about = about
         self.journal_path = path / "journal"
 
     @property
@@ -96,7 +98,8 @@ class Run:
 
         raises: RunError when its files have changed since
         """
-        s, base = self.settings, self.about["base"]
+        s = self.settings
+        base = self.about["base"]
         found = fingerprint(*peft.parts(s.model_path))
         if found != base:
             change = f"has changed since the run began ({found[:12]}, then {base[:12]})"
@@ -120,14 +123,15 @@ class Run:
         """
         evaluations = self.evaluations("dev")
         if not evaluations:
-            return len(read_journal(self.journal_path)[1])
+            return len(read_journal(self.journal_path).steps)
+        counts_accuracy = self.about["family"] == "roberta"
 
-        def by_loss(step: int) -> tuple[float, int]:
-            return evaluations[step]["loss"], step
+        def badness(step: int) -> tuple[float, float, int]:
+            found = evaluations[step]
+            accuracy = found["accuracy"] if counts_accuracy else 0
+            return -accuracy, found["loss"], step
 
-        if self.about["family"] == "roberta":
-            return min(evaluations, key=lambda n: (-evaluations[n]["accuracy"], *by_loss(n)))
-        return min(evaluations, key=by_loss)
+        return min(evaluations, key=badness)
 
     # -- files that grow, and files that are replaced
 
@@ -174,8 +178,9 @@ def _is_about_a_run(about: object) -> bool:
 
 
 def prepare(model: Model, settings: RunSettings) -> Model:
-    """Make a model, still in its file, one of which z reaches what the settings say."""
-    s, ids = settings, list[int]()
+    """Prepare a model that is still in its file: only what the settings say will be trained."""
+    s = settings
+    ids: list[int] = []
     if s.train == "label-words":
         words = bind_task(model, s).task.fixed_words
         ids = sorted({token for word in words for token in model.tokenizer.encode(word)})

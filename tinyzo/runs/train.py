@@ -1,4 +1,8 @@
-"""tune: from a user's settings to a run that is done, or that can be gone on with."""
+"""`tune`: from a user's settings to a finished run, or to one that can be resumed.
+
+It opens a run, new or old, with its model and data; plans its memory; takes its steps, of which
+the journal may have some; and reports on the best one.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +35,9 @@ from tinyzo.text.tasks import Example
 from tinyzo.zo.mezo import Step
 from tinyzo.zo.objectives import Objective
 
-# Settings that do not change what a run computes, and may be chosen anew when it is resumed.
+# Settings that may change when a run is resumed, since none changes what a step computes.
 FREE = ("steps", "fold_every", "residency", "threads", "memory_budget")
-DIVERGED = 100  # a loss so many times the first one's, plus one, will not come back
+DIVERGED = 100  # a loss this many times 1 + the first one does not come back
 
 
 def tune(settings: Settings, output: Path | None = None, resume: Path | None = None) -> Run:
@@ -44,6 +48,7 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
     returns: the finished run
     raises: TinyzoError; KeyboardInterrupt leaves a run that can be resumed
     """
+    is_new = resume is None
     run, model = _open(settings, output, resume)
     bound = bind_task(model, run.settings)
     data = load_data(bound, run.settings)
@@ -51,7 +56,10 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
     method = method_of(run.settings)
     step_load = _step_load(data.train, run.settings.batch_size, method)
     loads = [step_load, _evaluation_load(data.dev), _evaluation_load(data.test)]
-    plan = _plan(run, model, method, loads, is_new=resume is None)
+    plan = _plan(run, model, method, loads, is_new)
+    if is_new:  # made only now, so that a mistake in the settings leaves no directory behind
+        _settle(run, model, plan)
+        run.create()
     header = Header(*method.journal_shape, model.weights.direction.kind, run.about["base"])
     passes = math.ceil(step_load.tokens / plan.micro_batch_tokens)
     snapshots = Snapshots(run, method, run.settings.fold_every, passes)
@@ -59,8 +67,8 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
         done = len(journal.steps)
         _check_steps(run.settings.steps, done)
         run.save()
-        start = snapshots.restore(model, _first_missing(run, data, done))
-        if resume is not None:
+        start = snapshots.restore(model, _first_unevaluated(run, data, done))
+        if not is_new:
             _settle(run, model, plan)
         objective = Objective(model, bound, run.settings.objective)
         loss = BoundedLoss(objective, run.settings.micro_batch_tokens)
@@ -152,44 +160,44 @@ def _evaluation_load(examples: Sequence[Example]) -> memory.Load:
 def _plan(
     run: Run, model: Model, method: RunMethod, loads: list[memory.Load], is_new: bool
 ) -> memory.Plan:
-    """Choose how to hold the run in memory; a new one's model is made ready, and its directory
-    made: not before, so that a mistake in the settings leaves none behind."""
+    """Choose how to hold the run in memory; a new run settles on what its budget leads to."""
     if method.keeps_gradients:
         run.settings = run.settings.replace(residency="resident")
     plan = memory.choose(model, run.settings, loads, is_fixed=not is_new)
-    if is_new:
-        if run.settings.memory_budget:
-            run.settings = run.settings.replace(
-                engine=plan.engine,
-                residency=plan.residency,
-                micro_batch_tokens=plan.micro_batch_tokens,
-            )
-        _settle(run, model, plan)
-        run.create()
+    if is_new and run.settings.memory_budget:
+        run.settings = run.settings.replace(
+            engine=plan.engine,
+            residency=plan.residency,
+            micro_batch_tokens=plan.micro_batch_tokens,
+        )
     return plan
 
 
 def _settle(run: Run, model: Model, plan: memory.Plan) -> None:
-    """Make the model ready as planned, having said how."""
+    """Log the plan, and make the model ready by it."""
     report.say(f"run {run.path}\nmemory plan: {plan}")
-    asked = "numpy" if plan.engine == "numpy" else run.settings.engine
-    model.settle(asked, plan.residency, run.settings.threads, plan.tiles)
+    engine = run.settings.engine
+    if plan.engine == "numpy":
+        engine = "numpy"
+    model.settle(engine, plan.residency, run.settings.threads, plan.tiles)
     if model.weights.engine.name != plan.engine:
         report.say(f"engine numpy, the slow one ({why_no_numba()})")
 
 
-def _first_missing(run: Run, data: Data, done: int) -> int:
-    """The first of the steps done whose evaluation is not on record, else the last one done."""
+def _first_unevaluated(run: Run, data: Data, done: int) -> int:
+    """The first step whose evaluation is due and not on record; the last one done, if all are."""
     if 0 not in run.evaluations("test"):
         return 0
+    if not data.dev:
+        return done
     known = run.evaluations("dev")
-    due = range(0, done, run.settings.eval_every) if data.dev else ()
+    due = range(0, done, run.settings.eval_every)
     return next((step for step in due if step not in known), done)
 
 
 @dataclass
 class Training:
-    """The loop, from wherever the journal ends to the last step, and the report.
+    """The loop over the steps of a run, and the report at its end.
 
     accuracy: the newest on dev, for the line of progress
     """
@@ -210,7 +218,7 @@ class Training:
         """Redo the steps that are done, take the others, and make each evaluation not yet made.
 
         start: how many steps the weights have in them
-        raises: NumericError, which is on record then
+        raises: NumericError when the run diverges, which is recorded in events.jsonl first
         """
         self._catch_up()
         done, steps = len(self.journal.steps), self.run.settings.steps
@@ -244,7 +252,7 @@ class Training:
         self.method.redo(self.model.weights, step, lambda: self._take(number))
 
     def _step(self, number: int) -> dict[str, Any]:
-        """One step more: update, journal, metrics; returns the line of metrics."""
+        """A new step: update, journal, metrics; returns the line of metrics."""
         start = time.perf_counter()
         try:
             step = self._take(number)
@@ -259,30 +267,32 @@ class Training:
 
     def _take(self, number: int) -> Step:
         """One step: batch, losses, update."""
-        s, weights = self.run.settings, self.model.weights
+        s = self.run.settings
+        weights = self.model.weights
         rows = batch_rows(number, len(self.data.train), s.batch_size, s.data_seed)
         batch = [self.data.train[row] for row in rows]
         weights.fold()
         return self.method.step(number, weights, self.loss, batch, self.journal.steps)
 
     def _end_step(self, steps: int, done: int) -> None:
-        """After so many steps: what is due of evaluation and snapshot.
+        """Evaluate and write a snapshot, if they are due after so many steps.
 
-        done: steps that were taken before this process
+        done: steps that earlier processes took
         """
-        s, weights = self.run.settings, self.model.weights
+        s = self.run.settings
+        weights = self.model.weights
         if steps % s.eval_every == 0 or steps == s.steps:
             self.run.sync("journal")
             self._evaluate(steps, "dev", self.data.dev)
         is_due = self.snapshots.is_due(weights, steps, done)
         if is_due:
             self.run.sync("journal")
-            self.run.sync("events.jsonl")  # of steps that will not be redone
+            self.run.sync("events.jsonl")  # a resumption evaluates no step before the snapshot
             self.snapshots.take(weights, steps)
         self.method.end_step(weights, steps, is_written=is_due)
 
     def _record(self, number: int, step: Step, seconds: float | None) -> dict[str, Any]:
-        """A line of metrics.jsonl."""
+        """Append a line to metrics.jsonl, and return it. seconds: None for a step not timed."""
         line = {
             "step": number + 1,
             "loss": step.loss,
@@ -298,7 +308,7 @@ class Training:
         return line
 
     def _evaluate(self, step: int, split: str, examples: list[Example]) -> dict[str, Any]:
-        """Evaluate and log; once only for a step and a split, which resuming counts on."""
+        """Evaluate and record it, unless that has been done: an evaluation, new or old."""
         event = self.run.evaluations(split).get(step, {})
         if not event and examples:
             self.model.weights.fold()
@@ -310,22 +320,28 @@ class Training:
         return event
 
     def finish(self) -> None:
-        """Report the best step on the test split, against the model as it came."""
-        best, done = self.run.best_step(), len(self.journal.steps)
-        if best != done:
+        """Evaluate the best step on the test split, and write result.json and loss.png."""
+        best = self.run.best_step()
+        if best != len(self.journal.steps):
             # The last step's weights go before the best step's come: both may not fit in memory.
             del self.model.weights
             self.model.weights = tuned_model(self.run, best).weights
         final = self._evaluate(best, "test", self.data.test)
+        result = self._summary(best, final)
+        self.run.write("result.json", json.dumps(result) + "\n")
+        report.say(report.plot(self.run.path))
+
+    def _summary(self, best_step: int, final: dict[str, Any]) -> dict[str, Any]:
+        """The content of result.json. final: the evaluation of the best step on the test split."""
         zero_shot = self.run.evaluations("test")[0]
         lines = read_lines(self.run.path / "metrics.jsonl")
         seconds = [line["seconds"] for line in lines if line["seconds"] is not None]
-        result = {
+        return {
             "run": str(self.run.path),
             "model": self.run.settings.model,
             "task": self.run.settings.task or "custom",
-            "steps": done,
-            "best_step": best,
+            "steps": len(self.journal.steps),
+            "best_step": best_step,
             "forwards": sum(line["forwards"] for line in lines),
             "accuracy_zero_shot": zero_shot["accuracy"],
             "accuracy": final["accuracy"],
@@ -337,8 +353,6 @@ class Training:
             "seconds_per_step": sum(seconds) / max(1, len(seconds)),
             "peak_bytes": peak_bytes(),
         }
-        self.run.write("result.json", json.dumps(result) + "\n")
-        report.say(report.plot(self.run.path))
 
 
 def diverged(found: str, lr: float) -> NumericError:
