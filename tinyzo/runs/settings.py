@@ -1,4 +1,4 @@
-"""Every choice of a run: what a user gives, and what becomes of it.
+"""The settings of a run: those that a user gives, and all that the run goes by.
 
     Settings       the user's own choices; what is None is left to tinyzo
     RunSettings    all that a run goes by, written to its run.toml and read back from it
@@ -31,7 +31,7 @@ from tinyzo.zo.methods import METHODS, check_combination
 from tinyzo.zo.objectives import OBJECTIVES
 from tinyzo.zo.updates import RULES, SCHEDULES
 
-# The models and the data that ship: installed beside the package's code, or in the checkout.
+# The models and the data that ship: inside the installed package, or beside it in a checkout.
 PACKAGE = Path(__file__).resolve().parents[1]
 PLACES = (PACKAGE / "weights", PACKAGE.parent / "weights")
 SHIPPED = next((place for place in PLACES if place.is_dir()), PACKAGE)
@@ -86,19 +86,19 @@ class Settings:
     label_field: str | None = None  # column of the label
 
     # how to step
-    method: str | None = None  # a name for the next four, and for what is trained
+    method: str | None = None  # a name for estimator, queries, direction, update and train
     estimator: str | None = None  # from losses to a gradient
     queries: int | None = None  # directions a step
     direction: str | None = None  # how z is distributed
     update: str | None = None  # from gradients to a step
-    window: int | None = None  # steps that an update looks back on, or that a low-rank V stays
+    window: int | None = None  # steps that an update looks back on, or that a low-rank V lasts
     clip: float | None = None  # the largest |projected gradient|; larger ones are cut to it
-    objective: str | None = None  # what is made small
+    objective: str | None = None  # what is minimised
 
     # what is trained
     train: str | None = None  # full, lora, lora-fa, prefix, label-words, bias, head, or names
     lora_rank: int | None = None  # r of new adapters
-    lora_alpha: float | None = None  # new adapters count alpha / r
+    lora_alpha: float | None = None  # new adapters are scaled by alpha / r
     lora_targets: list[str] | None = None  # projections that get one, by the end of their names
 
     # for how long, and how far
@@ -111,18 +111,18 @@ class Settings:
     weight_decay: float | None = None  # pull of the matrices towards 0
 
     # seeds and rows
-    seed: int | None = None  # makes z
-    data_seed: int | None = None  # makes the rows and their order
+    seed: int | None = None  # of z, the random directions
+    data_seed: int | None = None  # of the rows that are drawn, and of their order
     k_shot: int | None = None  # draw the published k-shot split
     train_rows: int | None = None  # most rows to train on, without k_shot
     limit: int | None = None  # most rows to report on
     eval_every: int | None = None  # steps between evaluations on dev
-    micro_batch_tokens: int | None = None  # most packed tokens computed at once
+    micro_batch_tokens: int | None = None  # most packed tokens that are computed at once
 
     # the machine
-    engine: str | None = None
+    engine: str | None = None  # what computes: numba or numpy
     residency: str | None = None  # where the weights live: in memory, or in their file
-    memory_budget: str | None = None  # most memory to take, as 400MB
+    memory_budget: str | None = None  # most memory to take, such as "400MB"
     fold_every: int | None = None  # steps between snapshots of the weights; 0: none
     dtype: str | None = None  # how the weights are stored
     threads: int | None = None  # of the engine

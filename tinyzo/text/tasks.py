@@ -47,7 +47,7 @@ class Stretch(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """What a row of data becomes, for one family of models.
+    """A task: how a row of data becomes a prompt for one family of models.
 
     family:         "roberta" (a mask) or "opt" (candidates)
     labels:         what the label column says, in label order; with by_index also 0, 1, ...
@@ -83,7 +83,7 @@ class Task:
         return self.words
 
     def find(self, row: Row, name: str) -> object:
-        """What a row has under a name, its alias, or a path into nested JSON; None for nothing."""
+        """A row's value under a name, its alias, or a path into nested JSON; None if none."""
         if name in row:
             return row[name]
         alias = self.aliases.get(name)

@@ -1,4 +1,4 @@
-"""Text to ids: one face over Hugging Face's `tokenizers` and our own BPE."""
+"""Text to ids, by Hugging Face's `tokenizers` or by our own BPE: the same ids from both."""
 
 import json
 import os
@@ -131,7 +131,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
 
 
 def _special_tokens(config: Path) -> SpecialTokens:
-    """Those of the family that a config.json names; without one, RoBERTa's."""
+    """The special tokens of the family that a config.json names; without one, RoBERTa's."""
     if config.is_file() and _load(config, _json_object).get("model_type") == "opt":
         return SPECIAL_TOKENS["opt"]
     return SPECIAL_TOKENS["roberta"]
