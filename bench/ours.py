@@ -46,7 +46,8 @@ class Stepper:
         self.engine = shared_engine(setup["threads"])
         self.weights = synthetic(architecture.shapes(config), setup["dtype"], self.engine)
         model = Model(setup["family"], config, self.weights, Path())
-        bound, self.examples = (task_batch if setup["task"] else random_batch)(setup, config)
+        make_batch = task_batch if setup["task"] else random_batch
+        bound, self.examples = make_batch(setup, config)
         self.objective = BoundedLoss(Objective(model, bound), RunSettings.micro_batch_tokens)
         self.calls = self.count()
         self.flops = sum(2 * m * k * n * count for (m, k, n), count in self.calls.items())

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import tee
-from typing import Any
 
 from tinyzo.cli import options as shared
 from tinyzo.cli.parser import Parser
@@ -69,7 +68,7 @@ def _texts(given: Iterable[str]) -> Iterator[str]:
         raise DataError("a text that is not UTF-8", "save the texts as UTF-8") from None
 
 
-def _row(fields: Sequence[str], text: str) -> str | dict[str, Any]:
+def _row(fields: Sequence[str], text: str) -> str | dict[str, object]:
     """The columns in a text, for a task that reads several; else, and without JSON, the text."""
     if len(fields) > 1:
         with suppress(ValueError, TypeError, RecursionError):

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tinyzo.engine.select import ENGINES
 from tinyzo.errors import check_choice
@@ -158,7 +157,7 @@ class Prediction:
 
 def predict(
     model: str | Path | Model,
-    texts: Sequence[str | Mapping[str, Any]],
+    texts: Sequence[str | Mapping[str, object]],
     task: str | None = None,
     *,
     template: str | None = None,
@@ -179,16 +178,19 @@ def predict(
     return list(predictions(opened, texts))
 
 
-def predictions(opened: Opened, texts: Iterable[str | Mapping[str, Any]]) -> Iterator[Prediction]:
+def predictions(
+    opened: Opened, texts: Iterable[str | Mapping[str, object]]
+) -> Iterator[Prediction]:
     """The prediction for each text, one by one.
 
     A label is its word; of a task whose words are columns (COPA), what its files call it.
     """
-    bound, loss = opened.bound(), opened.loss()
+    bound = opened.bound()
+    loss = opened.loss()
     labels = [word.strip() for word in bound.task.fixed_words] or list(bound.task.labels)
     for text in texts:
-        row = row_of(bound, text if isinstance(text, str) else dict(text))
-        (odds,) = predict_examples(loss, [bound.encode(row, labelled=False)])
+        example = bound.encode(row_of(bound, text), labelled=False)
+        (odds,) = predict_examples(loss, [example])
         scores = dict(zip(labels, odds.tolist(), strict=True))
         yield Prediction(str(text), labels[odds.argmax()], scores)
 

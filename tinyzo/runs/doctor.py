@@ -224,7 +224,8 @@ def z(engines: Engines) -> Iterator[Check]:
 def checkpoint(engines: Engines, path: Path) -> Iterator[Check]:
     """Whether the weights are finite, the engines agree on logits, and these are as published."""
     model = load(path, engine="numpy")
-    weights, config = model.weights, model.config
+    weights = model.weights
+    config = model.config
     tensors = {name: weights.stored(name) for name in weights.names()}
     models = []
     for engine in engines.values():
@@ -249,8 +250,8 @@ def largest_gap(logits: Sequence[Array]) -> float:
 def published(model: Model, ids: list[int]) -> Iterator[Check]:
     """Whether a model gives the published result of a checkpoint of its shape, if there is one."""
     c = model.config
-    layers, heads = c.num_hidden_layers, c.num_attention_heads
-    shape = [model.family, c.vocab_size, c.hidden_size, layers, heads]
+    sizes = [c.vocab_size, c.hidden_size, c.num_hidden_layers, c.num_attention_heads]
+    shape = [model.family, *sizes]
     methods = {"logits": model.logits, "hidden": model.hidden}
     for known in PUBLISHED:
         if known.shape == shape:

@@ -1,11 +1,10 @@
 """Directories for transformers or peft: a run's tuned weights, or a checkpoint converted."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from tinyzo.checkpoints.safetensors import Infos, SafetensorsWriter
 from tinyzo.dtypes import weight_type
 from tinyzo.errors import CheckpointError, RunError
 from tinyzo.models.model import Model
-from tinyzo.parsing import read_json
+from tinyzo.parsing import JsonObject, read_json
 from tinyzo.runs.run import Run
 from tinyzo.runs.snapshots import infos_of, tuned_model
 from tinyzo.system import new_directory, write_file
@@ -139,6 +138,6 @@ def _copy_companions(source: Path, output: Path) -> None:
             write_file(output / path.name, path.read_bytes())
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def _write_json(path: Path, value: JsonObject) -> None:
     text = json.dumps(value, indent=2) + "\n"
     write_file(path, text.encode())

@@ -83,8 +83,8 @@ def plans(
     loads:    all that the run computes, of which the largest counts
     is_fixed: micro-batches are as the settings say, and not smaller
     """
-    here = ("numba", "numpy") if may_have_numba() else ("numpy",)
-    engines = _choices(settings.engine, here)
+    installed = ("numba", "numpy") if may_have_numba() else ("numpy",)
+    engines = _choices(settings.engine, installed)
     residencies = _choices(settings.residency, ("resident", "streamed"))
     threads = settings.threads or len(fast_cpus())
     tokens = settings.micro_batch_tokens

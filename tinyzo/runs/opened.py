@@ -1,7 +1,7 @@
 """A model and a task, opened together: what evaluate and predict begin with."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from tinyzo.errors import DataError, UsageError
 from tinyzo.models.model import Model, load
@@ -86,12 +86,12 @@ def _check_same(known: RunSettings, given: Settings) -> None:
             raise UsageError(f"the run's {name} is {value}", f"leave out --{option}")
 
 
-def row_of(bound: BoundTask, text: str | dict[str, Any]) -> dict[str, Any]:
-    """A text, or a dictionary of columns, as a row of the task.
+def row_of(bound: BoundTask, text: str | Mapping[str, object]) -> Mapping[str, object]:
+    """A text, or the columns that it stands for, as a row of the task.
 
     raises: DataError when the task has several columns, and a text cannot say them all
     """
-    if isinstance(text, dict):
+    if not isinstance(text, str):
         return text
     if len(bound.fields) == 1:
         return {bound.fields[0]: text}

@@ -1,10 +1,10 @@
 """A run as a person sees it: a line of progress, and a picture of the losses."""
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tinyzo.parsing import JsonObject
 from tinyzo.runs.run import read_lines
 
 
@@ -27,7 +27,7 @@ def progress(done: int, steps: int) -> Any:  # a tqdm, whose package has no type
     return tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True, file=sys.stderr)
 
 
-def show(bar: Any, metrics: Mapping[str, Any], accuracy: float | None) -> None:
+def show(bar: Any, metrics: JsonObject, accuracy: float | None) -> None:
     """Move the bar by one step: loss, s/step, peak memory, accuracy on dev if it is known.
 
     metrics: a line of metrics.jsonl
@@ -69,6 +69,6 @@ def plot(run: Path) -> str:
     return f"losses drawn in {picture}"
 
 
-def _curve(lines: list[dict[str, Any]]) -> tuple[list[int], list[float]]:
+def _curve(lines: list[JsonObject]) -> tuple[list[int], list[float]]:
     """Steps and losses."""
     return [line["step"] for line in lines], [line["loss"] for line in lines]

@@ -16,7 +16,6 @@ import os
 import platform
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,7 +24,7 @@ from tinyzo.checkpoints.directory import fingerprint
 from tinyzo.errors import RunError
 from tinyzo.models.model import MODELS, Model, open_model
 from tinyzo.models.trainable import train_only
-from tinyzo.parsing import read_toml
+from tinyzo.parsing import JsonObject, read_toml
 from tinyzo.runs.data import bind_task
 from tinyzo.runs.journal import read_journal
 from tinyzo.runs.methods import method_of
@@ -44,14 +43,14 @@ class Run:
     about:    hashes of the base and the data, versions, the family of the model
     """
 
-    def __init__(self, path: Path, settings: RunSettings, about: dict[str, Any]) -> None:
+    def __init__(self, path: Path, settings: RunSettings, about: JsonObject) -> None:
         self.path = path
         self.settings = settings
         self.about = about
         self.journal_path = path / "journal"
 
     @property
-    def result(self) -> dict[str, Any]:
+    def result(self) -> JsonObject:
         """The summary of a finished run.
 
         raises: RunError before it is finished
@@ -84,7 +83,8 @@ class Run:
         if not is_run(path):
             raise RunError(f"{path}: no run.toml, so not a run", "name the --output of finetune")
         toml = read_toml(path / "run.toml")
-        about, values = toml.get("about", {}), toml.get("settings")
+        about = toml.get("about")
+        values = toml.get("settings")
         if not isinstance(values, dict) or not _is_about_a_run(about):
             raise RunError(f"{path}/run.toml is not a run's", "restore it from a copy")
         for name, renamed in OLD_VALUES.items():
@@ -107,7 +107,7 @@ class Run:
             raise RunError(f"{s.model_path} {change}", hint)
         return prepare(open_model(s.model_path, s.dtype), s)
 
-    def evaluations(self, split: str) -> dict[int, dict[str, Any]]:
+    def evaluations(self, split: str) -> dict[int, JsonObject]:
         """The evaluations on a split, by step."""
         return {
             event["step"]: event
@@ -143,7 +143,7 @@ class Run:
         with os_errors(RunError, self.path / file, ROOM):
             write_file(self.path / file, text.encode())
 
-    def record(self, file: str, line: dict[str, Any]) -> None:
+    def record(self, file: str, line: JsonObject) -> None:
         """Append an object to metrics.jsonl or events.jsonl.
 
         raises: RunError when the disk is full
@@ -189,9 +189,9 @@ def prepare(model: Model, settings: RunSettings) -> Model:
     return model
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[JsonObject]:
     """The objects of a .jsonl file up to the first that is torn; none when there is no file."""
-    lines: list[dict[str, Any]] = []
+    lines: list[JsonObject] = []
     with os_errors(RunError, path, ROOM), suppress(FileNotFoundError, ValueError):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             lines.append(json.loads(line))

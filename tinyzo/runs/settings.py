@@ -15,10 +15,10 @@ import os
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from tinyzo.dtypes import DTYPES
 from tinyzo.engine.select import ENGINES
@@ -128,7 +128,7 @@ class Settings:
     threads: int | None = None  # of the engine
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any], where: str) -> Settings:
+    def from_mapping(cls, values: Mapping[str, object], where: str) -> Settings:
         """Settings from a dictionary such as a TOML file gives; `-` in a name counts as `_`.
 
         where: what to call the dictionary in messages
@@ -172,7 +172,8 @@ class Settings:
         """
         self._check_task(needs_data)
         for name, known in CHOICES.items():
-            if (value := getattr(self, name)) is not None:
+            value = getattr(self, name)
+            if value is not None:
                 check_choice(name, value, known)
         is_shipped = is_shipped_model(self.model_path)
         values = defaults.complete(GENERAL, self.given(), family, is_shipped)
@@ -321,7 +322,7 @@ def _without_none(hint: Any) -> Any:
 FIELDS = kinds(Settings)
 
 
-def typed(name: str, value: Any, where: str) -> Any:
+def typed(name: str, value: object, where: str) -> Any:
     """A setting's value, if it is of its type or can stand for it without loss.
 
     raises: UsageError
@@ -339,7 +340,7 @@ def typed(name: str, value: Any, where: str) -> Any:
     raise UsageError(f"{where}: {name} = {value!r}", f"expected {expected}")
 
 
-def _are_texts(value: object) -> bool:
+def _are_texts(value: object) -> TypeGuard[Sequence[str]]:
     return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
 
 
@@ -365,5 +366,6 @@ def parse_bytes(text: str) -> int:
     if not match:
         raise UsageError(f"memory_budget = {text!r}", "a size such as 400MB or 1.5GB")
     number, unit, binary = match.groups()
+    base = 1024 if binary else 1000
     power = " KMG".index(unit.upper() or " ")
-    return int(float(number) * (1024 if binary else 1000) ** power)
+    return int(float(number) * base**power)

@@ -36,6 +36,7 @@ from tinyzo.runs import report
 from tinyzo.runs.journal import read_journal, record_crc
 from tinyzo.runs.methods import RunMethod, method_of, no_batch
 from tinyzo.runs.run import Run
+from tinyzo.zo.mezo import Step
 
 MOST = 1000  # steps between two snapshots
 FIRST_GUESS = 200e6  # bytes a second that a disk takes, until it has been measured
@@ -63,27 +64,33 @@ def tuned_model(
     raises: RunError when it has no such step, or one that only its batches could redo
     """
     s = run.settings
-    if step is None:
-        step = run.best_step()
     if engine == "auto":
         engine = s.engine
     if residency == "auto":
         residency = s.residency
     threads = threads or s.threads
-    done = read_journal(run.journal_path).steps
-    if not 0 <= step <= len(done):
-        raise RunError(f"{run.path}: no step {step}", f"it has {len(done)} steps")
+    steps = _steps_up_to(run, step)
     method = method_of(s)
     model = run.base_model()
-    start = Snapshots(run, method).restore(model, step)
-    if method.must_be_resident(start, step):
+    start = Snapshots(run, method).restore(model, len(steps))
+    if method.must_be_resident(start, len(steps)):
         residency = "resident"
         model.settle(engine, residency, threads)
-    from_batch = no_batch(f"{run.path}: no snapshot of step {step}")
-    for number in range(start, step):
-        method.redo(model.weights, done[number], from_batch)
+    from_batch = no_batch(f"{run.path}: no snapshot of step {len(steps)}")
+    for number in range(start, len(steps)):
+        method.redo(model.weights, steps[number], from_batch)
         method.end_step(model.weights, number + 1, is_written=False)
     return model.settle(engine, residency, threads)
+
+
+def _steps_up_to(run: Run, step: int | None) -> list[Step]:
+    """The first `step` steps of a run; None: up to the step that did best on dev."""
+    done = read_journal(run.journal_path).steps
+    if step is None:
+        step = run.best_step()
+    if not 0 <= step <= len(done):
+        raise RunError(f"{run.path}: no step {step}", f"it has {len(done)} steps")
+    return done[:step]
 
 
 class Snapshots(AbstractContextManager["Snapshots"]):

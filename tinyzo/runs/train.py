@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tinyzo import __version__
 from tinyzo.checkpoints import peft
@@ -20,6 +19,7 @@ from tinyzo.checkpoints.directory import fingerprint
 from tinyzo.engine.select import why_no_numba
 from tinyzo.errors import NumericError, RunError, UsageError
 from tinyzo.models.model import Model, open_model
+from tinyzo.parsing import JsonObject
 from tinyzo.runs import memory, report
 from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.runs.data import Data, bind_task, load_data
@@ -103,7 +103,7 @@ def _begin(given: Settings, output: Path | None) -> tuple[Run, Model]:
         "family": model.family,
         "base": fingerprint(*peft.parts(path)),
     }
-    run = Run(_free_path(settings) if output is None else output, settings, about)
+    run = Run(output or _free_path(settings), settings, about)
     return run, prepare(model, settings)
 
 
@@ -111,8 +111,9 @@ def _reopen(given: Settings, path: Path) -> tuple[Run, Model]:
     """An old run, with what may be chosen anew, and its model, still in its file."""
     run = Run.open(path)
     choices = given.given()
-    if others := ", ".join(sorted(choices.keys() - set(FREE))):
-        found = f"--resume keeps the run's settings; {others} cannot change"
+    others = sorted(choices.keys() - set(FREE))
+    if others:
+        found = f"--resume keeps the run's settings; {', '.join(others)} cannot change"
         raise UsageError(found, f"only {', '.join(FREE)} may be given with --resume")
     before = run.settings
     run.settings = before.replace(**choices)
@@ -221,7 +222,8 @@ class Training:
         raises: NumericError when the run diverges, which is recorded in events.jsonl first
         """
         self._catch_up()
-        done, steps = len(self.journal.steps), self.run.settings.steps
+        done = len(self.journal.steps)
+        steps = self.run.settings.steps
         try:
             self._evaluate(0, "test", self.data.test)
             self._evaluate(0, "dev", self.data.dev)
@@ -251,7 +253,7 @@ class Training:
         step = self.journal.steps[number]
         self.method.redo(self.model.weights, step, lambda: self._take(number))
 
-    def _step(self, number: int) -> dict[str, Any]:
+    def _step(self, number: int) -> JsonObject:
         """A new step: update, journal, metrics; returns the line of metrics."""
         start = time.perf_counter()
         try:
@@ -291,7 +293,7 @@ class Training:
             self.snapshots.take(weights, steps)
         self.method.end_step(weights, steps, is_written=is_due)
 
-    def _record(self, number: int, step: Step, seconds: float | None) -> dict[str, Any]:
+    def _record(self, number: int, step: Step, seconds: float | None) -> JsonObject:
         """Append a line to metrics.jsonl, and return it. seconds: None for a step not timed."""
         line = {
             "step": number + 1,
@@ -307,7 +309,7 @@ class Training:
         self.run.record("metrics.jsonl", line)
         return line
 
-    def _evaluate(self, step: int, split: str, examples: list[Example]) -> dict[str, Any]:
+    def _evaluate(self, step: int, split: str, examples: list[Example]) -> JsonObject:
         """Evaluate and record it, unless that has been done: an evaluation, new or old."""
         event = self.run.evaluations(split).get(step, {})
         if not event and examples:
@@ -331,7 +333,7 @@ class Training:
         self.run.write("result.json", json.dumps(result) + "\n")
         report.say(report.plot(self.run.path))
 
-    def _summary(self, best_step: int, final: dict[str, Any]) -> dict[str, Any]:
+    def _summary(self, best_step: int, final: JsonObject) -> JsonObject:
         """The content of result.json. final: the evaluation of the best step on the test split."""
         zero_shot = self.run.evaluations("test")[0]
         lines = read_lines(self.run.path / "metrics.jsonl")

@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from tinyzo.errors import TokenizerError
+from tinyzo.parsing import JsonObject
 from tinyzo.text.bpe import BYTE_OF, BytePairEncoder, Merges
 
 Encode = Callable[[str], list[int]]
@@ -155,7 +156,7 @@ def _load(path: Path, parse: Callable[[str], T]) -> T:
         raise TokenizerError(f"cannot read {path}: {error!r}", _COPY) from error
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def _json_object(text: str) -> JsonObject:
     return {**json.loads(text)}  # a TypeError for JSON that is no object
 
 
@@ -186,7 +187,7 @@ def _merge_of_json(merge: str | Iterable[object]) -> tuple[str, ...]:
     return tuple(map(str, merge))
 
 
-def _check_settings(name: str, part: dict[str, Any]) -> None:
+def _check_settings(name: str, part: JsonObject) -> None:
     """Refuse a part of a tokenizer.json with a setting that would give other ids."""
     for key, wanted in SETTINGS[name].items():
         value = part.get(key, wanted)
