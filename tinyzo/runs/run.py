@@ -16,6 +16,7 @@ import os
 import platform
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 
@@ -170,7 +171,7 @@ def is_run(path: Path) -> bool:
     return (path / "run.toml").is_file()
 
 
-def _is_about_a_run(about: object) -> bool:
+def _is_about_a_run(about: object) -> TypeGuard[JsonObject]:
     """Whether this can be the first table of a run.toml."""
     if not isinstance(about, dict):
         return False
