@@ -159,8 +159,11 @@ class Run:
         with os_errors(RunError, path, ROOM), open(path, "ab") as lines:
             os.fsync(lines.fileno())
 
-    def keep_lines(self, file: str, most: int) -> int:
-        """Cut a file of lines after `most` whole ones, dropping a torn one; returns how many."""
+    def keep_lines(self, file: str, most: int | None = None) -> int:
+        """Drop a torn last line of a file, and what is beyond `most` lines.
+
+        returns: how many are left
+        """
         lines = [json.dumps(line) + "\n" for line in read_lines(self.path / file)[:most]]
         self.write(file, "".join(lines))
         return len(lines)

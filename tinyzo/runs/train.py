@@ -232,7 +232,7 @@ class Training:
                     if number < done:
                         self._redo(number)
                     else:
-                        report.show(bar, self._step(number), self.accuracy)
+                        report.show(bar, self._new_step(number), self.accuracy)
                     self._end_step(number + 1, done)
             self.snapshots.wait()
         except NumericError as error:
@@ -241,23 +241,23 @@ class Training:
             raise
 
     def _catch_up(self) -> None:
-        """Bring metrics.jsonl to the journal's length: a kill may come between the two."""
+        """Mend what a kill leaves: torn lines, and a metrics.jsonl shorter than the journal."""
         steps = self.journal.steps
         kept = self.run.keep_lines("metrics.jsonl", len(steps))
-        self.run.keep_lines("events.jsonl", len(read_lines(self.run.path / "events.jsonl")))
+        self.run.keep_lines("events.jsonl")
         for number in range(kept, len(steps)):
             self._record(number, steps[number], seconds=None)
 
     def _redo(self, number: int) -> None:
-        """A step that the journal has already."""
+        """Take a step that the journal has already, by what it says."""
         step = self.journal.steps[number]
-        self.method.redo(self.model.weights, step, lambda: self._take(number))
+        self.method.redo(self.model.weights, step, lambda: self._step_from_batch(number))
 
-    def _step(self, number: int) -> JsonObject:
-        """A new step: update, journal, metrics; returns the line of metrics."""
+    def _new_step(self, number: int) -> JsonObject:
+        """Take a step and record it; returns its line of metrics.jsonl."""
         start = time.perf_counter()
         try:
-            step = self._take(number)
+            step = self._step_from_batch(number)
         except NumericError as error:
             raise diverged(error.message, self.run.settings.lr) from None
         first = self.journal.steps[0] if self.journal.steps else step
@@ -267,8 +267,8 @@ class Training:
         self.journal.append(step)
         return self._record(number, step, time.perf_counter() - start)
 
-    def _take(self, number: int) -> Step:
-        """One step: batch, losses, update."""
+    def _step_from_batch(self, number: int) -> Step:
+        """Draw the batch of a step and update the weights by it."""
         s = self.run.settings
         weights = self.model.weights
         rows = batch_rows(number, len(self.data.train), s.batch_size, s.data_seed)
@@ -310,7 +310,7 @@ class Training:
         return line
 
     def _evaluate(self, step: int, split: str, examples: list[Example]) -> JsonObject:
-        """Evaluate and record it, unless that has been done: an evaluation, new or old."""
+        """The evaluation of a split after a step: the one on record, or made and recorded now."""
         event = self.run.evaluations(split).get(step, {})
         if not event and examples:
             self.model.weights.fold()
