@@ -4,7 +4,7 @@
     header       JSON: {"__metadata__": {str: str}, name: {"dtype", "shape", "data_offsets"}, ...}
     data         the tensors, back to back, C order, little-endian
 
-Source: github.com/huggingface/safetensors, whose crate is the oracle of the tests.
+Source: github.com/huggingface/safetensors, whose crate the tests compare with.
 """
 
 import json
@@ -157,7 +157,7 @@ def _format_header(infos: Infos, metadata: Metadata) -> bytes:
 
 
 class SafetensorsWriter(AbstractContextManager["SafetensorsWriter"]):
-    """Writes a safetensors file chunk by chunk; it takes its name only when it is whole.
+    """Writes a safetensors file chunk by chunk. The file takes its name only when it is whole.
 
         with SafetensorsWriter(path, infos) as writer:
             for name in writer.names():

@@ -14,7 +14,7 @@ from tinyzo.text.tasks import BoundTask
 from tinyzo.zo.objectives import Objective
 
 OF_TASK = ("task", "template", "label_words", "data", "label_field")
-OF_RUN = ("dtype", "data_seed")  # settings that no one can change for a run's model
+OF_RUN = ("dtype", "data_seed")  # settings in which a run cannot be given another value
 
 
 @dataclass(frozen=True)
