@@ -30,7 +30,7 @@ SHIPPED: dict[str, float] = {
     "micro_batch_tokens": 4096,
 }
 
-# What a method is a name for.
+# The settings that a method is a name for.
 PARTS = ("estimator", "queries", "direction", "update", "train")
 
 # Few parameters take larger perturbations.
