@@ -1,4 +1,4 @@
-"""What the benchmarks share: a fair BLAS, alternating timings, a table, one JSON document.
+"""The common parts of the benchmarks: a fair BLAS, timings in turns, a table, one JSON document.
 
 Imported before NumPy: a script whose environment would slow NumPy's BLAS, or give it another
 number of threads than --threads says, is started anew in a better one.

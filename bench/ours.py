@@ -24,7 +24,7 @@ from tinyzo.engine.numba.engine import NumbaEngine, NumbaView, shared_engine
 from tinyzo.engine.weights import Weights
 from tinyzo.models.model import MODELS, Model
 from tinyzo.runs.bounded import BoundedLoss
-from tinyzo.runs.defaults import GENERAL
+from tinyzo.runs.settings import RunSettings
 from tinyzo.text.datasets import load_splits
 from tinyzo.text.packing import batch_rows, packed_size
 from tinyzo.text.tasks import BoundTask, Example, Task, get_task
@@ -46,8 +46,9 @@ class Stepper:
         self.engine = shared_engine(setup["threads"])
         self.weights = synthetic(architecture.shapes(config), setup["dtype"], self.engine)
         model = Model(setup["family"], config, self.weights, Path())
-        bound, self.examples = (task_batch if setup["task"] else random_batch)(setup, config)
-        self.objective = BoundedLoss(Objective(model, bound), GENERAL["micro_batch_tokens"])
+        make_batch = task_batch if setup["task"] else random_batch
+        bound, self.examples = make_batch(setup, config)
+        self.objective = BoundedLoss(Objective(model, bound), RunSettings.micro_batch_tokens)
         self.calls = self.count()
         self.flops = sum(2 * m * k * n * count for (m, k, n), count in self.calls.items())
         self.about = {

@@ -96,7 +96,7 @@ def our_stepper(setup: dict[str, Any]) -> Callable[[int], float]:
 
     from tinyzo.models.model import open_model
     from tinyzo.runs.bounded import BoundedLoss
-    from tinyzo.runs.defaults import GENERAL
+    from tinyzo.runs.settings import RunSettings
     from tinyzo.zo.mezo import mezo_step
     from tinyzo.zo.objectives import Objective
 
@@ -104,7 +104,7 @@ def our_stepper(setup: dict[str, Any]) -> Callable[[int], float]:
     residency = "streamed" if setup["side"] == "streamed" else "resident"
     model.settle("numba", residency, setup["threads"])
     bound, examples = random_batch(setup, model.config)
-    objective = BoundedLoss(Objective(model, bound), GENERAL["micro_batch_tokens"])
+    objective = BoundedLoss(Objective(model, bound), RunSettings.micro_batch_tokens)
     weights = model.weights
     if setup["method"] == "mezo":
         return lambda seed: mezo_step(weights, objective, examples, seed, EPS, LR).loss

@@ -56,7 +56,7 @@ from tinyzo.engine.stores.streamed import Streamed
 from tinyzo.models.model import open_model
 from tinyzo.models.trainable import train_only
 from tinyzo.runs.bounded import BoundedLoss
-from tinyzo.runs.defaults import GENERAL
+from tinyzo.runs.settings import RunSettings
 from tinyzo.system import status_bytes
 from tinyzo.zo.estimators import ESTIMATORS, zo_step
 from tinyzo.zo.objectives import Objective
@@ -99,7 +99,7 @@ class Stepper:
         residency = "resident" if case.place == "resident" else "streamed"
         self.model.settle("numba", residency, options.threads)
         self.weights, self.dropping = self.model.weights, 0.0
-        self.most_tokens = GENERAL["micro_batch_tokens"] if options.worker else 4096
+        self.most_tokens = RunSettings.micro_batch_tokens if options.worker else 4096
 
     def batch(self, count: int, tokens: int) -> None:
         """Take steps on so many sequences of so many random tokens from now on."""

@@ -61,13 +61,7 @@ def read_json(path: Path) -> JsonObject:
 
     raises: ConfigError when the file cannot be read, is not JSON, or is not an object
     """
-    hint = f"a model has a readable {path.name}"
-    try:
-        with os_errors(ConfigError, path, hint):
-            text = path.read_text(encoding="utf-8")
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: {error}", hint) from None
+    value = _parse_file(path, json.loads, f"a model has a readable {path.name}")
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: not a JSON object", f"copy {path.name} from the model's page")
     return value
@@ -78,11 +72,15 @@ def read_toml(path: Path) -> JsonObject:
 
     raises: ConfigError when it cannot be read or parsed
     """
-    hint = "a file of lines such as lr = 1e-6"
+    value: JsonObject = _parse_file(path, tomllib.loads, "a file of lines such as lr = 1e-6")
+    return value
+
+
+def _parse_file(path: Path, parse: Callable[[str], Any], hint: str) -> Any:
+    """raises: ConfigError, with the hint, for a file that cannot be read or parsed"""
     try:
         with os_errors(ConfigError, path, hint):
             text = path.read_text(encoding="utf-8")
-        value: JsonObject = tomllib.loads(text)
-    except ValueError as error:
+        return parse(text)
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}", hint) from None
-    return value

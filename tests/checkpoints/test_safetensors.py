@@ -11,7 +11,7 @@ import struct
 import tracemalloc
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import hostile
 import numpy as np
@@ -20,10 +20,11 @@ from hostile import entry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tinyzo import system
 from tinyzo.checkpoints.safetensors import SafetensorsWriter, open_safetensors
 from tinyzo.checkpoints.sources import Source, TensorInfo
 from tinyzo.dtypes import STORAGE
-from tinyzo.errors import CheckpointError, ShapeError
+from tinyzo.errors import CheckpointError, ShapeError, TinyzoError
 
 # Older crates know fewer types.
 safetensors = pytest.importorskip("safetensors", "0.8", reason="the crate, to compare with")
@@ -584,6 +585,22 @@ def test_two_cannot_write_the_same_file(path: Path) -> None:
         assert caught.value.message == f"{path}: another process is writing it"
         writer.write("a", np.float32([1]))
     assert read_by_us(path) == {"a": ("F32", (1,), np.float32(1).tobytes())}
+
+
+def test_a_file_that_another_process_finishes_before_our_lock_stays_whole(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = system.lock
+
+    def finish_first(file: IO[bytes], kind: type[TinyzoError], held: str) -> None:
+        os.replace(file.name, path)
+        lock(file, kind, held)
+
+    path.with_name(f".{path.name}.partial").write_bytes(b"whole")
+    monkeypatch.setattr(system, "lock", finish_first)
+    with pytest.raises(CheckpointError, match="another process was writing it until now"):
+        SafetensorsWriter(path, {"a": TensorInfo("F32", (1,))})
+    assert path.read_bytes() == b"whole"
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_parts_grow_as_they_should(model, monkeypatch):
     assert longer - long == 4 * 2 * heads * QUERIES * QUERIES  # scores of one block of queries
     one, two = (parts(model, "numba", 512, 8, 2, threads=n)["tiles"] for n in (1, 2))
     assert two > one
-    adam, size = parts(model, "numpy", 64, 8, 2, method="adam"), model.weights.nbytes()
+    adam, size = parts(model, "numpy", 64, 8, 2, True), model.weights.nbytes()
     assert adam["backward"] == size + both["activations"]  # f32; two layers, of one copy for two
 
 

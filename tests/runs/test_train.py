@@ -364,7 +364,7 @@ def test_ctrl_c_in_the_middle_of_a_step(home, tmp_path, capsys):
 
 
 def test_resuming_a_finished_run_only_reports_it_again(home, run, monkeypatch, capsys):
-    monkeypatch.setattr(train.Training, "_step", None)
+    monkeypatch.setattr(train.Training, "_new_step", None)
     monkeypatch.setattr(train, "evaluate", None)
     assert resume(run, "--json") == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])

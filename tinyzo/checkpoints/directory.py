@@ -32,13 +32,13 @@ Config = TypeVar("Config", bound=Dataclass)
 
 
 def open_torch_bin(path: str | Path) -> Source:
-    """A pytorch_model.bin, or several behind an index; its reader is not loaded before."""
+    """A pytorch_model.bin, or several behind an index; the reader is imported only here."""
     from tinyzo.checkpoints.torch_bin import TorchBin
 
     return open_source(path, TorchBin)
 
 
-# What weights may be called, the best first, and how each is opened.
+# The names that a weights file may have, the preferred one first, and how each is opened.
 WEIGHT_FILES: dict[str, Callable[[Path], Source]] = {
     "model.safetensors": open_safetensors,
     "model.safetensors.index.json": open_safetensors,
@@ -70,7 +70,10 @@ def open_weights(directory: Path) -> Source:
 
 
 def fingerprint(directory: Path, *more: Path) -> str:
-    """SHA-256 of config.json, every weights file and more: what a run's journal builds on.
+    """SHA-256 of config.json, of every weights file, and of the files `more`.
+
+    A run keeps it, since a journal means nothing without the weights that it builds on.
+
 
     raises: CheckpointError when one cannot be read
     """
@@ -156,7 +159,7 @@ def check_type(name: str, value: object, default: object, file: str = "config.js
 
 
 def _least(name: str, wanted: type) -> int | None:
-    """The smallest that a number may be; None of what is no number."""
+    """The smallest value of a number; None for a type that is none."""
     if wanted is float or (wanted is int and name.endswith("_token_id")):
         return 0
     if wanted is int:  # a size or a count
@@ -182,7 +185,7 @@ ANOTHER_MODEL = "configuration and weights are of two different models"
 def match_names(
     source: Source, shapes: Mapping[str, tuple[int, ...]], layout: Layout
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Which tensor of the file each parameter is, and the tied twins left to compare.
+    """Which tensor of the file each parameter is, and the tied tensors that are left to compare.
 
     returns: parameter -> name in the file; second name in the file -> parameter it must equal
     raises: CheckpointError for a missing, unexpected, doubled or misshapen tensor, by name
@@ -191,11 +194,10 @@ def match_names(
     found = _canonical_names(source, layout, known)
     twins = {}
     for second, first in layout.ties.items():
-        if second in found:
-            if first in found:
-                twins[found[second]] = first
-            else:
-                found[first] = found[second]
+        if second in found and first in found:
+            twins[found[second]] = first
+        elif second in found:
+            found[first] = found[second]
     _check_complete(found, shapes, known)
     for name, shape in shapes.items():
         stored = source.info(found[name]).shape

@@ -1,4 +1,4 @@
-"""What an architecture's tensors are: their names, here and in the files that people have."""
+"""The tensors of an architecture: their shapes, and their names here and in people's files."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ def module(name: str, *shape: int) -> tuple[Parameter, Parameter]:
 
 
 class Layout(NamedTuple):
-    """The names that a file may have for a model's own.
+    """How the names in a file may differ from the model's own.
 
     prefixes: what may stand where `base` should
     base:     how the model's own names begin

@@ -4,7 +4,8 @@
     base_model.model.<module>.lora_B.weight    B [out, r]
     W + s B A                                  s = alpha / r; with use_rslora: alpha / sqrt(r)
 
-Source: github.com/huggingface/peft 0.21 (tuners/lora, utils/save_and_load.py), the tests' oracle.
+Source: github.com/huggingface/peft 0.21 (tuners/lora, utils/save_and_load.py), which the tests
+    compare with.
 differs: one rank and one alpha for all modules, which are linear; the base is a folder that is
     here, sought beside the adapter and then, as peft does, from the current directory, and never
     downloaded; a tensor too many or too few is refused, where peft warns
@@ -82,7 +83,11 @@ TASK_TYPES = {"opt": "CAUSAL_LM"}  # peft has no such name for a masked language
 
 
 class Adapter(NamedTuple):
-    """An open adapter: the file, its tensor of each half of ours, and the scale s."""
+    """An open adapter.
+
+    names: each half by our name -> its name in the file
+    scale: s of W + s B A
+    """
 
     source: Source
     names: dict[str, str]
@@ -166,7 +171,8 @@ def _half_shapes(
 def new_config(family: str, base: Path, halves: Iterable[str], r: int, scale: float) -> JsonObject:
     """The contents of a new adapter_config.json.
 
-    halves: the names of the adapter's tensors, as ours
+    halves: our names of the adapter's tensors
+    scale:  s of W + s B A
     """
     return {
         "peft_type": "LORA",

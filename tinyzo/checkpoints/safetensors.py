@@ -4,11 +4,12 @@
     header       JSON: {"__metadata__": {str: str}, name: {"dtype", "shape", "data_offsets"}, ...}
     data         the tensors, back to back, C order, little-endian
 
-Source: github.com/huggingface/safetensors, whose crate is the oracle of the tests.
+Source: github.com/huggingface/safetensors, whose crate the tests compare with.
 """
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
@@ -156,7 +157,7 @@ def _format_header(infos: Infos, metadata: Metadata) -> bytes:
 
 
 class SafetensorsWriter(AbstractContextManager["SafetensorsWriter"]):
-    """Writes a safetensors file chunk by chunk; it takes its name only when it is whole.
+    """Writes a safetensors file chunk by chunk. The file takes its name only when it is whole.
 
         with SafetensorsWriter(path, infos) as writer:
             for name in writer.names():
@@ -187,9 +188,20 @@ class SafetensorsWriter(AbstractContextManager["SafetensorsWriter"]):
     def _begin(self, header: bytes, unfinished: ExitStack) -> None:
         """Take the partial file from other processes, and write all that is before the data."""
         system.lock(self._file, CheckpointError, f"{self.path}: another process is writing it")
+        if not self._has_partial():
+            refuse(
+                self.path, "another process was writing it until now", "look at it, or try again"
+            )
         unfinished.callback(self.partial.unlink, missing_ok=True)
         self._file.truncate(0)  # a process that died may have left something
         self._file.write(len(header).to_bytes(_LENGTH_BYTES, "little") + header)
+
+    def _has_partial(self) -> bool:
+        """Whether the open file still is the partial one: it may have got its name before the lock
+        was ours, and is another process's then."""
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(self._file.fileno()), self.partial.stat())
+        return False
 
     def names(self) -> list[str]:
         """The order in which `write` wants the tensors."""

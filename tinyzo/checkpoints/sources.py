@@ -53,7 +53,7 @@ class Stored(NamedTuple):
 
 
 def reach(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
-    """How many elements the last one lies behind the first."""
+    """The distance from a tensor's first element to its last, in elements."""
     return sum((length - 1) * step for length, step in zip(shape, stride, strict=True))
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: Parser) -> None:
-    """What people set first, then every other setting, by what it is about."""
+    """The options that people set first, then all others, in groups."""
     parser.usage = "tinyzo finetune [options]"
     parser.description = (
         "Tune a model on a task with forward passes only. Without options: the small RoBERTa "

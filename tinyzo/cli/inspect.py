@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tinyzo.runs.run import Run
     from tinyzo.runs.settings import RunSettings
 
-STEP_BYTES = 56  # of MeZO's journal
+STEP_BYTES = 56  # a step of MeZO in the journal
 
 
 def add_arguments(parser: Parser) -> None:
@@ -42,13 +42,13 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """What there is to know of a model without computing with it."""
+    """All that is known of a model before it computes anything."""
     from tinyzo.cli.suggest import check_model
     from tinyzo.runs.run import prepare
 
     check_model(options.path)
     model, settings, about_run = _open(options.path)
-    names = model.weights.names()  # before a run adds its adapters
+    names = model.weights.names()  # the model's own: `prepare` may add adapters
     if about_run:
         prepare(model, settings)
     settings = settings.replace(memory_budget=options.memory_budget)
@@ -69,10 +69,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 def _open(path: str) -> tuple[Model, RunSettings, dict[str, Any]]:
     """A model, the settings of its run or the default ones, and what a run's files say."""
     from tinyzo.models.model import open_model
-    from tinyzo.runs.run import Run
+    from tinyzo.runs.run import Run, is_run
     from tinyzo.runs.settings import Settings
 
-    if (Path(path) / "run.toml").is_file():
+    if is_run(Path(path)):
         run = Run.open(Path(path))
         model = open_model(run.settings.model_path, run.settings.dtype)
         return model, run.settings, _about_run(run)
@@ -97,7 +97,7 @@ def _about_run(run: Run) -> dict[str, Any]:
 
 
 def _sizes(weights: Weights, names: Sequence[str]) -> dict[str, Any]:
-    """names: the model's own tensors"""
+    """Counts, types and bytes of parameters. names: the model's own tensors, without adapters."""
     from tinyzo.dtypes import weight_type
 
     types = Counter(weight_type(weights.dtype(name)).tag for name in names)
@@ -115,9 +115,11 @@ def _plans(
 ) -> tuple[Plan, list[Plan]]:
     """The plan of a step of two probes, and the plans to show: that one, or with --plan all."""
     from tinyzo.runs import memory
+    from tinyzo.runs.methods import method_of
 
     tokens = options.batch_size * options.tokens
-    loads = [memory.Load(tokens, options.tokens, probes=2)]
+    keeps_gradients = method_of(settings).keeps_gradients
+    loads = [memory.Load(tokens, options.tokens, 2, keeps_gradients)]
     chosen = memory.choose(model, settings, loads)
     if not options.plan:
         return chosen, [chosen]
@@ -125,7 +127,7 @@ def _plans(
 
 
 def _written(weights: Weights, step_bytes: int) -> str:
-    """What a run of this model writes to the disk."""
+    """A sentence on what a run of this model writes to the disk."""
     from tinyzo.runs.snapshots import MOST
 
     gigabytes = 20_000 * weights.nbytes() / 1e9

@@ -82,7 +82,7 @@ def build_parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. `-h` leaves by SystemExit, as argparse has it."""
     if sys.stderr is None:  # closed, as by `2>&-`: else the journal would become file 2
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (until the end)
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
     try:
         return _run(arguments)
     except TinyzoError as error:
@@ -125,7 +125,7 @@ def _fail(why: str, code: int) -> int:
 
 
 def _fail_of_system(error: OSError | MemoryError | UnicodeError) -> int:
-    """What the system refuses: a file, memory, or stdout."""
+    """Say what the system refuses: a file, memory, or stdout; returns the exit code."""
     is_stdout = isinstance(error, OSError) and error.filename is None
     if is_stdout and sys.stdout is not None:  # its flush at exit would fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

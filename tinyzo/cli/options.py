@@ -28,12 +28,12 @@ def given_settings(options: argparse.Namespace) -> Settings:
 
 
 def describe_methods() -> str:
-    """What --method names, a line each."""
+    """The methods that --method takes, a line each."""
     lines = (f"  {name:17} {method.summary}" for name, method in METHODS.items())
     return "\n".join(["methods, by --method NAME:", *lines])
 
 
-# -- one option each, or two that belong together: what several commands take ------------------
+# -- options that several commands take --------------------------------------------------------
 
 
 def add_model(group: Group) -> None:
@@ -259,8 +259,7 @@ def add_rates(group: Group) -> None:
         metavar="X",
         type=float,
         help="size of the perturbation: the standard deviation of what is added to a weight; "
-        "default: 0.001, or 0.01 for lora, "
-        "lora-fa and label-words, 0.1 for prefix",
+        "default: 0.001, or 0.01 for lora, lora-fa and label-words, 0.1 for prefix",
     )
     group.add_argument(
         "--find-lr",

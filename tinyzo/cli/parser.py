@@ -10,7 +10,7 @@ from tinyzo.errors import UsageError
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
-    """argparse's, with names such as roberta-tiny kept whole."""
+    """The formatter of argparse, but it keeps names such as roberta-tiny whole."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28)
@@ -20,7 +20,7 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 def names(text: str) -> list[str]:
-    """A list as an option has it, with commas."""
+    """The value of an option that takes a list: its items, which commas separate."""
     return text.split(",")
 
 
@@ -80,7 +80,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _name(action: argparse.Action) -> str:
-    """What messages call it: `--option`, or an argument's own name."""
+    """The name of an argument in messages: `--option`, or its metavar."""
     return "/".join(action.option_strings) or str(action.metavar)
 
 

@@ -1,12 +1,13 @@
-"""The functions of `import tinyzo` that know of runs and tasks: load, finetune, evaluate, predict,
-replay. Each does what the command of its name does."""
+"""load, finetune, evaluate, predict and replay: the functions of `import tinyzo` on runs and tasks.
+
+Each but `load` does what the command of its name does.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tinyzo.engine.select import ENGINES
 from tinyzo.errors import check_choice
@@ -16,8 +17,8 @@ from tinyzo.runs import export
 from tinyzo.runs.evaluate import Evaluation
 from tinyzo.runs.evaluate import evaluate as evaluate_examples
 from tinyzo.runs.evaluate import predict as predict_examples
-from tinyzo.runs.opened import Opened, open_for_task, row_of
-from tinyzo.runs.run import Run
+from tinyzo.runs.opened import Opened, open_for_task, row_of, with_task
+from tinyzo.runs.run import Run, is_run
 from tinyzo.runs.settings import FIELDS, Settings, model_path
 from tinyzo.runs.snapshots import tuned_model
 from tinyzo.runs.train import tune
@@ -44,7 +45,7 @@ def load(
         (scores,) = model.logits([[0, 31414, 2]])       # f32[T, V]
     """
     found = model_path(str(path))
-    if not (found / "run.toml").is_file():
+    if not is_run(found):
         return models.load(found, engine, residency, dtype, threads)
     check_choice("engine", engine, ENGINES)
     check_choice("residency", residency, RESIDENCIES)
@@ -128,12 +129,20 @@ def evaluate(
     template, label_words, label_field: a task of your own instead
     data_seed: draws the rows where there are more than 1,000
     limit:     most rows to report on
-    zero_shot: of a run, its base and not the result
+    zero_shot: of a run, the model that it began with, and not its result
     returns: Evaluation(examples, accuracy, loss)
     raises: TinyzoError
     """
-    choices = {name: value for name, value in locals().items() if name in FIELDS}
-    opened = opened_for(model, choices, zero_shot=zero_shot)
+    choices = {
+        "task": task,
+        "data": data,
+        "template": template,
+        "label_words": label_words,
+        "label_field": label_field,
+        "data_seed": data_seed,
+        "limit": limit,
+    }
+    opened = _open(model, choices, zero_shot=zero_shot)
     return evaluate_examples(opened.loss(), opened.data().test)
 
 
@@ -148,7 +157,7 @@ class Prediction:
 
 def predict(
     model: str | Path | Model,
-    texts: Sequence[str | Mapping[str, Any]],
+    texts: Sequence[str | Mapping[str, object]],
     task: str | None = None,
     *,
     template: str | None = None,
@@ -165,20 +174,23 @@ def predict(
                        label_words=["bad", "good"])
     """
     choices = {"task": task, "template": template, "label_words": label_words}
-    opened = opened_for(model, choices | {"model": model}, needs_data=False)
+    opened = _open(model, choices, needs_data=False)
     return list(predictions(opened, texts))
 
 
-def predictions(opened: Opened, texts: Iterable[str | Mapping[str, Any]]) -> Iterator[Prediction]:
+def predictions(
+    opened: Opened, texts: Iterable[str | Mapping[str, object]]
+) -> Iterator[Prediction]:
     """The prediction for each text, one by one.
 
     A label is its word; of a task whose words are columns (COPA), what its files call it.
     """
-    bound, loss = opened.bound(), opened.loss()
+    bound = opened.bound()
+    loss = opened.loss()
     labels = [word.strip() for word in bound.task.fixed_words] or list(bound.task.labels)
     for text in texts:
-        row = row_of(bound, text if isinstance(text, str) else dict(text))
-        (odds,) = predict_examples(loss, [bound.encode(row, labelled=False)])
+        example = bound.encode(row_of(bound, text), labelled=False)
+        (odds,) = predict_examples(loss, [example])
         scores = dict(zip(labels, odds.tolist(), strict=True))
         yield Prediction(str(text), labels[odds.argmax()], scores)
 
@@ -197,16 +209,20 @@ def replay(
     return export.replay(opened, Path(output), step, merge)
 
 
-def opened_for(
-    model: str | Path | Model, choices: dict[str, Any], needs_data: bool = True, **how: bool
+def _open(
+    model: str | Path | Model,
+    choices: Mapping[str, object],
+    needs_data: bool = True,
+    zero_shot: bool = False,
 ) -> Opened:
-    """A model that is open already, or a path, with the task of the choices."""
+    """A model that is open already, or what a path names, for the task of the choices."""
+    path = model.directory if isinstance(model, Model) else model
+    given = Settings.from_mapping({**choices, "model": path}, "the call")
     if isinstance(model, Model):
-        given = Settings.from_mapping(choices | {"model": model.directory}, "the call")
-        return Opened(model, given.resolve(model.family, needs_data), is_own=False)
-    given = Settings.from_mapping(choices | {"model": model}, "the call")
-    return open_for_task(given, needs_data, **how)
+        return with_task(model, given, needs_data)
+    return open_for_task(given, needs_data, zero_shot)
 
 
 def as_path(path: str | Path | None) -> Path | None:
+    """A path in whatever form it was given; None stays None."""
     return None if path is None else Path(path)

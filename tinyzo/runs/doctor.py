@@ -1,7 +1,7 @@
 """`tinyzo doctor`: the environment, its speed, and whether a checkpoint computes what it should.
 
-A report is a row of checks. What could be better has a hint; what is needed and broken has one and
-is not ok. The reference values are in doctor.toml.
+A report is a list of checks. One that could be better has a hint and is ok all the same; one that
+is needed and broken is not ok. The reference values are in doctor.toml.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from tinyzo.parsing import read_toml
 
 CPUINFO = Path("/proc/cpuinfo")
 TERMUX = "pkg, or the Termux User Repository's wheels: pip install --only-binary :all: --no-deps"
-# What is so without each.
+# The packages beside NumPy, and what is the case without each.
 PACKAGES = {
     "tqdm": "finetune needs it",
     "numba": "the NumPy engine computes",
@@ -38,14 +38,16 @@ PACKAGES = {
 }
 NEEDED = ("tqdm",)
 SLOWING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # variables that make NumPy's BLAS slower
-NEAR = 2e-5  # engines agree on logits up to this share of the largest
+NEAR = 2e-5  # engines must agree on logits up to this share of the largest
 
 
 class Published(NamedTuple):
     """The published result of a checkpoint of this shape on IDS.
 
     shape:  family, vocabulary, width, layers, heads
-    method: of Model, whose result [:3, :3] is within `near` of `values`
+    method: "logits" or "hidden" of Model
+    values: the first 3 numbers of the first 3 tokens of its result
+    near:   how far each may be from them
     """
 
     name: str
@@ -79,14 +81,21 @@ def check(
     hint: str = "",
     minor: bool = False,
 ) -> Check:
-    """One check. hint: what to do unless it is good. minor: ok even then."""
+    """One check.
+
+    hint:  what to do, unless it is good
+    minor: it is ok even if it is not good
+    """
     if good:
         hint = ""
     return {"name": name, "ok": good or minor, "value": value, "hint": hint}
 
 
 def examine(path: Path) -> Iterator[Check]:
-    """All checks, as they are made; path: a model folder. What fails in one is its result."""
+    """All checks, as they are made. One that fails with an error has the error for its result.
+
+    path: a model's folder
+    """
     engines = engines_here()
     parts = {
         "environment": environment(),
@@ -97,14 +106,15 @@ def examine(path: Path) -> Iterator[Check]:
     for name, checks in parts.items():
         try:
             yield from checks
-        except Exception as error:  # Numba's, LLVM's, a file's or ours: it is what ails
+        except Exception as error:  # of any kind: it is the finding
             yield check(name, repr(error), False, getattr(error, "hint", "report this"))
 
 
 def engines_here() -> Engines:
-    """NumPy's, after Numba's where it is.
+    """Every engine that this machine has: Numba's, if it is installed, and NumPy's.
 
-    That one without products of bfloat16 as such, which are rounded and would not agree.
+    Numba's widens bfloat16 before it multiplies: products in bfloat16 are rounded, and the engines
+    would not agree.
     """
     fastest = choose_engine("auto")
     if fastest.name == "numba":
@@ -136,7 +146,7 @@ def numpy_build() -> str:
 
 
 def package(name: str) -> Check:
-    """The version of a package, or what is so without it and how to get it."""
+    """The version of a package; or how to get it, and what is the case without it."""
     versions = [found.version for found in metadata.distributions(name=name)]
     if versions:
         return check(name, versions[0])
@@ -182,7 +192,7 @@ def speed(engines: Engines) -> Iterator[Check]:
 
 
 def numba_build(engine: Engine) -> str:
-    """How the numba engine computes here."""
+    """The threads and the vector instructions of the numba engine on this machine."""
     from tinyzo.engine.numba.vectors import FEATURES, TILE, cpu_features
 
     has = [feature for feature in FEATURES if feature in cpu_features()]
@@ -192,7 +202,7 @@ def numba_build(engine: Engine) -> str:
 
 
 def seconds_of(*tasks: Callable[[], object]) -> list[float]:
-    """What each task takes: the best of six, by turns."""
+    """The seconds that each task takes: the best of six turns."""
     rounds = [[timeit(task, number=1) for task in tasks] for _ in range(6)]
     return [min(seconds) for seconds in zip(*rounds, strict=True)]
 
@@ -212,9 +222,10 @@ def z(engines: Engines) -> Iterator[Check]:
 
 
 def checkpoint(engines: Engines, path: Path) -> Iterator[Check]:
-    """Whether its weights are finite, engines agree on its logits, and it is as published."""
+    """Whether the weights are finite, the engines agree on logits, and these are as published."""
     model = load(path, engine="numpy")
-    weights, config = model.weights, model.config
+    weights = model.weights
+    config = model.config
     tensors = {name: weights.stored(name) for name in weights.names()}
     models = []
     for engine in engines.values():
@@ -230,17 +241,17 @@ def checkpoint(engines: Engines, path: Path) -> Iterator[Check]:
 
 
 def largest_gap(logits: Sequence[Array]) -> float:
-    """How far any are from the first, as a share of the largest."""
+    """The largest distance of any logit from the first engine's, as a share of the largest."""
     every = np.stack(logits)
     gaps = np.abs(every - every[0])
     return float(gaps.max() / np.abs(every).max())
 
 
 def published(model: Model, ids: list[int]) -> Iterator[Check]:
-    """Whether it gives the published result of a checkpoint of its shape, if there is one."""
+    """Whether a model gives the published result of a checkpoint of its shape, if there is one."""
     c = model.config
-    layers, heads = c.num_hidden_layers, c.num_attention_heads
-    shape = [model.family, c.vocab_size, c.hidden_size, layers, heads]
+    sizes = [c.vocab_size, c.hidden_size, c.num_hidden_layers, c.num_attention_heads]
+    shape = [model.family, *sizes]
     methods = {"logits": model.logits, "hidden": model.hidden}
     for known in PUBLISHED:
         if known.shape == shape:

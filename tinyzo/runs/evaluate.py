@@ -17,7 +17,7 @@ from tinyzo.text.tasks import Example
 
 
 class Evaluation(NamedTuple):
-    """How well a model does on labelled examples.
+    """The quality of a model on labelled examples.
 
     accuracy: the share of examples whose best candidate is the gold one
     loss:     cross-entropy, whatever objective was trained on

@@ -1,11 +1,10 @@
 """Directories for transformers or peft: a run's tuned weights, or a checkpoint converted."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from tinyzo.checkpoints.safetensors import Infos, SafetensorsWriter
 from tinyzo.dtypes import weight_type
 from tinyzo.errors import CheckpointError, RunError
 from tinyzo.models.model import Model
-from tinyzo.parsing import read_json
+from tinyzo.parsing import JsonObject, read_json
 from tinyzo.runs.run import Run
 from tinyzo.runs.snapshots import infos_of, tuned_model
 from tinyzo.system import new_directory, write_file
@@ -24,7 +23,7 @@ WEIGHTS = "model.safetensors"
 METADATA = {"format": "pt"}  # transformers looks for it
 # A directory with one of these is a model's already.
 TAKEN = ("config.json", peft.CONFIG, *WEIGHT_FILES)
-# Everything small that belongs to a model's folder; weights of any kind do not.
+# The small files of a model's folder, which are copied; and those among them that are not.
 COMPANIONS = ("*.json", "merges.txt", "vocab.txt", "LICENSE*", "NOTICE*", "README*")
 NO_COMPANIONS = (".index.json", peft.CONFIG)
 
@@ -34,8 +33,9 @@ def replay(run: Run, output: Path, step: int | None = None, merge: bool = False)
 
     Of LoRA: the adapter, as a directory that peft loads and that names its base.
 
-    step: after so many steps; None: the best on dev. merge: LoRA as a whole model too
-    returns the directory
+    step:  after so many steps; None: the best on dev
+    merge: write a whole model of LoRA too
+    returns: the directory
     raises: CheckpointError when `output` has a model already or cannot be written; RunError when
         there is no format for it
     """
@@ -60,7 +60,7 @@ def _write_model(output: Path, model: Model) -> None:
 
 
 def _write_adapter(output: Path, model: Model) -> None:
-    """The file that makes the directory an adapter is the last."""
+    """adapter_config.json comes last, since it makes the directory an adapter."""
     weights = model.weights
     names = sorted(name for name in weights.names() if ".lora_" in name)
     found = infos_of(weights, names)
@@ -80,12 +80,19 @@ def _write_adapter(output: Path, model: Model) -> None:
 def convert(path: Path, output: Path) -> Path:
     """Rewrite pytorch_model.bin (or sharded safetensors) as one model.safetensors.
 
-    Holds about one tensor at a time. Tensors that share their bytes are written once, under
-    their first name. returns the directory
+    It holds about one tensor in memory at a time. Tensors that share their bytes are written once,
+    under their first name.
+
+    path:    a model's folder, or one .bin file
+    returns: the directory
     """
-    folder = path if path.is_dir() else path.parent
-    opens = open_torch_bin if path.is_file() else open_weights
-    with opens(path) as source:
+    if path.is_file():
+        folder = path.parent
+        source = open_torch_bin(path)
+    else:
+        folder = path
+        source = open_weights(path)
+    with source:
         _make_new(output)
         twins = source.ties()
         names = [name for name in source.names() if name not in twins]
@@ -97,18 +104,19 @@ def convert(path: Path, output: Path) -> Path:
 
 
 def _make_new(output: Path) -> None:
-    """Make a directory, unless it has a model; what an interrupted export left is none."""
-    is_ours = (output / f".{WEIGHTS}.partial").exists()
-    new_directory(output, CheckpointError, () if is_ours else TAKEN)
+    """Make a directory, or use one without a model, as an export that was interrupted left it."""
+    was_interrupted = (output / f".{WEIGHTS}.partial").exists()
+    new_directory(output, CheckpointError, () if was_interrupted else TAKEN)
 
 
 @contextmanager
 def _new_model(
     output: Path, infos: Infos, source: Path, dtype: str | None = None
 ) -> Iterator[SafetensorsWriter]:
-    """A directory that is a model once its weights have their name, which is the last thing done.
+    """Write a model's directory; it becomes one when its weights take their name, which comes last.
 
-    source: the directory whose companions come along; dtype: what config.json is to say
+    source: the model's directory, of which the small files are copied
+    dtype:  what config.json is to say of the weights; None: as in `source`
     """
     writer = SafetensorsWriter(output / WEIGHTS, infos, METADATA)
     try:
@@ -130,6 +138,6 @@ def _copy_companions(source: Path, output: Path) -> None:
             write_file(output / path.name, path.read_bytes())
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def _write_json(path: Path, value: JsonObject) -> None:
     text = json.dumps(value, indent=2) + "\n"
     write_file(path, text.encode())

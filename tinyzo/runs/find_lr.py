@@ -1,8 +1,8 @@
-"""Find a learning rate and an eps: a few short runs, and the loss on dev after each.
+"""Find a learning rate and an eps by a few short runs, and the loss on dev after each.
 
-A range test (Smith 2017) for methods whose gradient is not known: the rates lie a factor of
-sqrt(10) apart around the method's own default; what diverges counts as infinite. Then eps at the
-best of them, a factor of 10 to either side.
+A range test (Smith 2017) for methods whose gradient is not known. The rates lie a factor of
+sqrt(10) apart around the method's own default; a run that diverges has an infinite loss. At the
+best rate, eps is then tried a factor of 10 to either side.
 """
 
 import math
@@ -22,12 +22,13 @@ from tinyzo.runs.train import tune
 
 STEPS = 40  # of each run
 SLACK = 1.02  # a loss within this factor of the least is near it
-LR_RATIOS = [10 ** (k / 2) for k in range(3, -4, -1)]  # the one liked best comes first
+# Multiples of the defaults to try; of several near the least loss, the first one is taken.
+LR_RATIOS = [10 ** (k / 2) for k in range(3, -4, -1)]
 EPS_RATIOS = [1, 10, 0.1]
 
 
 class Found(NamedTuple):
-    """What a search takes."""
+    """The learning rate and the eps that a search has found, or that it tries."""
 
     lr: float
     eps: float
@@ -36,14 +37,15 @@ class Found(NamedTuple):
 def find_lr(given: Settings) -> Found:
     """The first lr, then the first eps, whose loss on dev after STEPS steps is near the least.
 
-    Near is a factor SLACK, since a short run hardly moves a loss: then the larger rate is the
-    better one in the long run, and the default eps as good as another. Each run is logged.
+    Near means within a factor SLACK, since a short run hardly moves a loss. Of rates that are near,
+    the larger one does better in the long run; of eps that are, the default does. Each run is
+    logged.
 
-    given: an lr or eps in it is where the search begins
+    given: the search begins at its lr and eps, or at their defaults
     raises: UsageError when there are no dev rows
     """
-    folder = peft.parts(given.model_path)[0]
-    family = read_config(folder)[0]
+    folder, *_ = peft.parts(given.model_path)
+    family, _ = read_config(folder)
     settings = given.resolve(family)
     trial = replace(given, steps=STEPS, eval_every=STEPS, limit=1, fold_every=0)
     losses: dict[Found, float] = {}
@@ -54,12 +56,14 @@ def find_lr(given: Settings) -> Found:
             report.say(f"find-lr: lr {at.lr:.2g}, eps {at.eps:.2g}: {losses[at]:.4f} on dev")
         return losses[at]
 
-    lr = nearest([settings.lr * r for r in LR_RATIOS], lambda lr: loss(Found(lr, settings.eps)))
-    eps = nearest([settings.eps * r for r in EPS_RATIOS], lambda eps: loss(Found(lr, eps)))
+    rates = [settings.lr * ratio for ratio in LR_RATIOS]
+    lr = first_near_least(rates, lambda lr: loss(Found(lr, settings.eps)))
+    sizes = [settings.eps * ratio for ratio in EPS_RATIOS]
+    eps = first_near_least(sizes, lambda eps: loss(Found(lr, eps)))
     return Found(lr, eps)
 
 
-def nearest(values: Sequence[float], loss: Callable[[float], float]) -> float:
+def first_near_least(values: Sequence[float], loss: Callable[[float], float]) -> float:
     """The first value whose loss is near the least."""
     losses = [loss(value) for value in values]
     near = SLACK * min(losses)
@@ -71,8 +75,8 @@ def loss_after(settings: Settings) -> float:
 
     raises: UsageError when there are no dev rows
     """
-    with TemporaryDirectory() as room, suppress(NumericError):
-        evaluations = tune(settings, Path(room) / "run").evaluations("dev")
+    with TemporaryDirectory() as folder, suppress(NumericError):
+        evaluations = tune(settings, Path(folder) / "run").evaluations("dev")
         if STEPS not in evaluations:
             raise UsageError("--find-lr needs dev rows", "give a dev file, or more rows")
         return float(evaluations[STEPS]["loss"])

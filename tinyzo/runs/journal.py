@@ -1,12 +1,12 @@
-"""The journal: the list of terms that is the fine-tune, a few dozen bytes a step.
+"""The journal: a few dozen bytes a step, whose terms are all that the fine-tune is.
 
     header   "tinyzo-j", format, losses and terms a record, kind and format of z,
              SHA-256 of the base, CRC-32
     record   step, decay, projected gradient, losses, (seed, coefficient) of each term, CRC-32
 
-Little-endian, every record of one size. Each CRC covers the one before it, so a record cannot be
-dropped, repeated or swapped unseen. A last record that is torn or wrong is as if never written
-(the step is done again, to the same bytes); a wrong record before it is an error with its number.
+Numbers are little-endian, and all records have one size. Each CRC covers the one before it too, so
+no record can be dropped, repeated or swapped unseen. A last record that is torn or wrong counts as
+never written: its step is done again, to the same bytes. A wrong record before it is an error.
 """
 
 import errno
@@ -44,7 +44,7 @@ class RawHeader(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What all records of a journal share.
+    """The facts that hold for all records of a journal.
 
     losses, terms: how many each record has
     kind: of z, a name in noise.KINDS
@@ -79,7 +79,7 @@ class Header(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What a record says."""
+    """A record as read: its step is number `number`, counted from 1."""
 
     number: int
     step: Step
@@ -95,7 +95,7 @@ class Contents(NamedTuple):
 
 
 class Journal(AbstractContextManager["Journal"]):
-    """An open journal: `steps` as read, and `append`. Held by one process at a time."""
+    """An open journal, held by one process at a time: the `steps` so far, and `append`."""
 
     def __init__(self, path: Path, header: Header) -> None:
         """Open for appending, made when new; a torn last record is cut off.
@@ -119,7 +119,7 @@ class Journal(AbstractContextManager["Journal"]):
     def append(self, step: Step) -> None:
         """Write the next step; it survives the death of this process.
 
-        raises: RunError when the disk is full; theta and the journal then part by this step
+        raises: RunError when the disk is full; theta then is one step ahead of the journal
         """
         record = self.header.pack_step(len(self.steps) + 1, step, self._crc)
         self._write(record)
@@ -201,6 +201,6 @@ def _unpack(header: Header, packed: bytes) -> Record:
 
 
 def _seal(packed: bytes, crc: int) -> bytes:
-    """The same with its last field, the CRC-32 of all others, going on from `crc`."""
+    """Packed fields, the last of which becomes the CRC-32 of the others, going on from `crc`."""
     body = packed[: -CRC.size]
     return body + CRC.pack(zlib.crc32(body, crc))

@@ -18,24 +18,30 @@ from tinyzo.models.architecture import ModelConfig
 from tinyzo.models.model import Model
 from tinyzo.runs.settings import RunSettings, parse_bytes
 from tinyzo.system import fast_cpus, free_bytes, status_bytes
-from tinyzo.zo.methods import METHODS
 
 Parts = dict[str, int]  # bytes, by what they are for
 FLOAT_BYTES = 4
-NUMBA_BYTES = 107 << 20  # measured: Numba and LLVM, loaded
-KERNELS_BYTES = 8 << 20  # and our compiled kernels
+NUMBA_BYTES = 107 << 20  # Numba and LLVM, loaded: measured
+KERNELS_BYTES = 8 << 20  # our compiled kernels: measured
 
 
 class Load(NamedTuple):
-    """What is computed at once: so many packed tokens, unless micro-batches are smaller."""
+    """What a training step or an evaluation computes.
+
+    tokens:  packed tokens of the whole batch, which micro-batches may divide
+    longest: tokens of its longest example
+    probes:  copies of the model that are computed at once
+    keeps_gradients: whether it ends in a backward pass
+    """
 
     tokens: int
     longest: int
     probes: int
+    keeps_gradients: bool = False
 
 
 class Size(NamedTuple):
-    """The most tokens of a micro-batch, and tiles of a block of streamed weights."""
+    """The most tokens of a micro-batch, and the tiles of a block of streamed weights."""
 
     tokens: int
     tiles: int
@@ -74,22 +80,20 @@ def plans(
 ) -> Iterator[Plan]:
     """Every way that the settings leave open, the fastest first.
 
-    loads: a training step's, and whatever else is computed
-    is_fixed: no other micro-batch than the settings'
+    loads:    all that the run computes, of which the largest counts
+    is_fixed: micro-batches are as the settings say, and not smaller
     """
-    here = ("numba", "numpy") if may_have_numba() else ("numpy",)
-    engines = _choices(settings.engine, here)
+    installed = ("numba", "numpy") if may_have_numba() else ("numpy",)
+    engines = _choices(settings.engine, installed)
     residencies = _choices(settings.residency, ("resident", "streamed"))
     threads = settings.threads or len(fast_cpus())
     tokens = settings.micro_batch_tokens
     for engine, residency, size in product(engines, residencies, SIZES):
         if not is_fixed:
             tokens = min(size.tokens, settings.micro_batch_tokens)
-        every = [_forward(model, engine, threads, tokens, load) for load in loads]
-        if METHODS[settings.method].gradient:
-            every[0]["backward"] = _backward(model, loads[0], every[0])
-        widest = max(every, key=_total)
-        parts = {"weights": _weights(model, residency, size.tiles), **widest}
+        every = [_computing(model, engine, threads, tokens, load) for load in loads]
+        largest = max(every, key=_total)
+        parts = {"weights": _weights(model, residency, size.tiles), **largest}
         yield Plan(engine, residency, tokens, size.tiles, parts)
 
 
@@ -121,9 +125,8 @@ def _choices(asked: str, every: tuple[str, ...]) -> tuple[str, ...]:
 
 def _within(limit: float, every: Sequence[Plan]) -> Plan:
     """The fastest engine with the largest blocks: resident within the limit, else streamed."""
-    engine = every[0].engine
-    tiles = every[0].tiles
-    alike = [plan for plan in every if plan.engine == engine and plan.tiles == tiles]
+    fastest = every[0]
+    alike = [p for p in every if (p.engine, p.tiles) == (fastest.engine, fastest.tiles)]
     for plan in alike:
         if plan.total <= limit:
             return plan
@@ -140,19 +143,24 @@ def _weights(model: Model, residency: str, tiles: int) -> int:
     return 2 * model.weights.store.block_bytes(tiles)  # one is computed, the next one read
 
 
-def _forward(model: Model, engine: str, threads: int, tokens: int, load: Load) -> Parts:
-    """Bytes that a forward pass holds beside the weights, at its widest point.
+def _computing(model: Model, engine: str, threads: int, tokens: int, load: Load) -> Parts:
+    """Bytes that a load holds beside the weights, at its widest point.
 
     interpreter: what is resident now: Python, NumPy, tokenizer, data
     activations: of the feed-forward layer, or of attention, with its scores in NumPy
     code: of the numba engine, as far as it is not loaded yet
     tiles: w, z and the work of making z; packed activations, and products of one tile
+    backward: the gradient, and what all layers keep for it
     """
     tokens = max(load.longest, min(tokens, load.tokens))
     parts = {"interpreter": status_bytes("VmRSS")}
     if engine == "numpy":
-        return parts | _in_numpy(model.config, tokens, load)
-    return parts | _in_numba(model.config, tokens, load, threads)
+        parts |= _in_numpy(model.config, tokens, load)
+    else:
+        parts |= _in_numba(model.config, tokens, load, threads)
+    if load.keeps_gradients:
+        parts["backward"] = _backward(model, load, parts["activations"])
+    return parts
 
 
 def _in_numpy(config: ModelConfig, tokens: int, load: Load) -> Parts:
@@ -190,7 +198,8 @@ def _activations(config: ModelConfig, tokens: int, load: Load) -> int:
     return load.probes * tokens * widest
 
 
-def _backward(model: Model, load: Load, forward: Parts) -> int:
-    """The gradient, and what all layers of a step keep for it, of one copy of the weights."""
-    kept = model.config.num_hidden_layers * forward["activations"] // load.probes
-    return kept + FLOAT_BYTES * model.weights.elements(model.weights.trained)
+def _backward(model: Model, load: Load, activations: int) -> int:
+    """activations: of the widest layer, of all probes; a backward pass is of one copy."""
+    kept = model.config.num_hidden_layers * activations // load.probes
+    gradient = FLOAT_BYTES * model.weights.elements(model.weights.trained)
+    return kept + gradient

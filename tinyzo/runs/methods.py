@@ -1,8 +1,8 @@
-"""A method of a run as one object: how it begins, steps, and is stepped again.
+"""The method of a run as one object: how it begins, takes a step, and takes it again on resuming.
 
-    ZerothOrder    losses at a few points make a list of terms, which is all that a journal needs
-      LowRank      the same on U alone, of matrices that move by U V^T (LOZO); V ends with a window
-    FirstOrder     a gradient, which no journal holds: its steps are redone from their batches
+    ZerothOrder    differences of losses make a step of a few terms, and the journal holds them
+      LowRank      matrices move by U V^T (LOZO): steps change U, and each window has a new V
+    FirstOrder     a gradient makes a step; no journal holds one, so it is redone from its batch
 
 `method_of` makes the object that a run's settings ask for; nothing else in runs/ knows which it is.
 """
@@ -10,7 +10,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from tinyzo.engine.terms import Direction
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import RunError
 from tinyzo.runs.settings import RunSettings
+from tinyzo.text.tasks import Example
 from tinyzo.zo.directions import low_rank, magnitude_limits, renew
 from tinyzo.zo.estimators import ESTIMATORS, zo_step
 from tinyzo.zo.methods import METHODS
@@ -35,12 +36,12 @@ class JournalShape(NamedTuple):
 
 
 class RunMethod(ABC):
-    """What a run asks of its method. Steps are counted from 0; `weights` are a run's own.
+    """All that a run asks of its method. `number` counts steps from 0; `weights` are the run's own.
 
-    journal_shape: what a record of the journal holds
-    forwards:      the cost of a step, in forward passes
-    probes:        copies of the model that are computed at once
-    keeps_gradients: whether a step holds a gradient, and what layers keep for it
+    journal_shape:   how many numbers a record of the journal holds
+    forwards:        what a step costs, in forward passes
+    probes:          copies of the model that are computed at once
+    keeps_gradients: whether a step ends in a backward pass
     """
 
     journal_shape: JournalShape
@@ -53,22 +54,29 @@ class RunMethod(ABC):
 
     @abstractmethod
     def begin(self, weights: Weights) -> None:
-        """Make weights, still in their file, ones that this method can step."""
+        """Prepare weights that are still in their file for the steps of this method."""
 
     @abstractmethod
     def step(
-        self, number: int, weights: Weights, loss: Loss, batch: Any, done: Sequence[Step]
+        self,
+        number: int,
+        weights: Weights,
+        loss: Loss,
+        batch: Sequence[Example],
+        done: Sequence[Step],
     ) -> Step:
-        """Take a step. done: at least the steps before this one.
+        """Take a step.
 
+        done: the steps before this one, and maybe more
         raises: NumericError when a loss is not finite; the weights are then unchanged
         """
 
     @abstractmethod
-    def redo(self, weights: Weights, step: Step, again: Callable[[], object]) -> None:
-        """Do again a step that the journal has. again: takes it from its batch, as `step` did.
+    def redo(self, weights: Weights, step: Step, from_batch: Callable[[], object]) -> None:
+        """Do again a step that the journal has.
 
-        raises: RunError from `again`, where a batch cannot be had and is needed
+        from_batch: takes the step by `step`, for a method to which its record is not enough
+        raises: what `from_batch` raises
         """
 
     def is_snapshot_due(
@@ -76,24 +84,24 @@ class RunMethod(ABC):
     ) -> bool:
         """Whether the weights are to be written after so many steps.
 
-        is_new: whether the last of them was taken by this process, and not redone
-        is_worth_it: whether that takes less time than it will save
+        is_new:      whether the last of them was taken by this process, and not redone
+        is_worth_it: says whether writing takes less time than it will save
         """
         return is_new and is_worth_it()
 
     def end_step(self, weights: Weights, steps: int, is_written: bool) -> None:
-        """Do what is due after so many steps: nothing, but for some methods.
+        """Do what a method has to do between steps: most have nothing to do.
 
-        is_written: a snapshot has just been taken of the weights
+        is_written: whether the weights have just been written to a snapshot, or read from one
         """
         return None
 
     def must_be_resident(self, start: int, stop: int) -> bool:
-        """Whether redoing the steps between needs the weights in memory."""
+        """Whether redoing the steps from `start` to `stop` needs the weights in memory."""
         return False
 
     def metrics(self, step: Step) -> dict[str, float]:
-        """What a line of metrics.jsonl says of a step, beside its loss."""
+        """The numbers that a line of metrics.jsonl has of this method's steps alone."""
         return {"projected_gradient": step.projected_gradient}
 
     def lr(self, number: int) -> float:
@@ -108,8 +116,9 @@ class ZerothOrder(RunMethod):
     def __init__(self, settings: RunSettings) -> None:
         super().__init__(settings)
         s = settings
+        clip = math.inf if s.clip is None else s.clip
         self.estimator = ESTIMATORS[s.estimator]
-        self.rule = UpdateRule(s.update, s.window, math.inf if s.clip is None else s.clip)
+        self.rule = UpdateRule(s.update, s.window, clip)
         self.probes = self.estimator.count(s.queries)
         self.forwards = self.estimator.forwards(s.queries)
         self.journal_shape = JournalShape(self.probes, self.rule.count(s.queries))
@@ -123,9 +132,16 @@ class ZerothOrder(RunMethod):
             weights.direction = Direction("rademacher")
 
     def step(
-        self, number: int, weights: Weights, loss: Loss, batch: Any, done: Sequence[Step]
+        self,
+        number: int,
+        weights: Weights,
+        loss: Loss,
+        batch: Sequence[Example],
+        done: Sequence[Step],
     ) -> Step:
-        s, lr, seeds = self.settings, self.lr(number), self.seeds(number)
+        s = self.settings
+        lr = self.lr(number)
+        seeds = self.seeds(number)
         if self.is_mezo:  # the step that zo/mezo.py explains, to the same bits
             return mezo_step(weights, loss, batch, seeds[0], s.eps, lr, s.weight_decay)
         past = self.past(number, done)
@@ -133,7 +149,7 @@ class ZerothOrder(RunMethod):
             weights, loss, batch, seeds, s.eps, lr, s.weight_decay, self.estimator, self.rule, past
         )
 
-    def redo(self, weights: Weights, step: Step, again: Callable[[], object]) -> None:
+    def redo(self, weights: Weights, step: Step, from_batch: Callable[[], object]) -> None:
         weights.apply(self.rule.from_journal(step.terms, step.decay), fold=False)
 
     def metrics(self, step: Step) -> dict[str, float]:
@@ -155,7 +171,7 @@ class ZerothOrder(RunMethod):
 
 
 class LowRank(ZerothOrder):
-    """Matrices move by U V^T, of which V is kept for a window of steps (LOZO, 2410.07698)."""
+    """Matrices move by U V^T, whose V stays for a window of steps (LOZO, arXiv 2410.07698)."""
 
     def begin(self, weights: Weights) -> None:
         low_rank(weights, step_seed(self.settings.seed, 0))
@@ -166,18 +182,18 @@ class LowRank(ZerothOrder):
     def is_snapshot_due(
         self, weights: Weights, steps: int, is_new: bool, is_worth_it: Callable[[], bool]
     ) -> bool:
-        """At the end of a window only; if streamed at each, since what is streamed is merged as it
-        is written."""
+        """Only at the end of a window; at the end of each, if the weights are streamed, because
+        U V^T gets into them by writing them anew."""
         if not self.ends_window(steps):
             return False
         is_streamed = isinstance(weights.store, Overlay) and not weights.store.base.is_resident
         return is_streamed or super().is_snapshot_due(weights, steps, is_new, is_worth_it)
 
     def end_step(self, weights: Weights, steps: int, is_written: bool) -> None:
-        """At the end of a window, U V^T into the matrices, and another V."""
+        """At the end of a window, add U V^T to the matrices and draw a new V."""
         if not self.ends_window(steps):
             return
-        if not is_written:  # writing merges in memory too, whoever takes what is written
+        if not is_written:  # writing adds it in memory too, even if nobody takes what is written
             weights.write(lambda name, raw: None, list(weights.saved))
         renew(weights, step_seed(self.settings.seed, steps))
 
@@ -189,26 +205,37 @@ class FirstOrder(RunMethod):
     """Backpropagation, to compare with."""
 
     journal_shape = JournalShape(losses=1, terms=0)
-    forwards = 3  # a backward pass is two
+    forwards = 3  # a backward pass costs as much as two
     probes = 1
     keeps_gradients = True
 
-    def begin(self, weights: Weights) -> None:
-        from tinyzo.autodiff.adam import add_moments  # loaded only to compare with
+    def __init__(self, settings: RunSettings) -> None:
+        from tinyzo.autodiff.adam import RULES  # loaded only to compare with
 
-        if METHODS[self.settings.method].gradient == "adam":
+        super().__init__(settings)
+        self.rule = RULES[METHODS[settings.method].gradient]
+
+    def begin(self, weights: Weights) -> None:
+        from tinyzo.autodiff.adam import add_moments
+
+        if self.rule.moments:
             add_moments(weights)
 
     def step(
-        self, number: int, weights: Weights, loss: Loss, batch: Any, done: Sequence[Step]
+        self,
+        number: int,
+        weights: Weights,
+        loss: Loss,
+        batch: Sequence[Example],
+        done: Sequence[Step],
     ) -> Step:
-        from tinyzo.autodiff.adam import RULES, step_number
+        from tinyzo.autodiff.adam import step_number
 
-        rule, decay = RULES[METHODS[self.settings.method].gradient], self.settings.weight_decay
-        return step_number(number, rule, weights, loss, batch, self.lr(number), decay)
+        decay = self.settings.weight_decay
+        return step_number(number, self.rule, weights, loss, batch, self.lr(number), decay)
 
-    def redo(self, weights: Weights, step: Step, again: Callable[[], object]) -> None:
-        again()
+    def redo(self, weights: Weights, step: Step, from_batch: Callable[[], object]) -> None:
+        from_batch()
 
     def is_snapshot_due(
         self, weights: Weights, steps: int, is_new: bool, is_worth_it: Callable[[], bool]
@@ -230,11 +257,11 @@ def method_of(settings: RunSettings) -> RunMethod:
     return ZerothOrder(settings)
 
 
-def no_batch(what: str) -> Callable[[], object]:
-    """For `redo`, where there are no batches: raises RunError."""
+def no_batch(found: str) -> Callable[[], object]:
+    """The `from_batch` of `RunMethod.redo` where there are no batches: it raises a RunError."""
 
-    def again() -> object:
+    def refuse() -> object:
         hint = "a gradient is in no journal; there are the best step and the last"
-        raise RunError(what, hint)
+        raise RunError(found, hint)
 
-    return again
+    return refuse

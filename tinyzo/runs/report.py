@@ -1,33 +1,34 @@
-"""What a person sees of a run: a line of progress, and the losses as a picture."""
+"""A run as a person sees it: a line of progress, and a picture of the losses."""
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tinyzo.parsing import JsonObject
 from tinyzo.runs.run import read_lines
 
 
 def say(text: str) -> None:
-    """A line of log, to stderr."""
+    """Print a line of log to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def number(x: float) -> str:
     """A measured number as a person reads it: 0.6931, 3.2e+13, 1.5e-05."""
-    is_plain = x == 0 or 1e-3 <= abs(x) < 1e4
-    return f"{x:.4f}" if is_plain else f"{x:.4g}"
+    if x == 0 or 1e-3 <= abs(x) < 1e4:
+        return f"{x:.4f}"
+    return f"{x:.4g}"
 
 
 def progress(done: int, steps: int) -> Any:  # a tqdm, whose package has no types
-    """tqdm's bar over the steps, on stderr."""
+    """A bar of tqdm over the steps, on stderr."""
     from tqdm import tqdm
 
     return tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True, file=sys.stderr)
 
 
-def show(bar: Any, metrics: Mapping[str, Any], accuracy: float | None) -> None:
-    """One step forward on the bar: loss, s/step, peak memory, accuracy on dev if it is known.
+def show(bar: Any, metrics: JsonObject, accuracy: float | None) -> None:
+    """Move the bar by one step: loss, s/step, peak memory, accuracy on dev if it is known.
 
     metrics: a line of metrics.jsonl
     """
@@ -68,6 +69,6 @@ def plot(run: Path) -> str:
     return f"losses drawn in {picture}"
 
 
-def _curve(lines: list[dict[str, Any]]) -> tuple[list[int], list[float]]:
+def _curve(lines: list[JsonObject]) -> tuple[list[int], list[float]]:
     """Steps and losses."""
     return [line["step"] for line in lines], [line["loss"] for line in lines]

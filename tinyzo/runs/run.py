@@ -1,7 +1,7 @@
-"""A run's directory: what it was told, what it did, and the model that comes of it.
+"""A run's directory: its settings, what it did, and the model that comes of it.
 
-run.toml        every setting, the base's and the data's hashes, versions
-journal         the terms: the fine-tune itself
+run.toml        every setting; hashes of the base checkpoint and of the data; versions
+journal         the terms of every step: the fine-tune itself
 metrics.jsonl   one object a step
 events.jsonl    evaluations and errors
 weights-<step>.safetensors    the weights after so many steps, for a quick resumption
@@ -16,7 +16,7 @@ import os
 import platform
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from tinyzo.checkpoints.directory import fingerprint
 from tinyzo.errors import RunError
 from tinyzo.models.model import MODELS, Model, open_model
 from tinyzo.models.trainable import train_only
-from tinyzo.parsing import read_toml
+from tinyzo.parsing import JsonObject, read_toml
 from tinyzo.runs.data import bind_task
 from tinyzo.runs.journal import read_journal
 from tinyzo.runs.methods import method_of
@@ -33,7 +33,7 @@ from tinyzo.runs.settings import RunSettings, Settings
 from tinyzo.system import new_directory, os_errors, write_file
 
 ROOM = "make room on the disk, or the directory writable, then --resume"
-OLD_VALUES = {"update": {"adam": "adamezo"}}  # spelt so before 0.2
+OLD_VALUES = {"update": {"adam": "adamezo"}}  # a setting -> its values of before 0.2 -> ours
 
 
 class Run:
@@ -44,12 +44,14 @@ class Run:
     about:    hashes of the base and the data, versions, the family of the model
     """
 
-    def __init__(self, path: Path, settings: RunSettings, about: dict[str, Any]) -> None:
-        self.path, self.settings, self.about = path, settings, about
+    def __init__(self, path: Path, settings: RunSettings, about: JsonObject) -> None:
+        self.path = path
+        self.settings = settings
+        self.about = about
         self.journal_path = path / "journal"
 
     @property
-    def result(self) -> dict[str, Any]:
+    def result(self) -> JsonObject:
         """The summary of a finished run.
 
         raises: RunError before it is finished
@@ -79,11 +81,12 @@ class Run:
 
         raises: RunError when the directory is not one
         """
-        if not (path / "run.toml").is_file():
+        if not is_run(path):
             raise RunError(f"{path}: no run.toml, so not a run", "name the --output of finetune")
         toml = read_toml(path / "run.toml")
-        about, values = toml.get("about", {}), toml.get("settings")
-        if not isinstance(values, dict) or not is_about_a_run(about):
+        about = toml.get("about")
+        values = toml.get("settings")
+        if not isinstance(values, dict) or not _is_about_a_run(about):
             raise RunError(f"{path}/run.toml is not a run's", "restore it from a copy")
         for name, renamed in OLD_VALUES.items():
             if name in values:
@@ -96,7 +99,8 @@ class Run:
 
         raises: RunError when its files have changed since
         """
-        s, base = self.settings, self.about["base"]
+        s = self.settings
+        base = self.about["base"]
         found = fingerprint(*peft.parts(s.model_path))
         if found != base:
             change = f"has changed since the run began ({found[:12]}, then {base[:12]})"
@@ -104,7 +108,7 @@ class Run:
             raise RunError(f"{s.model_path} {change}", hint)
         return prepare(open_model(s.model_path, s.dtype), s)
 
-    def evaluations(self, split: str) -> dict[int, dict[str, Any]]:
+    def evaluations(self, split: str) -> dict[int, JsonObject]:
         """The evaluations on a split, by step."""
         return {
             event["step"]: event
@@ -120,14 +124,15 @@ class Run:
         """
         evaluations = self.evaluations("dev")
         if not evaluations:
-            return len(read_journal(self.journal_path)[1])
+            return len(read_journal(self.journal_path).steps)
+        counts_accuracy = self.about["family"] == "roberta"
 
-        def by_loss(step: int) -> tuple[float, int]:
-            return evaluations[step]["loss"], step
+        def badness(step: int) -> tuple[float, float, int]:
+            found = evaluations[step]
+            accuracy = found["accuracy"] if counts_accuracy else 0
+            return -accuracy, found["loss"], step
 
-        if self.about["family"] == "roberta":
-            return min(evaluations, key=lambda n: (-evaluations[n]["accuracy"], *by_loss(n)))
-        return min(evaluations, key=by_loss)
+        return min(evaluations, key=badness)
 
     # -- files that grow, and files that are replaced
 
@@ -139,7 +144,7 @@ class Run:
         with os_errors(RunError, self.path / file, ROOM):
             write_file(self.path / file, text.encode())
 
-    def record(self, file: str, line: dict[str, Any]) -> None:
+    def record(self, file: str, line: JsonObject) -> None:
         """Append an object to metrics.jsonl or events.jsonl.
 
         raises: RunError when the disk is full
@@ -154,23 +159,32 @@ class Run:
         with os_errors(RunError, path, ROOM), open(path, "ab") as lines:
             os.fsync(lines.fileno())
 
-    def keep_lines(self, file: str, most: int) -> int:
-        """Cut a file of lines after `most` whole ones, dropping a torn one; returns how many."""
+    def keep_lines(self, file: str, most: int | None = None) -> int:
+        """Drop a torn last line of a file, and what is beyond `most` lines.
+
+        returns: how many are left
+        """
         lines = [json.dumps(line) + "\n" for line in read_lines(self.path / file)[:most]]
         self.write(file, "".join(lines))
         return len(lines)
 
 
-def is_about_a_run(about: object) -> bool:
-    """Whether this is the first table of a run.toml."""
+def is_run(path: Path) -> bool:
+    """Whether this is the directory of a run."""
+    return (path / "run.toml").is_file()
+
+
+def _is_about_a_run(about: object) -> TypeGuard[JsonObject]:
+    """Whether this can be the first table of a run.toml."""
     if not isinstance(about, dict):
         return False
     return isinstance(about.get("base"), str) and about.get("family") in MODELS
 
 
 def prepare(model: Model, settings: RunSettings) -> Model:
-    """Make a model, still in its file, one of which z reaches what the settings say."""
-    s, ids = settings, list[int]()
+    """Prepare a model that is still in its file: only what the settings say will be trained."""
+    s = settings
+    ids: list[int] = []
     if s.train == "label-words":
         words = bind_task(model, s).task.fixed_words
         ids = sorted({token for word in words for token in model.tokenizer.encode(word)})
@@ -179,9 +193,9 @@ def prepare(model: Model, settings: RunSettings) -> Model:
     return model
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[JsonObject]:
     """The objects of a .jsonl file up to the first that is torn; none when there is no file."""
-    lines: list[dict[str, Any]] = []
+    lines: list[JsonObject] = []
     with os_errors(RunError, path, ROOM), suppress(FileNotFoundError, ValueError):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             lines.append(json.loads(line))

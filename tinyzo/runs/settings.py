@@ -1,9 +1,10 @@
-"""Every choice of a run: what a user gives, and what becomes of it.
+"""The settings of a run: those that a user gives, and all that the run goes by.
 
     Settings       the user's own choices; what is None is left to tinyzo
     RunSettings    all that a run goes by, written to its run.toml and read back from it
 
-`Settings.resolve` goes from one to the other, by the tables of defaults.py.
+`Settings.resolve` goes from one to the other. A default that holds for every run stands in
+RunSettings; one that depends on the model or the method stands in defaults.py.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import os
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from tinyzo.dtypes import DTYPES
 from tinyzo.engine.select import ENGINES
@@ -30,7 +31,7 @@ from tinyzo.zo.methods import METHODS, check_combination
 from tinyzo.zo.objectives import OBJECTIVES
 from tinyzo.zo.updates import RULES, SCHEDULES
 
-# The models and the data that ship: installed beside the package's code, or in the checkout.
+# The models and the data that ship: inside the installed package, or beside it in a checkout.
 PACKAGE = Path(__file__).resolve().parents[1]
 PLACES = (PACKAGE / "weights", PACKAGE.parent / "weights")
 SHIPPED = next((place for place in PLACES if place.is_dir()), PACKAGE)
@@ -85,19 +86,19 @@ class Settings:
     label_field: str | None = None  # column of the label
 
     # how to step
-    method: str | None = None  # a name for the next four, and for what is trained
+    method: str | None = None  # a name for estimator, queries, direction, update and train
     estimator: str | None = None  # from losses to a gradient
     queries: int | None = None  # directions a step
     direction: str | None = None  # how z is distributed
     update: str | None = None  # from gradients to a step
-    window: int | None = None  # steps that an update looks back on, or that a low-rank V stays
+    window: int | None = None  # steps that an update looks back on, or that a low-rank V lasts
     clip: float | None = None  # the largest |projected gradient|; larger ones are cut to it
-    objective: str | None = None  # what is made small
+    objective: str | None = None  # what is minimised
 
     # what is trained
     train: str | None = None  # full, lora, lora-fa, prefix, label-words, bias, head, or names
     lora_rank: int | None = None  # r of new adapters
-    lora_alpha: float | None = None  # new adapters count alpha / r
+    lora_alpha: float | None = None  # new adapters are scaled by alpha / r
     lora_targets: list[str] | None = None  # projections that get one, by the end of their names
 
     # for how long, and how far
@@ -110,24 +111,24 @@ class Settings:
     weight_decay: float | None = None  # pull of the matrices towards 0
 
     # seeds and rows
-    seed: int | None = None  # makes z
-    data_seed: int | None = None  # makes the rows and their order
+    seed: int | None = None  # of z, the random directions
+    data_seed: int | None = None  # of the rows that are drawn, and of their order
     k_shot: int | None = None  # draw the published k-shot split
     train_rows: int | None = None  # most rows to train on, without k_shot
     limit: int | None = None  # most rows to report on
     eval_every: int | None = None  # steps between evaluations on dev
-    micro_batch_tokens: int | None = None  # most packed tokens computed at once
+    micro_batch_tokens: int | None = None  # most packed tokens that are computed at once
 
     # the machine
-    engine: str | None = None
+    engine: str | None = None  # what computes: numba or numpy
     residency: str | None = None  # where the weights live: in memory, or in their file
-    memory_budget: str | None = None  # most memory to take, as 400MB
+    memory_budget: str | None = None  # most memory to take, such as "400MB"
     fold_every: int | None = None  # steps between snapshots of the weights; 0: none
     dtype: str | None = None  # how the weights are stored
     threads: int | None = None  # of the engine
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any], where: str) -> Settings:
+    def from_mapping(cls, values: Mapping[str, object], where: str) -> Settings:
         """Settings from a dictionary such as a TOML file gives; `-` in a name counts as `_`.
 
         where: what to call the dictionary in messages
@@ -171,13 +172,14 @@ class Settings:
         """
         self._check_task(needs_data)
         for name, known in CHOICES.items():
-            if (value := getattr(self, name)) is not None:
+            value = getattr(self, name)
+            if value is not None:
                 check_choice(name, value, known)
-        is_shipped = self.model_path.resolve().parent == SHIPPED
-        values = defaults.complete(self.given(), family, is_shipped)
-        if not self.is_custom:
-            values["task"] = values["task"] or SHIPPED_TASKS[0]
+        is_shipped = is_shipped_model(self.model_path)
+        values = defaults.complete(GENERAL, self.given(), family, is_shipped)
         settings = RunSettings(**values)
+        if not settings.task and not self.is_custom:
+            settings = settings.replace(task=SHIPPED_TASKS[0])
         settings.check()
         return settings
 
@@ -198,54 +200,57 @@ class Settings:
             raise UsageError(found, "name the folder or file of its rows")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """All that a run goes by. The fields are those of Settings, in the order of run.toml; a None
-    that is left has a meaning of its own."""
+    """All that a run goes by: the fields of Settings, in the order of run.toml.
 
-    model: str
-    task: str | None  # None: the user's own, by template and label_words
-    data: str | None  # None: the data that ship
-    template: str | None
-    label_words: list[str] | None
-    label_field: str
+    Defaults are the papers', for tuning all parameters by MeZO (Malladi et al. 2023, tables 15 and
+    16). A field without one gets it from defaults.py, which also changes some of these.
+    """
 
-    method: str
+    model: str = defaults.MODEL
+    task: str | None = None  # None: the user's own, by template and label_words
+    data: str | None = None  # None: the data that ship
+    template: str | None = None
+    label_words: list[str] | None = None
+    label_field: str = "label"
+
+    method: str = defaults.METHOD
     estimator: str
     queries: int
     direction: str
     update: str
-    window: int
-    clip: float | None  # None: projected gradients are not clipped
-    objective: str
+    window: int = 10
+    clip: float | None = None  # None: projected gradients are not clipped
+    objective: str = "cross-entropy"
 
     train: str
-    lora_rank: int
-    lora_alpha: float
-    lora_targets: list[str] | None  # None: the usual projections
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
+    lora_targets: list[str] | None = None  # None: the usual projections
 
-    steps: int
+    steps: int = 10_000
     batch_size: int
-    lr: float
-    eps: float
-    schedule: str
-    warmup: int
-    weight_decay: float
+    lr: float = 1e-6
+    eps: float = 1e-3
+    schedule: str = "constant"
+    warmup: int = 0
+    weight_decay: float = 0.0
 
-    seed: int
+    seed: int = 0
     data_seed: int
-    k_shot: int | None  # None: all rows, at most train_rows
-    train_rows: int
-    limit: int | None  # None: all rows
+    k_shot: int | None = None  # None: all rows, at most train_rows
+    train_rows: int = 1000
+    limit: int | None = None  # None: all rows
     eval_every: int
-    micro_batch_tokens: int
+    micro_batch_tokens: int = 512
 
-    engine: str
-    residency: str
-    memory_budget: str | None  # None: half of what is free
-    fold_every: int | None  # None: as often as is quickest
-    dtype: str
-    threads: int | None  # None: one on each fast CPU
+    engine: str = "auto"
+    residency: str = "auto"
+    memory_budget: str | None = None  # None: half of what is free
+    fold_every: int | None = None  # None: as often as is quickest
+    dtype: str = "auto"
+    threads: int | None = None  # None: one on each fast CPU
 
     @property
     def model_path(self) -> Path:
@@ -253,7 +258,7 @@ class RunSettings:
 
     @property
     def is_shipped_model(self) -> bool:
-        return self.model_path.resolve().parent == SHIPPED
+        return is_shipped_model(self.model_path)
 
     @property
     def data_path(self) -> Path:
@@ -263,8 +268,11 @@ class RunSettings:
         return dataclasses.replace(self, **changes)
 
     def check(self) -> None:
-        """raises: UsageError for a number out of range, for parts that do not go together, or for
-        text that run.toml cannot hold"""
+        """Check what no type says.
+
+        raises: UsageError for a number out of range, for parts that do not go together, or for
+            text that run.toml cannot hold
+        """
         for name, (least, most) in RANGES.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
@@ -285,13 +293,21 @@ class RunSettings:
         return "".join(lines).replace("\x7f", "\\u007f")  # JSON leaves it, TOML does not
 
 
+# The defaults that stand in RunSettings.
+GENERAL: dict[str, Any] = {
+    field.name: field.default
+    for field in dataclasses.fields(RunSettings)
+    if field.default is not dataclasses.MISSING
+}
+
+
 def as_given(settings: RunSettings) -> Settings:
     """A run's settings as if a user had given each of them."""
     return Settings(**vars(settings))
 
 
 def kinds(cls: type) -> dict[str, Any]:
-    """The type of each field, without the None that it may also be."""
+    """The type of each field of Settings or RunSettings, without the None that it may also be."""
     hints = typing.get_type_hints(cls)
     return {name: _without_none(hint) for name, hint in hints.items()}
 
@@ -306,7 +322,7 @@ def _without_none(hint: Any) -> Any:
 FIELDS = kinds(Settings)
 
 
-def typed(name: str, value: Any, where: str) -> Any:
+def typed(name: str, value: object, where: str) -> Any:
     """A setting's value, if it is of its type or can stand for it without loss.
 
     raises: UsageError
@@ -316,23 +332,33 @@ def typed(name: str, value: Any, where: str) -> Any:
         return os.fspath(value)
     if kind is float and type(value) is int and abs(value) < 1 << 53:
         return float(value)
-    if kind == list[str]:
-        if isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value):
-            return list(value)
-    elif type(value) is kind:
+    if kind == list[str] and _are_texts(value):
+        return list(value)
+    if type(value) is kind:
         return value
-    expected = kind.__name__ if isinstance(kind, type) and kind != list[str] else "list[str]"
+    expected = "list[str]" if kind == list[str] else kind.__name__
     raise UsageError(f"{where}: {name} = {value!r}", f"expected {expected}")
 
 
+def _are_texts(value: object) -> TypeGuard[Sequence[str]]:
+    return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+
+
 def model_path(model: str) -> Path:
-    """The folder of a model that a setting names: as it is, or a shipped one."""
-    here, shipped = Path(model), SHIPPED / model
-    return shipped if shipped.is_dir() and not here.is_dir() else here
+    """The folder of a model that a setting names: a path, or else the name of a shipped one."""
+    shipped = SHIPPED / model
+    if shipped.is_dir() and not Path(model).is_dir():
+        return shipped
+    return Path(model)
+
+
+def is_shipped_model(path: Path) -> bool:
+    """Whether the folder is that of a model that ships."""
+    return path.resolve().parent == SHIPPED
 
 
 def parse_bytes(text: str) -> int:
-    """A size such as 400MB, 1.5G or 256MiB.
+    """The bytes of a size such as 400MB, 1.5G or 256MiB.
 
     raises: UsageError for another text
     """
@@ -340,5 +366,6 @@ def parse_bytes(text: str) -> int:
     if not match:
         raise UsageError(f"memory_budget = {text!r}", "a size such as 400MB or 1.5GB")
     number, unit, binary = match.groups()
+    base = 1024 if binary else 1000
     power = " KMG".index(unit.upper() or " ")
-    return int(float(number) * (1024 if binary else 1000) ** power)
+    return int(float(number) * base**power)

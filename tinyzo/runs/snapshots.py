@@ -2,14 +2,15 @@
 
     weights-<step>.safetensors      theta after so many steps, in its storage type
 
-Only a cache: base and journal say it all, so one whose header is damaged, that is too short, or of
-another history, is passed over. It is written beside the older ones and takes its name once it is
-safe on the disk, by a thread while the next steps are under way. Kept are the newest, and the
+A snapshot is only a cache: base and journal are enough. So one that is damaged, too short, or of
+another history is passed over. It is written beside the older ones, and a thread gives it its name
+once it is safe on the disk, while the next steps are under way. Two are kept: the newest, and the
 newest up to the best step.
 
-Streamed weights are read from it from then on; what was added since is pending, and costs each pass
-its noise. So it is taken when that has cost as much as writing does: every sqrt(2 W / N) steps, for
-W seconds of writing and N of noise for one term in the passes of a step, both measured.
+Streamed weights are read from the newest snapshot. What was added since is pending, and its noise
+is made anew in each pass. So a snapshot is due when that noise has cost as much as writing does:
+every sqrt(2 W / N) steps, where W seconds go into writing, and N into the noise of one term in all
+passes of a step. Both are measured.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ from tinyzo.runs import report
 from tinyzo.runs.journal import read_journal, record_crc
 from tinyzo.runs.methods import RunMethod, method_of, no_batch
 from tinyzo.runs.run import Run
+from tinyzo.zo.mezo import Step
 
-MOST = 1000  # steps that are redone
+MOST = 1000  # steps between two snapshots
 FIRST_GUESS = 200e6  # bytes a second that a disk takes, until it has been measured
 SAMPLE = (1 << 10, 1 << 10)  # weights on which the noise of a term is timed
 
@@ -61,40 +63,55 @@ def tuned_model(
     engine, residency, threads: "auto" or None: as the run's settings say
     raises: RunError when it has no such step, or one that only its batches could redo
     """
-    done = read_journal(run.journal_path)[1]
-    step = run.best_step() if step is None else step
-    if not 0 <= step <= len(done):
-        raise RunError(f"{run.path}: no step {step}", f"it has {len(done)} steps")
-    s, method, model = run.settings, method_of(run.settings), run.base_model()
-    engine = s.engine if engine == "auto" else engine
-    residency = s.residency if residency == "auto" else residency
+    s = run.settings
+    if engine == "auto":
+        engine = s.engine
+    if residency == "auto":
+        residency = s.residency
     threads = threads or s.threads
-    start = Snapshots(run, method).restore(model, step)
-    if method.must_be_resident(start, step):
+    steps = _steps_up_to(run, step)
+    method = method_of(s)
+    model = run.base_model()
+    start = Snapshots(run, method).restore(model, len(steps))
+    if method.must_be_resident(start, len(steps)):
         residency = "resident"
         model.settle(engine, residency, threads)
-    again = no_batch(f"{run.path}: no snapshot of step {step}")
-    for number in range(start, step):
-        method.redo(model.weights, done[number], again)
+    from_batch = no_batch(f"{run.path}: no snapshot of step {len(steps)}")
+    for number in range(start, len(steps)):
+        method.redo(model.weights, steps[number], from_batch)
         method.end_step(model.weights, number + 1, is_written=False)
     return model.settle(engine, residency, threads)
 
 
-class Snapshots(AbstractContextManager["Snapshots"]):
-    """Those of one run, which one process at a time adds to; leaving waits for the last one.
+def _steps_up_to(run: Run, step: int | None) -> list[Step]:
+    """The first `step` steps of a run; None: up to the step that did best on dev."""
+    done = read_journal(run.journal_path).steps
+    if step is None:
+        step = run.best_step()
+    if not 0 <= step <= len(done):
+        raise RunError(f"{run.path}: no step {step}", f"it has {len(done)} steps")
+    return done[:step]
 
-    every:  steps between two, 0 for none, None for as many as are quickest
-    passes: over the weights, of a step
+
+class Snapshots(AbstractContextManager["Snapshots"]):
+    """The snapshots of one run. One process at a time adds to them; leaving waits for the last one.
+
+    every:  steps between two snapshots; 0: none is taken; None: as many as are quickest
+    passes: how often a step goes through all weights
     """
 
     def __init__(
         self, run: Run, method: RunMethod, every: int | None = None, passes: int = 1
     ) -> None:
-        self._run, self._method, self._every, self._passes = run, method, every, passes
+        self._run = run
+        self._method = method
+        self._every = every
+        self._passes = passes
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
         self._last = 0  # the step of the newest
-        self._write_seconds = self._term_seconds = 0.0
+        self._write_seconds = 0.0  # 0: not measured yet
+        self._term_seconds = 0.0
 
     def __enter__(self) -> Snapshots:
         for partial in self._run.path.glob(".weights-*.partial"):
@@ -133,9 +150,9 @@ class Snapshots(AbstractContextManager["Snapshots"]):
         return infos == infos_of(weights, weights.saved) and crc == expected
 
     def is_due(self, weights: Weights, steps: int, done: int) -> bool:
-        """Whether it is time for one after so many steps.
+        """Whether a snapshot is due after so many steps.
 
-        done: steps that were taken before this process, of which none but the last counts
+        done: steps that earlier processes took; of these, only the last may have one
         """
         return self._method.is_snapshot_due(
             weights, steps, steps >= done, lambda: self._is_worth_it(weights, steps)
@@ -152,10 +169,11 @@ class Snapshots(AbstractContextManager["Snapshots"]):
         self._write_seconds = self._write_seconds or weights.nbytes() / FIRST_GUESS
         self._term_seconds = self._term_seconds or seconds_a_term(weights)
         noise_seconds = self._term_seconds * self._passes
-        return min(MOST, max(1, round(math.sqrt(2 * self._write_seconds / noise_seconds))))
+        quickest = round(math.sqrt(2 * self._write_seconds / noise_seconds))
+        return min(MOST, max(1, quickest))
 
     def take(self, weights: Weights, step: int) -> None:
-        """Write theta, which is as after that step."""
+        """Write theta as it is now, after that step."""
         self.wait()
         start = time.perf_counter()
         path = self._run.path / f"weights-{step}.safetensors"
@@ -171,8 +189,10 @@ class Snapshots(AbstractContextManager["Snapshots"]):
 
     def _outdated(self, step: int) -> list[Path]:
         """The files that go once this step's is safe: all but the newest up to the best step."""
-        found, best = self._found(), self._run.best_step()
-        kept = {step, max((n for n in (step, *found) if n <= best), default=0)}
+        found = self._found()
+        best = self._run.best_step()
+        up_to_best = [n for n in (step, *found) if n <= best]
+        kept = {step, max(up_to_best, default=step)}
         return [path for n, path in found.items() if n not in kept]
 
     def _finish(self, writer: SafetensorsWriter, old: list[Path], start: float) -> None:
@@ -182,7 +202,7 @@ class Snapshots(AbstractContextManager["Snapshots"]):
         self._write_seconds = time.perf_counter() - start
 
     def wait(self) -> None:
-        """Until the last one is on the disk.
+        """Wait until the last snapshot is on the disk.
 
         raises: CheckpointError when it cannot be written
         """

@@ -1,4 +1,8 @@
-"""tune: from a user's settings to a run that is done, or that can be gone on with."""
+"""`tune`: from a user's settings to a finished run, or to one that can be resumed.
+
+It opens a run, new or old, with its model and data; plans its memory; takes its steps, of which
+the journal may have some; and reports on the best one.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tinyzo import __version__
 from tinyzo.checkpoints import peft
@@ -16,13 +19,14 @@ from tinyzo.checkpoints.directory import fingerprint
 from tinyzo.engine.select import why_no_numba
 from tinyzo.errors import NumericError, RunError, UsageError
 from tinyzo.models.model import Model, open_model
+from tinyzo.parsing import JsonObject
 from tinyzo.runs import memory, report
 from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.runs.data import Data, bind_task, load_data
 from tinyzo.runs.evaluate import evaluate
 from tinyzo.runs.journal import Header, Journal
 from tinyzo.runs.methods import RunMethod, method_of
-from tinyzo.runs.run import Run, prepare, read_lines
+from tinyzo.runs.run import Run, is_run, prepare, read_lines
 from tinyzo.runs.settings import RunSettings, Settings
 from tinyzo.runs.snapshots import Snapshots, tuned_model
 from tinyzo.system import peak_bytes
@@ -31,9 +35,9 @@ from tinyzo.text.tasks import Example
 from tinyzo.zo.mezo import Step
 from tinyzo.zo.objectives import Objective
 
-# Settings that do not change what a run computes, and may be chosen anew when it is resumed.
+# Settings that may change when a run is resumed, since none changes what a step computes.
 FREE = ("steps", "fold_every", "residency", "threads", "memory_budget")
-DIVERGED = 100  # a loss so many times the first one's, plus one, will not come back
+DIVERGED = 100  # a loss this many times 1 + the first one does not come back
 
 
 def tune(settings: Settings, output: Path | None = None, resume: Path | None = None) -> Run:
@@ -44,27 +48,27 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
     returns: the finished run
     raises: TinyzoError; KeyboardInterrupt leaves a run that can be resumed
     """
-    if resume is None:
-        run, model = _begin(settings, output)
-    elif output is None:
-        run, model = _reopen(settings, resume)
-    else:
-        raise UsageError("--resume with --output", "a run goes on in its own directory")
+    is_new = resume is None
+    run, model = _open(settings, output, resume)
     bound = bind_task(model, run.settings)
     data = load_data(bound, run.settings)
     _check_digest(run, data.digest())
     method = method_of(run.settings)
-    loads = _loads(data, run.settings.batch_size, method.probes)
-    plan = _plan(run, model, method, loads, is_new=resume is None)
+    step_load = _step_load(data.train, run.settings.batch_size, method)
+    loads = [step_load, _evaluation_load(data.dev), _evaluation_load(data.test)]
+    plan = _plan(run, model, method, loads, is_new)
+    if is_new:  # made only now, so that a mistake in the settings leaves no directory behind
+        _settle(run, model, plan)
+        run.create()
     header = Header(*method.journal_shape, model.weights.direction.kind, run.about["base"])
-    passes = math.ceil(loads[0].tokens / plan.micro_batch_tokens)
+    passes = math.ceil(step_load.tokens / plan.micro_batch_tokens)
     snapshots = Snapshots(run, method, run.settings.fold_every, passes)
     with Journal(run.journal_path, header) as journal, snapshots:
         done = len(journal.steps)
         _check_steps(run.settings.steps, done)
         run.save()
-        start = snapshots.restore(model, _first_missing(run, data, done))
-        if resume is not None:
+        start = snapshots.restore(model, _first_unevaluated(run, data, done))
+        if not is_new:
             _settle(run, model, plan)
         objective = Objective(model, bound, run.settings.objective)
         loss = BoundedLoss(objective, run.settings.micro_batch_tokens)
@@ -74,9 +78,18 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
     return run
 
 
+def _open(given: Settings, output: Path | None, resume: Path | None) -> tuple[Run, Model]:
+    """A new run or an old one, and its model, still in its file."""
+    if resume is None:
+        return _begin(given, output)
+    if output is None:
+        return _reopen(given, resume)
+    raise UsageError("--resume with --output", "a run goes on in its own directory")
+
+
 def _begin(given: Settings, output: Path | None) -> tuple[Run, Model]:
     """A new run, whose directory is not made yet, and its model, still in its file."""
-    if (given.model_path / "run.toml").is_file():
+    if is_run(given.model_path):
         raise UsageError(f"{given.model} is a run", "--resume it, or tune what replay writes")
     model = open_model(given.model_path, given.dtype)
     settings = given.resolve(model.family)
@@ -90,7 +103,7 @@ def _begin(given: Settings, output: Path | None) -> tuple[Run, Model]:
         "family": model.family,
         "base": fingerprint(*peft.parts(path)),
     }
-    run = Run(_free_path(settings) if output is None else output, settings, about)
+    run = Run(output or _free_path(settings), settings, about)
     return run, prepare(model, settings)
 
 
@@ -98,8 +111,9 @@ def _reopen(given: Settings, path: Path) -> tuple[Run, Model]:
     """An old run, with what may be chosen anew, and its model, still in its file."""
     run = Run.open(path)
     choices = given.given()
-    if others := ", ".join(sorted(choices.keys() - set(FREE))):
-        found = f"--resume keeps the run's settings; {others} cannot change"
+    others = sorted(choices.keys() - set(FREE))
+    if others:
+        found = f"--resume keeps the run's settings; {', '.join(others)} cannot change"
         raise UsageError(found, f"only {', '.join(FREE)} may be given with --resume")
     before = run.settings
     run.settings = before.replace(**choices)
@@ -131,61 +145,60 @@ def _check_steps(steps: int, done: int) -> None:
         raise UsageError(f"--steps {steps}: the run has done {done}", "none can be taken back")
 
 
-def _loads(data: Data, batch_size: int, probes: int) -> list[memory.Load]:
-    """The most that a step, and then that each evaluation, computes at once."""
-    return [
-        _load(data.train, batch_size, probes),
-        _load(data.dev, len(data.dev), 1),
-        _load(data.test, len(data.test), 1),
-    ]
+def _step_load(examples: Sequence[Example], batch_size: int, method: RunMethod) -> memory.Load:
+    """The most that a step computes: a batch of the longest examples."""
+    longest_first = sorted(map(packed_size, examples), reverse=True)
+    batch = longest_first[:batch_size]
+    return memory.Load(sum(batch), batch[0], method.probes, method.keeps_gradients)
 
 
-def _load(examples: Sequence[Example], rows: int, probes: int) -> memory.Load:
-    sizes = sorted(map(packed_size, examples), reverse=True)[:rows] or [0]
-    return memory.Load(sum(sizes), sizes[0], probes)
+def _evaluation_load(examples: Sequence[Example]) -> memory.Load:
+    """What an evaluation computes."""
+    sizes = [packed_size(example) for example in examples]
+    return memory.Load(sum(sizes), max(sizes, default=0), probes=1)
 
 
 def _plan(
     run: Run, model: Model, method: RunMethod, loads: list[memory.Load], is_new: bool
 ) -> memory.Plan:
-    """Choose how to hold the run in memory; a new one's model is made ready, and its directory
-    made: not before, so that a mistake in the settings leaves none behind."""
+    """Choose how to hold the run in memory; a new run settles on what its budget leads to."""
     if method.keeps_gradients:
         run.settings = run.settings.replace(residency="resident")
     plan = memory.choose(model, run.settings, loads, is_fixed=not is_new)
-    if is_new:
-        if run.settings.memory_budget:
-            run.settings = run.settings.replace(
-                engine=plan.engine,
-                residency=plan.residency,
-                micro_batch_tokens=plan.micro_batch_tokens,
-            )
-        _settle(run, model, plan)
-        run.create()
+    if is_new and run.settings.memory_budget:
+        run.settings = run.settings.replace(
+            engine=plan.engine,
+            residency=plan.residency,
+            micro_batch_tokens=plan.micro_batch_tokens,
+        )
     return plan
 
 
 def _settle(run: Run, model: Model, plan: memory.Plan) -> None:
-    """Make the model ready as planned, having said how."""
+    """Log the plan, and make the model ready by it."""
     report.say(f"run {run.path}\nmemory plan: {plan}")
-    asked = "numpy" if plan.engine == "numpy" else run.settings.engine
-    model.settle(asked, plan.residency, run.settings.threads, plan.tiles)
+    engine = run.settings.engine
+    if plan.engine == "numpy":
+        engine = "numpy"
+    model.settle(engine, plan.residency, run.settings.threads, plan.tiles)
     if model.weights.engine.name != plan.engine:
         report.say(f"engine numpy, the slow one ({why_no_numba()})")
 
 
-def _first_missing(run: Run, data: Data, done: int) -> int:
-    """The first of the steps done whose evaluation is not on record, else the last one done."""
+def _first_unevaluated(run: Run, data: Data, done: int) -> int:
+    """The first step whose evaluation is due and not on record; the last one done, if all are."""
     if 0 not in run.evaluations("test"):
         return 0
+    if not data.dev:
+        return done
     known = run.evaluations("dev")
-    due = range(0, done, run.settings.eval_every) if data.dev else ()
+    due = range(0, done, run.settings.eval_every)
     return next((step for step in due if step not in known), done)
 
 
 @dataclass
 class Training:
-    """The loop, from wherever the journal ends to the last step, and the report.
+    """The loop over the steps of a run, and the report at its end.
 
     accuracy: the newest on dev, for the line of progress
     """
@@ -206,10 +219,11 @@ class Training:
         """Redo the steps that are done, take the others, and make each evaluation not yet made.
 
         start: how many steps the weights have in them
-        raises: NumericError, which is on record then
+        raises: NumericError when the run diverges, which is recorded in events.jsonl first
         """
         self._catch_up()
-        done, steps = len(self.journal.steps), self.run.settings.steps
+        done = len(self.journal.steps)
+        steps = self.run.settings.steps
         try:
             self._evaluate(0, "test", self.data.test)
             self._evaluate(0, "dev", self.data.dev)
@@ -218,7 +232,7 @@ class Training:
                     if number < done:
                         self._redo(number)
                     else:
-                        report.show(bar, self._step(number), self.accuracy)
+                        report.show(bar, self._new_step(number), self.accuracy)
                     self._end_step(number + 1, done)
             self.snapshots.wait()
         except NumericError as error:
@@ -227,23 +241,23 @@ class Training:
             raise
 
     def _catch_up(self) -> None:
-        """Bring metrics.jsonl to the journal's length: a kill may come between the two."""
+        """Mend what a kill leaves: torn lines, and a metrics.jsonl shorter than the journal."""
         steps = self.journal.steps
         kept = self.run.keep_lines("metrics.jsonl", len(steps))
-        self.run.keep_lines("events.jsonl", len(read_lines(self.run.path / "events.jsonl")))
+        self.run.keep_lines("events.jsonl")
         for number in range(kept, len(steps)):
             self._record(number, steps[number], seconds=None)
 
     def _redo(self, number: int) -> None:
-        """A step that the journal has already."""
+        """Take a step that the journal has already, by what it says."""
         step = self.journal.steps[number]
-        self.method.redo(self.model.weights, step, lambda: self._take(number))
+        self.method.redo(self.model.weights, step, lambda: self._step_from_batch(number))
 
-    def _step(self, number: int) -> dict[str, Any]:
-        """One step more: update, journal, metrics; returns the line of metrics."""
+    def _new_step(self, number: int) -> JsonObject:
+        """Take a step and record it; returns its line of metrics.jsonl."""
         start = time.perf_counter()
         try:
-            step = self._take(number)
+            step = self._step_from_batch(number)
         except NumericError as error:
             raise diverged(error.message, self.run.settings.lr) from None
         first = self.journal.steps[0] if self.journal.steps else step
@@ -253,32 +267,34 @@ class Training:
         self.journal.append(step)
         return self._record(number, step, time.perf_counter() - start)
 
-    def _take(self, number: int) -> Step:
-        """One step: batch, losses, update."""
-        s, weights = self.run.settings, self.model.weights
+    def _step_from_batch(self, number: int) -> Step:
+        """Draw the batch of a step and update the weights by it."""
+        s = self.run.settings
+        weights = self.model.weights
         rows = batch_rows(number, len(self.data.train), s.batch_size, s.data_seed)
         batch = [self.data.train[row] for row in rows]
         weights.fold()
         return self.method.step(number, weights, self.loss, batch, self.journal.steps)
 
     def _end_step(self, steps: int, done: int) -> None:
-        """After so many steps: what is due of evaluation and snapshot.
+        """Evaluate and write a snapshot, if they are due after so many steps.
 
-        done: steps that were taken before this process
+        done: steps that earlier processes took
         """
-        s, weights = self.run.settings, self.model.weights
+        s = self.run.settings
+        weights = self.model.weights
         if steps % s.eval_every == 0 or steps == s.steps:
             self.run.sync("journal")
             self._evaluate(steps, "dev", self.data.dev)
         is_due = self.snapshots.is_due(weights, steps, done)
         if is_due:
             self.run.sync("journal")
-            self.run.sync("events.jsonl")  # of steps that will not be redone
+            self.run.sync("events.jsonl")  # a resumption evaluates no step before the snapshot
             self.snapshots.take(weights, steps)
         self.method.end_step(weights, steps, is_written=is_due)
 
-    def _record(self, number: int, step: Step, seconds: float | None) -> dict[str, Any]:
-        """A line of metrics.jsonl."""
+    def _record(self, number: int, step: Step, seconds: float | None) -> JsonObject:
+        """Append a line to metrics.jsonl, and return it. seconds: None for a step not timed."""
         line = {
             "step": number + 1,
             "loss": step.loss,
@@ -293,8 +309,8 @@ class Training:
         self.run.record("metrics.jsonl", line)
         return line
 
-    def _evaluate(self, step: int, split: str, examples: list[Example]) -> dict[str, Any]:
-        """Evaluate and log; once only for a step and a split, which resuming counts on."""
+    def _evaluate(self, step: int, split: str, examples: list[Example]) -> JsonObject:
+        """The evaluation of a split after a step: the one on record, or made and recorded now."""
         event = self.run.evaluations(split).get(step, {})
         if not event and examples:
             self.model.weights.fold()
@@ -306,22 +322,28 @@ class Training:
         return event
 
     def finish(self) -> None:
-        """Report the best step on the test split, against the model as it came."""
-        best, done = self.run.best_step(), len(self.journal.steps)
-        if best != done:
+        """Evaluate the best step on the test split, and write result.json and loss.png."""
+        best = self.run.best_step()
+        if best != len(self.journal.steps):
             # The last step's weights go before the best step's come: both may not fit in memory.
             del self.model.weights
             self.model.weights = tuned_model(self.run, best).weights
         final = self._evaluate(best, "test", self.data.test)
+        result = self._summary(best, final)
+        self.run.write("result.json", json.dumps(result) + "\n")
+        report.say(report.plot(self.run.path))
+
+    def _summary(self, best_step: int, final: JsonObject) -> JsonObject:
+        """The content of result.json. final: the evaluation of the best step on the test split."""
         zero_shot = self.run.evaluations("test")[0]
         lines = read_lines(self.run.path / "metrics.jsonl")
         seconds = [line["seconds"] for line in lines if line["seconds"] is not None]
-        result = {
+        return {
             "run": str(self.run.path),
             "model": self.run.settings.model,
             "task": self.run.settings.task or "custom",
-            "steps": done,
-            "best_step": best,
+            "steps": len(self.journal.steps),
+            "best_step": best_step,
             "forwards": sum(line["forwards"] for line in lines),
             "accuracy_zero_shot": zero_shot["accuracy"],
             "accuracy": final["accuracy"],
@@ -333,8 +355,6 @@ class Training:
             "seconds_per_step": sum(seconds) / max(1, len(seconds)),
             "peak_bytes": peak_bytes(),
         }
-        self.run.write("result.json", json.dumps(result) + "\n")
-        report.say(report.plot(self.run.path))
 
 
 def diverged(found: str, lr: float) -> NumericError:

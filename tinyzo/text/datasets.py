@@ -1,4 +1,4 @@
-"""Reading the files people have, and drawing from them the rows that the papers used."""
+"""Data files as rows, and the draws by which the papers chose some of them."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from tinyzo.errors import DataError
 from tinyzo.system import os_errors
 from tinyzo.text.tasks import NO_FILE, Task
 
-# The files of a split, as GLUE, SuperGLUE, k-shot folders and other people call them.
+# The names of the file of a split, in GLUE, SuperGLUE, k-shot folders and elsewhere.
 STEMS = {
     "train": ("train", "train_first1000_hf"),
     "dev": ("dev", "dev_matched", "dev32", "val", "valid", "validation"),
@@ -39,7 +39,7 @@ class Row(dict[str, object]):
 
 @dataclass(frozen=True)
 class Splits:
-    """The rows to train on, to choose by, and to report; a split that has no file is empty."""
+    """The rows to train on, to choose the best step by, and to report on; empty without a file."""
 
     train: list[Row]
     dev: list[Row]
@@ -55,13 +55,13 @@ class Splits:
 
 
 class TrainDev(NamedTuple):
-    """The rows to train on and to choose by."""
+    """The rows to train on, and to choose the best step by."""
 
     train: list[Row]
     dev: list[Row]
 
 
-# Splits of a folder
+# -- splits of a folder ----------------------------------------------------------------
 
 
 def load_splits(task: Task, path: Path) -> Splits:
@@ -93,7 +93,7 @@ def _read_split(folder: Path, split: str, task: Task) -> list[Row]:
     return []
 
 
-# Files
+# -- files -----------------------------------------------------------------------------
 
 
 def read_rows(path: Path, columns: Columns | None = None) -> list[Row]:
@@ -129,7 +129,7 @@ def _read_csv(path: Path, columns: Columns | None) -> Records:
 
 
 def _csv_cells(path: Path) -> Table:
-    """The cells of each row, and the last of its lines."""
+    """The cells of each row, and the number of its last line."""
     reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
     try:
         for cells in reader:
@@ -141,7 +141,7 @@ def _csv_cells(path: Path) -> Table:
 
 
 def _records(path: Path, table: Table, columns: Columns | None) -> Records:
-    """The rows of a table by the names of its columns, which without `columns` come first."""
+    """The rows of a table by the names of its columns. columns: None: its first line has them."""
     header = list(columns or [])
     if not header:
         _, header = next(table, (1, []))
@@ -223,7 +223,7 @@ def _no_table(path: Path, found: str) -> DataError:
     return DataError(f"{path}: {found}", "a table is a line of names and a line for each row")
 
 
-# Draws
+# -- draws -----------------------------------------------------------------------------
 
 
 def draw(rows: Sequence[Row], count: int, seed: int) -> list[Row]:

@@ -1,8 +1,8 @@
-"""Examples into packed batches, and rows into steps.
+"""Examples packed into batches, and the rows that each step reads.
 
 The candidates of an example share their prompt, as children of its segment. The last token of a
-candidate needs no place at all: its probability is read one token earlier. Same loss as the
-published code, a fraction of its work.
+candidate needs no place at all: its probability is read one token earlier. The loss is that of the
+published code, for a fraction of its work.
 """
 
 from collections.abc import Iterator, Sequence
@@ -85,7 +85,7 @@ def pack_masks(examples: Sequence[Example], words: Sequence[int]) -> Batch:
 def pack_candidates(examples: Sequence[Example], gold_only: bool = False) -> Batch:
     """OPT's prompts: a segment for each prompt, a child for each candidate of several tokens.
 
-    gold_only leaves the other candidates out, since the language-model loss never reads them.
+    gold_only: leave the other candidates out, since the language-model loss never reads them
     """
     if gold_only:
         examples = [_with_gold_only(example) for example in examples]
@@ -139,9 +139,12 @@ def micro_batches(examples: Sequence[Example], max_tokens: int) -> Iterator[Sequ
 
 
 def batch_rows(step: int, rows: int, batch_size: int, data_seed: int) -> Integers:
-    """Which training rows step `step` (from 0) reads: a fresh permutation each epoch, none dropped.
+    """The training rows that step `step` (from 0) reads: a new permutation in each epoch.
 
-    A pure function, so that resuming needs no state. returns: i64[<= batch_size]
+    No row is dropped, so the last batch of an epoch may be smaller. A pure function, so that
+    resuming needs no state.
+
+    returns: i64[<= batch_size]
     """
     steps_per_epoch = -(-rows // batch_size)
     epoch, place = divmod(step, steps_per_epoch)

@@ -47,7 +47,7 @@ class Stretch(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """What a row of data becomes, for one family of models.
+    """A task: how a row of data becomes a prompt for one family of models.
 
     family:         "roberta" (a mask) or "opt" (candidates)
     labels:         what the label column says, in label order; with by_index also 0, 1, ...
@@ -83,7 +83,7 @@ class Task:
         return self.words
 
     def find(self, row: Row, name: str) -> object:
-        """What a row has under a name, its alias, or a path into nested JSON; None for nothing."""
+        """A row's value under a name, its alias, or a path into nested JSON; None if none."""
         if name in row:
             return row[name]
         alias = self.aliases.get(name)
@@ -222,7 +222,7 @@ class BoundTask:
         return self._encode_candidates(row, label, text)
 
     def _encode_mask(self, row: Row, label: int, text: str) -> Example:
-        """Each stretch encoded by itself (Gao et al. 2021); too long a whole loses its tail.
+        """Each stretch encoded by itself (Gao et al. 2021); what is too long loses its tail.
 
         differs: where the tail has the mask (published code fails), the longest text is shortened
                  until everything fits
@@ -255,8 +255,8 @@ class BoundTask:
     def _encode_candidates(self, row: Row, label: int, text: str) -> Example:
         """Prompt and candidate encoded together, and split where the prompt alone would end.
 
-        differs: too long a prompt is cut from the left for the longest candidate, so that all of
-                 them share it; published code cuts each sequence by its own length
+        differs: a prompt that is too long is cut from the left until the longest candidate fits,
+                 so that all share it; published code cuts each sequence by its own length
         """
         template = self.task.template
         split = len(self._encode_whole(template, row))

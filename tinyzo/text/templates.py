@@ -55,7 +55,7 @@ class Piece(NamedTuple):
     edits: tuple[str, ...] = ()
 
     def fill(self, text: str) -> str:
-        """What stands for the field when its column holds `text`."""
+        """The text that stands for the field when its column holds `text`."""
         for edit in self.edits:
             text = EDITS[edit](text)
         return self.space + text

@@ -1,4 +1,4 @@
-"""Text to ids: one face over Hugging Face's `tokenizers` and our own BPE."""
+"""Text to ids, by Hugging Face's `tokenizers` or by our own BPE: the same ids from both."""
 
 import json
 import os
@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from tinyzo.errors import TokenizerError
+from tinyzo.parsing import JsonObject
 from tinyzo.text.bpe import BYTE_OF, BytePairEncoder, Merges
 
 Encode = Callable[[str], list[int]]
@@ -131,7 +132,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
 
 
 def _special_tokens(config: Path) -> SpecialTokens:
-    """Those of the family that a config.json names; without one, RoBERTa's."""
+    """The special tokens of the family that a config.json names; without one, RoBERTa's."""
     if config.is_file() and _load(config, _json_object).get("model_type") == "opt":
         return SPECIAL_TOKENS["opt"]
     return SPECIAL_TOKENS["roberta"]
@@ -155,7 +156,7 @@ def _load(path: Path, parse: Callable[[str], T]) -> T:
         raise TokenizerError(f"cannot read {path}: {error!r}", _COPY) from error
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def _json_object(text: str) -> JsonObject:
     return {**json.loads(text)}  # a TypeError for JSON that is no object
 
 
@@ -186,7 +187,7 @@ def _merge_of_json(merge: str | Iterable[object]) -> tuple[str, ...]:
     return tuple(map(str, merge))
 
 
-def _check_settings(name: str, part: dict[str, Any]) -> None:
+def _check_settings(name: str, part: JsonObject) -> None:
     """Refuse a part of a tokenizer.json with a setting that would give other ids."""
     for key, wanted in SETTINGS[name].items():
         value = part.get(key, wanted)
