@@ -39,7 +39,7 @@ class SGD:
     moments: Sequence[str] = ()
 
     def change(self, step: int, g: Array) -> Array:
-        """What a step takes from theta, but for lr."""
+        """The step, before it is multiplied by lr."""
         return g
 
 
@@ -53,7 +53,7 @@ class Adam:
     moments: Sequence[str] = ("m", "v")
 
     def change(self, step: int, g: Array, m: Array, v: Array) -> Array:
-        """What step `step` (from 1) takes from theta, but for lr; m and v change in place."""
+        """Step number `step` (from 1), before it is multiplied by lr; m and v change in place."""
         m += (1 - self.beta1) * (g - m)
         v += (1 - self.beta2) * (g * g - v)
         weight1: float = 1 - self.beta1**step

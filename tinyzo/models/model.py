@@ -49,7 +49,7 @@ class Model:
 
     @property
     def engine(self) -> Engine:
-        """What computes; its `name` is "numpy" or "numba"."""
+        """The engine that computes; its `name` is "numpy" or "numba"."""
         return self.weights.engine
 
     @cached_property
@@ -119,8 +119,7 @@ class Model:
         return np.split(self.architecture.logits(theta, self.config, h)[0], starts)
 
     def _forward(self, input_ids: Sequence[Sequence[int]]) -> tuple[View, Array, np.ndarray]:
-        """A view, the hidden states of all tokens, f32[1, N, D], and where sequences but the first
-        begin."""
+        """A view, the hidden states of all tokens, f32[1, N, D], and the places to split them."""
         batch = self.check(pack_sequences(input_ids))
         theta = self.weights.view()
         h = self.architecture.hidden(theta, self.config, batch)
