@@ -22,6 +22,7 @@ from tinyzo.dtypes import Array, narrow, widen
 from tinyzo.engine.numpy_engine import in_cache
 from tinyzo.engine.protocols import View
 from tinyzo.engine.stores.overlay import Overlay
+from tinyzo.engine.terms import Update
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import NumericError
 from tinyzo.zo.mezo import Loss, Step, check_finite
@@ -95,7 +96,7 @@ def first_order_step(
     state["step"] = np.array(step)
     for name, g in gradients.items():
         moments = [state.setdefault(f"{m}.{name}", np.zeros_like(g)) for m in rule.moments]
-        kept = 1 - lr * decay if g.ndim > 1 else 1.0
+        kept = Update((), lr * decay).kept(g.shape)
         for raw, *each in in_cache(weights.stored(name), g, *moments):
             change = rule.change(step, *each)
             new = np.float32(kept) * widen(raw) - np.float32(lr) * change

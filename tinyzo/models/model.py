@@ -81,9 +81,10 @@ class Model:
         return self
 
     def check(self, batch: Batch) -> Batch:
-        """The batch, if the model's tables have all that it asks for.
+        """Check that the model's tables have every token and position of a batch.
 
-        raises: DataError for a token id or a length beyond them
+        returns: the same batch
+        raises: DataError for a token id or a length beyond the tables
         """
         vocabulary = self.config.vocab_size
         longest = self.config.max_length

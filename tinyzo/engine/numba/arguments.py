@@ -141,8 +141,9 @@ def make_terms(weights: Parameters, name: str, probes: Sequence[Probe]) -> Terms
     """The terms that are added to a tensor as it is read. probes: () for the tensor itself."""
     kind = weights.direction.kind
     past = pending_terms(weights, name)
+    past_seeds = [term.seed for term in past]
     seeds = list(dict.fromkeys(probe.seed for probe in probes if probe.scale))
-    keys = [noise.key(seed, name, kind) for seed in [*(term.seed for term in past), *seeds]]
+    keys = [noise.key(seed, name, kind) for seed in past_seeds + seeds]
     salts = [noise.key(term.rounding_seed, name, "rounding") for term in past]
     places = [len(past) + seeds.index(p.seed) if p.scale else -1 for p in probes]
     moments = [(term.square, term.rate) for term in past]
