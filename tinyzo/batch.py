@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyzo.dtypes import Integers
+from tinyzo.dtypes import Integers, Rows
 
 
 def none() -> Integers:
@@ -55,13 +55,11 @@ class Batch:
     counts: Integers = field(default_factory=none)
     labels: Integers = field(default_factory=none)
 
-    def attention_blocks(
-        self, rows: Integers | None, size: int, prefix: int = 0
-    ) -> Iterator[AttentionBlock]:
-        """What attends to what, segment by segment, at most `size` queries at once.
+    def attention_blocks(self, rows: Rows, size: int, prefix: int = 0) -> Iterator[AttentionBlock]:
+        """The queries of each segment, at most `size` at once, with the keys that they see.
 
         rows:   the tokens that ask, ascending; None for all
-        prefix: so many keys, which follow the tokens' own, come before all others
+        prefix: the number of keys after the tokens' own, which all see, before all others
         """
         if rows is None:
             rows = np.arange(len(self.ids))
@@ -74,7 +72,7 @@ class Batch:
                 yield AttentionBlock(queries, keys, before + rows[queries] - start)
 
     def _span(self, segment: int) -> tuple[int, int]:
-        """Where the tokens of a segment begin and end; nowhere for -1, a parent that is none."""
+        """The first token of a segment and the one after its last; 0, 0 for -1, no parent."""
         if segment < 0:
             return 0, 0
         return int(self.starts[segment]), int(self.starts[segment + 1])

@@ -19,7 +19,7 @@ JsonObject = dict[str, Any]
 
 
 def is_natural(value: object) -> TypeGuard[int]:
-    """Whether a value is 0, 1, 2, ... and not a bool."""
+    """True for 0, 1, 2, ..., but not for a bool."""
     return type(value) is int and value >= 0
 
 

@@ -122,3 +122,18 @@ def test_a_quarter_of_each_tensor_is_small():
         # The sample of 2^18 has a deviation of 0.0009.
         close = {"sampled": 0.005, "one": 1.0}.get(name, 1 / values[name].size + 1e-9)
         assert abs(share - 0.25) < close
+
+
+@engines
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_a_sum_and_adams_steps_may_be_pending_together(dtype, engine):
+    sums = Update([(5, 0.02), (6, -0.03)], 0.25)
+    adam = Update([(7, 1.5), (8, 0.25)], 0.25, Moments(1e-3, 2))
+    pending, folded = (setting(dtype, engine, False, False).weights for _ in range(2))
+    oracle = setting(dtype, NumpyEngine(), False, False).weights
+    for update in (sums, adam, sums):
+        pending.apply(update, fold=False)
+        folded.apply(update)
+        oracle.apply(update)
+    pending.fold()
+    assert raw_bytes(pending) == raw_bytes(folded) == raw_bytes(oracle)

@@ -301,3 +301,14 @@ def test_the_end_of_a_window_merges_and_renews(dtype, engine):
     plain.weights = Weights({n: weights.stored(n) for n in weights.saved}, NumpyEngine())
     found = losses(model, [Probe(0, 0.0)], "lm")
     assert found == pytest.approx(losses(plain, [Probe(0, 0.0)], "lm"), rel=2e-6)
+
+
+def test_an_adapter_of_scale_0_merges_to_the_model_itself():
+    plain, model = MODELS["opt"](), MODELS["opt"]()
+    train_only(model, "lora", seed=5, rank=2, alpha=0.0)
+    model.weights.add([(3, 0.5)])
+    assert model.weights.adapter_scale == 0.0
+    names = plain.weights.names()
+    written = []
+    model.weights.write(lambda name, raw: written.append((name, raw.tobytes())), names)
+    assert written == [*raw_bytes(plain.weights).items()]

@@ -22,6 +22,7 @@ from tinyzo.dtypes import Array, narrow, widen
 from tinyzo.engine.numpy_engine import in_cache
 from tinyzo.engine.protocols import View
 from tinyzo.engine.stores.overlay import Overlay
+from tinyzo.engine.terms import Update
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import NumericError
 from tinyzo.zo.mezo import Loss, Step, check_finite
@@ -39,7 +40,7 @@ class SGD:
     moments: Sequence[str] = ()
 
     def change(self, step: int, g: Array) -> Array:
-        """What a step takes from theta, but for lr."""
+        """The step, before it is multiplied by lr."""
         return g
 
 
@@ -53,7 +54,7 @@ class Adam:
     moments: Sequence[str] = ("m", "v")
 
     def change(self, step: int, g: Array, m: Array, v: Array) -> Array:
-        """What step `step` (from 1) takes from theta, but for lr; m and v change in place."""
+        """Step number `step` (from 1), before it is multiplied by lr; m and v change in place."""
         m += (1 - self.beta1) * (g - m)
         v += (1 - self.beta2) * (g * g - v)
         weight1: float = 1 - self.beta1**step
@@ -95,7 +96,7 @@ def first_order_step(
     state["step"] = np.array(step)
     for name, g in gradients.items():
         moments = [state.setdefault(f"{m}.{name}", np.zeros_like(g)) for m in rule.moments]
-        kept = 1 - lr * decay if g.ndim > 1 else 1.0
+        kept = Update((), lr * decay).kept(g.shape)
         for raw, *each in in_cache(weights.stored(name), g, *moments):
             change = rule.change(step, *each)
             new = np.float32(kept) * widen(raw) - np.float32(lr) * change

@@ -52,7 +52,7 @@ class ForwardView(AdaptedView):
         return [self]
 
     def tangents(self, name: str, index: np.ndarray) -> Iterator[Tangent]:
-        """Of some elements of a tensor, where it has any. index: u32, kept."""
+        """The tangents of some elements of a tensor, if it is trained. index: u32, kept."""
         if name not in self.perturbed:
             return
         kind = self.weights.direction.kind
@@ -68,18 +68,11 @@ class ForwardView(AdaptedView):
             both[row] = tangent
         yield from both
 
-    def multiply(
-        self,
-        x: Array,
-        name: str,
-        w: Array,
-        index: np.ndarray,
-        out: Array | None = None,
-    ) -> Array:
-        out = np.matmul(x, w.T, out=out)
+    def multiply(self, x: Array, name: str, w: Array, index: np.ndarray) -> Array:
+        y: Array = x @ w.T
         for row, tangent in self.tangents(name, index):
-            out[row] += x[0] @ tangent.T
-        return out
+            y[row] += x[0] @ tangent.T
+        return y
 
     def bilinear(self, f: Callable[..., Array], a: Array, b: Array) -> Array:
         out = f(a, b[:1])

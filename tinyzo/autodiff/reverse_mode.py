@@ -22,7 +22,7 @@ from tinyzo.autodiff.forward_mode import gelu_slope
 from tinyzo.autodiff.tape import Edge, Leaf, Pull, RowGradient, Variable, joint_node
 from tinyzo.batch import Batch
 from tinyzo.dtypes import Array, Integers, Rows, widen
-from tinyzo.engine.adapters import adapter
+from tinyzo.engine.adapters import adapter, scale_of
 from tinyzo.engine.numpy_engine import QUERIES, NumpyView, present
 from tinyzo.engine.terms import Probe
 from tinyzo.engine.weights import Weights
@@ -30,7 +30,7 @@ from tinyzo.errors import ConfigError
 
 
 class Attended(NamedTuple):
-    """What attention keeps of a block. p: f32[1, H, T, S], the softmax."""
+    """The part of a block that attention keeps. p: f32[1, H, T, S], the softmax."""
 
     queries: slice
     keys: slice | Integers
@@ -68,11 +68,6 @@ class GradientView:
         """The edge to a tensor."""
         return self.leaves.get(name), pull
 
-    def scaled(self, low: Variable) -> Variable:
-        """s x, s = alpha / r of the adapters."""
-        scale = self.weights.adapter_scale
-        return low if scale is None else low * np.float32(scale)
-
     # y = w: dw = dy
     def vector(self, name: str) -> Variable:
         """A bias: f32[1, 1, D]."""
@@ -86,7 +81,7 @@ class GradientView:
         a, b = adapter(name)
         if b not in self.weights:
             return x
-        low = self.scaled(self.embed(b, ids))
+        low = self.embed(b, ids) * scale_of(self.weights)
         return x + self.sum_of_rows(a, low)
 
     # y = c A: dc = dy A^T, dA = c^T dy
@@ -156,7 +151,7 @@ class GradientView:
         a, b = adapter(name)
         if b not in self.weights:
             return y
-        low = self.scaled(self.product(a, x))
+        low = self.product(a, x) * scale_of(self.weights)
         return self.product(b, low, y, rows=rows)
 
     def scores(

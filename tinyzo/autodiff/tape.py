@@ -37,7 +37,7 @@ class RowGradient(NamedTuple):
 
 
 class Node:
-    """Where the gradient of one value is summed, and from where it goes on.
+    """The place where the gradient of one value is summed, and from where it goes on.
 
     edges: None stands for what has no gradient; then its function, and what that keeps, is dropped
     """

@@ -1,4 +1,4 @@
-"""Small tensors beside a model's own, which the verbs of a view heed where they exist.
+"""Small tensors beside a model's own, which the verbs of a view use where they exist.
 
     W + s B A       <name>.lora_A.weight: A, f32[r, in]; <name>.lora_B.weight: B, f32[out, r]
     [k; K], [v; V]  <name>.prefix.key, .value: keys and values that every query of a layer sees
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyzo.batch import Batch
-from tinyzo.dtypes import Array, Integers, narrow, widen
+from tinyzo.dtypes import Array, Integers, Rows, narrow, widen
 from tinyzo.engine import noise
 from tinyzo.engine.numpy_engine import NumpyView, plus
 from tinyzo.engine.tiles import split
@@ -21,14 +21,14 @@ from tinyzo.engine.weights import Parameters
 
 
 class Halves(NamedTuple):
-    """What A and B of a matrix are called."""
+    """The names of a matrix's A and B."""
 
     a: str
     b: str
 
 
 def adapter(name: str) -> Halves:
-    """The names of a matrix's LoRA halves, whether there are any or not."""
+    """The names that a matrix's LoRA halves have, if there are any."""
     module = name.removesuffix(".weight")
     return Halves(f"{module}.lora_A.weight", f"{module}.lora_B.weight")
 
@@ -36,17 +36,12 @@ def adapter(name: str) -> Halves:
 class AdaptedView(NumpyView):
     """The verbs of the view that follows in the order of classes, with what adapters add."""
 
-    def scale(self) -> float:
-        """s = alpha / r; 1 where only prefixes are."""
-        scale = self.weights.adapter_scale
-        return 1.0 if scale is None else scale
-
-    def adapt(self, name: str, x: Array, y: Array, rows: Integers | None = None) -> Array:
+    def adapt(self, name: str, x: Array, y: Array, rows: Rows = None) -> Array:
         """y + s (x A^T) B^T, or some rows of B. x: f32[P, N, in]; y: f32[P, N, out or R]."""
         a, b = adapter(name)
         if b not in self.weights:
             return y
-        low = self.product(a, x) * np.float32(self.scale())
+        low = self.product(a, x) * scale_of(self.weights)
         return plus(y, super().scores(b, low, rows))
 
     def embed(self, name: str, ids: Integers) -> Array:
@@ -54,15 +49,15 @@ class AdaptedView(NumpyView):
         a, b = adapter(name)
         if b not in self.weights:
             return x
-        low = super().embed(b, ids) * np.float32(self.scale())
-        return plus(x, self.bilinear(np.matmul, low, self.whole(a))) if low.any() else x
+        low = super().embed(b, ids) * scale_of(self.weights)
+        if not low.any():  # label words: most tokens are none
+            return x
+        return plus(x, self.bilinear(np.matmul, low, self.whole(a)))
 
     def linear(self, name: str, x: Array, residual: Array | None = None) -> Array:
         return self.adapt(name, x, super().linear(name, x, residual))
 
-    def scores(
-        self, name: str, h: Array, rows: Integers | None = None, bias: str | None = None
-    ) -> Array:
+    def scores(self, name: str, h: Array, rows: Rows = None, bias: str | None = None) -> Array:
         return self.adapt(name, h, super().scores(name, h, rows, bias), rows)
 
     def score_parts(self, name: str, bias: str | None) -> list[str]:
@@ -80,7 +75,7 @@ class AdaptedView(NumpyView):
         v: Array,
         batch: Batch,
         causal: bool,
-        rows: Integers | None = None,
+        rows: Rows = None,
         prefix: int = 0,
     ) -> Array:
         if f"{name}.prefix.key" in self.weights:
@@ -90,26 +85,36 @@ class AdaptedView(NumpyView):
         return super().attention(name, q, k, v, batch, causal, rows, prefix)
 
     def prefixed(self, name: str, x: Array) -> Array:
-        """x: f32[P, N, H, K], and the prefix's rows after the tokens'."""
-        extra = self.whole(name)
-        extra = extra.reshape(*extra.shape[:2], *x.shape[2:])
-        copies = max(len(x), len(extra))
-        parts = [np.broadcast_to(each, (copies, *each.shape[1:])) for each in (x, extra)]
+        """Keys or values with the prefix's rows after those of the tokens: f32[P, N + R, H, K]."""
+        rows = self.whole(name)  # [P, R, D]
+        rows = rows.reshape(*rows.shape[:2], *x.shape[2:])
+        copies = max(len(x), len(rows))
+        parts = [np.broadcast_to(each, (copies, *each.shape[1:])) for each in (x, rows)]
         return np.concatenate(parts, axis=1)
 
 
-def merge(weights: Parameters, name: str, raw: np.ndarray, start: int) -> None:
-    """s B A into the bytes of some of a matrix's rows, from row `start` on, rounded as an update.
+def scale_of(weights: Parameters) -> np.float32:
+    """s = alpha / r; 1 where it is not set."""
+    scale = weights.adapter_scale
+    return np.float32(1 if scale is None else scale)
 
-    Nothing where there is no adapter.
+
+def merge(weights: Parameters, name: str, raw: np.ndarray, start: int) -> None:
+    """Add s B A to some rows of a matrix in place, if it has an adapter.
+
+    raw: the rows from row `start` on, as they are stored; 16-bit ones are rounded at random
     """
-    a, b = adapter(name)
-    if b not in weights:
+    a_name, b_name = adapter(name)
+    if b_name not in weights:
         return
-    low, high = weights.read(a), weights.read(b) * np.float32(weights.adapter_scale or 1)
-    key = noise.key(int(low.view(np.uint32)[0, 0]), name, "rounding")
+    a = weights.read(a_name)
+    b = weights.read(b_name) * scale_of(weights)
+    seed = int(a.view(np.uint32)[0, 0])  # any number that is the same on every machine
+    key = noise.key(seed, name, "rounding")
     for first, tile in split(start, raw):
-        stop, w = first + len(tile), widen(tile)
-        for k in range(len(low)):
-            w = w + high[first:stop, k, None] * low[k]
-        tile[...] = narrow(w, tile.dtype, noise.words(key, weights.index(name, first, stop)))
+        stop = first + len(tile)
+        w = widen(tile)
+        for k in range(len(a)):
+            w = w + b[first:stop, k, None] * a[k]
+        bits = noise.words(key, weights.index(name, first, stop))
+        tile[...] = narrow(w, tile.dtype, bits)

@@ -20,7 +20,7 @@ FLOOR = np.float32(1e-5)
 
 
 class AgedTerm(NamedTuple):
-    """What one z adds to the moments: first * z to M, second * z^2 to V."""
+    """A term of the moments: first * z is added to M, second * z^2 to V."""
 
     seed: int
     first: float
@@ -29,10 +29,10 @@ class AgedTerm(NamedTuple):
 
 @dataclass(frozen=True)
 class Moments:
-    """How the terms (seed, projected gradient) of an update become AdaMeZO's step.
+    """AdaMeZO's step from the terms (seed, projected gradient) of an update.
 
     lr:      the learning rate
-    queries: how many terms each step has; the newest step's come first
+    queries: the number of terms of each step; the newest step's come first
     """
 
     lr: float
@@ -40,11 +40,11 @@ class Moments:
 
     @property
     def rate(self) -> float:
-        """What M / (sqrt(V) + FLOOR) is multiplied with."""
+        """The factor of M / (sqrt(V) + FLOOR)."""
         return -BOOST * self.lr
 
     def aged(self, terms: Sequence[Term]) -> list[AgedTerm]:
-        """Each term with the weight that its step has by now."""
+        """The terms, each with the weights of its step's age."""
         ages = [i // self.queries for i in range(len(terms))]
         return [
             AgedTerm(seed, BETA_1**age * g, BETA_2**age * g * g)
@@ -52,7 +52,7 @@ class Moments:
         ]
 
     def change(self, terms: Sequence[Term], z_of: Callable[[int], Array]) -> Array:
-        """What the update adds to some elements. z_of: seed -> their z, f32."""
+        """The change of some elements by the update. z_of: seed -> their z, f32."""
         m: Array | np.float32 = np.float32(0)
         v: Array | np.float32 = np.float32(0)
         for seed, first, second in self.aged(terms):

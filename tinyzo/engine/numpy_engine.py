@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyzo.dtypes import Array, Integers, narrow
+from tinyzo.dtypes import Array, Integers, Rows, narrow
 from tinyzo.engine.gelu import normal_distribution
 from tinyzo.engine.terms import Probe
 from tinyzo.engine.tiles import split
@@ -45,11 +45,14 @@ class NumpyEngine:
 
 
 class NumpyView:
-    """A View: P perturbed copies of the weights. P is 1 below the first perturbed tensor and
-    len(probes) from there on."""
+    """A View: P perturbed copies of the weights.
+
+    P is 1 below the first perturbed tensor, and len(probes) from there on.
+    """
 
     def __init__(self, weights: Parameters, probes: Sequence[Probe]) -> None:
-        self.weights, self.probes = weights, probes
+        self.weights = weights
+        self.probes = probes
         self.perturbed = weights.trained if any(probe.scale for probe in probes) else {}
 
     def parts(self, most: int) -> Sequence[NumpyView]:
@@ -73,13 +76,16 @@ class NumpyView:
             yield w
             return
         z: dict[int, Array] = {}
-        for probe in self.probes:
-            if probe.scale and probe.seed not in z:
-                z[probe.seed] = self.weights.z(probe.seed, name, w, index)
-            yield w + np.float32(probe.scale) * z[probe.seed] if probe.scale else w
+        for seed, scale in self.probes:
+            if not scale:
+                yield w
+                continue
+            if seed not in z:
+                z[seed] = self.weights.z(seed, name, w, index)
+            yield w + np.float32(scale) * z[seed]
 
     def copy_count(self, name: str, x: Array) -> int:
-        """How many copies there are of what a tensor makes of x."""
+        """The P of a product of x with a tensor."""
         return len(self.probes) if name in self.perturbed else len(x)
 
     def whole(self, name: str) -> Array:
@@ -93,36 +99,31 @@ class NumpyView:
 
     # -- products with tiles of W ----------------------------------------------------------
 
-    def multiply(
-        self, x: Array, name: str, w: Array, index: np.ndarray, out: Array | None = None
-    ) -> Array:
+    def multiply(self, x: Array, name: str, w: Array, index: np.ndarray) -> Array:
         """x w^T for each probe's w. x: f32[P or 1, N, D], w: f32[R, D]; f32[P or 1, N, R]."""
-        if out is None:
-            out = np.empty((self.copy_count(name, x), x.shape[1], len(w)), np.float32)
         if name not in self.perturbed:
-            return np.matmul(x, w.T, out=out)
+            return x @ w.T
+        y = np.empty((len(self.probes), x.shape[1], len(w)), np.float32)
+        each_x = np.broadcast_to(x, (len(self.probes), *x.shape[1:]))
         for p, copy in enumerate(self.copies(name, w, index)):
-            np.matmul(x[p if len(x) > 1 else 0], copy.T, out=out[p])
-        return out
+            np.matmul(each_x[p], copy.T, out=y[p])
+        return y
 
-    def project(
-        self, name: str, x: Array, out: Array | None = None
-    ) -> Iterator[tuple[int, int, Array]]:
-        """x W^T in tiles of W's rows: (start, stop, f32[P, N, stop - start]), in `out` if given."""
+    def project(self, name: str, x: Array) -> Iterator[tuple[int, int, Array]]:
+        """x W^T in tiles of W's rows: (start, stop, f32[P, N, stop - start])."""
         self.check_width(name, x)
         for start, raw in self.weights.tiles(name):
             stop = start + len(raw)
             index = self.weights.index(name, start, stop)
             w = self.weights.now(name, raw, index)
-            here = None if out is None else out[..., start:stop]
-            yield start, stop, self.multiply(x, name, w, index, here)
+            yield start, stop, self.multiply(x, name, w, index)
 
     def product(self, name: str, x: Array) -> Array:
         """x W^T whole: f32[P, N, rows of W]."""
         rows = self.weights.shape(name)[0]
         y = np.empty((self.copy_count(name, x), x.shape[1], rows), np.float32)
-        for _ in self.project(name, x, y):
-            pass
+        for start, stop, tile in self.project(name, x):
+            y[..., start:stop] = tile
         return y
 
     def check_width(self, name: str, x: Array) -> None:
@@ -136,7 +137,8 @@ class NumpyView:
 
     def embed(self, name: str, ids: Integers) -> Array:
         rows, back = np.unique(ids, return_inverse=True)
-        table, index = self.weights.gather(name, rows), self.weights.row_index(name, rows)
+        table = self.weights.gather(name, rows)
+        index = self.weights.row_index(name, rows)
         return np.stack([copy[back] for copy in self.copies(name, table, index)])
 
     def linear(self, name: str, x: Array, residual: Array | None = None) -> Array:
@@ -152,13 +154,12 @@ class NumpyView:
             x = plus(x, self.vector(f"{name}.bias"))
         return x
 
-    def scores(
-        self, name: str, h: Array, rows: Integers | None = None, bias: str | None = None
-    ) -> Array:
+    def scores(self, name: str, h: Array, rows: Rows = None, bias: str | None = None) -> Array:
         if rows is None:
             y = self.product(name, h)
         else:
-            table, index = self.weights.gather(name, rows), self.weights.row_index(name, rows)
+            table = self.weights.gather(name, rows)
+            index = self.weights.row_index(name, rows)
             y = self.multiply(h, name, table, index)
         if bias is None:
             return y
@@ -168,12 +169,12 @@ class NumpyView:
     def nll(
         self, name: str, h: Array, at: Integers, targets: Integers, bias: str | None = None
     ) -> Array:
-        """The softmax over the vocabulary is summed tile by tile: m' = max(m, max y),
-        s' = s e^(m - m') + sum e^(y - m'), log sum e^y = m + log s."""
+        """As View's; log sum e^y = top + log total runs over tiles of the vocabulary."""
         b = None if bias is None else self.vector(bias)
         copies = max(self.copy_count(each, h) for each in self.score_parts(name, bias))
         top = np.full((copies, h.shape[1]), -np.inf, np.float32)
-        total, picked = np.zeros_like(top), np.empty((copies, len(at)), np.float32)
+        total = np.zeros_like(top)
+        picked = np.empty((copies, len(at)), np.float32)
         for start, stop, y in self.score_tiles(name, h):
             if b is not None:
                 y = plus(y, b[..., start:stop])
@@ -187,7 +188,7 @@ class NumpyView:
         return [name] if bias is None else [name, bias]
 
     def score_tiles(self, name: str, h: Array) -> Iterator[tuple[int, int, Array]]:
-        """What `nll` sums: h E^T in tiles, as `project`."""
+        """The scores without b, in tiles as those of `project`."""
         return self.project(name, h)
 
     # -- mathematics without parameters ----------------------------------------------------
@@ -200,17 +201,10 @@ class NumpyView:
         v: Array,
         batch: Batch,
         causal: bool,
-        rows: Integers | None = None,
+        rows: Rows = None,
         prefix: int = 0,
     ) -> Array:
-        """Scaled dot-product attention within each packed segment (Vaswani et al. 2017, eq. 1).
-
-        softmax(q k^T / sqrt(K)) v; a segment sees its parent and itself, up to each query's own
-        place if causal. q: f32[P, M, H, K], the queries of tokens `rows` (None: all N);
-        k, v: f32[P, N, H, K]; returns f32[P, M, H, K].
-        prefix: so many keys at the end of k, beyond the N tokens', that every query sees
-        differs: no padding mask exists, since nothing is padded
-        """
+        """As View's. prefix: the number of keys after the N tokens' own, which all queries see."""
         out = np.empty((max(len(q), len(k), len(v)), *q.shape[1:]), np.float32)
         scale = np.float32(q.shape[-1] ** -0.5)
         for queries, keys, places in batch.attention_blocks(rows, QUERIES, prefix):
@@ -218,9 +212,9 @@ class NumpyView:
             score = self.bilinear(np.matmul, query, k[:, keys].transpose(0, 2, 3, 1))
             score *= scale  # [P, H, T, S]
             hidden = places[:, None] < np.arange(score.shape[-1]) if causal else None
-            score = self.softmax(score, hidden)
-            values = self.bilinear(np.matmul, score, v[:, keys].swapaxes(1, 2))
-            out[:, queries] = values.swapaxes(1, 2)
+            share = self.softmax(score, hidden)
+            mixed = self.bilinear(np.matmul, share, v[:, keys].swapaxes(1, 2))  # [P, H, T, K]
+            out[:, queries] = mixed.swapaxes(1, 2)
         return out
 
     def gelu(self, x: Array) -> Array:
@@ -240,7 +234,7 @@ class NumpyView:
         losses: np.ndarray = (log_total - chosen).sum(axis=-1)
         return losses
 
-    # -- what is not linear in the activations: autodiff/forward_mode.py has its derivatives
+    # -- steps with a derivative of their own, which autodiff/forward_mode.py adds
 
     def bilinear(self, f: Callable[..., Array], a: Array, b: Array) -> Array:
         """f(a, b), f linear in both."""
@@ -252,7 +246,7 @@ class NumpyView:
         return x
 
     def softmax(self, score: Array, hidden: np.ndarray | None) -> Array:
-        """Over the last axis, in place. hidden: bool[T, S], which keys no query may see."""
+        """Over the last axis, in place. hidden: bool[T, S], the keys that a query may not see."""
         if hidden is not None:
             score[:, :, hidden] = -np.inf
         score -= score.max(axis=-1, keepdims=True)
@@ -261,7 +255,7 @@ class NumpyView:
         return score
 
     def log_sum_exp(self, y: Array, top: Array, total: Array) -> None:
-        """Take y: f32[P, N, R] into the running sums total e^top: f32[P, N] each; y is spent."""
+        """Add e^y, f32[P, N, R], to the running sums total * e^top, f32[P, N]; y is spent."""
         new = np.maximum(top, y.max(axis=-1))
         y -= new[..., None]
         total *= np.exp(top - new)
@@ -269,7 +263,7 @@ class NumpyView:
         top[...] = new
 
     def log_total(self, top: Array, total: Array) -> Array:
-        """log(total e^top), of f32[P, N] each."""
+        """The logarithm of the sum total * e^top. top, total: f32[P, N]."""
         return np.log(total) + top
 
 

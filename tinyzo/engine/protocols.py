@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from tinyzo.batch import Batch
-from tinyzo.dtypes import Array, Integers
+from tinyzo.dtypes import Array, Integers, Rows
 from tinyzo.engine.terms import Probe
 from tinyzo.engine.tiles import Block
 
@@ -28,7 +28,7 @@ class Store(Protocol):
 
     shapes: dict[str, tuple[int, ...]]
     dtypes: dict[str, np.dtype]
-    is_resident: bool  # whether `read` and `blocks` give the bytes themselves, to be changed
+    is_resident: bool  # `read` and `blocks` give the bytes themselves, which may be changed
 
     def read(self, name: str) -> np.ndarray:
         """A whole tensor as it is stored: the store's own bytes if it is resident, else a copy."""
@@ -87,9 +87,7 @@ class View(Protocol):
     def norm(self, name: str, x: Array, ln_eps: float) -> Array:
         """LayerNorm (Ba et al. 2016): f32[P, N, D]; without its vectors it only standardises."""
 
-    def scores(
-        self, name: str, h: Array, rows: Integers | None = None, bias: str | None = None
-    ) -> Array:
+    def scores(self, name: str, h: Array, rows: Rows = None, bias: str | None = None) -> Array:
         """The vocabulary projection h E^T + b, of all V rows of E or of the R that are asked for.
 
         h: f32[P, N, D]; rows: i64[R]; bias: b's name; returns f32[P, N, V or R]
@@ -111,12 +109,18 @@ class View(Protocol):
         v: Array,
         batch: Batch,
         causal: bool,
-        rows: Integers | None = None,
+        rows: Rows = None,
     ) -> Array:
-        """softmax(q k^T / sqrt(K)) v within each segment and its parent.
+        """Scaled dot-product attention within each packed segment (Vaswani et al. 2017, eq. 1).
 
-        q: f32[P, M, H, K], the queries of tokens `rows` (None: all N); k, v: f32[P, N, H, K]
-        name: the module's; causal: a query sees what is before it; returns f32[P, M, H, K]
+        softmax(q k^T / sqrt(K)) v. A query sees its segment and that one's parent.
+
+        name:   the module's
+        q:      f32[P, M, H, K], the queries of tokens `rows` (None: all N)
+        k, v:   f32[P, N, H, K]
+        causal: a query sees the tokens up to its own
+        returns: f32[P, M, H, K]
+        differs: no padding mask exists, since nothing is padded
         """
 
     def gelu(self, x: Array) -> Array:
@@ -133,8 +137,10 @@ class View(Protocol):
 
 
 class Engine(Protocol):
-    """Arithmetic on weights that it does not own. Two engines give the same z and the same folds
-    bit by bit, and the same losses up to rounding."""
+    """Arithmetic on weights that it does not own.
+
+    Two engines give the same z and the same folds bit by bit, and the same losses up to rounding.
+    """
 
     name: str
 

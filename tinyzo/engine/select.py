@@ -1,4 +1,4 @@
-"""Which engine computes: Numba's where Numba is, NumPy's everywhere."""
+"""The choice of an engine: Numba's where Numba is installed, or NumPy's."""
 
 import os
 from importlib.util import find_spec
@@ -11,12 +11,12 @@ ENGINES = ("auto", "numba", "numpy")
 
 
 def may_have_numba() -> bool:
-    """Whether Numba is installed and wanted; it is not loaded, which would take its memory."""
+    """True when Numba is installed and wanted. It is not loaded, which would take memory."""
     return os.environ.get("TINYZO_NO_NUMBA", "0") in ("", "0") and bool(find_spec("numba"))
 
 
 def why_no_numba() -> str:
-    """What stands against the numba engine here, and a way out; empty when nothing does."""
+    """The reason why the numba engine cannot be had, with a way out; "" when it can."""
     if os.environ.get("TINYZO_NO_NUMBA", "0") not in ("", "0"):
         return "TINYZO_NO_NUMBA is set: unset it"
     try:

@@ -19,10 +19,10 @@ class Probe(NamedTuple):
 
 @dataclass(frozen=True)
 class Direction:
-    """How z is distributed.
+    """The distribution of z.
 
     kind:   "gaussian" or "rademacher"
-    limits: of some tensors: z is 0 where |theta| is larger (Sparse-MeZO, arXiv 2402.15751)
+    limits: for some tensors: z is 0 where |theta| is larger (Sparse-MeZO, arXiv 2402.15751)
     """
 
     kind: str = "gaussian"
@@ -33,14 +33,19 @@ class Direction:
 class Update:
     """theta <- (1 - decay) theta + sum of coefficient * z(seed); decay reaches matrices only.
 
-    moments: given, the terms are not summed but taken for AdaMeZO's moments (moments.py)
+    moments: if given, the terms make AdaMeZO's moments instead of a sum (moments.py)
     """
 
     terms: Sequence[Term]
     decay: float = 0.0
     moments: "Moments | None" = None
 
+    def kept(self, shape: tuple[int, ...]) -> float:
+        """The factor that is left of a tensor of this shape when it decays."""
+        is_matrix = len(shape) > 1
+        return 1 - self.decay if is_matrix else 1.0
+
     @property
     def rounding_seed(self) -> int:
-        """Makes the random bits by which 16-bit storage is rounded after this update."""
+        """The seed of the random bits by which 16-bit storage is rounded after this update."""
         return self.terms[0][0] if self.terms else 0

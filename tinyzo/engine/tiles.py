@@ -10,7 +10,7 @@ TILE = 1 << 16  # elements in work at once: 256 kB of float32
 
 
 def tile_rows(shape: tuple[int, ...]) -> int:
-    """How many rows of a tensor of this shape are a tile."""
+    """The number of rows that are a tile of a tensor of this shape."""
     return max(1, TILE // math.prod(shape[1:]))
 
 

@@ -31,17 +31,18 @@ ITSELF = (Probe(0, 0.0),)  # the model as it is
 
 
 class Parameters:
-    """Theta as an engine sees it: to be read, tensor by tensor or tile by tile.
+    """Theta as an engine sees it, to be read tensor by tensor or tile by tile.
 
     store:     where the bytes live
-    direction: how z is distributed
+    direction: the distribution of z
     trained:   the tensors that z reaches, in order; all others stay as they are
     pending:   updates that count in all that is read, and are not yet in the bytes
     adapter_scale: alpha / r of every adapter (adapters.py); None where there are none
     """
 
     def __init__(self, store: Store, direction: Direction) -> None:
-        self.store, self.direction = store, direction
+        self.store = store
+        self.direction = direction
         self.trained: dict[str, None] = dict.fromkeys(store.shapes)
         self.pending: list[Update] = []
         self.adapter_scale: float | None = None
@@ -61,15 +62,15 @@ class Parameters:
         return self.store.dtypes[name]
 
     def elements(self, names: Iterable[str]) -> int:
-        """How many numbers these tensors hold."""
+        """The number of elements of these tensors."""
         return sum(math.prod(self.shape(name)) for name in names)
 
     def nbytes(self) -> int:
-        """Of all tensors as they are stored, wherever that is."""
+        """The size of all tensors in their storage types."""
         return sum(self.elements([name]) * self.dtype(name).itemsize for name in self.names())
 
     def stored(self, name: str) -> np.ndarray:
-        """One tensor's bytes in their storage type, without what is pending: not to write."""
+        """One tensor in its storage type, without what is pending. It must not be changed."""
         return self.store.read(name)
 
     def read(self, name: str) -> Array:
@@ -87,12 +88,14 @@ class Parameters:
             yield from split(start, raw)
 
     def now(self, name: str, raw: np.ndarray, index: np.ndarray) -> Array:
-        """What is stored, with what is pending: each update added, and rounded as in storage.
+        """Stored elements with all pending updates, each rounded as it would be in storage.
 
         raw: elements of a tensor; index: u32, their flat numbers, kept; returns f32 of that shape
         """
         w = widen(raw)
-        for update in self.pending if name in self.trained else ():
+        if name not in self.trained:
+            return w
+        for update in self.pending:
             w = self._updated(update, name, w, index)
             if raw.dtype != np.float32:
                 key = noise.key(update.rounding_seed, name, "rounding")
@@ -101,8 +104,7 @@ class Parameters:
 
     def _updated(self, update: Update, name: str, w: Array, index: np.ndarray) -> Array:
         """Elements after one update. An update without terms counts as one of coefficient 0."""
-        is_matrix = len(self.shape(name)) > 1
-        kept = np.float32(1 - update.decay if is_matrix else 1)
+        kept = np.float32(update.kept(self.shape(name)))
         if update.moments:
             change = update.moments.change(update.terms, lambda s: self.z(s, name, w, index))
             moved: Array = kept * w + change
@@ -122,7 +124,7 @@ class Parameters:
         return z
 
     def index(self, name: str, start: int, stop: int) -> np.ndarray:
-        """The flat element numbers of rows start .. stop, the counters of z: u32."""
+        """The flat element numbers of rows start .. stop, by which z is made: u32."""
         rest = self.shape(name)[1:]
         return noise.counters(start * math.prod(rest), (stop - start, *rest))
 
@@ -188,7 +190,7 @@ class Weights(Parameters):
             self.pending.clear()
 
     def write(self, write: Callable[[str, np.ndarray], None], names: Sequence[str]) -> None:
-        """Give `write` each tensor as it is now: its name and, block by block, its bytes."""
+        """Give `write` each tensor's name and its bytes as they are now, block by block."""
         from tinyzo.engine.adapters import merge  # loaded only where something is written
 
         self.fold()
@@ -200,6 +202,6 @@ class Weights(Parameters):
                 write(name, raw)
 
     def move(self, path: Path) -> None:
-        """To a file of what `write` gave, where they are not in memory; so nothing is pending."""
+        """Go on with a file of what `write` gave, if the weights are not in memory."""
         self.store.move(path)
         self.pending.clear()

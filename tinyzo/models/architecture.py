@@ -1,4 +1,4 @@
-"""What a model's file provides. The modules roberta and opt are Architectures.
+"""The names that a model's file provides. The modules roberta and opt are Architectures.
 
 A new model is a file with these names, and an entry in `model.MODELS`. It computes by the verbs of
 a view alone, so it runs on every engine, and exact derivatives come with it.
@@ -14,7 +14,7 @@ from tinyzo.engine.protocols import View
 
 
 class ModelConfig(Protocol):
-    """What every configuration has: sizes that other code than its own model's reads."""
+    """The sizes of a model that other code than its own file reads."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -40,7 +40,7 @@ class Architecture(Protocol):
     """A family of models. A `config` is Any here: it is of the architecture's own class.
 
     Config:  a frozen dataclass of the fields of config.json that change the result
-    ALLOWED: the values that are built, of the fields of which not all are
+    ALLOWED: the values that are built, for the fields of which some are not
     LAYOUT:  how files name the parameters
     TOKENS:  the table that embeds tokens and, tied to that, scores them
     """

@@ -49,7 +49,7 @@ class Model:
 
     @property
     def engine(self) -> Engine:
-        """What computes; its `name` is "numpy" or "numba"."""
+        """The engine that computes; its `name` is "numpy" or "numba"."""
         return self.weights.engine
 
     @cached_property
@@ -81,9 +81,10 @@ class Model:
         return self
 
     def check(self, batch: Batch) -> Batch:
-        """The batch, if the model's tables have all that it asks for.
+        """Check that the model's tables have every token and position of a batch.
 
-        raises: DataError for a token id or a length beyond them
+        returns: the same batch
+        raises: DataError for a token id or a length beyond the tables
         """
         vocabulary = self.config.vocab_size
         longest = self.config.max_length
@@ -119,8 +120,7 @@ class Model:
         return np.split(self.architecture.logits(theta, self.config, h)[0], starts)
 
     def _forward(self, input_ids: Sequence[Sequence[int]]) -> tuple[View, Array, np.ndarray]:
-        """A view, the hidden states of all tokens, f32[1, N, D], and where sequences but the first
-        begin."""
+        """A view, the hidden states of all tokens, f32[1, N, D], and the places to split them."""
         batch = self.check(pack_sequences(input_ids))
         theta = self.weights.view()
         h = self.architecture.hidden(theta, self.config, batch)

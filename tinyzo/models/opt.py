@@ -53,7 +53,7 @@ class Config:
 
     @property
     def has_projections(self) -> bool:
-        """Whether tokens have another width than the layers, so that two linears stand between."""
+        """True when the token table has another width than the layers, as in OPT-350m."""
         return self.embed_size != self.hidden_size
 
     @property

@@ -1,4 +1,4 @@
-"""What of a model is trained: all of it, some tensors by name, or small ones added to it.
+"""The part of a model that is trained: all of it, some tensors by name, or small added ones.
 
     full                 every parameter
     'lm_head.*,*.bias'   the parameters that a pattern names; `bias` and `head` are two such
@@ -37,7 +37,7 @@ Tensors = dict[str, np.ndarray]
 
 
 class Request(NamedTuple):
-    """What is asked for, as `train_only` takes it."""
+    """The arguments of `train_only`."""
 
     what: str
     seed: int

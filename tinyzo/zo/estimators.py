@@ -27,14 +27,16 @@ SPREAD = 1e-6  # the least that s counts, since losses may be all alike
 
 
 def two_sided(losses: Losses, eps: float) -> Losses:
-    plus, minus = losses[::2], losses[1::2]
+    plus = losses[::2]
+    minus = losses[1::2]
     return (plus - minus) / (2 * eps) / len(plus)
 
 
 def one_sided(losses: Losses, eps: float) -> Losses:
-    at_theta, probes = losses[0], losses[1:]
-    spread = max(float(probes.std()), SPREAD)
-    return (probes - at_theta) / (len(probes) * spread)
+    at_theta = losses[0]
+    probes = losses[1:]
+    deviation = max(float(probes.std()), SPREAD)
+    return (probes - at_theta) / (len(probes) * deviation)
 
 
 def leave_one_out(losses: Losses, eps: float) -> Losses:
@@ -42,7 +44,9 @@ def leave_one_out(losses: Losses, eps: float) -> Losses:
 
 
 def both_sides(losses: Losses) -> dict[str, float]:
-    return {"loss_plus": float(losses[::2].mean()), "loss_minus": float(losses[1::2].mean())}
+    plus = losses[::2]
+    minus = losses[1::2]
+    return {"loss_plus": float(plus.mean()), "loss_minus": float(minus.mean())}
 
 
 def centre_and_spread(losses: Losses) -> dict[str, float]:
@@ -59,13 +63,13 @@ def tangent_centre(losses: Losses) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Estimator:
-    """How the loss is probed, and what follows from it.
+    """The points at which the loss is read, and the gradient that follows from it.
 
     gradients:  (losses, eps) -> the q numbers g_i
-    summary:    losses -> what a line of metrics.jsonl says of them
-    sides:      where the loss is read along each z_i, in eps
-    has_centre: whether it is read at theta itself first
-    is_exact:   whether derivatives stand for differences
+    summary:    losses -> the fields of a line of metrics.jsonl
+    sides:      the points along each z_i, in units of eps
+    has_centre: the loss is read at theta itself, too, and first
+    is_exact:   derivatives stand for differences
     """
 
     gradients: Callable[[Losses, float], Losses]
@@ -75,17 +79,19 @@ class Estimator:
     is_exact: bool = False
 
     def points(self, seeds: Sequence[int], eps: float) -> list[Probe]:
-        """Where the loss is read."""
-        probes = [Probe(seed, side * eps) for seed in seeds for side in self.sides]
-        return [Probe(0, 0.0), *probes] if self.has_centre else probes
+        """The points at which the loss is read."""
+        centre = [Probe(0, 0.0)] if self.has_centre else []
+        return centre + [Probe(seed, side * eps) for seed in seeds for side in self.sides]
 
     def count(self, queries: int) -> int:
-        """How many losses a step reads."""
+        """The number of losses that a step reads."""
         return len(self.points(range(queries), 1.0))
 
     def forwards(self, queries: int) -> int:
         """The cost of a step in forward passes; an exact derivative counts as two."""
-        return 1 + 2 * queries if self.is_exact else self.count(queries)
+        if self.is_exact:
+            return 1 + 2 * queries
+        return self.count(queries)
 
 
 ESTIMATORS = {
@@ -134,6 +140,7 @@ def losses_on_tangent(
     from tinyzo.autodiff.forward_mode import ForwardView  # loaded only by this estimator
 
     seeds = list(dict.fromkeys(point.seed for point in points))
-    at_theta, *slopes = loss(ForwardView(weights, [Probe(seed, 1.0) for seed in seeds]), batch)
+    theta = ForwardView(weights, [Probe(seed, 1.0) for seed in seeds])
+    at_theta, *slopes = loss(theta, batch)
     slope = dict(zip(seeds, slopes, strict=True))
     return [at_theta + point.scale * slope[point.seed] for point in points]

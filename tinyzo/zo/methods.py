@@ -19,7 +19,7 @@ from tinyzo.errors import UsageError
 
 @dataclass(frozen=True)
 class Method:
-    """A name for a combination; what is not said is MeZO's.
+    """A combination of parts; the defaults are MeZO's.
 
     summary:  a line of help
     gradient: the rule of a method that backpropagates; "" for the others
@@ -107,7 +107,7 @@ class Refusal(NamedTuple):
 
 
 def is_not_plain(parts: Parts) -> bool:
-    """Whether anything is chosen that only a zeroth-order step has."""
+    """True when anything is chosen that only a zeroth-order step has."""
     plain = METHODS["mezo"]
     chosen = (parts.estimator, parts.queries, parts.direction, parts.update, parts.clip or 0)
     return chosen != (plain.estimator, plain.queries, plain.direction, plain.update, 0)
@@ -117,7 +117,7 @@ NO_GRADIENT = "a gradient needs a loss that has one"
 NO_PARTS = "backpropagation has no queries, directions, estimator, update or clip"
 SMALL_SETS = ("lora", "lora-fa", "prefix", "label-words")
 
-# The first row that applies is said.
+# The first row that applies is reported.
 REFUSED = (
     Refusal(
         "estimator",

@@ -22,13 +22,13 @@ from tinyzo.errors import NumericError
 if TYPE_CHECKING:
     from tinyzo.engine.weights import Weights
 
-# (view of P probes, batch) -> P losses. What a view and a batch are is the loss's own affair.
+# (view of P probes, batch) -> P losses. Any: a step hands the batch on and never looks into it.
 Loss = Callable[[Any, Any], Any]
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a step measured and what it added to theta: all that a journal needs to redo it."""
+    """A step's losses and the terms that it added to theta, from which a journal redoes it."""
 
     losses: tuple[float, ...]
     projected_gradient: float

@@ -1,4 +1,4 @@
-"""What a batch costs: one loss for each probe, from the scores of each example's candidates.
+"""The loss of a batch: one number for each probe, from the scores of the examples' candidates.
 
     classification   -log softmax(s)[gold],  s_c = the label word's logit (RoBERTa)
                                              s_c = mean log p of candidate c's tokens (OPT)
@@ -8,7 +8,7 @@
 
 The last two have no derivative, which a zeroth-order method does not need (Malladi et al. 2023,
 section 3.3). Sums are float64 over float32 scores, since a projected gradient is a small difference
-of two losses. Memory is bounded by whoever calls: runs/bounded.py.
+of two losses. runs/bounded.py bounds the memory that a batch takes.
 """
 
 from collections.abc import Sequence
@@ -46,14 +46,13 @@ class Objective:
 
     @property
     def is_lm(self) -> bool:
-        """Whether it is the language-model loss, which reads the gold candidate alone."""
+        """True for the language-model loss, which reads the gold candidates alone."""
         return self.kind == "cross-entropy" and self.bound.task.loss == "lm"
 
     # -- a batch may come in parts: sums of each, added up, then the mean
 
     def sums(self, theta: View, examples: Sequence[Example]) -> Float64:
-        """The part of some examples: their losses, f64[P], or how often each label is taken for
-        each other, f64[P, gold, predicted]."""
+        """The sum over some examples: of losses, f64[P], or else their confusion matrix."""
         batch = self.pack(examples, gold_only=self.is_lm)
         if self.is_lm:
             return self.token_nll(theta, batch).sum(axis=-1)
@@ -66,62 +65,85 @@ class Objective:
         """The divisor of the sum: examples, or target tokens of a language model."""
         if not self.is_lm:
             return len(examples)
-        return sum(len(example.candidates[example.label]) for example in examples)
+        gold = [example.candidates[example.label] for example in examples]
+        return sum(len(tokens) for tokens in gold)
 
     def mean(self, sums: Float64, count: int) -> Float64:
         """The loss of each probe, from the sums and the count of the whole batch."""
-        return sums / count if self.kind == "cross-entropy" else self.errors(sums)
+        if self.kind == "cross-entropy":
+            return sums / count
+        return self.errors(sums)
 
     # -- scores of candidates
 
     def pack(self, examples: Sequence[Example], gold_only: bool = False) -> Batch:
         """The examples as a batch that fits the model.
 
-        gold_only: without the candidates that a language-model loss does not read
+        gold_only: leave out the candidates that a language-model loss does not read
         raises: DataError when a token id or a length is beyond the model's tables
         """
         if self.bound.task.family == "roberta":
-            return self.model.check(pack_masks(examples, self.bound.label_word_ids))
-        return self.model.check(pack_candidates(examples, gold_only))
+            batch = pack_masks(examples, self.bound.label_word_ids)
+        else:
+            batch = pack_candidates(examples, gold_only)
+        return self.model.check(batch)
 
     def scores(self, theta: View, batch: Batch) -> Float64:
-        """Each example's candidates: f64[P, B, C]; where an example has fewer than C, anything.
+        """The scores of each example's candidates: f64[P, B, C].
 
-        Up to a number that all candidates of an example share: where each has one token, that is
-        the sum over the vocabulary in log p, which is then not computed.
+        An example with fewer than C candidates repeats its last one; `present` hides the copies.
         """
         if batch.words.size:
             return self.word_scores(theta, batch, batch.words)
         if batch.lengths.max() == 1:
-            words, column = np.unique(batch.targets, return_inverse=True)
-            means = self.word_scores(theta, batch, words)[:, batch.at, column]
+            scores = self.single_token_scores(theta, batch)
         else:
-            starts = np.cumsum(batch.lengths) - batch.lengths
-            sums = np.add.reduceat(self.token_nll(theta, batch), starts, axis=-1)
-            means = -sums / batch.lengths
-        first = np.cumsum(batch.counts) - batch.counts  # of each example's candidates
-        within = np.minimum(np.arange(batch.counts.max()), batch.counts[:, None] - 1)
-        return means[:, first[:, None] + within]
+            scores = self.mean_log_p(theta, batch)
+        first = np.cumsum(batch.counts) - batch.counts  # the number of an example's candidate 0
+        last = first + batch.counts - 1
+        column = np.arange(batch.counts.max())
+        candidate = np.minimum(first[:, None] + column, last[:, None])  # [B, C]
+        return scores[:, candidate]
+
+    def single_token_scores(self, theta: View, batch: Batch) -> Float64:
+        """The logit of each candidate, where all have one token: f64[P, candidates].
+
+        It is log p up to a number that the candidates of an example share, log sum e^logit, which
+        is not computed.
+        """
+        words, column = np.unique(batch.targets, return_inverse=True)
+        logits = self.word_scores(theta, batch, words)
+        return logits[:, batch.at, column]
+
+    def mean_log_p(self, theta: View, batch: Batch) -> Float64:
+        """The mean over each candidate's tokens of log p: f64[P, candidates]."""
+        starts = np.cumsum(batch.lengths) - batch.lengths
+        sums = np.add.reduceat(self.token_nll(theta, batch), starts, axis=-1)
+        means: Float64 = -sums / batch.lengths
+        return means
 
     def word_scores(self, theta: View, batch: Batch, words: Integers) -> Float64:
         """The logits of some words at each token that the batch reads: f64[P, M, R]."""
-        architecture, config = self.model.architecture, self.model.config
-        h = architecture.hidden(theta, config, batch)
-        return architecture.logits(theta, config, h, words).astype(np.float64)
+        model = self.model
+        h = model.architecture.hidden(theta, model.config, batch)
+        logits = model.architecture.logits(theta, model.config, h, words)
+        return logits.astype(np.float64)
 
     def token_nll(self, theta: View, batch: Batch) -> Float64:
         """-log p of each target token: f64[P, K]."""
-        architecture, config = self.model.architecture, self.model.config
-        h = architecture.hidden(theta, config, batch)
-        return architecture.nll(theta, config, h, batch.at, batch.targets).astype(np.float64)
+        model = self.model
+        h = model.architecture.hidden(theta, model.config, batch)
+        nll = model.architecture.nll(theta, model.config, h, batch.at, batch.targets)
+        return nll.astype(np.float64)
 
     # -- objectives without a derivative
 
     def confusion(self, scores: Float64, batch: Batch) -> Float64:
-        """How often each label is taken for each other: f64[P, gold, predicted]."""
+        """The confusion matrix, the number of examples by label: f64[P, gold, predicted]."""
         predicted = present(scores, batch.counts).argmax(axis=-1)
-        labels = np.eye(max(len(self.bound.task.words), scores.shape[-1]))
-        return labels[batch.labels].T @ labels[predicted]
+        labels = max(len(self.bound.task.words), scores.shape[-1])
+        one_hot = np.eye(labels)
+        return one_hot[batch.labels].T @ one_hot[predicted]
 
     def errors(self, confusion: Float64) -> Float64:
         """1 - accuracy or 1 - F1 of each probe."""

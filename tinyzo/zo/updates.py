@@ -1,4 +1,4 @@
-"""From projected gradients to what is added to theta, and how the learning rate runs.
+"""Update rules: from projected gradients to a change of theta; and schedules of the learning rate.
 
     sgd       -lr g z
     sign      -lr sign(g) z
@@ -43,7 +43,7 @@ class Past(NamedTuple):
 class UpdateRule:
     """From the projected gradients of the last steps to an update of theta.
 
-    rule: sgd, sign, momentum or adamezo; window: K; clip: the most that |g| counts
+    rule: sgd, sign, momentum or adamezo; window: K; clip: the largest |g|, larger ones are cut
     """
 
     rule: str = "sgd"
@@ -52,13 +52,17 @@ class UpdateRule:
 
     @property
     def memory(self) -> int:
-        """How many steps an update has terms of."""
-        return self.window if self.rule in LOOKING_BACK else 1
+        """The number of steps of which an update has terms."""
+        if self.rule in LOOKING_BACK:
+            return self.window
+        return 1
 
     def count(self, queries: int) -> int:
-        """How many terms the journal has of a step."""
+        """The number of terms that the journal has of a step."""
         own = self.memory * queries
-        return own + 1 if self.rule == "adamezo" else own
+        if self.rule == "adamezo":
+            return own + 1
+        return own
 
     def update(self, past: Sequence[Past], lr: float, decay: float = 0.0) -> Update:
         """The update of a step.
@@ -75,7 +79,7 @@ class UpdateRule:
         return Update(tuple(terms), decay, moments)
 
     def _aged(self, past: Sequence[Past], age: int) -> list[Term]:
-        """(seed, g) of each query of the step so many steps ago."""
+        """(seed, g) of each query of the step `age` steps ago."""
         if age < len(past):
             return list(zip(past[age].seeds, past[age].gradients, strict=True))
         return [(seed, 0.0) for seed in past[0].seeds]
@@ -85,7 +89,8 @@ class UpdateRule:
         if self.rule == "adamezo":
             return g
         if self.rule == "sign":
-            return -lr * (math.copysign(1.0, g) if g else 0.0)
+            sign = math.copysign(1.0, g) if g else 0.0
+            return -lr * sign
         return -lr * (MOMENTUM**age * g)
 
     def to_journal(self, update: Update) -> tuple[Term, ...]:

@@ -1,4 +1,4 @@
-"""What the kernels are given: a view's probes, weights and tokens, as arrays of numbers."""
+"""The arguments of the kernels: a view's probes, weights and tokens, as arrays of numbers."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyzo.batch import Batch
-from tinyzo.dtypes import Array, Integers, weight_type
+from tinyzo.dtypes import Array, Integers, Rows, weight_type
 from tinyzo.engine import noise
 from tinyzo.engine.moments import Moments
 from tinyzo.engine.numba import kernels
@@ -36,7 +36,7 @@ class Product(NamedTuple):
     terms:    what is added to W as it is read
     bias:     f32[0 or 1 or P, 1, N]; residual: f32[0 or 1 or P, M, N]
     out:      f32[P, M, N], to be written
-    bf16:     whether both operands are rounded to bfloat16
+    bf16:     both operands are rounded to bfloat16
     """
 
     x: Array
@@ -48,7 +48,7 @@ class Product(NamedTuple):
 
     @property
     def has_one_w(self) -> bool:
-        """Whether nothing tells the probes apart but their tokens."""
+        """True when the probes differ in their tokens only."""
         return (
             len(self.terms.seeds) == 1
             and len(self.bias) <= 1
@@ -71,7 +71,7 @@ def side_by_side(array: Array) -> Array:
 
 
 class AttentionLayout(NamedTuple):
-    """Which keys each query sees, of one batch.
+    """The keys that each query of a batch sees.
 
     batch, rows, prefix: what was asked for
     blocks:  i64[B, 4], of each block its first query, the query after its last, and the same of its
@@ -82,18 +82,18 @@ class AttentionLayout(NamedTuple):
     """
 
     batch: Batch
-    rows: Integers | None
+    rows: Rows
     prefix: int
     blocks: Integers
     keys: Integers
     places: Integers
     longest: int
 
-    def is_of(self, batch: Batch, rows: Integers | None, prefix: int) -> bool:
+    def is_of(self, batch: Batch, rows: Rows, prefix: int) -> bool:
         return self.batch is batch and self.rows is rows and self.prefix == prefix
 
 
-def attention_layout(batch: Batch, rows: Integers | None, prefix: int) -> AttentionLayout:
+def attention_layout(batch: Batch, rows: Rows, prefix: int) -> AttentionLayout:
     """The blocks of Batch.attention_blocks in arrays."""
     tokens = np.arange(len(batch.ids) + prefix)
     blocks: list[tuple[int, int, int, int]] = []
@@ -119,11 +119,12 @@ def attention_layout(batch: Batch, rows: Integers | None, prefix: int) -> Attent
 
 
 class PendingTerm(NamedTuple):
-    """One term of a pending update: w <- kept w + added z.
+    """One term of a pending update: w <- kept w + added z, or a term of AdaMeZO's moments.
 
-    ends:   whether its update ends here, after which 16-bit w is rounded
+    ends:   its update ends here, after which 16-bit w is rounded
     rounding_seed: makes the random words for that
-    square: what AdaMeZO adds z^2 with; rate: at the end of its update, what the step is scaled by
+    is_moment: AdaMeZO's, which adds to the moments and moves w at the end of its update
+    square: AdaMeZO's factor of z^2; rate: AdaMeZO's factor of the step, at the end of its update
     """
 
     seed: int
@@ -131,20 +132,21 @@ class PendingTerm(NamedTuple):
     added: float
     kept: float = 1.0
     ends: bool = False
+    is_moment: bool = False
     square: float = 0.0
     rate: float = 0.0
 
 
 def make_terms(weights: Parameters, name: str, probes: Sequence[Probe]) -> Terms:
-    """What is added to a tensor as it is read; probes: () for the tensor itself."""
+    """The terms that are added to a tensor as it is read. probes: () for the tensor itself."""
     kind = weights.direction.kind
     past = pending_terms(weights, name)
+    past_seeds = [term.seed for term in past]
     seeds = list(dict.fromkeys(probe.seed for probe in probes if probe.scale))
-    keys = [noise.key(seed, name, kind) for seed in [*(term.seed for term in past), *seeds]]
+    keys = [noise.key(seed, name, kind) for seed in past_seeds + seeds]
     salts = [noise.key(term.rounding_seed, name, "rounding") for term in past]
     places = [len(past) + seeds.index(p.seed) if p.scale else -1 for p in probes]
-    of_adam = [(term.square, term.rate) for term in past]
-    is_adam = any(update.moments for update in weights.pending)
+    moments = [(term.square, term.rate) for term in past]
     return Terms(
         keys=np.array(keys, np.uint32).reshape(-1, 2),
         kept=np.array([term.kept for term in past], np.float32),
@@ -154,7 +156,8 @@ def make_terms(weights: Parameters, name: str, probes: Sequence[Probe]) -> Terms
         seeds=np.array(places or [-1], np.int64),
         scales=np.array([probe.scale for probe in probes] or [0], np.float32),
         is_signs=kind == "rademacher",
-        moments=np.array(of_adam if is_adam else [], np.float32).reshape(-1, 2),
+        is_moment=np.array([term.is_moment for term in past], np.bool_),
+        moments=np.array(moments, np.float32).reshape(-1, 2),
         limit=np.float32(weights.direction.limits.get(name, np.inf)),
     )
 
@@ -163,10 +166,9 @@ def pending_terms(weights: Parameters, name: str) -> list[PendingTerm]:
     """All that is pending for a tensor, in order."""
     if name not in weights.trained:
         return []
-    is_matrix = len(weights.shape(name)) > 1
     terms: list[PendingTerm] = []
     for update in weights.pending:
-        kept = 1 - update.decay if is_matrix else 1.0
+        kept = update.kept(weights.shape(name))
         if update.moments and update.terms:
             terms += moment_terms(update, update.moments, kept)
         else:
@@ -187,6 +189,9 @@ def moment_terms(update: Update, moments: Moments, kept: float) -> list[PendingT
     """An update of AdaMeZO's: w decays and moves when the moments have their last term."""
     aged = moments.aged(update.terms)
     salt = update.rounding_seed
-    terms = [PendingTerm(seed, salt, first, square=second) for seed, first, second in aged]
+    terms = [
+        PendingTerm(seed, salt, first, is_moment=True, square=second)
+        for seed, first, second in aged
+    ]
     terms[-1] = terms[-1]._replace(kept=kept, ends=True, rate=moments.rate)
     return terms

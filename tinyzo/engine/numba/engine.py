@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from tinyzo.batch import Batch
-from tinyzo.dtypes import Array, Integers
+from tinyzo.dtypes import Array, Rows
 from tinyzo.engine import gelu, moments, noise
 from tinyzo.engine.adapters import AdaptedView
 from tinyzo.engine.numba import kernels, sizes, vectors
@@ -162,10 +162,7 @@ class NumbaView(NumpyView):
         rows = self.weights.shape(name)[0]
         return self.multiply_rows(name, x, blocks, rows, bias, residual, bf16)
 
-    def project(
-        self, name: str, x: Array, out: Array | None = None
-    ) -> Iterator[tuple[int, int, Array]]:
-        """x W^T in blocks of W's rows: (start, stop, f32[P, N, stop - start]). out: not used."""
+    def project(self, name: str, x: Array) -> Iterator[tuple[int, int, Array]]:
         count = self.weights.shape(name)[0]
         for start in range(0, count, VOCABULARY):
             stop = min(start + VOCABULARY, count)
@@ -210,7 +207,7 @@ class NumbaView(NumpyView):
         v: Array,
         batch: Batch,
         causal: bool,
-        rows: Integers | None = None,
+        rows: Rows = None,
         prefix: int = 0,
     ) -> Array:
         layout = self.layout(batch, rows, prefix)
@@ -227,8 +224,8 @@ class NumbaView(NumpyView):
         )
         return out
 
-    def layout(self, batch: Batch, rows: Integers | None, prefix: int) -> AttentionLayout:
-        """What attends to what; it is kept, since the layers of a model ask for the same."""
+    def layout(self, batch: Batch, rows: Rows, prefix: int) -> AttentionLayout:
+        """The keys that each query sees. It is kept, since all layers of a model ask for it."""
         known = self._layout
         if known is None or not known.is_of(batch, rows, prefix):
             known = self._layout = attention_layout(batch, rows, prefix)
@@ -246,14 +243,7 @@ class AdaptedNumbaView(AdaptedView, NumbaView):
 
 # -- compilation -----------------------------------------------------------------------------
 
-SOURCES = (
-    kernels,
-    vectors,
-    sizes,
-    noise,
-    gelu,
-    moments,
-)  # all whose code or constants are compiled in
+SOURCES = (kernels, vectors, sizes, noise, gelu, moments)  # their code or constants are compiled
 
 
 @functools.cache
@@ -275,12 +265,12 @@ def ensure_compiled() -> None:
     here = Path(__file__).parents[3]  # so that the child imports this very package
     with contextlib.suppress(OSError):
         for index in cached():
-            index.unlink()  # Numba itself sees a change of kernels.py alone
+            index.unlink()  # Numba notices a change of kernels.py only
         subprocess.run(child, stdout=subprocess.DEVNULL, check=False, cwd=here)
 
 
 def is_compiled() -> bool:
-    """Whether the cache has the largest kernel, no older than any of its sources."""
+    """True when the cache has the largest kernel, no older than any of its sources."""
     newest = max(Path(str(source.__file__)).stat().st_mtime for source in SOURCES)
     return any(index.stat().st_mtime >= newest for index in cached("linear"))
 

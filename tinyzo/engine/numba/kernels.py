@@ -42,14 +42,15 @@ ordered_freely = njit(**OPTIONS, forceinline=True, fastmath={"reassoc", "contrac
 
 
 class Terms(NamedTuple):
-    """What is added to a tensor as it is read: what is pending, then one z for each probe.
+    """The terms that are added to a tensor as it is read: pending ones, then a z for each probe.
 
     keys: u32[T + S, 2], noise.key of the pending terms, then of the probes' seeds
     kept, added: f32[T], w <- kept w + added z, in this order
-    rounds: bool[T], whether an update ends there, after which w is rounded; salts: u32[T, 2]
+    rounds: bool[T], an update ends there, after which w is rounded; salts: u32[T, 2], for that
     seeds: i64[C], for each copy of the weights the place of its z in keys, or -1; scales: f32[C]
-    is_signs: whether z is rademacher; limit: z is 0 where |w| is larger
-    moments: f32[T, 2], what Adam adds z^2 with, and at an update's end its rate; or f32[0, 2]
+    is_signs: z is rademacher; limit: z is 0 where |w| is larger
+    is_moment: bool[T], the term is AdaMeZO's, and not one of a sum
+    moments: f32[T, 2], AdaMeZO's factor of z^2, and at its update's end the rate
     """
 
     keys: np.ndarray
@@ -60,6 +61,7 @@ class Terms(NamedTuple):
     seeds: np.ndarray
     scales: np.ndarray
     is_signs: bool
+    is_moment: np.ndarray
     moments: np.ndarray
     limit: float
 
@@ -162,7 +164,7 @@ def nearest_bfloat(value):
 
 @njit(inline="always")
 def dithered(value, bits, storage):
-    """One of the two 16-bit numbers beside a float32, at random, as float32: weights.narrow."""
+    """One of the two 16-bit numbers beside a float32, at random, as float32: dtypes.narrow."""
     if storage == BF16:
         return U(U(F(value).view(U) + U(bits >> U(16))) & U(0xFFFF0000)).view(F)
     exponent = U(F(value).view(U) & U(0x7F800000))
@@ -188,8 +190,8 @@ def to_bfloat(values, out, at):
 
 
 @kernel
-def add_adam(terms, t, w, z, m, v):
-    """moments.Moments.change: one term more of its moments, and at the last one what it adds.
+def add_moment(terms, t, w, z, m, v):
+    """moments.Moments.change: one more term of the moments; the last one moves w.
 
     w, z, m, v: f32[n]; m and v are kept from term to term
     """
@@ -224,8 +226,8 @@ def read(raw, storage, row, start, terms, index, work):
     for t in range(terms.kept.size):
         fill_noise(terms, t, index, z, w)
         kept, added = terms.kept[t], terms.added[t]
-        if terms.moments.shape[0]:
-            add_adam(terms, t, w, z, work[2], work[3])
+        if terms.is_moment[t]:
+            add_moment(terms, t, w, z, work[2], work[3])
         else:
             for i in range(w.size):
                 w[i] = kept * w[i] + added * z[i]
@@ -385,7 +387,7 @@ def linear(
     x: f32[1 or P, M, K]; first: i64, the number of raw's first row
     bias: f32[0 or 1 or P, 1, N]; residual: f32[0 or 1 or P, M, N]; out: f32[P, M, N], written
     column: i64, of out (and bias and residual) where the products begin
-    bf16: bool, whether words are pairs of bfloat16; block: i64, rows of W in a task
+    bf16: bool, words are pairs of bfloat16; block: i64, rows of W in a task
     packed: f32[X's copies * M rounded up to LANES * words of k], all threads'
     """
     copies, count, columns = out.shape

@@ -13,15 +13,16 @@ from tinyzo.engine.tiles import Block
 
 
 class Overlay:
-    """A Store with tensors of its own, in memory, in front of another's; those alone are written.
+    """A Store with tensors of its own in front of another store's.
 
-    load, resize and block_bytes are the other's, which may be streamed.
+    Only its own, which are in memory, are written. The other store may be streamed.
     """
 
     is_resident = True
 
     def __init__(self, base: Store, own: dict[str, np.ndarray]) -> None:
-        self.base, self.own = base, Resident(own)
+        self.base = base
+        self.own = Resident(own)
         self.shapes = base.shapes | self.own.shapes
         self.dtypes = base.dtypes | self.own.dtypes
 
@@ -53,9 +54,10 @@ class Overlay:
     def move(self, path: Path) -> None:
         """Take the trained tensors of a snapshot, and all others if it has them."""
         with open_safetensors(path) as file:
-            for name in self.own.tensors.keys() & set(file.names()):
+            found = set(file.names())
+            for name in self.own.tensors.keys() & found:
                 self.own.tensors[name][...] = file.read(name)
-            is_whole = self.base.shapes.keys() <= set(file.names())
+        is_whole = self.base.shapes.keys() <= found
         if is_whole or isinstance(self.base, Overlay):
             self.base.move(path)
 

@@ -1,4 +1,4 @@
-"""Weights that stay in their file: a step reads each once, the next while this one is at work.
+"""Weights that stay in their file. The next block is read while this one is in use.
 
     resident   all bytes in memory                       resident.py
     streamed   two blocks of rows in memory, reused      here
@@ -76,11 +76,11 @@ class Streamed:
         self.resize(tiles)
 
     def _tag(self, name: str) -> str:
-        """What a tensor holds in the file."""
+        """The tag of a tensor's storage type in the file."""
         return self._source.info(self._names[name]).dtype
 
     def _own_type(self, name: str) -> np.dtype:
-        """The type to hand out where none is asked for: the file's, or float32 for float64."""
+        """The type to hand out by default: the file's, or float32 for float64."""
         return np.dtype("<f4") if self._tag(name) == "F64" else STORAGE[self._tag(name)]
 
     def resize(self, tiles: int) -> None:
@@ -140,8 +140,9 @@ class Streamed:
         return raw if ahead and ahead.place == place else None
 
     def _wait(self) -> np.ndarray | None:
-        """What was read ahead, if anything; both buffers are free of the reader then."""
-        ahead, self._ahead = self._ahead, None
+        """The block that was read ahead, if any. From then on the reader uses no buffer."""
+        ahead = self._ahead
+        self._ahead = None
         return ahead.reading.result() if ahead else None
 
     def _read(self, place: Place, buffer: np.ndarray | None = None) -> np.ndarray:
