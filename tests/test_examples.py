@@ -61,6 +61,7 @@ def test_the_notebook_has_its_outputs_and_is_small():
     assert (EXAMPLES / "mezo.ipynb").stat().st_size < 300_000
 
 
+@pytest.mark.exhaustive
 def test_the_page_on_python_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")

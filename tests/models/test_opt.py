@@ -107,7 +107,9 @@ def test_an_error_of_a_thousandth_in_any_tensor_is_seen(name):
 @pytest.fixture(scope="module")
 def trained():
     if not TRAINED_OPT.is_dir():
-        pytest.skip("../shared/weights/gpt-by-hand-opt is not here")
+        pytest.skip(
+            "compares trained weights with transformers and their text; without ../shared/weights"
+        )
     return tinyzo.load(TRAINED_OPT)
 
 

@@ -88,7 +88,9 @@ def test_an_error_of_a_thousandth_in_any_tensor_is_seen(model):
 def antibody():
     """What is published, and the probabilities that tinyzo finds at each token: f64[T, V]."""
     if not PUBLISHED.is_file() or not SAPIENS.is_dir():
-        pytest.skip("../shared/weights/sapiens-vh-roberta is not here")
+        pytest.skip(
+            "compares a pretrained RoBERTa with its published outputs; without ../shared/weights"
+        )
     published = json.loads(PUBLISHED.read_text())
     (logits,) = tinyzo.load(SAPIENS).logits([published["input_ids"]])
     odds = np.exp(logits.astype(np.float64))

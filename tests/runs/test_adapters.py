@@ -34,7 +34,7 @@ RUNS = {  # family, storage, options
     "opt bf16": ("opt", "bf16", ()),
 }  # fmt: skip
 WHY_NO_PEFT = next(
-    (f"{name} is not installed" for name in ("torch", "transformers", "peft")
+    (f"compares with the peft package; {name} is not installed" for name in ("torch", "transformers", "peft")
      if not importlib.util.find_spec(name)), "",
 )  # fmt: skip
 BY_PEFT = """
@@ -124,7 +124,7 @@ def test_what_the_folder_holds(run):
         "r": s.lora_rank, "lora_alpha": s.lora_alpha, "lora_dropout": 0.0,
         "fan_in_fan_out": False, "inference_mode": True, "init_lora_weights": True,
     }  # fmt: skip
-    safe_open = pytest.importorskip("safetensors").safe_open
+    safe_open = pytest.importorskip("safetensors", reason="the crate reads what we write").safe_open
     with safe_open(folder / WEIGHTS, framework="np") as file:
         halves = [f"base_model.model.{m}.lora_{half}.weight" for m in modules for half in "AB"]
         assert sorted(file.keys()) == sorted(halves)

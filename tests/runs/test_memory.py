@@ -86,6 +86,7 @@ def test_the_plan_of_the_other_model(tmp_path, options):
 
 
 @needs_proc
+@pytest.mark.exhaustive
 def test_micro_batches_bound_the_peak(tmp_path):
     """A batch of 1,500 tokens at once or in parts; the parts need little more than one."""
     data = write_jsonl(tmp_path / "rows.jsonl", rows(200))
