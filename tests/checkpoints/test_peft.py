@@ -99,7 +99,7 @@ def test_halves_in_other_types_are_computed_as_float32(tmp_path: Path, kind: str
         pytest.importorskip("safetensors", reason="the oracle that writes float64")
         from safetensors.numpy import save_file
 
-        oracle.save_file({n: t.astype("f8") for n, t in tensors.items()}, folder / WEIGHTS)
+        save_file({n: t.astype("f8") for n, t in tensors.items()}, folder / WEIGHTS)
         changed = tensors
     elif kind == "f2":
         write_tensors(folder / WEIGHTS, {n: t.astype("f2") for n, t in tensors.items()})

@@ -107,9 +107,7 @@ def test_an_error_of_a_thousandth_in_any_tensor_is_seen(name):
 @pytest.fixture(scope="module")
 def trained():
     if not TRAINED_OPT.is_dir():
-        pytest.skip(
-            "compares trained weights with transformers and their text; without ../shared/weights"
-        )
+        pytest.skip("compares trained weights with their text; without ../shared/weights")
     return tinyzo.load(TRAINED_OPT)
 
 

@@ -89,7 +89,7 @@ def antibody():
     """What is published, and the probabilities that tinyzo finds at each token: f64[T, V]."""
     if not PUBLISHED.is_file() or not SAPIENS.is_dir():
         pytest.skip(
-            "compares a pretrained RoBERTa with its published outputs; without ../shared/weights"
+            "compares with a pretrained model's published outputs; without ../shared/weights"
         )
     published = json.loads(PUBLISHED.read_text())
     (logits,) = tinyzo.load(SAPIENS).logits([published["input_ids"]])
