@@ -46,6 +46,7 @@ KINDS = list(product(RESIDENCIES, DTYPES, (str(FOLD), "0")))
 EVERY = ("streamed", "bf16", str(FOLD))  # the kind that has the most to go wrong
 OTHERS = [kind for kind in KINDS if kind != EVERY]
 SAMPLE, FEW = 3, 16
+MORE = None if ALL else SAMPLE
 ONE_LINE_AND_A_HINT = re.compile(r"(^|\n)tinyzo: [^\n]+\n  hint: [^\n]+\n$")
 # One thread: a fork has no other, and sums do not depend on how many there are.
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "TINYZO_NO_NUMBA": "1"}
@@ -191,14 +192,12 @@ def test_the_events_are_all_there_is(home):
         *(
             pytest.param(kinds, mode, most, id=f"{name}: {mode}, more", marks=exhaustive)
             for mode in MODES
-            for kinds, name, most in (([EVERY], "streamed", None), (OTHERS, "others", SAMPLE))
+            for kinds, name, most in (([EVERY], "streamed", None), (OTHERS, "others", MORE))
         ),
     ],
 )
 def test_training(home, tmp_path, kinds, mode, most):
     cases, kind_of = [], {}
-    if ALL:
-        most = None
     for kind in kinds:
         for fault in faults_of(home.events[kind], mode, most):
             case = home.case(tmp_path / str(len(cases)), kind)
@@ -226,7 +225,7 @@ def test_adapters_and_windows(home, tmp_path, method):
         path.unlink()  # so that the expected ones come from base and journal alone
     expected, cases = record(Path(whole.output)), []
     for mode in MODES:
-        for fault in faults_of(undisturbed.events, mode, None if ALL else SAMPLE):
+        for fault in faults_of(undisturbed.events, mode, MORE):
             cases.append(home.case(tmp_path / str(len(cases)), EVERY, *method))
             cases[-1].faults = [fault]
     for case, endings in zip(cases, home.workers.run(cases), strict=True):
