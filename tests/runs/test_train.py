@@ -320,6 +320,7 @@ import signal, sys
 from tinyzo.cli import main
 from tinyzo.runs.journal import Journal
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 append = Journal.append
 
 def append_and_interrupt(self, step):
