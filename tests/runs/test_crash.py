@@ -45,7 +45,7 @@ RESIDENCIES, DTYPES = ("resident", "streamed"), ("f32", "bf16")
 KINDS = list(product(RESIDENCIES, DTYPES, (str(FOLD), "0")))
 EVERY = ("streamed", "bf16", str(FOLD))  # the kind that has the most to go wrong
 OTHERS = [kind for kind in KINDS if kind != EVERY]
-SAMPLE, FEW = 3, 16
+SAMPLE, FEW = 3, 12
 MORE = None if ALL else SAMPLE
 ONE_LINE_AND_A_HINT = re.compile(r"(^|\n)tinyzo: [^\n]+\n  hint: [^\n]+\n$")
 # One thread: a fork has no other, and sums do not depend on how many there are.
@@ -215,7 +215,10 @@ def test_training(home, tmp_path, kinds, mode, most):
     print(f"{len(cases)} faults")
 
 
-@pytest.mark.parametrize("method", [("--train", "lora"), ("--method", "lozo", "--window", "2")])
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(("--train", "lora"), marks=exhaustive), ("--method", "lozo", "--window", "2")],
+)
 def test_adapters_and_windows(home, tmp_path, method):
     """What moves lies beside the checkpoint, and at a window's end is merged into another file."""
     whole = home.case(tmp_path / "whole", EVERY, *method)
@@ -242,7 +245,7 @@ def test_adapters_and_windows(home, tmp_path, method):
 def test_one_fault_after_another(home, tmp_path):
     """Resuming is disturbed too, in all its parts."""
     cases, chance = [], random.Random(5)
-    for draw in range(400 if ALL else 8):
+    for draw in range(400 if ALL else len(KINDS)):
         case = home.case(tmp_path / str(draw), KINDS[draw % len(KINDS)])
         case.faults = [
             Fault(chance.choice(MODES), chance.randrange(60), chance.randrange(1 << 30))

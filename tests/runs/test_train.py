@@ -127,7 +127,7 @@ def test_the_same_seed_gives_the_same_bytes(home, tmp_path, family):
     assert [m["seed"] for m in a] == [m["seed"] for m in b]  # the data seed is no part of z
 
 
-@pytest.mark.parametrize("family", ["roberta", "opt"])
+@pytest.mark.parametrize("family", ["roberta", pytest.param("opt", marks=pytest.mark.exhaustive)])
 def test_micro_batches_change_the_rounding_only(home, tmp_path, family):
     for tokens in ("1", "40", "4096"):
         finetune(home / family, home / "data", tmp_path / tokens, "--micro-batch-tokens", tokens)
