@@ -193,6 +193,27 @@ def test_a_planted_circle_is_caught():
         order({"tinyzo.zo.a": a, "tinyzo.zo.b": "import tinyzo.zo.a"})
 
 
+# -- tests ---------------------------------------------------------------------------------------
+
+
+def wrong_test_imports(source: str) -> list[str]:
+    """The test modules that are imported; what two of them share lies in a module of no tests."""
+    found = {name for node, name in imports(ast.parse(source)) if name.split(".")[0] != "tinyzo"}
+    return sorted(name for name in found if name.split(".")[-1].startswith("test_"))
+
+
+def test_no_test_imports_another():
+    files = (ROOT / "tests").rglob("*.py")
+    wrong = {file.name: wrong_test_imports(file.read_text(encoding="utf-8")) for file in files}
+    assert len(wrong) > 70 and not any(wrong.values()), wrong
+
+
+def test_a_planted_import_of_a_test_is_caught():
+    assert wrong_test_imports("from runs.test_train import record") == ["runs.test_train"]
+    assert wrong_test_imports("def f():\n    import test_batch") == ["test_batch"]
+    assert wrong_test_imports("from disturbed import record\nimport pytest") == []
+
+
 # -- errors ----------------------------------------------------------------------------------------
 
 

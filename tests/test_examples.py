@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
+import pytest
 from tiny import examples_for, raw_bytes, tiny_roberta, toy_task
 
 import tinyzo
@@ -37,6 +38,7 @@ def cells() -> list[dict[str, Any]]:
     return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
 
 
+@pytest.mark.exhaustive
 def test_the_notebook_shows_what_it_says(monkeypatch):
     """Its cells run in turn; what they draw goes to a stand-in, since matplotlib is no need."""
     for name in ("matplotlib", "matplotlib.pyplot", "IPython", "IPython.display"):
@@ -59,6 +61,7 @@ def test_the_notebook_has_its_outputs_and_is_small():
     assert (EXAMPLES / "mezo.ipynb").stat().st_size < 300_000
 
 
+@pytest.mark.exhaustive
 def test_the_page_on_python_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -105,6 +106,12 @@ def raw_bytes(weights: Weights) -> dict[str, bytes]:
     return {name: weights.stored(name).tobytes() for name in weights.names()}
 
 
+def masked(seed: int, name: str, w: np.ndarray, limit: float | None) -> np.ndarray:
+    """z, but 0 where weights are larger than the limit."""
+    z = tinyzo.noise(seed, name, w.shape)
+    return z if limit is None else np.where(np.abs(w) <= np.float32(limit), z, np.float32(0))
+
+
 class Float64View:
     """The verbs in float64 with dense masks, written apart from any engine: the reference.
 
@@ -173,3 +180,9 @@ class Float64View:
 
     def relu(self, x: np.ndarray) -> np.ndarray:
         return np.maximum(x, 0)
+
+
+def exact_slope(weights: Weights, loss: Callable, batch: list, seed: int, eps: float) -> float:
+    """(L(theta + eps z) - L(theta - eps z)) / 2 eps in float64."""
+    plus, minus = loss(Float64View(weights, [Probe(seed, eps), Probe(seed, -eps)]), batch)
+    return (plus - minus) / (2 * eps)

@@ -44,20 +44,24 @@ CASES = [
 ]
 
 
-CORE = {  # each model and each loss once
-    ("roberta", "classification"),
-    ("opt", "lm"),
+FEW = {("roberta", "classification"), ("opt", "lm")}  # each architecture
+CORE = FEW | {  # each model and each loss once
     ("opt-post", "classification"),
     ("opt-gelu", "one token"),
     ("opt-bare", "lm"),
 }
 
 
-every_case = pytest.mark.parametrize(("name", "loss"), CASES)
-core_cases = pytest.mark.parametrize(
-    ("name", "loss"),
-    [pytest.param(*c, marks=[] if c in CORE else pytest.mark.exhaustive) for c in CASES],
-)
+def cases(chosen: set[tuple[str, str]]) -> pytest.MarkDecorator:
+    """These by default, and the others in the exhaustive tests."""
+    marked = [
+        pytest.param(*case, marks=[] if case in chosen else pytest.mark.exhaustive)
+        for case in CASES
+    ]
+    return pytest.mark.parametrize(("name", "loss"), marked)
+
+
+core_cases, few_cases = cases(CORE), cases(FEW)
 
 
 def tiny_model(name: str, dtype: str = "f32") -> Model:

@@ -11,7 +11,6 @@ from autodiff.exact import (
     add_adapters,
     add_prefixes,
     core_cases,
-    every_case,
     exact_derivatives,
     exact_loss,
     task_of,
@@ -43,12 +42,12 @@ def check(model, loss="classification", probes=PROBES, max_tokens=4096, view=For
     assert used < 1, f"{used:.0%} of the tolerance"
 
 
-@every_case
+@core_cases
 def test_loss_and_derivatives(name, loss):
     check(tiny_model(name), loss)
 
 
-@every_case
+@core_cases
 def test_the_loss_is_the_numpy_engines(name, loss):
     model = tiny_model(name)
     objective, examples = task_of(model, loss)

@@ -52,7 +52,7 @@ def test_a_reader_that_is_gone(
     assert (code, log) == (1, "")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, the disk without room")
 def test_a_full_disk(home: Path) -> None:
     with open("/dev/full", "w") as full:
         code, _, log = finish(shell("inspect", home / "opt", stdout=full))

@@ -45,10 +45,9 @@ def test_small_tiles_and_blocks_agree_too(name, within, monkeypatch):
     within(shares(name))
 
 
+@pytest.mark.exhaustive
 @engines
-@pytest.mark.parametrize(
-    "name", ["opt_125m", pytest.param("opt_350m", marks=pytest.mark.exhaustive)]
-)
+@pytest.mark.parametrize("name", ["opt_125m", "opt_350m"])
 def test_the_published_shapes_agree_with_transformers(name, engine, within):
     within(used_shares_of_logits(name, seeded_model(REAL[name], engine), REAL[name]))
 
@@ -108,7 +107,7 @@ def test_an_error_of_a_thousandth_in_any_tensor_is_seen(name):
 @pytest.fixture(scope="module")
 def trained():
     if not TRAINED_OPT.is_dir():
-        pytest.skip("../shared/weights/gpt-by-hand-opt is not here")
+        pytest.skip("compares trained weights with their text; without ../shared/weights")
     return tinyzo.load(TRAINED_OPT)
 
 

@@ -22,6 +22,8 @@ from tinyzo.engine import numpy_engine, tiles
 from tinyzo.engine.numpy_engine import NumpyView
 
 CASE = TINY["roberta"]
+*SLOW, FASTEST = ENGINES.values()
+FAST = [*(pytest.param(engine, marks=pytest.mark.exhaustive) for engine in SLOW), FASTEST]
 engines = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 SAPIENS = SHARED / "sapiens-vh-roberta"
 PUBLISHED = SHARED / "reference-values" / "sapiens_vh_readme.json"
@@ -47,7 +49,7 @@ def test_small_tiles_and_blocks_agree_too(model, within, monkeypatch):
     within(shares(model))
 
 
-@engines
+@pytest.mark.parametrize("engine", FAST, ids=ENGINES)
 def test_roberta_base_agrees_with_transformers(engine, within):
     case = REAL["roberta_base"]
     within(used_shares_of_logits("roberta_base", seeded_model(case, engine), case))
@@ -86,7 +88,9 @@ def test_an_error_of_a_thousandth_in_any_tensor_is_seen(model):
 def antibody():
     """What is published, and the probabilities that tinyzo finds at each token: f64[T, V]."""
     if not PUBLISHED.is_file() or not SAPIENS.is_dir():
-        pytest.skip("../shared/weights/sapiens-vh-roberta is not here")
+        pytest.skip(
+            "compares with a pretrained model's published outputs; without ../shared/weights"
+        )
     published = json.loads(PUBLISHED.read_text())
     (logits,) = tinyzo.load(SAPIENS).logits([published["input_ids"]])
     odds = np.exp(logits.astype(np.float64))

@@ -1,5 +1,5 @@
-"""What is trained moves and nothing else, wherever the weights live; what a prefix or z of low rank
-is, against its definition."""
+"""What is trained moves and nothing else, wherever the weights live; what a prefix is, against its
+definition."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from stores import streamed
+from streams import PAIR, small_tiles, streamed  # noqa: F401 (small_tiles: used by all)
 from tiny import (
     ENGINES,
     MODELS,
@@ -20,15 +20,13 @@ from tiny import (
 )
 
 import tinyzo
-from tinyzo.engine import tiles
 from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.engine.terms import Probe
-from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError
 from tinyzo.models.model import Model
 from tinyzo.models.trainable import train_only
 from tinyzo.text.tasks import Example
-from tinyzo.zo.directions import RANK, low_rank, renew
+from tinyzo.zo.directions import low_rank
 from tinyzo.zo.estimators import ESTIMATORS, zo_step
 from tinyzo.zo.objectives import Objective
 from tinyzo.zo.updates import UpdateRule
@@ -38,15 +36,8 @@ dtypes = pytest.mark.parametrize("dtype", ["f32", "bf16"])
 SETS = ["full", "lora", "lora-fa", "prefix", "label-words", "bias", "*.layer*.0.*", "*embed*"]
 sets = pytest.mark.parametrize("what", SETS)
 NUMPY = NumpyEngine()
-PAIR = [Probe(5, 1e-2), Probe(5, -1e-2)]
 EPS = 1e-2
 TERMS = [(5, 0.25), (6, -0.5)]
-
-
-@pytest.fixture(autouse=True)
-def small_tiles(monkeypatch):
-    """Tiles of 3 rows of width 8, so that every matrix has several blocks."""
-    monkeypatch.setattr(tiles, "TILE", 24)
 
 
 def prepared(name: str, what: str, dtype: str = "f32", engine=NUMPY, path=None) -> Model:
@@ -250,57 +241,6 @@ def test_a_prefix_is_keys_and_values_of_tokens(name):
     assert {model.weights.shape(n) for n in model.weights.trained} == {(5, 8)}
     again = raw_bytes(prepared(name, "prefix").weights)
     assert raw_bytes(model.weights) == again
-
-
-# -- z of low rank ---------------------------------------------------------------------------
-
-
-def with_low_rank(weights: Weights, probe: Probe, v_seed: int) -> dict[str, np.ndarray]:
-    """W + eps U V^T, and b + eps z of vectors: f32, in float64 before."""
-    moved = {}
-    for name in weights.saved:
-        w, module = weights.read(name).astype(np.float64), name.removesuffix(".weight")
-        if w.ndim == 1:
-            moved[name] = w + probe.scale * tinyzo.noise(probe.seed, name, w.shape)
-            continue
-        u = tinyzo.noise(probe.seed, f"{module}.lora_B.weight", (len(w), RANK))
-        v = tinyzo.noise(v_seed, f"{module}.lora_A.weight", (RANK, w.shape[1]))
-        moved[name] = w + probe.scale * u.astype(np.float64) @ v
-    return {name: w.astype(np.float32) for name, w in moved.items()}
-
-
-@engines
-@pytest.mark.parametrize("name", MODELS)
-def test_low_rank_probes_are_w_plus_eps_u_v(name, engine):
-    """In linears, embeddings, the tied scores of some rows and of all (lm)."""
-    model = prepared(name, "low-rank", "f32", engine)
-    for loss in ("classification",) if name == "roberta" else ("classification", "lm"):
-        found = losses(model, [Probe(7, EPS), Probe(8, -EPS)], loss)
-        for probe, value in zip((Probe(7, EPS), Probe(8, -EPS)), found, strict=True):
-            plain = MODELS[name]()
-            plain.weights = Weights(with_low_rank(model.weights, probe, 9), NumpyEngine())
-            assert value == pytest.approx(losses(plain, [Probe(0, 0.0)], loss)[0], rel=3e-6)
-
-
-@engines
-@dtypes
-def test_the_end_of_a_window_merges_and_renews(dtype, engine):
-    model = prepared("opt", "low-rank", dtype, engine)
-    weights, before = model.weights, prepared("opt", "low-rank", dtype).weights
-    expected = with_low_rank(before, Probe(7, 0.125), 9)
-    weights.add([(7, 0.125)])
-    weights.write(lambda *_: None, list(weights.saved))
-    renew(weights, 10)
-    for name, w in expected.items():
-        step = 2.0**-7 if dtype == "bf16" else 2.0**-21
-        assert np.abs(weights.read(name) - w).max() <= step * np.abs(w).max()
-    a, b = (f"model.decoder.embed_tokens.lora_{x}.weight" for x in "AB")
-    assert not weights.read(b).any()
-    assert np.array_equal(weights.read(a), tinyzo.noise(10, a, weights.shape(a)))
-    plain = MODELS["opt"](dtype)
-    plain.weights = Weights({n: weights.stored(n) for n in weights.saved}, NumpyEngine())
-    found = losses(model, [Probe(0, 0.0)], "lm")
-    assert found == pytest.approx(losses(plain, [Probe(0, 0.0)], "lm"), rel=2e-6)
 
 
 def test_an_adapter_of_scale_0_merges_to_the_model_itself():

@@ -44,7 +44,8 @@ FREEING = ("unlink", "truncate")  # what a full disk still lets be done
 class Fault:
     """At which event something goes wrong: its name, or how many come before it; None: never.
 
-    mode: one of MODES, or "signal": a real SIGKILL from outside, after `delay` seconds
+    mode: one of MODES, or "signal": a real SIGKILL from outside, after `delay` seconds; a command
+        that has ended before waits for it
     seed: draws the byte that a write is torn at, and what is lost with the power
     """
 
@@ -337,6 +338,8 @@ def _in_fork(command: list[str], disk: Disk, report: Path) -> None:
     code = 70  # a traceback
     try:
         code = cli.main(command)
+        if disk.fault.mode == "signal":
+            signal.pause()
         if disk.fault.at == LAST:
             disk.die()
         disk.on_death()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +33,7 @@ RUNS = {  # family, storage, options
     ),
     "opt bf16": ("opt", "bf16", ()),
 }  # fmt: skip
-WHY_NO_PEFT = next(
-    (f"{name} is not installed" for name in ("torch", "transformers", "peft")
-     if not importlib.util.find_spec(name)), "",
-)  # fmt: skip
+MISSING = [name for name in ("torch", "transformers", "peft") if not find_spec(name)]
 BY_PEFT = """
 import json, sys, numpy as np, torch
 from peft import PeftConfig, PeftModel
@@ -124,14 +121,14 @@ def test_what_the_folder_holds(run):
         "r": s.lora_rank, "lora_alpha": s.lora_alpha, "lora_dropout": 0.0,
         "fan_in_fan_out": False, "inference_mode": True, "init_lora_weights": True,
     }  # fmt: skip
-    safe_open = pytest.importorskip("safetensors").safe_open
+    safe_open = pytest.importorskip("safetensors", reason="the crate reads what we write").safe_open
     with safe_open(folder / WEIGHTS, framework="np") as file:
         halves = [f"base_model.model.{m}.lora_{half}.weight" for m in modules for half in "AB"]
         assert sorted(file.keys()) == sorted(halves)
         assert {file.get_slice(name).get_dtype() for name in halves} == {"F32"}
 
 
-@pytest.mark.skipif(bool(WHY_NO_PEFT), reason=WHY_NO_PEFT)
+@pytest.mark.skipif(bool(MISSING), reason=f"compares with the peft package; without {MISSING}")
 def test_peft_computes_the_same_from_it(runs, tmp_path):
     folders = {name: str(run.path.parent / "adapter") for name, run in runs.items()}
     arguments = [BY_PEFT, *folders.values(), str(tmp_path / "logits.npz"), json.dumps(IDS)]

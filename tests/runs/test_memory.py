@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from itertools import cycle
+from itertools import cycle, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,8 +67,14 @@ def check_plan(home, model, options):
     assert sum(found.parts) == pytest.approx(found.planned, abs=3 << 20)  # each is rounded
 
 
+FIRST = ("default", "streamed numpy", "backpropagation")  # the others are exhaustive
+REST = [name for name in OPTIONS if name not in FIRST]
+
+
 @needs_proc
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(
+    "options", [*FIRST, *(pytest.param(name, marks=pytest.mark.exhaustive) for name in REST)]
+)
 def test_the_plan_is_what_a_run_then_holds(tmp_path, options):
     check_plan(tmp_path, MODEL_OF[options], options)
 
@@ -81,6 +87,7 @@ def test_the_plan_of_the_other_model(tmp_path, options):
 
 
 @needs_proc
+@pytest.mark.exhaustive
 def test_micro_batches_bound_the_peak(tmp_path):
     """A batch of 1,500 tokens at once or in parts; the parts need little more than one."""
     data = write_jsonl(tmp_path / "rows.jsonl", rows(200))
@@ -227,9 +234,15 @@ def sixty_megabytes(tmp_path_factory):
     return write_roberta(home / "model", vocab_size=20_000, num_hidden_layers=2)
 
 
+ENDS = [("resident", 1), ("streamed", 0)]
+OTHER_ENDS = [end for end in product(("resident", "streamed"), range(3)) if end not in ENDS]
+
+
 @needs_proc
-@pytest.mark.parametrize("best", [0, 1, 2])
-@pytest.mark.parametrize("where", ["resident", "streamed"])
+@pytest.mark.parametrize(
+    ("where", "best"),
+    [*ENDS, *(pytest.param(*end, marks=pytest.mark.exhaustive) for end in OTHER_ENDS)],
+)
 def test_the_end_of_a_run_is_within_its_plan(sixty_megabytes, tmp_path, where, best):
     """Whichever step is the best, its weights take the place of the last step's."""
     found = measure_run(sixty_megabytes, tmp_path, where, best)

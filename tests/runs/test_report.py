@@ -11,6 +11,8 @@ import pytest
 
 from tinyzo.runs import report
 
+DRAWS = "matplotlib draws it"
+
 
 @pytest.fixture
 def run(tmp_path):
@@ -24,13 +26,13 @@ def run(tmp_path):
 
 
 def test_the_picture(run):
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason=DRAWS)
     assert report.plot(run) == f"losses drawn in {run / 'loss.png'}"
     assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_run_without_steps_can_be_drawn(tmp_path):
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason=DRAWS)
     assert report.plot(tmp_path) == f"losses drawn in {tmp_path / 'loss.png'}"
 
 
@@ -42,7 +44,7 @@ def test_without_matplotlib_one_line_says_how_to_get_it(run, monkeypatch):
 
 
 def test_a_disk_without_room_for_the_picture_does_not_fail_the_run(run, monkeypatch):
-    figure = pytest.importorskip("matplotlib.figure").Figure
+    figure = pytest.importorskip("matplotlib.figure", reason=DRAWS).Figure
 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -52,7 +52,19 @@ RUNS |= {
     "adam lora": ("--method", "adam", "--train", "lora"),
     "p-rge of words": ("--method", "p-rge", "--train", "label-words", "--dtype", "bf16"),
 }
-methods = pytest.mark.parametrize("name", RUNS)
+# One of each way to begin, to step, to redo and to save; the others combine the same parts.
+CORE = (
+    "mezo", "fzoo", "forward-gradient", "adamezo", "lozo", "sparse bf16", "adam lora",
+    "train prefix", "train label-words", "f1",
+)  # fmt: skip
+methods = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in CORE else pytest.mark.exhaustive) for name in RUNS],
+)
+
+
+def test_the_core_are_runs():
+    assert set(CORE) < RUNS.keys()
 
 
 @pytest.fixture(scope="module")

@@ -127,7 +127,7 @@ def test_the_same_seed_gives_the_same_bytes(home, tmp_path, family):
     assert [m["seed"] for m in a] == [m["seed"] for m in b]  # the data seed is no part of z
 
 
-@pytest.mark.parametrize("family", ["roberta", "opt"])
+@pytest.mark.parametrize("family", ["roberta", pytest.param("opt", marks=pytest.mark.exhaustive)])
 def test_micro_batches_change_the_rounding_only(home, tmp_path, family):
     for tokens in ("1", "40", "4096"):
         finetune(home / family, home / "data", tmp_path / tokens, "--micro-batch-tokens", tokens)
@@ -199,7 +199,7 @@ def test_a_run_does_not_depend_on_the_number_of_threads(home, tmp_path):
 FOLDS = type(choose_engine("auto", 2))
 
 
-@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("after", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize(
     ("where", "name", "call"),
     [
@@ -252,7 +252,7 @@ def cut(path, size):
     path.write_bytes(path.read_bytes()[:size])
 
 
-@pytest.mark.parametrize("draw", range(12))
+@pytest.mark.parametrize("draw", range(6))
 def test_files_cut_at_any_byte_end_the_same(home, run, draw):
     """After a loss of power each file may be shorter than another."""
     chance = random.Random(draw)
@@ -296,7 +296,7 @@ def test_killed_at_any_moment_it_ends_the_same(home, tmp_path):
         *("finetune", "--model", home / "opt", "--task", "reviews", "--data", home / "data"),
         *("--output", tmp_path / "run", *SEED_3, *options, "--steps", "1000000"),
     )
-    for wanted in (1, 9, 22):
+    for wanted in (1, 9):
         process = shell(*command, stdout=None, stderr=subprocess.DEVNULL)
         wait_for(process, tmp_path / "run" / "journal", 52 + 56 * wanted)
         time.sleep(0.02 * chance.random())
@@ -320,6 +320,7 @@ import signal, sys
 from tinyzo.cli import main
 from tinyzo.runs.journal import Journal
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 append = Journal.append
 
 def append_and_interrupt(self, step):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tiny import ENGINES, MODELS, examples_for, raw_bytes, toy_task
-from zo.test_mezo import exact_slope
+from tiny import ENGINES, MODELS, exact_slope, examples_for, raw_bytes, toy_task
 
 import tinyzo
 from tinyzo.engine.numpy_engine import NumpyEngine, NumpyView
