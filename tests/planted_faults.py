@@ -219,9 +219,9 @@ FAULTS = (
         "engine/test_weights.py",
     ),
     Fault(
-        "engine/weights.py",
-        "np.float32(1 - update.decay if is_matrix else 1)",
-        "np.float32(1 - update.decay)",
+        "engine/terms.py",
+        "1 - self.decay if is_matrix else 1.0",
+        "1 - self.decay",
         "vectors decay too",
         "zo/test_mezo.py::test_decay_shrinks_matrices_and_leaves_vectors",
     ),
@@ -230,7 +230,7 @@ FAULTS = (
         "z[np.abs(w) > np.float32(limit)] = 0",
         "z[w > np.float32(limit)] = 0",
         "large negative weights move",
-        "engine/test_directions.py",
+        "zo/test_directions.py",
     ),
     Fault(
         "engine/tiles.py",
@@ -255,7 +255,7 @@ FAULTS = (
     ),
     Fault(
         "engine/adapters.py",
-        "low = self.product(a, x) * np.float32(self.scale())",
+        "low = self.product(a, x) * scale_of(self.weights)",
         "low = self.product(a, x)",
         "LoRA without alpha / r",
         "checkpoints/test_peft.py::test_logits_are_those_of_peft",
@@ -404,8 +404,8 @@ FAULTS = (
     ),
     Fault(
         "zo/objectives.py",
-        "means = -sums / batch.lengths",
-        "means = -sums",
+        "means: Float64 = -sums / batch.lengths",
+        "means: Float64 = -sums",
         "long candidates score worse",
         "zo/test_objectives.py",
     ),
@@ -414,7 +414,7 @@ FAULTS = (
         "sizes = np.abs(weights.gather(name, rows))",
         "sizes = weights.gather(name, rows)",
         "small means negative",
-        "engine/test_directions.py",
+        "zo/test_directions.py",
     ),
     # -- autodiff
     Fault(
@@ -448,7 +448,7 @@ FAULTS = (
     # -- runs
     Fault(
         "runs/settings.py",
-        "shipped.is_dir() and not here.is_dir()",
+        "shipped.is_dir() and not Path(model).is_dir()",
         "shipped.is_dir()",
         "a shipped name hides a folder",
         "runs/test_settings.py",
@@ -511,8 +511,8 @@ FAULTS = (
     ),
     Fault(
         "runs/run.py",
-        '(-evaluations[n]["accuracy"],',
-        '(evaluations[n]["accuracy"],',
+        'return -accuracy, found["loss"], step',
+        'return accuracy, found["loss"], step',
         "the worst step is the best",
         "runs/test_run.py",
     ),

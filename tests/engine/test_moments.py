@@ -11,6 +11,7 @@ from tiny import ENGINES, MODELS, examples_for, masked, raw_bytes, toy_task
 from tinyzo.dtypes import narrow, widen
 from tinyzo.engine import noise, tiles
 from tinyzo.engine.moments import Moments
+from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.engine.terms import Direction, Probe, Update
 from tinyzo.zo.directions import magnitude_limits
 from tinyzo.zo.objectives import Objective
