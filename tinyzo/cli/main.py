@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from tinyzo import __version__
 from tinyzo.cli import convert, doctor, evaluate, finetune, inspect, predict, replay
 from tinyzo.cli.completion import SHELLS, completion
 from tinyzo.cli.parser import Parser
@@ -101,6 +100,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     if unknown:
         options.parser.refuse(unknown[0])
     if options.version:
+        from tinyzo import __version__
+
         print(f"tinyzo {__version__}", flush=True)
         return 0
     if options.print_completion:

@@ -69,7 +69,7 @@ def load_splits(task: Task, path: Path) -> Splits:
 
     path:    a folder; or one file, whose rows are then `train`
     returns: Splits; a test file without labels (GLUE's and SuperGLUE's own) counts as none
-    raises:  DataError when there is no such path or the folder holds no split, and as `read_rows` does
+    raises:  DataError for no such path or a folder without a split, and as `read_rows`
     """
     if not path.exists():
         raise DataError(
