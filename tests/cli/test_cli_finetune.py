@@ -97,8 +97,9 @@ def test_a_task_of_ones_own(
     model = ("--model", home / family)
     run = ("--output", tmp_path / "run", "--steps", 2, "--batch-size", 4)
     result = document(capsys, "finetune", *model, "--data", data, *task, *run)
-    assert (result["task"], result["examples"], result["split"]) == ("custom", 4, "4 held-out")
+    assert (result["task"], result["examples"], result["split"]) == ("custom", 4, "held-out")
     again = document(capsys, "evaluate", "--model", tmp_path / "run")
+    assert again["split"] == "held-out"
     assert (again["task"], again["loss"]) == ("custom", result["loss"])
     assert document(capsys, "evaluate", *model, "--data", data, *task)["examples"] == 20
     assert document(capsys, "predict", *model, *task, "No")["scores"].keys() == {"bad", "good"}

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from commands import command
 
+import tinyzo
 from tinyzo.cli import build_parser
 from tinyzo.cli.parser import Parser, names
 from tinyzo.runs.settings import CHOICES, Settings
@@ -74,6 +75,11 @@ def test_without_a_command_it_shows_three_to_begin_with(capsys: Capture) -> None
     assert max(map(len, output.splitlines())) <= 80
 
 
+def test_version(capsys: Capture) -> None:
+    assert command("--version") == 0
+    assert capsys.readouterr().out == f"tinyzo {tinyzo.__version__}\n"
+
+
 def test_help_lists_every_command(capsys: Capture) -> None:
     output = help_of(capsys)
     assert re.findall(r"^    (\w+) ", output, re.M) == list(FIXED)
@@ -115,9 +121,15 @@ def test_options_come_in_groups_the_six_that_people_set_first(capsys: Capture) -
     assert "{" not in output.partition("options:")[0]  # one line of usage, not 25
 
 
-def test_every_method_is_a_line_of_help(capsys: Capture) -> None:
+@pytest.mark.parametrize("columns", [60, 80])
+def test_every_method_is_in_the_help_wrapped(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
     listed = help_of(capsys, "finetune").partition("methods, by --method NAME:\n")[2]
-    found = re.findall(r"^  (\S+) +(.+)$", listed, re.M)
+    assert max(map(len, listed.splitlines())) <= columns - 2
+    joined = re.sub(r"\n {20}", " ", listed)
+    found = re.findall(r"^  (\S+) +(.+)$", joined, re.M)
     assert found == [(name, method.summary) for name, method in METHODS.items()]
 
 

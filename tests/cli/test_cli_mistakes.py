@@ -56,7 +56,7 @@ def mistakes(home: Path) -> dict[str, tuple[int, str]]:
         f"finetune --model {opt}/config.json": (1, "config.json: no such folder"),
         f"finetune --model {data}": (1, "data: none of model.safetensors"),
         f"finetune --model {run}": (2, "opt-run is a run"),
-        f"finetune --model {opt} --task reviews --data {home}/none.jsonl": (1, "No such file"),
+        f"finetune --model {opt} --task reviews --data {home}/none.jsonl": (1, "no such file"),
         f"finetune --model {opt} --task reviews --data {home}": (1, "holds no data"),
         f"finetune --model {opt} --output {run} {reviews}": (1, "has a run.toml already"),
         f"finetune --model {opt} --output /dev/null/run {reviews}": (1, "/dev/null/run: Not a"),

@@ -74,6 +74,14 @@ def test_a_run_with_its_log_closed(home: Path) -> None:
     assert json.loads(document)["steps"] == 6
 
 
+def test_letters_that_the_terminal_has_not(home: Path) -> None:
+    line = f"{sys.executable} -m tinyzo predict --model {home / 'opt'} '日本'"
+    env = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    found = subprocess.run(line, shell=True, capture_output=True, cwd=ROOT, env=env)
+    assert found.returncode == 1
+    assert b"hint: PYTHONIOENCODING=utf-8 prints every letter" in found.stderr
+
+
 def test_bytes_that_are_no_text(home: Path) -> None:
     arguments = ("predict", "--model", home / "opt")
     process = shell(*arguments, stdin=subprocess.PIPE, text=False)

@@ -96,6 +96,11 @@ def test_a_missing_file_is_named(tmp_path):
     assert "folder.tsv: Is a directory" in message(read_rows, tmp_path / "folder.tsv")
 
 
+@pytest.mark.parametrize("name", ["none", "none.tsv"])
+def test_a_path_that_is_not_there(tmp_path, name):
+    assert f"{name}: no such file or folder" in message(load_splits, TASK, tmp_path / name)
+
+
 def test_splits_are_found_by_name(write, tmp_path):
     write("train.tsv", "text\tlabel\na\tbad\n")
     write("val.jsonl", '{"text": "b", "label": "good"}\n')

@@ -53,7 +53,7 @@ def weights_file(directory: Path) -> Path:
     raises: CheckpointError when there is none
     """
     if not directory.is_dir():
-        refuse(directory, "no such folder", "--model takes a model's folder")
+        refuse(directory, "no such folder", "name a model's folder")
     for name in WEIGHT_FILES:
         if (directory / name).is_file():
             return directory / name

@@ -63,6 +63,7 @@ COMMANDS = {
 def build_parser() -> Parser:
     """The parser of all commands; `run` of what it parses is the command's function."""
     parser = Parser(prog="tinyzo", description=ABOUT, epilog="tinyzo COMMAND -h says more")
+    parser.add_argument("--version", action="store_true", help="print the version")
     parser.add_argument(
         "--print-completion",
         metavar="SHELL",
@@ -98,6 +99,11 @@ def _run(arguments: Sequence[str] | None) -> int:
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         options.parser.refuse(unknown[0])
+    if options.version:
+        from tinyzo import __version__
+
+        print(f"tinyzo {__version__}", flush=True)
+        return 0
     if options.print_completion:
         print(completion(parser, options.print_completion), flush=True)
         return 0
@@ -132,4 +138,6 @@ def _fail_of_system(error: OSError | MemoryError | UnicodeError) -> int:
     if isinstance(error, BrokenPipeError):  # the reader has seen enough, as `| head -1`
         return 1
     hint = "check the path and its permissions, and room on the disk and in memory"
+    if isinstance(error, UnicodeError):
+        hint = "PYTHONIOENCODING=utf-8 prints every letter"
     return _fail(f"{str(error) or type(error).__name__}\n  hint: {hint}", 1)

@@ -7,6 +7,8 @@ to runs/settings.py, or to the run that --model names.
 from __future__ import annotations
 
 import argparse
+import shutil
+import textwrap
 from typing import TYPE_CHECKING
 
 from tinyzo.cli.parser import count, names
@@ -29,7 +31,17 @@ def given_settings(options: argparse.Namespace) -> Settings:
 
 def describe_methods() -> str:
     """The methods that --method takes, a line each."""
-    lines = (f"  {name:17} {method.summary}" for name, method in METHODS.items())
+    width = shutil.get_terminal_size().columns - 2  # as argparse has it
+    lines = (
+        textwrap.fill(
+            method.summary,
+            width,
+            initial_indent=f"  {name:17} ",
+            subsequent_indent=" " * 20,
+            break_on_hyphens=False,
+        )
+        for name, method in METHODS.items()
+    )
     return "\n".join(["methods, by --method NAME:", *lines])
 
 

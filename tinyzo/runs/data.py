@@ -59,7 +59,7 @@ def choose_rows(task: Task, splits: Splits, settings: RunSettings) -> tuple[Spli
         shuffled = draw(train, len(train), seed)
         test = shuffled[:n_dev]
         train = shuffled[n_dev:]
-        reported = f"{n_dev} held-out"
+        reported = "held-out"
     if settings.k_shot:
         train, dev = kshot(task, train, settings.k_shot, seed)
     elif not dev or reported == "dev":

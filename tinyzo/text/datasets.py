@@ -69,8 +69,12 @@ def load_splits(task: Task, path: Path) -> Splits:
 
     path:    a folder; or one file, whose rows are then `train`
     returns: Splits; a test file without labels (GLUE's and SuperGLUE's own) counts as none
-    raises:  DataError when the folder holds no split, and as `read_rows` does
+    raises:  DataError for no such path or a folder without a split, and as `read_rows`
     """
+    if not path.exists():
+        raise DataError(
+            f"{path}: no such file or folder", "--data takes the folder or file of rows"
+        )
     if not path.is_dir():
         return Splits(read_rows(path, task.columns), [], [])
     splits = Splits(**{name: _read_split(path, name, task) for name in STEMS})
