@@ -61,6 +61,9 @@ def room(module: str) -> int:
     return ROOMS.index([*module.split("."), ""][1])
 
 
+STDLIB = {*sys.stdlib_module_names, "tomllib"}  # which is there since Python 3.11
+
+
 def imports(tree: ast.AST) -> Iterator[tuple[ast.stmt, str]]:
     """Every (statement, dotted name) that is imported, wherever it stands."""
     for node in ast.walk(tree):
@@ -93,7 +96,7 @@ def wrong_imports(where: str, source: str) -> list[str]:
         elif package in LAZY:
             fine = node in lazy and where.startswith(LAZY[package])
         else:
-            fine = package in sys.stdlib_module_names or where.startswith(TOP.get(package, ()))
+            fine = package in STDLIB or where.startswith(TOP.get(package, ()))
         if not fine:
             wrong.append(f"{where}:{node.lineno} imports {name}")
     return wrong

@@ -27,6 +27,8 @@ from tinyzo.zo.objectives import Objective
 
 numba = pytest.importorskip("numba", reason="the fast engine needs Numba")
 
+from llvmlite.binding import llvm_version_info  # noqa: E402
+
 from tinyzo.engine.numba import engine as numba_engine  # noqa: E402
 from tinyzo.engine.numba import kernels as numba_kernels  # noqa: E402
 from tinyzo.engine.numba.engine import DEPTH, NumbaEngine  # noqa: E402
@@ -50,11 +52,18 @@ starts_another = pytest.mark.skipif(
 
 # -- register tiles ------------------------------------------------------------------------------
 
+old_llvm = pytest.mark.skipif(
+    llvm_version_info[0] < 20, reason="LLVM is older than 20: no avx512bf16"
+)
+
 
 @pytest.mark.parametrize(
     ("features", "triple", "tile"),
     [
-        ({"avx2", "fma", "avx512f", "avx512bf16"}, X86, Tile(16, 8, 3, "avx512bf16")),
+        pytest.param(
+            *({"avx2", "fma", "avx512f", "avx512bf16"}, X86, Tile(16, 8, 3, "avx512bf16")),
+            marks=old_llvm,
+        ),
         ({"avx2", "fma", "avx512f"}, X86, Tile(16, 8, 3, "")),
         ({"avx2", "fma"}, X86, Tile(8, 4, 3, "")),
         ({"avx2"}, X86, Tile(4, 4, 2, "")),
@@ -166,6 +175,7 @@ for bf16 in (False, True):
 """
 
 
+@old_llvm
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="LLVM here compiles for x86 only")
 def test_the_inner_loop_for_avx512_is_24_multiply_adds_and_no_spill():
     """Compiled, not run: of each loop, whether all are on 512 bits, and its uses of the stack."""

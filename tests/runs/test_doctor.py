@@ -15,12 +15,15 @@ from tiny import EngineOf
 
 import tinyzo
 from tinyzo.cli import main
-from tinyzo.engine.numba.engine import NumbaEngine
 from tinyzo.engine.numpy_engine import NumpyEngine, NumpyView
 from tinyzo.engine.select import choose_engine
 from tinyzo.models.opt import Config as OptConfig
 from tinyzo.models.roberta import Config as RobertaConfig
 from tinyzo.runs import doctor
+
+pytest.importorskip("numba", reason="the checks compare two engines")
+
+from tinyzo.engine.numba.engine import NumbaEngine
 
 NAMES = ["python", "numpy", *doctor.PACKAGES, "cpu", "engine", "matmul", "noise"]
 ENGINES = {"numba": NumbaEngine(1, bf16=False), "numpy": NumpyEngine()}

@@ -47,7 +47,7 @@ def plain():
     @cache
     def load(family: str) -> Encode:
         files = [str(VOCABULARIES / family / name) for name in ("vocab.json", "merges.txt")]
-        backend = tokenizers.ByteLevelBPETokenizer(*files)
+        backend = tokenizers.ByteLevelBPETokenizer.from_file(*files)
         return lambda text: backend.encode(text).ids
 
     return load
