@@ -140,14 +140,19 @@ def _docstring_lines(nodes: list[ast.AST]) -> set[int]:
 
 
 def _code(file: Path, docstrings: set[int]) -> tuple[set[int], int]:
-    """The lines that hold code, and how many tokens they have."""
+    """The lines that hold code, and how many tokens they have; an f-string is one, as before
+    Python 3.12, which takes it apart."""
     lines: set[int] = set()
-    count = 0
+    count = depth = 0
     with tokenize.open(file) as stream:
         for token in tokenize.generate_tokens(stream.readline):
-            if token.type not in NO_CODE and token.start[0] not in docstrings:
-                lines.update(range(token.start[0], token.end[0] + 1))
+            kind = tokenize.tok_name[token.type]
+            if token.type in NO_CODE or token.start[0] in docstrings:
+                continue
+            lines.update(range(token.start[0], token.end[0] + 1))
+            if depth == 0:
                 count += 1
+            depth += {"FSTRING_START": 1, "FSTRING_END": -1}.get(kind, 0)
     return lines, count
 
 

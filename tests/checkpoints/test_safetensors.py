@@ -175,7 +175,7 @@ BAD = [
     (b'{"a\nb":' + text()[5:], EIGHT, JSON),
     (b"[" * 100_000, b"", JSON),
     (b'{"a":' * 100_000, b"", JSON),
-    (text(shape="[" * 5000 + "]" * 5000), EIGHT, JSON),
+    (text(shape="[" * 50_000 + "]" * 50_000), EIGHT, JSON),
     ({"a": None}, EIGHT, FIELDS),
     ({"a": 1}, EIGHT, FIELDS),
     ({"a": {}}, EIGHT, FIELDS),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -202,3 +204,26 @@ def test_every_error_is_of_one_kind(home):
             call()
         assert error.value.hint
     assert not (home / "new").exists()
+
+
+def test_a_run_keeps_its_type(home):
+    assert tinyzo.load(home / "run", dtype="auto").weights.dtype("lm_head.bias") == np.float32
+    with pytest.raises(UsageError, match="the run's dtype is auto\n  hint: leave out --dtype"):
+        tinyzo.load(home / "run", dtype="bf16")
+
+
+def test_a_step_that_is_not_there_leaves_no_directory(home, tmp_path):
+    with pytest.raises(RunError, match="no step 7"):
+        tinyzo.replay(home / "run", tmp_path / "new", step=7)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_disk_that_is_full_before_a_run_begins(home, tmp_path, monkeypatch):
+    """There is nothing yet to go on with."""
+
+    def full(path, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tinyzo.runs.run.write_file", full)
+    with pytest.raises(RunError, match=r"run.toml: No space left on device\n  hint: make room"):
+        tinyzo.finetune(tmp_path / "run", model=home / "model", data=home / "data", task="reviews")

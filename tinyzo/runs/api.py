@@ -17,7 +17,7 @@ from tinyzo.runs import export
 from tinyzo.runs.evaluate import Evaluation
 from tinyzo.runs.evaluate import evaluate as evaluate_examples
 from tinyzo.runs.evaluate import predict as predict_examples
-from tinyzo.runs.opened import Opened, open_for_task, row_of, with_task
+from tinyzo.runs.opened import Opened, check_same, open_for_task, row_of, with_task
 from tinyzo.runs.run import Run, is_run
 from tinyzo.runs.settings import FIELDS, Settings, model_path
 from tinyzo.runs.snapshots import tuned_model
@@ -37,9 +37,10 @@ def load(
     engine:    "auto", "numba" or "numpy"
     residency: "resident": weights in memory; "streamed": read from their file in every pass;
         "auto": resident if they take less than half of the free memory
-    dtype:     how weights are stored: "f32", "bf16" or "f16"; None or "auto": as in the file
+    dtype:     how weights are stored: "f32", "bf16" or "f16"; None or "auto": as in the file; a
+        run keeps its own
     threads:   of the numba engine; None: one on each fast CPU. NumPy's BLAS has its own
-    raises: CheckpointError, ConfigError, RunError
+    raises: CheckpointError, ConfigError, RunError; UsageError for another dtype than a run's
 
         model = tinyzo.load("roberta-tiny")
         (scores,) = model.logits([[0, 31414, 2]])       # f32[T, V]
@@ -49,7 +50,9 @@ def load(
         return models.load(found, engine, residency, dtype, threads)
     check_choice("engine", engine, ENGINES)
     check_choice("residency", residency, RESIDENCIES)
-    return tuned_model(Run.open(found), None, engine, residency, threads)
+    run = Run.open(found)
+    check_same(run.settings, Settings(dtype=dtype))
+    return tuned_model(run, None, engine, residency, threads)
 
 
 def finetune(

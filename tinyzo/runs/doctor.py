@@ -22,6 +22,7 @@ from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.engine.protocols import Engine
 from tinyzo.engine.select import choose_engine, why_no_numba
 from tinyzo.engine.weights import Weights
+from tinyzo.errors import TinyzoError
 from tinyzo.models.model import Model, load
 from tinyzo.parsing import read_toml
 
@@ -107,7 +108,10 @@ def examine(path: Path) -> Iterator[Check]:
         try:
             yield from checks
         except Exception as error:  # of any kind: it is the finding
-            yield check(name, repr(error), False, getattr(error, "hint", "report this"))
+            if isinstance(error, TinyzoError):
+                yield check(name, error.message, False, error.hint)
+            else:
+                yield check(name, repr(error), False, "report this")
 
 
 def engines_here() -> Engines:

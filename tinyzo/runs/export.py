@@ -16,7 +16,7 @@ from tinyzo.errors import CheckpointError, RunError
 from tinyzo.models.model import Model
 from tinyzo.parsing import JsonObject, read_json
 from tinyzo.runs.run import Run
-from tinyzo.runs.snapshots import infos_of, tuned_model
+from tinyzo.runs.snapshots import infos_of, steps_up_to, tuned_model
 from tinyzo.system import new_directory, write_file
 
 WEIGHTS = "model.safetensors"
@@ -41,6 +41,7 @@ def replay(run: Run, output: Path, step: int | None = None, merge: bool = False)
     """
     if run.settings.train == "prefix":
         raise RunError(f"{run.path}: transformers reads no prefix", "give --model the run itself")
+    steps_up_to(run, step)  # a step that it has not leaves no directory behind
     _make_new(output)
     model = tuned_model(run, step)
     if run.settings.train in ("lora", "lora-fa") and not merge:

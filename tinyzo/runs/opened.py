@@ -64,7 +64,7 @@ def with_task(model: Model, given: Settings, needs_data: bool = True) -> Opened:
 
 
 def _open_run(run: Run, given: Settings, needs_data: bool, zero_shot: bool) -> Opened:
-    _check_same(run.settings, given)
+    check_same(run.settings, given)
     task = run.settings.task or ""
     is_same_task = given.template is None and (given.task or task).lower() == task.lower()
     known = as_given(run.settings)
@@ -77,7 +77,7 @@ def _open_run(run: Run, given: Settings, needs_data: bool, zero_shot: bool) -> O
     return Opened(model, resolved, is_run_task=is_same_task and given.data is None)
 
 
-def _check_same(known: RunSettings, given: Settings) -> None:
+def check_same(known: RunSettings, given: Settings) -> None:
     """raises: UsageError for a setting that the run has, and that is given another value"""
     for name in OF_RUN:
         value = getattr(known, name)

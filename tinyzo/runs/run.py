@@ -33,6 +33,7 @@ from tinyzo.runs.settings import RunSettings, Settings
 from tinyzo.system import new_directory, os_errors, write_file
 
 ROOM = "make room on the disk, or the directory writable, then --resume"
+NO_ROOM_TO_BEGIN = "make room on the disk, or name another --output; nothing has been computed yet"
 OLD_VALUES = {"update": {"adam": "adamezo"}}  # a setting -> its values of before 0.2 -> ours
 
 
@@ -68,12 +69,12 @@ class Run:
         """
         new_directory(self.path, RunError, ("run.toml", "config.json"))
         self.about |= {"numpy": np.__version__, "machine": platform.machine()}
-        self.save()
+        self.save(NO_ROOM_TO_BEGIN)
 
-    def save(self) -> None:
-        """Write run.toml, whole or not at all."""
+    def save(self, hint: str = ROOM) -> None:
+        """Write run.toml, whole or not at all. hint: what to do when it cannot be written."""
         about = "".join(f"{name} = {json.dumps(value)}\n" for name, value in self.about.items())
-        self.write("run.toml", f"[about]\n{about}\n[settings]\n{self.settings.to_toml()}")
+        self.write("run.toml", f"[about]\n{about}\n[settings]\n{self.settings.to_toml()}", hint)
 
     @classmethod
     def open(cls, path: Path) -> Run:
@@ -136,12 +137,13 @@ class Run:
 
     # -- files that grow, and files that are replaced
 
-    def write(self, file: str, text: str) -> None:
+    def write(self, file: str, text: str, hint: str = ROOM) -> None:
         """Replace a file of the run, whole or not at all.
 
+        hint: what to do when it cannot be written
         raises: RunError when the disk is full or the directory cannot be written
         """
-        with os_errors(RunError, self.path / file, ROOM):
+        with os_errors(RunError, self.path / file, hint):
             write_file(self.path / file, text.encode())
 
     def record(self, file: str, line: JsonObject) -> None:

@@ -69,7 +69,7 @@ def tuned_model(
     if residency == "auto":
         residency = s.residency
     threads = threads or s.threads
-    steps = _steps_up_to(run, step)
+    steps = steps_up_to(run, step)
     method = method_of(s)
     model = run.base_model()
     start = Snapshots(run, method).restore(model, len(steps))
@@ -83,8 +83,11 @@ def tuned_model(
     return model.settle(engine, residency, threads)
 
 
-def _steps_up_to(run: Run, step: int | None) -> list[Step]:
-    """The first `step` steps of a run; None: up to the step that did best on dev."""
+def steps_up_to(run: Run, step: int | None) -> list[Step]:
+    """The first `step` steps of a run; None: up to the step that did best on dev.
+
+    raises: RunError when it has no such step
+    """
     done = read_journal(run.journal_path).steps
     if step is None:
         step = run.best_step()
