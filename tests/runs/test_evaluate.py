@@ -133,6 +133,6 @@ def test_a_run_on_one_file_is_evaluated_on_what_it_held_out(tmp_path, capsys, mo
         document = json.loads(capsys.readouterr().out)
         return document["examples"], document["split"], document["loss"]
 
-    assert loss() == loss("--task", "reviews") == (5, "5 held-out", result["loss"])
+    assert loss() == loss("--task", "reviews") == (5, "held-out", result["loss"])
     assert loss("--data", str(data))[:2] == (25, "train")  # asked for all of it
     assert loss("--limit", "2")[0] == 2
