@@ -701,7 +701,7 @@ def run_tests(tree: Path, tests: Sequence[str], variables: dict[str, str]) -> Ou
     """Run some tests of a copy of the tree. variables: of the environment, beside this one's."""
     environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     environment |= variables
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", ""]
     command += [f"tests/{test}" for test in tests]
     start = time.perf_counter()
     try:
