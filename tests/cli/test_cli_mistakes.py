@@ -88,7 +88,8 @@ def mistakes(home: Path) -> dict[str, tuple[int, str]]:
         f"convert {home}/nowhere --output {home}/x": (1, "nowhere: no such folder"),
         f"convert {opt}/config.json --output {home}/x": (1, "config.json"),
         f"inspect {home}/nowhere": (1, "nowhere: no such folder"),
-        f"inspect {opt} --tokens -1": (2, "--tokens takes a whole number from 0 up, not '-1'"),
+        f"inspect {opt} --tokens -1": (2, "--tokens takes a whole number from 1 up, not '-1'"),
+        f"inspect {opt} --batch-size 0": (2, "--batch-size takes a whole number from 1 up, not"),
         "inspect /" + 5000 * "a": (1, "File name too long"),
     }
 

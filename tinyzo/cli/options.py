@@ -11,7 +11,7 @@ import shutil
 import textwrap
 from typing import TYPE_CHECKING
 
-from tinyzo.cli.parser import count, names
+from tinyzo.cli.parser import names, size
 from tinyzo.zo.methods import METHODS
 
 if TYPE_CHECKING:
@@ -373,14 +373,14 @@ def add_plan_sizes(group: Group) -> None:
     group.add_argument(
         "--batch-size",
         metavar="N",
-        type=count,
+        type=size,
         default=8,
         help="sequences of a batch, for the memory plan; default: 8",
     )
     group.add_argument(
         "--tokens",
         metavar="N",
-        type=count,
+        type=size,
         default=64,
         help="tokens of a sequence, for the memory plan; default: 64",
     )

@@ -31,7 +31,20 @@ def count(text: str) -> int:
     return int(text)
 
 
-TAKES = {int: "a whole number", float: "a number", count: "a whole number from 0 up"}
+def size(text: str) -> int:
+    """A whole number from 1 up."""
+    number = count(text)
+    if number == 0:
+        raise argparse.ArgumentTypeError
+    return number
+
+
+TAKES = {
+    int: "a whole number",
+    float: "a number",
+    count: "a whole number from 0 up",
+    size: "a whole number from 1 up",
+}
 
 
 class Parser(argparse.ArgumentParser):

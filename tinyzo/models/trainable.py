@@ -30,7 +30,10 @@ from tinyzo.text.packing import pack_sequences
 
 ALIASES = {"bias": "*.bias", "head": "lm_head.*"}
 TARGETS = ("query", "value", "q_proj", "v_proj")
-HINT = "names as 'lm_head.*,*.bias'; label-words where a task's words are no columns of the data"
+HINT = (
+    "one of full, lora, lora-fa, prefix, bias, head, or names as 'lm_head.*,*.bias'; label-words "
+    "where a task's words are no columns of the data"
+)
 PREFIX = 5  # tokens
 
 Tensors = dict[str, np.ndarray]
