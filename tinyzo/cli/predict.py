@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
     given = shared.given_settings(options)
     check_names(given.model, given.task)
     opened = open_for_task(given, needs_data=False)
-    fields = opened.bound().fields
+    fields = opened.bound.fields
     texts, again = tee(_texts(options.texts or sys.stdin or ()))
     rows = (_row(fields, text) for text in again)
     for text, found in zip(texts, predictions(opened, rows), strict=True):

@@ -188,7 +188,7 @@ def predictions(
 
     A label is its word; of a task whose words are columns (COPA), what its files call it.
     """
-    bound = opened.bound()
+    bound = opened.bound
     loss = opened.loss()
     labels = [word.strip() for word in bound.task.fixed_words] or list(bound.task.labels)
     for text in texts:

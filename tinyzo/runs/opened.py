@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from tinyzo.errors import DataError, UsageError
 from tinyzo.models.model import Model, load
@@ -29,19 +30,20 @@ class Opened:
     settings: RunSettings
     is_run_task: bool
 
+    @cached_property
     def bound(self) -> BoundTask:
-        """The task in the model's vocabulary."""
+        """The task in the model's vocabulary, bound when first asked for."""
         return bind_task(self.model, self.settings)
 
     def loss(self) -> BoundedLoss:
         """The scores and the loss of the task, in bounded memory."""
-        return BoundedLoss(Objective(self.model, self.bound()), self.settings.micro_batch_tokens)
+        return BoundedLoss(Objective(self.model, self.bound), self.settings.micro_batch_tokens)
 
     def data(self) -> Data:
         """The rows to report on: of a run's own task, those that it keeps for that."""
         if self.is_run_task:
-            return load_data(self.bound(), self.settings)
-        return load_evaluation(self.bound(), self.settings)
+            return load_data(self.bound, self.settings)
+        return load_evaluation(self.bound, self.settings)
 
 
 def open_for_task(given: Settings, needs_data: bool = True, zero_shot: bool = False) -> Opened:
