@@ -279,3 +279,17 @@ def test_going_on_refuses_in_python_too(runs):
 
     with pytest.raises(ConfigError, match="the model has an adapter"):
         train_only(open_model(runs["opt lora"].path.parent / "adapter"), "full", 0, 8, 16.0)
+
+
+def test_an_adapter_that_counts_nothing_is_written_as_such(tmp_path):
+    """alpha = 0 is a number like any other."""
+    model, data = write_model(tmp_path / "model"), write_reviews(tmp_path / "data")
+    assert finetune(model, data, tmp_path / "first", "--train", "lora", "--steps", "1") == 0
+    replay(Run.open(tmp_path / "first"), tmp_path / "adapter", step=1)
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_alpha": 0.0}))
+    run = tmp_path / "second"
+    assert finetune(tmp_path / "adapter", data, run, "--train", "lora", "--steps", "0") == 0
+    replay(Run.open(run), tmp_path / "new")
+    written = json.loads((tmp_path / "new" / "adapter_config.json").read_text())
+    assert written["lora_alpha"] == 0.0

@@ -93,10 +93,9 @@ class AdaptedView(NumpyView):
         return np.concatenate(parts, axis=1)
 
 
-def scale_of(weights: Parameters) -> np.float32:
+def scale_of(weights: Parameters) -> float:
     """s = alpha / r; 1 where it is not set."""
-    scale = weights.adapter_scale
-    return np.float32(1 if scale is None else scale)
+    return 1.0 if weights.adapter_scale is None else weights.adapter_scale
 
 
 def merge(weights: Parameters, name: str, raw: np.ndarray, start: int) -> None:

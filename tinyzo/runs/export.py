@@ -12,6 +12,7 @@ from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import WEIGHT_FILES, open_torch_bin, open_weights
 from tinyzo.checkpoints.safetensors import Infos, SafetensorsWriter
 from tinyzo.dtypes import weight_type
+from tinyzo.engine.adapters import scale_of
 from tinyzo.errors import CheckpointError, RunError
 from tinyzo.models.model import Model
 from tinyzo.parsing import JsonObject, read_json
@@ -73,8 +74,7 @@ def _write_adapter(output: Path, model: Model) -> None:
 
         weights.write(write, names)
     rank = weights.shape(names[0])[0]  # the first is an A: [r, in]
-    scale = weights.adapter_scale or 1.0
-    config = peft.new_config(model.family, model.directory, names, rank, scale)
+    config = peft.new_config(model.family, model.directory, names, rank, scale_of(weights))
     _write_json(output / peft.CONFIG, config)
 
 
