@@ -1,26 +1,17 @@
-"""Everything tinyzo raises on purpose.
-
-TinyzoError               exit code 1: what was read, what was found, and a hint
-  CheckpointError         a weights file or directory: truncated, hostile, mismatched, missing
-  ConfigError             a config.json or a setting that asks for what is not built
-  TokenizerError          a vocabulary that is missing, damaged, or does not fit the model
-  DataError               a data file, a task, a template, a label word, a sequence too long
-  ShapeError              arrays that do not fit together
-  RunError                a run directory or journal: corrupt, changed under us, in use
-  NumericError            a loss that is not finite
-  UsageError              exit code 2: the command itself is wrong
-"""
+"""Everything tinyzo raises on purpose."""
 
 from collections.abc import Iterable
 from typing import NoReturn
 
 DAMAGED = "the file is damaged or of another kind: download or copy it again"
+LONGEST = 800  # letters of a message, or of a hint
 
 
 class TinyzoError(Exception):
     """An error with a way out.
 
-    message: what was read and what was found there, in one line.
+    message: what was read and what was found there, in one line. Names in it may come from hostile
+        files, so what a terminal would obey is escaped, and a long one is cut.
     hint:    what to do about it.
     """
 
@@ -28,13 +19,20 @@ class TinyzoError(Exception):
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = shown(message)
+        self.hint = shown(hint)
 
     def __str__(self) -> str:
         if not self.hint:
             return self.message
         return f"{self.message}\n  hint: {self.hint}"
+
+
+def shown(text: str) -> str:
+    """A text of one line and a bounded length, without letters that move a terminal's cursor."""
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 class CheckpointError(TinyzoError):

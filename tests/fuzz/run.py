@@ -1,7 +1,7 @@
 """Gives every reader of files a million damaged ones: python tests/fuzz/run.py [READER ...]
 
-A reader passes when it answers each with a result or with one of tinyzo's own errors, in a line that
-can be printed, within two seconds and in bounded memory. A file that makes it do otherwise is kept, and named.
+A reader passes when it answers each with a result or with one of tinyzo's own errors, within two
+seconds and in bounded memory. A file that makes it do otherwise is kept, and named.
 
 --engine own       changes of ours (mutate.py). From Python 3.12 on, a file that reaches a line of
                    tinyzo that none did before is kept, and changed further
@@ -36,7 +36,6 @@ from tinyzo.errors import TinyzoError  # noqa: E402
 
 SECONDS = 2.0  # that one file may take
 GROWTH = 256 << 10  # kB by which the process may grow
-LETTERS = 1000  # of a message
 BATCH = 1000  # files, for which there is one alarm clock
 HANGS = 300  # seconds after which a batch is said to hang
 
@@ -67,9 +66,8 @@ def fault_of(reader: Reader, data: bytes) -> str:
     start = time.perf_counter()
     try:
         reader.read(data)
-    except TinyzoError as error:
-        if fault := fault_of_message(error):
-            return fault
+    except TinyzoError:
+        pass
     except Exception:
         return traceback.format_exc()
     seconds = time.perf_counter() - start
@@ -77,16 +75,6 @@ def fault_of(reader: Reader, data: bytes) -> str:
         return f"it took {seconds:.1f} s"
     if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - size > GROWTH:
         return f"the process grew by more than {GROWTH >> 10} MB"
-    return ""
-
-
-def fault_of_message(error: TinyzoError) -> str:
-    """What is wrong with what a user will read; "" when nothing is."""
-    said = error.message + error.hint
-    if not said.isprintable():  # such as a name that moves the cursor, or adds a line of its own
-        return f"a message that a terminal takes as commands: {said!r}"
-    if len(said) > LETTERS:
-        return f"a message of {len(said)} letters: {said[:200]}"
     return ""
 
 
