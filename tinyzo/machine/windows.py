@@ -19,8 +19,8 @@ class MemoryStatus(ctypes.Structure):
     """MEMORYSTATUSEX"""
 
     _fields_ = (
-        ("size", wintypes.DWORD),
-        ("load", wintypes.DWORD),
+        ("size", ctypes.c_uint32),
+        ("load", ctypes.c_uint32),
         ("total", ctypes.c_uint64),
         ("available", ctypes.c_uint64),
         ("others", ctypes.c_uint64 * 5),
@@ -32,8 +32,8 @@ class ProcessMemory(ctypes.Structure):
     """PROCESS_MEMORY_COUNTERS"""
 
     _fields_ = (
-        ("size", wintypes.DWORD),
-        ("faults", wintypes.DWORD),
+        ("size", ctypes.c_uint32),
+        ("faults", ctypes.c_uint32),
         ("peak", ctypes.c_size_t),
         ("resident", ctypes.c_size_t),
         ("others", ctypes.c_size_t * 6),
@@ -47,8 +47,8 @@ class Overlapped(ctypes.Structure):
 
     _fields_ = (
         ("internal", ctypes.c_size_t * 2),
-        ("offset", wintypes.DWORD),
-        ("offset_high", wintypes.DWORD),
+        ("offset", ctypes.c_uint32),
+        ("offset_high", ctypes.c_uint32),
         ("event", wintypes.HANDLE),
     )
 
