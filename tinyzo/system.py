@@ -166,8 +166,8 @@ def lock(file: IO[bytes], kind: type[TinyzoError], held: str) -> None:
     with os_errors(kind, file.name, "use a disk on which files can be locked"):
         try:
             is_locked = _try_to_lock(file.fileno())
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
+        except (OSError, ImportError) as error:
+            if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
                 raise
             _say_once("files cannot be locked there: let one process at a time write", file.name)
             return
@@ -260,7 +260,7 @@ def _read_some(file: io.FileIO, out: memoryview, offset: int) -> int:
 def _try_to_lock(descriptor: int) -> bool:
     """Lock an open file; False when another process holds it.
 
-    raises: OSError
+    raises: OSError, or ImportError on a system that has no locks
     """
     if sys.platform == "win32":
         return windows.lock(descriptor)

@@ -88,7 +88,7 @@ def _paths(proc: Path) -> dict[str, str]:
     """The path of this process's group by controller; that of version 2 by ""."""
     paths: dict[str, str] = {}
     with suppress(OSError, ValueError):
-        for line in (proc / "cgroup").read_text().splitlines():
+        for line in _lines(proc / "cgroup"):
             _, controllers, path = line.split(":", 2)
             paths |= dict.fromkeys(controllers.split(","), path)
     return paths
@@ -96,11 +96,15 @@ def _paths(proc: Path) -> dict[str, str]:
 
 def _mounts(proc: Path) -> Iterator[Mount]:
     with suppress(OSError, ValueError):
-        for line in (proc / "mountinfo").read_text().splitlines():
+        for line in _lines(proc / "mountinfo"):
             left, _, right = line.partition(" - ")
             _, _, _, root, point, *_ = left.split(" ")
             system, _, options = right.split(" ", 2)
             yield Mount(root, Path(point.replace("\\040", " ")), system, options.split(","))
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def _upwards(mount: Mount, path: PurePosixPath) -> Iterator[Path]:

@@ -59,13 +59,15 @@ def resident_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """The largest resident set of this process so far."""
+    """The largest resident set of this process so far; 0 where the system does not say."""
     if sys.platform == "win32":
         return windows.process_memory().peak
     if peak := status_bytes("VmHWM"):
         return peak
-    import resource  # not on every platform
-
+    try:
+        import resource
+    except ImportError:
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024  # of bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
