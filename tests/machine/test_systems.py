@@ -69,9 +69,18 @@ def there(home: Path) -> Any:
     return get
 
 
-@pytest.mark.parametrize("system", ["win32", "darwin", "bare"])
+STREAMED = ("--residency", "streamed", "--fold-every", "1")
+exhaustive = pytest.mark.exhaustive
+
+
 @pytest.mark.parametrize(
-    "options", [(), ("--residency", "streamed", "--fold-every", "1")], ids=["resident", "streamed"]
+    ("system", "options"),
+    [
+        ("win32", STREAMED),
+        ("bare", STREAMED),
+        pytest.param("darwin", STREAMED, marks=exhaustive),
+        *(pytest.param(system, (), marks=exhaustive) for system in ("win32", "darwin", "bare")),
+    ],
 )
 def test_every_command_works_and_ends_with_the_same_bytes(
     home: Path, there: Any, system: str, options: tuple[str, ...]
