@@ -83,8 +83,8 @@ FAULTS = (
     ),
     Fault(
         "system.py",
-        "os.fsync(file.fileno())",
-        "pass",
+        "    sync(file)\n",
+        "    pass\n",
         "no fsync before a file takes its name",
         "test_system.py",
     ),
@@ -595,7 +595,7 @@ FAULTS = (
     ),
     Fault(
         "runs/run.py",
-        "os.fsync(lines.fileno())",
+        "sync(lines)",
         "pass",
         "no fsync of what a snapshot builds on",
         "runs/test_crash.py::test_the_events_are_all_there_is",

@@ -146,10 +146,10 @@ def test_groups_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     proc = draw_groups(tmp_path, {"/": version_2(str(MB), 0)}, "/")
     read_text = Path.read_text
 
-    def denied(path: Path, *others: str) -> str:
+    def denied(path: Path, **how: str) -> str:
         if path.name.startswith("memory"):
             raise PermissionError(13, "Permission denied")
-        return read_text(path, *others)
+        return read_text(path, **how)
 
     monkeypatch.setattr(Path, "read_text", denied)
     assert cgroups.free_bytes(proc) == math.inf

@@ -80,7 +80,8 @@ def test_memory_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(memory, "STATUS", tmp_path / "status")
     assert memory.status_bytes("VmHWM") == memory.resident_bytes() == 0
     assert memory.peak_bytes() > 1 << 20  # from getrusage
-    (tmp_path / "status").write_text("VmHWM:\t  2048 kB\nVmRSS:\t 1024 kB\nRssAnon:\t 12 kB\n")
+    fields = b"VmHWM:\t  2048 kB\nVmRSS:\t 1024 kB\nRssAnon:\t 12 kB\n"
+    (tmp_path / "status").write_bytes(b"Name:\t\xd0\n" + fields)  # cut in a letter
     assert memory.status_bytes("VmHWM") == memory.peak_bytes() == 2 << 20
     assert memory.resident_bytes() == 1 << 20
     assert memory.status_bytes("RssAnon") == 12 << 10

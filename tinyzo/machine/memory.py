@@ -75,7 +75,8 @@ def peak_bytes() -> int:
 def _field_bytes(path: Path, field: str) -> int | None:
     """A field of a file that has lines such as "VmHWM:   2048 kB"; None if it has none."""
     try:
-        found = re.search(rf"^{field}:\s+(\d+) kB", path.read_text(), re.MULTILINE)
+        text = path.read_text(encoding="utf-8", errors="replace")  # a process may have any name
     except OSError:
         return None
+    found = re.search(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)
     return int(found[1]) * 1024 if found else None
