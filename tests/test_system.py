@@ -55,7 +55,7 @@ def test_an_error_of_the_system_keeps_path_and_reason(error: OSError, reason: st
     ("code", "hint"),
     [
         (errno.ENOSPC, "make room on the disk, then that; the file needs 9 bytes"),
-        (errno.EACCES, "make the file and its folder readable and writable for you, then that"),
+        (errno.EACCES, "check the permissions of the file and its folder, then that"),
         (errno.EIO, "the disk fails: check it, and copy what is on it, then that"),
         (errno.ENOENT, "do this"),
     ],
@@ -396,7 +396,7 @@ def test_a_mac_syncs_all_the_way(ten: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 # What the hint speaks of, by errno; None: the caller's own hint.
 WORDS = {
-    "EACCES": "writable for you", "EPERM": "writable for you", "EROFS": "only be read",
+    "EACCES": "permissions", "EPERM": "permissions", "EROFS": "only be read",
     "ENOSPC": "make room on the disk", "EDQUOT": "your share", "EFBIG": "no larger file",
     "EIO": "the disk fails", "ENXIO": "device is gone", "ENODEV": "device is gone",
     "EMFILE": "ulimit -n", "ENFILE": "on this machine", "ENOMEM": "room in memory",

@@ -25,7 +25,7 @@ from tinyzo.machine import windows
 
 # Opens a file so that it can be renamed and removed while it is open, as POSIX has it anyway.
 OPENER: Callable[[str, int], int] | None = None
-_PERMISSIONS = "make the file and its folder readable and writable for you"
+_PERMISSIONS = "check the permissions of the file and its folder"
 if sys.platform == "win32":
     OPENER = windows.open_shared
     _PERMISSIONS = f"close what else uses it, or {_PERMISSIONS}"

@@ -146,7 +146,7 @@ def test_micro_batches_bound_what_is_planned(model):
 
 def test_a_budget_chooses_the_fastest_plan_that_fits(model, monkeypatch):
     monkeypatch.setattr(memory, "may_have_numba", lambda: True)
-    monkeypatch.setattr(memory, "status_bytes", lambda field: 40 << 20)
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 40 << 20)
     loads = [memory.Load(4096, 64, 2), memory.Load(100, 64, 1)]
     every = list(memory.plans(model, settings(), loads))
     assert [(p.engine, p.residency) for p in every[::4]] == [
