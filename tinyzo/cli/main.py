@@ -138,10 +138,6 @@ def _fail_of_system(error: OSError | MemoryError | UnicodeError) -> int:
     if isinstance(error, BrokenPipeError):  # the reader has seen enough, as `| head -1`
         return 1
     hint = "check the path and its permissions, and room on the disk and in memory"
-    if isinstance(error, OSError):
-        from tinyzo.system import advise  # not at the top: help needs no NumPy
-
-        hint = advise(error, error.filename) or hint
     if isinstance(error, UnicodeError):
         hint = "PYTHONIOENCODING=utf-8 prints every letter"
     return _fail(f"{str(error) or type(error).__name__}\n  hint: {hint}", 1)
