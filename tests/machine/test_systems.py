@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from folders import python, write_model, write_reviews
+from folders import finetune, python, write_model, write_reviews
 
 SCRIPT = Path(__file__).with_name("elsewhere.py")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="others are imitated on Linux")
@@ -98,3 +98,24 @@ def test_every_command_works_and_ends_with_the_same_bytes(
     said = "files cannot be locked there: let one process at a time write"
     assert [said in error for _, _, error in endings].count(True) <= 3
     assert (said in endings[2][2]) == (system == "bare")
+
+
+def test_a_hubs_cache_of_links_is_only_read(tmp_path: Path) -> None:
+    """As Hugging Face's hub keeps it: files are links to blobs, and nobody may write."""
+    blobs, snapshot = tmp_path / "hub/blobs", tmp_path / "hub/snapshots/5af"
+    snapshot.mkdir(parents=True)
+    write_model(blobs)
+    for blob in list(blobs.iterdir()):
+        (snapshot / blob.name).symlink_to(f"../../blobs/{blob.name}")
+        blob.chmod(0o444)
+    data = write_reviews(tmp_path / "data")
+    folders = (snapshot, blobs)
+    before = {path: path.lstat() for folder in folders for path in folder.iterdir()}
+    for folder in folders:
+        folder.chmod(0o555)
+    assert finetune(snapshot, data, tmp_path / "run", "--residency", "streamed") == 0
+    for folder in folders:
+        folder.chmod(0o755)
+    after = {path: path.lstat() for folder in folders for path in folder.iterdir()}
+    assert [*after] == [*before]
+    assert [s.st_mtime_ns for s in after.values()] == [s.st_mtime_ns for s in before.values()]
