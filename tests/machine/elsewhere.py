@@ -126,6 +126,8 @@ def become(system: str) -> None:
             delattr(os, name)
     if system != "here":
         sys.platform = system
+        if hasattr(os, "process_cpu_count"):
+            os.process_cpu_count = os.cpu_count  # as Python has it where there is no affinity
 
 
 def import_all() -> int:

@@ -273,6 +273,9 @@ def test_a_system_without_affinity(on: Any, monkeypatch: pytest.MonkeyPatch) -> 
     for change in (lambda: monkeypatch.setattr(os, "sched_getaffinity", failing),
                    lambda: monkeypatch.delattr(os, "sched_getaffinity")):  # fmt: skip
         change()
+        monkeypatch.setattr(os, "process_cpu_count", failing, raising=False)
+        (root / "online").write_text("0-1,6\n")
+        assert cpus.default_threads(root, root) == 1
         (root / "online").write_text("0-1,6\n")
         assert cpus.fast_cpus(root) == {6}
         (root / "online").unlink()

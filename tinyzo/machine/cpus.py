@@ -31,8 +31,15 @@ def default_threads(root: Path = CPUS, proc: Path = PROC) -> int:
     A quota of 1.5 CPUs is spent by two threads, not by one.
     root: as for `fast_cpus`; proc: has the control groups of this process
     """
-    count = getattr(os, "process_cpu_count", os.cpu_count)  # PYTHON_CPU_COUNT, since 3.13
-    return math.ceil(min(len(fast_cpus(root)), cpu_quota(proc), count() or math.inf))
+    return math.ceil(min(len(fast_cpus(root)), cpu_quota(proc), _python_count()))
+
+
+def _python_count() -> float:
+    """The CPUs that Python counts, which PYTHON_CPU_COUNT says since 3.13."""
+    count = getattr(os, "process_cpu_count", os.cpu_count)
+    with suppress(OSError):
+        return count() or math.inf
+    return math.inf
 
 
 def fast_cpus(root: Path = CPUS) -> set[int]:
