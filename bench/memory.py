@@ -42,8 +42,8 @@ from ours import random_batch
 from step import SHAPES, Child, model_setup
 
 from tinyzo.dtypes import DTYPES
+from tinyzo.machine.memory import free_bytes
 from tinyzo.models.model import MODELS
-from tinyzo.system import free_bytes
 
 HERE = Path(__file__).parent
 GOALS = {  # MB of streamed weights, by model, engine, batch size; for 64 tokens

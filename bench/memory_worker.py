@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyzo.engine.noise import step_seed
+from tinyzo.machine.memory import status_bytes
 from tinyzo.models.model import Model, open_model
 from tinyzo.runs import memory
 from tinyzo.runs.bounded import BoundedLoss
@@ -26,7 +27,6 @@ from tinyzo.runs.methods import method_of
 from tinyzo.runs.run import Run
 from tinyzo.runs.settings import Settings
 from tinyzo.runs.snapshots import MOST, Snapshots, seconds_a_term
-from tinyzo.system import status_bytes
 from tinyzo.text.packing import micro_batches, packed_size
 from tinyzo.text.tasks import BoundTask, Example, Task
 from tinyzo.zo.mezo import mezo_step

@@ -53,11 +53,11 @@ from step import SHAPES, model_setup
 from tinyzo.dtypes import DTYPES
 from tinyzo.engine.numba.engine import AdaptedNumbaView, NumbaView
 from tinyzo.engine.stores.streamed import Streamed
+from tinyzo.machine.memory import status_bytes
 from tinyzo.models.model import open_model
 from tinyzo.models.trainable import train_only
 from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.runs.settings import RunSettings
-from tinyzo.system import status_bytes
 from tinyzo.zo.estimators import ESTIMATORS, zo_step
 from tinyzo.zo.objectives import Objective
 

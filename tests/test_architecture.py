@@ -16,8 +16,8 @@ PACKAGE = ROOT / "tinyzo"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # A file imports from its own room and from those before it; "" is tinyzo/__init__.py.
 ROOMS = [
-    "errors", "dtypes", "batch", "system", "parsing", "checkpoints", "text", "engine", "models",
-    "zo", "autodiff", "runs", "", "cli", "__main__",
+    "errors", "dtypes", "batch", "machine", "system", "parsing", "checkpoints", "text", "engine",
+    "models", "zo", "autodiff", "runs", "", "cli", "__main__",
 ]  # fmt: skip
 
 # Third-party packages: the files that may import one at the top, and those that may in a function.
@@ -40,6 +40,7 @@ AHEAD = {"zo/estimators.py": "tinyzo.autodiff.forward_mode"}  # the exact slope,
 CAUGHT = {
     "checkpoints/": {"ValueError", "zipfile.BadZipFile"},  # parsers; the reader knows the file
     "parsing.py": {"ValueError"},  # the same
+    "machine/windows.py": {"ctypes.WinError"},  # an OSError; system.os_errors
     "runs/journal.py": {"OSError"},  # a short write; the same handler as for a failed one
     "engine/numba/engine.py": {"error"},  # what a thread met, for the caller
     "cli/": {"argparse.ArgumentTypeError"},  # argparse's own way out of a type

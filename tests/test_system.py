@@ -1,23 +1,27 @@
-"""Files that survive, with the true reason when they do not, and what the machine is."""
+"""Files that survive, with the true reason and a hint that fits it when they do not."""
 
 from __future__ import annotations
 
+import builtins
 import errno
-import fcntl
 import io
-import math
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import pytest
 
 from tinyzo import system
 from tinyzo.errors import CheckpointError, RunError
+
+fcntl = pytest.importorskip("fcntl", reason="these are calls of POSIX")
 
 
 def failing(code: int) -> Any:
@@ -35,8 +39,7 @@ def failing(code: int) -> Any:
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (OSError(errno.EIO, "Input/output error", "/else"), "Input/output error"),
-        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied"),
+        (OSError(errno.ECHILD, "No child processes", "/else"), "No child processes"),
         (OSError("a reason without a number"), "a reason without a number"),
         (io.UnsupportedOperation("not writable"), "not writable"),
     ],
@@ -46,6 +49,34 @@ def test_an_error_of_the_system_keeps_path_and_reason(error: OSError, reason: st
         raise error
     assert caught.value.message == f"some/path: {reason}"
     assert caught.value.hint == "do this"
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [
+        (errno.ENOSPC, "make room on the disk, then that; the file needs 9 bytes"),
+        (errno.EACCES, "check the permissions of the file and its folder, then that"),
+        (errno.EIO, "the disk fails: check it, and copy what is on it, then that"),
+        (errno.ENOENT, "do this"),
+    ],
+)
+def test_the_hint_follows_the_reason(code: int, hint: str) -> None:
+    failed = pytest.raises(RunError)
+    with failed as caught, system.os_errors(RunError, "path", "do this", "then that", 9):
+        raise OSError(code, os.strerror(code))
+    assert caught.value.hint == hint
+
+
+def test_a_link_that_leads_nowhere_is_named_with_where(tmp_path: Path) -> None:
+    """As in a cache of a hub, whose files are links to blobs."""
+    link = tmp_path / "model.safetensors"
+    link.symlink_to("../blobs/5af")
+    with pytest.raises(CheckpointError) as caught, ExitStack() as opened:
+        system.open_file(link, opened)
+    assert caught.value.message == f"{link}: No such file or directory"
+    assert (
+        caught.value.hint == "it is a link to ../blobs/5af, which is not there: download it again"
+    )
 
 
 def test_other_errors_pass_as_they_are() -> None:
@@ -96,7 +127,7 @@ def test_a_disk_that_fails_is_named(ten: Path, monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(CheckpointError) as caught:
             system.read_bytes(file, 4, 0)
     assert caught.value.message == f"{ten}: Input/output error"
-    assert caught.value.hint == "check the disk"
+    assert caught.value.hint == "the disk fails: check it, and copy what is on it"
 
 
 @pytest.mark.parametrize(
@@ -152,6 +183,7 @@ def test_a_small_file_stays_as_it_was_when_the_disk_is_full(
     with pytest.raises(OSError, match="No space left on device"):
         system.write_file(path, b"new")
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_bytes_and_names_reach_the_disk_in_order(
@@ -222,54 +254,289 @@ def test_a_lock_ends_with_its_process(ten: Path) -> None:
         system.lock(file, RunError, "held")
 
 
-def test_a_disk_without_locks_is_not_taken_for_another_process(
-    ten: Path, monkeypatch: pytest.MonkeyPatch
+# -- lacking -------------------------------------------------------------------------------
+
+LACKING = [errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL]
+
+
+@pytest.fixture(autouse=True)
+def nothing_said() -> None:
+    system._say_once.cache_clear()
+
+
+@pytest.mark.parametrize("code", [*LACKING, errno.ENOLCK])
+def test_a_disk_without_locks_is_said_once_and_no_other_process(
+    ten: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int
 ) -> None:
-    monkeypatch.setattr(fcntl, "flock", failing(errno.ENOLCK))
+    monkeypatch.setattr(fcntl, "flock", failing(code))
+    with open(ten, "ab") as file:
+        system.lock(file, RunError, "another process is at work")
+        system.lock(file, RunError, "another process is at work")
+    said = "files cannot be locked there: let one process at a time write"
+    assert capsys.readouterr().err == f"tinyzo: {ten.parent}: {said}\n"
+
+
+@pytest.mark.parametrize("code", [errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES])
+def test_a_lock_that_is_held_is_another_process(
+    ten: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", failing(code))
     with open(ten, "ab") as file, pytest.raises(RunError) as caught:
         system.lock(file, RunError, "another process is at work")
-    assert caught.value.message == f"{ten}: No locks available"
-    assert caught.value.hint == "use a disk on which files can be locked"
+    assert caught.value.message == "another process is at work"
 
 
-# -- machine -------------------------------------------------------------------------------
+@pytest.mark.parametrize("code", LACKING)
+def test_a_disk_without_sync_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int
+) -> None:
+    monkeypatch.setattr(os, "fsync", failing(code))
+    for _ in range(2):
+        system.write_file(tmp_path / "a", b"data")
+    assert (tmp_path / "a").read_bytes() == b"data"
+    said = "files cannot be synced there: a loss of power may lose some"
+    assert capsys.readouterr().err == f"tinyzo: {tmp_path}: {said}\n"
 
 
-def test_only_the_fast_cpus_of_a_phone_are_used(
+@pytest.mark.parametrize("code", [*LACKING, None])
+def test_a_system_that_reads_at_no_place(
+    ten: Path, monkeypatch: pytest.MonkeyPatch, code: int | None
+) -> None:
+    if code is None:
+        monkeypatch.delattr(os, "preadv", raising=False)
+    else:
+        monkeypatch.setattr(os, "preadv", failing(code), raising=False)
+    with ExitStack() as opened:
+        file, _ = system.open_file(ten, opened)
+        assert system.read_bytes(file, 3, 6) == b"678"
+        assert system.read_bytes(file, 10, 0) == b"0123456789"
+        with pytest.raises(CheckpointError, match="it is truncated: 2 bytes are missing at 10"):
+            system.read_bytes(file, 4, 8)
+
+
+def test_threads_read_one_file_without_preadv(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 4, 7}, raising=False)
-    assert system.fast_cpus(tmp_path) == {0, 1, 4, 7}  # nothing is known of their frequencies
-    for cpu, frequency in {0: 1800000, 1: 1800000, 4: 2400000, 7: 2400000, 6: 2900000}.items():
-        folder = tmp_path / f"cpu{cpu}" / "cpufreq"
-        folder.mkdir(parents=True)
-        (folder / "cpuinfo_max_freq").write_text(f"{frequency}\n")
-    assert system.fast_cpus(tmp_path) == {4, 7}
-    monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    assert system.fast_cpus(tmp_path) == {0, 1}
-    (tmp_path / "cpu1" / "cpufreq" / "cpuinfo_max_freq").write_text("<unknown>\n")
-    assert system.fast_cpus(tmp_path) == {0, 1}
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert system.fast_cpus(tmp_path) == {0}
+    monkeypatch.delattr(os, "preadv", raising=False)
+    data = np.arange(1 << 16, dtype="<u4").tobytes()
+    (tmp_path / "file").write_bytes(data)
+    with ExitStack() as opened, ThreadPoolExecutor(8) as threads:
+        file, size = system.open_file(tmp_path / "file", opened)
+        starts = range(0, size, 1000)
+        parts = threads.map(lambda at: system.read_bytes(file, min(1000, size - at), at), starts)
+        assert b"".join(parts) == data
 
 
-def test_free_memory_is_what_the_system_says(tmp_path: Path) -> None:
-    path = tmp_path / "meminfo"
-    assert system.free_bytes(path) == math.inf
-    path.write_text("MemTotal:  8000 kB\nMemAvailable:    5000 kB\nCached: 1 kB\n")
-    assert system.free_bytes(path) == 5000 * 1024
-    path.write_text("MemTotal:  8000 kB\nMemAvailable:    0 kB\n")
-    assert system.free_bytes(path) == 0
-    path.write_text("MemTotal:  8000 kB\n")
-    assert system.free_bytes(path) == math.inf
+def test_short_reads_are_gone_on_with(ten: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    preadv = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda file, views, at: preadv(file, [views[0][:1]], at))
+    with ExitStack() as opened:
+        file, _ = system.open_file(ten, opened)
+        assert system.read_bytes(file, 8, 1) == b"12345678"
 
 
-def test_memory_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system, "STATUS", tmp_path / "status")
-    assert system.status_bytes("VmHWM") == 0
-    assert system.peak_bytes() > 1 << 20  # from getrusage
-    (tmp_path / "status").write_text("Name:\tpython\nVmHWM:\t  2048 kB\nRssAnon:\t 12 kB\n")
-    assert system.status_bytes("VmHWM") == system.peak_bytes() == 2 << 20
-    assert system.status_bytes("RssAnon") == 12 << 10
-    assert system.status_bytes("RssShmem") == 0
+NO_RENAME_OVER = [*LACKING, errno.EEXIST, errno.EPERM, errno.EXDEV]
+
+
+@pytest.fixture
+def no_rename_over(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes a disk that renames, but never over a file."""
+
+    def install(code: int, broken: str = "") -> None:
+        rename = os.rename
+
+        def careful(source: Path, target: Path) -> None:
+            if os.path.exists(target) or Path(source).name == broken:
+                raise OSError(code, os.strerror(code))
+            rename(source, target)
+
+        monkeypatch.setattr(os, "replace", careful)
+        monkeypatch.setattr(os, "rename", careful)
+        monkeypatch.setattr(Path, "rename", lambda path, target: careful(path, target))
+
+    return install
+
+
+@pytest.mark.parametrize("code", NO_RENAME_OVER)
+def test_a_disk_that_renames_over_no_file(tmp_path: Path, no_rename_over: Any, code: int) -> None:
+    no_rename_over(code)
+    for data in (b"first", b"second"):
+        system.write_file(tmp_path / "a", data)
+        assert (tmp_path / "a").read_bytes() == data
+        assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+@pytest.mark.parametrize("code", NO_RENAME_OVER)
+def test_the_old_file_is_back_when_the_new_one_cannot_be_placed(
+    tmp_path: Path, no_rename_over: Any, code: int
+) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    no_rename_over(code, broken="a.partial")
+    with pytest.raises(OSError, match=re.escape(os.strerror(code))):
+        system.write_file(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+def test_a_mac_syncs_all_the_way(ten: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F_FULLFSYNC, or else fsync, on a disk that has none."""
+    done: list[str] = []
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", lambda _, command: done.append(f"fcntl {command}"))
+    monkeypatch.setattr(os, "fsync", lambda _: done.append("fsync"))
+    with open(ten, "ab") as file:
+        system.sync(file)
+        monkeypatch.setattr(fcntl, "fcntl", failing(errno.ENOTSUP))
+        system.sync(file)
+    assert done == ["fcntl 51", "fsync"]
+
+
+# -- every call, every error ---------------------------------------------------------------
+
+# What the hint speaks of, by errno; None: the caller's own hint.
+WORDS = {
+    "EACCES": "permissions", "EPERM": "permissions", "EROFS": "only be read",
+    "ENOSPC": "make room on the disk", "EDQUOT": "your share", "EFBIG": "no larger file",
+    "EIO": "the disk fails", "ENXIO": "device is gone", "ENODEV": "device is gone",
+    "EMFILE": "ulimit -n", "ENFILE": "on this machine", "ENOMEM": "room in memory",
+    "ENAMETOOLONG": "shorter", "ELOOP": "circle", "ENOTDIR": "a folder is needed",
+    "EISDIR": "a folder of that name", "EEXIST": "something of that name",
+    "EBUSY": "another program", "ETXTBSY": "another program", "EAGAIN": "another program",
+    "EINTR": "try again",
+    "ESTALE": "network", "ETIMEDOUT": "network", "EXDEV": "another one", "EINVAL": "another one",
+    "ENOSYS": "another one", "ENOTSUP": "another one", "EOPNOTSUPP": "another one",
+    "ENOLCK": "another one", "ENOENT": None, "EBADF": None,
+}  # fmt: skip
+EVERY = [getattr(errno, name) for name in WORDS]
+
+
+class Call(NamedTuple):
+    """A call of the system, and what makes it.
+
+    where, name: the function
+    lacking: the errors that it may have, and all goes well
+    """
+
+    where: Any
+    name: str
+    task: Callable[[Path], None]
+    lacking: Sequence[int] = ()
+
+
+def read(path: Path) -> None:
+    with ExitStack() as opened:
+        file, size = system.open_file(path, opened)
+        assert system.read_bytes(file, size, 0) == b"old"
+
+
+def write(path: Path) -> None:
+    with system.os_errors(CheckpointError, path, "look at it"):
+        system.write_file(path, b"new")
+
+
+def make(path: Path) -> None:
+    system.new_directory(path, CheckpointError, ("run.toml",))
+
+
+def hold(path: Path) -> None:
+    with open(path, "ab") as file:
+        system.lock(file, CheckpointError, f"{path}: {os.strerror(errno.EAGAIN)}")
+
+
+CALLS = {
+    "stat": Call(Path, "stat", read),
+    "open to read": Call(io, "FileIO", read),
+    "fstat": Call(os, "fstat", read),
+    "preadv": Call(os, "preadv", read, LACKING),
+    "open to write": Call(builtins, "open", write),
+    "fsync": Call(os, "fsync", write, LACKING),
+    "replace": Call(os, "replace", write, NO_RENAME_OVER),
+    "open a folder": Call(os, "open", write, EVERY),
+    "flock": Call(fcntl, "flock", hold, [*LACKING, errno.ENOLCK]),
+    "exists": Call(Path, "exists", make),
+    "mkdir": Call(Path, "mkdir", make),
+}
+
+
+def check_failure(task: Callable[[Path], None], path: Path, name: str) -> None:
+    """A task fails by an error that names the path and the reason, with a hint that fits it."""
+    with pytest.raises(CheckpointError) as caught:
+        task(path)
+    reason = os.strerror(getattr(errno, name))
+    assert caught.value.message == f"{path}: {reason}"
+    words = WORDS[name]
+    if words:
+        assert words in caught.value.hint
+    else:
+        known = ("check the path", "check the disk", "look at it", "name another --output")
+        assert caught.value.hint.startswith((*known, "use a disk on which"))
+
+
+@pytest.mark.parametrize("name", WORDS)
+@pytest.mark.parametrize("call", CALLS)
+def test_every_error_of_every_call(tmp_path: Path, call: str, name: str) -> None:
+    """It is named, nothing half-made is left behind, and the next attempt succeeds."""
+    where, function, task, lacking = CALLS[call]
+    code = getattr(errno, name)
+    path = tmp_path / "file"
+    if task is not make:
+        path.write_bytes(b"old")
+    before = sorted(tmp_path.iterdir())
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(where, function, failing(code))
+        if code in lacking:
+            task(path)
+        elif task is hold:
+            check_lock(path, name)
+        else:
+            check_failure(task, path, name)
+    assert sorted(tmp_path.iterdir()) == before
+    task(path)
+
+
+def check_lock(path: Path, name: str) -> None:
+    """A lock that is held is another process; any other error is itself."""
+    if name in ("EAGAIN", "EACCES"):
+        with pytest.raises(CheckpointError) as caught:
+            hold(path)
+        assert caught.value.hint == "wait for it"
+    else:
+        check_failure(hold, path, name)
+
+
+class BrokenFile(io.FileIO):
+    """A file that takes one byte, and then no more."""
+
+    code = 0
+
+    def write(self, data: Any) -> int:
+        if self.tell():
+            raise OSError(self.code, os.strerror(self.code))
+        return super().write(data[:1])
+
+
+@pytest.mark.parametrize("name", sorted({*WORDS} - {"EINTR"}))  # which Python itself goes on from
+def test_every_error_of_a_write_that_has_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(BrokenFile, "code", getattr(errno, name))
+    with monkeypatch.context() as broken:
+        broken.setattr(
+            builtins, "open", lambda at, mode, **_: io.BufferedWriter(BrokenFile(at, mode))
+        )
+        check_failure(write, path, name)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+    write(path)
+    assert path.read_bytes() == b"new"
+
+
+def test_the_first_error_counts_when_the_rest_cannot_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", failing(errno.ENOSPC))
+    monkeypatch.setattr(Path, "unlink", failing(errno.EROFS))
+    check_failure(write, tmp_path / "file", "ENOSPC")

@@ -1,36 +1,99 @@
-"""Files that survive, and what the machine is.
+"""Files that survive.
 
-refusals   what the system refuses, as an error of ours that names the file
+refusals   what the system refuses, as an error of ours that names the file and fits the cause
 reading    files that may be damaged or hostile, opened with care and read at a position
 writing    files that are there whole or not at all, and locks
-machine    its CPUs, its free memory, and the memory of this process
+lacking    what a disk or a system cannot do, and what is done instead
 """
 
-import fcntl
+import errno
 import io
-import math
 import os
-import re
 import stat
-from collections.abc import Iterable, Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
 from tinyzo.errors import CheckpointError, TinyzoError, refuse
+from tinyzo.machine import windows
+
+# Opens a file so that it can be renamed and removed while it is open, as POSIX has it anyway.
+OPENER: Callable[[str, int], int] | None = None
+_PERMISSIONS = "check the permissions of the file and its folder"
+if sys.platform == "win32":
+    OPENER = windows.open_shared
+    _PERMISSIONS = f"close what else uses it, or {_PERMISSIONS}"
 
 # -- refusals --------------------------------------------------------------------------
 
+_NETWORK = "connect the network disk again"
+_ELSEWHERE = "this disk cannot do it: use a folder on another one"
+# What to do, by the system's errno; the caller knows what to do about any other.
+HINTS = {
+    errno.EACCES: _PERMISSIONS,
+    errno.EPERM: _PERMISSIONS,
+    errno.EROFS: "this disk can only be read: use a folder on another one",
+    errno.ENOSPC: "make room on the disk",
+    errno.EDQUOT: "your share of the disk is used up: make room in it",
+    errno.EFBIG: "the disk (FAT has at most 4 GB a file) or `ulimit -f` allows no larger file",
+    errno.EIO: "the disk fails: check it, and copy what is on it",
+    errno.ENXIO: "the device is gone: connect it again",
+    errno.ENODEV: "the device is gone: connect it again",
+    errno.EMFILE: "too many files are open in this process: raise `ulimit -n`",
+    errno.ENFILE: "too many files are open on this machine: close some programs",
+    errno.ENOMEM: "make room in memory",
+    errno.ENAMETOOLONG: "choose a shorter name or path",
+    errno.ELOOP: "its symbolic links lead in a circle: name the file itself",
+    errno.ENOTDIR: "a part of the path is a file, where a folder is needed",
+    errno.EISDIR: "there is a folder of that name: move it away, or give the path of a file",
+    errno.EEXIST: "there is something of that name: move it away",
+    errno.EBUSY: "another program uses it: close that first",
+    errno.ETXTBSY: "another program uses it: close that first",
+    errno.EAGAIN: "another program uses it: close that first",
+    errno.EINTR: "it was interrupted: try again",
+    errno.ESTALE: _NETWORK,
+    errno.ETIMEDOUT: _NETWORK,
+    errno.EXDEV: _ELSEWHERE,
+    errno.EINVAL: _ELSEWHERE,
+    errno.ENOSYS: _ELSEWHERE,
+    errno.ENOTSUP: _ELSEWHERE,
+    errno.EOPNOTSUPP: _ELSEWHERE,
+    errno.ENOLCK: _ELSEWHERE,
+}
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextmanager
-def os_errors(kind: type[TinyzoError], path: object, hint: str) -> Iterator[None]:
-    """Turn what the system refuses inside into an error of `kind`, with the path and the reason."""
+def os_errors(
+    kind: type[TinyzoError], path: object, hint: str, then: str = "", size: int = 0
+) -> Iterator[None]:
+    """Turn what the system refuses inside into an error of `kind`, with the path and the reason.
+
+    hint: what to do where the reason does not say it
+    then: what to do after what the reason says, such as "then --resume"
+    size: of the file that there may be no room for
+    """
     try:
         yield
     except OSError as error:
-        raise kind(f"{path}: {error.strerror or error}", hint) from None
+        advice = advise(error, path, then) or hint
+        if size and error.errno in _NO_ROOM:
+            advice += f"; the file needs {size} bytes"
+        raise kind(f"{path}: {error.strerror or error}", advice) from None
+
+
+def advise(error: OSError, path: object, then: str = "") -> str:
+    """What to do about an error of the system, by its errno; "" where that does not say it."""
+    found = HINTS.get(error.errno or 0, "")
+    if error.errno == errno.ENOENT and os.path.islink(str(path)):
+        found = f"it is a link to {os.readlink(str(path))}, which is not there: download it again"
+    return f"{found}, {then}" if found and then else found
 
 
 # -- reading ---------------------------------------------------------------------------
@@ -46,13 +109,12 @@ def open_file(path: Path, opened: ExitStack) -> tuple[io.FileIO, int]:
     with os_errors(CheckpointError, path, "check the path"):
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
             refuse(path, "it is not a file", "give the weights file itself")
-        file = opened.enter_context(io.FileIO(path))
+        file = opened.enter_context(io.FileIO(path, opener=OPENER))
         size = os.fstat(file.fileno()).st_size
-        head = file.read(len(_LFS_POINTER))
-    if head == _LFS_POINTER:
-        refuse(path, "it is a git-lfs pointer, not the file", "run `git lfs pull` in its clone")
-    if not head:
+    if not size:
         refuse(path, "it is empty")
+    if read_bytes(file, min(size, len(_LFS_POINTER)), 0) == _LFS_POINTER:
+        refuse(path, "it is a git-lfs pointer, not the file", "run `git lfs pull` in its clone")
     return file, size
 
 
@@ -64,7 +126,7 @@ def read_at(file: io.FileIO, out: np.ndarray, offset: int) -> None:
     left = out.reshape(-1).view(np.uint8).data
     while left:
         with os_errors(CheckpointError, file.name, "check the disk"):
-            count = os.preadv(file.fileno(), [left], offset)
+            count = _read_some(file, left, offset)
         if count == 0:
             refuse(file.name, f"it is truncated: {len(left)} bytes are missing at {offset}")
         left = left[count:]
@@ -86,24 +148,31 @@ def new_directory(path: Path, kind: type[TinyzoError], taken: Iterable[str]) -> 
 
     raises: an error of `kind` when it has one of them, or cannot be made
     """
-    for name in taken:
-        if (path / name).exists():
-            raise kind(f"{path} has a {name} already", "name another --output")
-    with os_errors(kind, path, "name another --output"):
+    with os_errors(kind, path, "name another --output", "or name another --output"):
+        for name in taken:
+            if (path / name).exists():
+                raise kind(f"{path} has a {name} already", "name another --output")
         path.mkdir(parents=True, exist_ok=True)
 
 
 def lock(file: IO[bytes], kind: type[TinyzoError], held: str) -> None:
     """Hold an open file for this process alone, until it is closed.
 
+    Where files cannot be locked, that is said once, and work goes on.
+
     held: what to say when another process holds it
-    raises: an error of `kind` then, or when the file cannot be locked at all
+    raises: an error of `kind` then, or when the system fails
     """
     with os_errors(kind, file.name, "use a disk on which files can be locked"):
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise kind(held, "wait for it") from None
+            is_locked = _try_to_lock(file.fileno())
+        except (OSError, ImportError) as error:
+            if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
+                raise
+            _say_once("files cannot be locked there: let one process at a time write", file.name)
+            return
+    if not is_locked:
+        raise kind(held, "wait for it")
 
 
 def put_in_place(file: IO[bytes], partial: Path, path: Path) -> None:
@@ -112,11 +181,26 @@ def put_in_place(file: IO[bytes], partial: Path, path: Path) -> None:
     file: open for writing at `partial`, which becomes `path`
     raises: OSError
     """
-    file.flush()
-    os.fsync(file.fileno())
-    os.replace(partial, path)
+    sync(file)
+    _rename_over(partial, path)
     file.close()  # last, since a lock ends here
     _sync_names(path.parent)
+
+
+def sync(file: IO[bytes]) -> None:
+    """Push what is written to a file through to the disk, against loss of power.
+
+    Where that cannot be done, it is said once, and work goes on.
+
+    raises: OSError
+    """
+    file.flush()
+    try:
+        _sync_to_disk(file.fileno())
+    except OSError as error:
+        if error.errno not in _UNBUILT:
+            raise
+        _say_once("files cannot be synced there: a loss of power may lose some", file.name)
 
 
 def _sync_names(folder: Path) -> None:
@@ -135,66 +219,96 @@ def write_file(path: Path, data: bytes) -> None:
     raises: OSError
     """
     partial = path.with_name(f"{path.name}.partial")
-    with open(partial, "wb") as file:
+    with ExitStack() as unfinished:
+        file = unfinished.enter_context(open(partial, "wb", opener=OPENER))
+        unfinished.callback(_remove, partial)
         file.write(data)
         put_in_place(file, partial, path)
+        unfinished.pop_all()
 
 
-# -- machine ---------------------------------------------------------------------------
-
-CPUS = Path("/sys/devices/system/cpu")
-MEMORY = Path("/proc/meminfo")
-STATUS = Path("/proc/self/status")
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
 
 
-def fast_cpus(root: Path = CPUS) -> set[int]:
-    """The CPUs this process may use; where some are slower, only those of the highest frequency.
+# -- lacking ---------------------------------------------------------------------------
 
-    root: the folder that has, for each, cpuN/cpufreq/cpuinfo_max_freq
+_UNBUILT = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
+_NO_LOCKS = (*_UNBUILT, errno.ENOLCK)
+_NO_RENAME_OVER = (*_UNBUILT, errno.EEXIST, errno.EPERM, errno.EXDEV)
+_HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+_position = threading.Lock()  # of any file that is read without preadv
+
+
+def _read_some(file: io.FileIO, out: memoryview, offset: int) -> int:
+    """os.preadv, or the same without it; returns how many bytes were read.
+
+    raises: OSError
     """
-    allowed = _allowed_cpus()
+    if hasattr(os, "preadv"):
+        try:
+            return os.preadv(file.fileno(), [out], offset)
+        except OSError as error:
+            if error.errno not in _UNBUILT:
+                raise
+    with _position:
+        file.seek(offset)
+        return file.readinto(out) or 0
+
+
+def _try_to_lock(descriptor: int) -> bool:
+    """Lock an open file; False when another process holds it.
+
+    raises: OSError, or ImportError on a system that has no locks
+    """
+    if sys.platform == "win32":
+        return windows.lock(descriptor)
+    import fcntl  # not on Windows
+
     try:
-        frequencies = {cpu: _highest_frequency(root, cpu) for cpu in allowed}
-    except (OSError, ValueError):  # the system does not say
-        return allowed
-    highest = max(frequencies.values())
-    return {cpu for cpu, frequency in frequencies.items() if frequency == highest}
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _HELD:
+            raise
+        return False
+    return True
 
 
-def _allowed_cpus() -> set[int]:
-    allowed: set[int] = set()
-    if hasattr(os, "sched_getaffinity"):
-        allowed = os.sched_getaffinity(0)
-    return allowed or set(range(os.cpu_count() or 1))
+def _sync_to_disk(descriptor: int) -> None:
+    """os.fsync, and on macOS, where the disk may keep it in its cache, all the way.
+
+    raises: OSError
+    """
+    if sys.platform == "darwin":
+        import fcntl
+
+        with suppress(OSError):  # a network disk has none
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
 
 
-def _highest_frequency(root: Path, cpu: int) -> int:
-    return int((root / f"cpu{cpu}" / "cpufreq" / "cpuinfo_max_freq").read_text())
+def _rename_over(partial: Path, path: Path) -> None:
+    """os.replace, or two renamings where a disk has no such thing.
+
+    raises: OSError, with the old file in its place
+    """
+    try:
+        os.replace(partial, path)
+    except OSError as error:
+        if error.errno not in _NO_RENAME_OVER or not path.is_file():
+            raise
+        old = path.with_name(f".{path.name}.old")
+        path.rename(old)
+        try:
+            partial.rename(path)
+        except OSError:
+            old.rename(path)
+            raise
+        _remove(old)
 
 
-def free_bytes(path: Path = MEMORY) -> float:
-    """The memory that the system can give to new processes; infinite where it does not say."""
-    available = _field_bytes(path, "MemAvailable")
-    return math.inf if available is None else available
-
-
-def status_bytes(field: str) -> int:
-    """A field of /proc/self/status in bytes (VmHWM, VmRSS, RssAnon, RssFile, ...); 0 if none."""
-    return _field_bytes(STATUS, field) or 0
-
-
-def peak_bytes() -> int:
-    """The largest resident set of this process so far."""
-    if peak := status_bytes("VmHWM"):
-        return peak
-    import resource  # not on every platform
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _field_bytes(path: Path, field: str) -> int | None:
-    """A field of a file that has lines such as "VmHWM:   2048 kB"."""
-    if not path.exists():
-        return None
-    found = re.search(rf"^{field}:\s+(\d+) kB", path.read_text(), re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
+@cache
+def _say_once(what: str, path: str) -> None:
+    print(f"tinyzo: {Path(path).parent}: {what}", file=sys.stderr, flush=True)

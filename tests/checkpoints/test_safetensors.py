@@ -572,7 +572,7 @@ def test_a_full_disk_leaves_the_old_file_and_says_how_much_is_needed(
         writer.write("a", np.zeros(2, "f4"))
         monkeypatch.setattr(os, call, full)
     assert "No space left on device" in caught.value.message
-    assert caught.value.hint.startswith(f"the file needs {size} bytes")
+    assert caught.value.hint == f"make room on the disk; the file needs {size} bytes"
     assert path.read_bytes() == b"old"
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 

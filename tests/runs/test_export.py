@@ -220,10 +220,10 @@ def test_converting_holds_about_one_tensor(tmp_path):
     (tmp_path / "weights.bin").write_bytes(torch_bin(tensors))
     code = (
         "import sys; from pathlib import Path\n"
-        "from tinyzo import system; from tinyzo.runs import export\n"
-        "before = system.status_bytes('VmRSS')\n"
+        "from tinyzo.machine import memory; from tinyzo.runs import export\n"
+        "before = memory.status_bytes('VmRSS')\n"
         "export.convert(Path(sys.argv[1]), Path(sys.argv[2]))\n"
-        "print(system.peak_bytes() - before)"
+        "print(memory.peak_bytes() - before)"
     )
     if not Path("/proc/self/status").exists():
         pytest.skip("no /proc to read the peak from")

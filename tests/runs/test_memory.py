@@ -15,11 +15,11 @@ from folders import python, rows, shell, write_jsonl, write_model, write_tensors
 from tinyzo.engine.numpy_engine import QUERIES, NumpyEngine
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError, UsageError
+from tinyzo.machine.memory import STATUS
 from tinyzo.models.model import MODELS, open_model
 from tinyzo.models.roberta import Config
 from tinyzo.runs import memory
 from tinyzo.runs.settings import Settings, parse_bytes
-from tinyzo.system import STATUS
 
 SHARE = 0.15  # measured when this was written: 0.5 to 8 %
 needs_proc = pytest.mark.skipif(not STATUS.exists(), reason="no /proc to read the peak from")
@@ -146,7 +146,7 @@ def test_micro_batches_bound_what_is_planned(model):
 
 def test_a_budget_chooses_the_fastest_plan_that_fits(model, monkeypatch):
     monkeypatch.setattr(memory, "may_have_numba", lambda: True)
-    monkeypatch.setattr(memory, "status_bytes", lambda field: 40 << 20)
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 40 << 20)
     loads = [memory.Load(4096, 64, 2), memory.Load(100, 64, 1)]
     every = list(memory.plans(model, settings(), loads))
     assert [(p.engine, p.residency) for p in every[::4]] == [

@@ -149,7 +149,7 @@ def test_lines_end_at_the_first_torn_one(run):
 def test_files_are_replaced_whole(run, monkeypatch):
     before = (run.path / "run.toml").read_bytes()
     (run.path / "run.toml.partial").mkdir()  # stands for a disk that is full
-    with pytest.raises(RunError, match=r"run.toml: Is a directory\n  hint: make room"):
+    with pytest.raises(RunError, match=r"run.toml: Is a directory\n  hint: there is a folder of"):
         run.save()
     assert (run.path / "run.toml").read_bytes() == before
 

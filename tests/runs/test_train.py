@@ -493,7 +493,7 @@ def test_a_full_disk_while_metrics_are_written(home, tmp_path, monkeypatch, caps
     (tmp_path / "run" / "metrics.jsonl").unlink()
     (tmp_path / "run" / "metrics.jsonl").mkdir()
     assert resume(tmp_path / "run") == 1
-    assert "metrics.jsonl: Is a directory\n  hint: make room" in capsys.readouterr().err
+    assert "metrics.jsonl: Is a directory\n  hint: there is a folder of" in capsys.readouterr().err
     run = Run.open(tmp_path / "run")
     with pytest.raises(RunError, match=r"metrics.jsonl: Is a directory"):
         run.record("metrics.jsonl", {})

@@ -181,7 +181,7 @@ class SafetensorsWriter(AbstractContextManager["SafetensorsWriter"]):
         _parse_header(header, data_size, self.path)  # never write what cannot be read
         self._size = _LENGTH_BYTES + len(header) + data_size
         with self._os_errors(), ExitStack() as unfinished:
-            self._file = unfinished.enter_context(open(self.partial, "ab"))
+            self._file = unfinished.enter_context(open(self.partial, "ab", opener=system.OPENER))
             self._begin(header, unfinished)
             self._unfinished = unfinished.pop_all()  # undoes what is on the disk so far
 
@@ -259,4 +259,4 @@ class SafetensorsWriter(AbstractContextManager["SafetensorsWriter"]):
 
     def _os_errors(self) -> AbstractContextManager[None]:
         hint = f"the file needs {self._size} bytes in a folder that can be written"
-        return system.os_errors(CheckpointError, self.path, hint)
+        return system.os_errors(CheckpointError, self.path, hint, size=self._size)

@@ -17,8 +17,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Write the folder, with the tokenizer's and other small files."""
+    from tinyzo.machine.memory import peak_bytes
     from tinyzo.runs import export
-    from tinyzo.system import peak_bytes
 
     output = export.convert(Path(options.path), Path(options.output))
     if not options.json:

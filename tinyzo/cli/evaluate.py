@@ -29,9 +29,9 @@ def add_arguments(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Accuracy and loss on the rows that are reported on."""
     from tinyzo.cli.suggest import check_names
+    from tinyzo.machine.memory import peak_bytes
     from tinyzo.runs.evaluate import evaluate
     from tinyzo.runs.opened import open_for_task
-    from tinyzo.system import peak_bytes
 
     given = shared.given_settings(options)
     check_names(given.model, given.task)

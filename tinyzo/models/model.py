@@ -19,10 +19,10 @@ from tinyzo.engine.stores.overlay import Overlay
 from tinyzo.engine.stores.streamed import TILES, Streamed
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import CheckpointError, ConfigError, DataError, check_choice, refuse
+from tinyzo.machine.memory import free_bytes
 from tinyzo.models import opt, roberta
 from tinyzo.models.architecture import Architecture, ModelConfig
 from tinyzo.parsing import read_json
-from tinyzo.system import free_bytes
 from tinyzo.text.packing import pack_sequences
 from tinyzo.text.tokenizer import Tokenizer, load_tokenizer
 

@@ -136,7 +136,7 @@ class Journal(AbstractContextManager["Journal"]):
             self._write(whole)
 
     def _write(self, data: bytes) -> None:
-        with os_errors(RunError, self.path, "make room on the disk, then --resume"):
+        with os_errors(RunError, self.path, "check the disk, then --resume", "then --resume"):
             if self._file.write(data) < len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

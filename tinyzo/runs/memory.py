@@ -1,6 +1,6 @@
 """What a run holds in memory: planned before it is allocated, and chosen to fit.
 
-A plan is compared with the peak of the resident set, system.peak_bytes.
+A plan is compared with the peak of the resident set, machine.memory.peak_bytes.
 """
 
 import math
@@ -14,10 +14,11 @@ from tinyzo.engine.numpy_engine import QUERIES
 from tinyzo.engine.select import may_have_numba
 from tinyzo.engine.tiles import TILE
 from tinyzo.errors import ConfigError
+from tinyzo.machine.cpus import default_threads
+from tinyzo.machine.memory import free_bytes, resident_bytes
 from tinyzo.models.architecture import ModelConfig
 from tinyzo.models.model import Model
 from tinyzo.runs.settings import RunSettings, parse_bytes
-from tinyzo.system import fast_cpus, free_bytes, status_bytes
 
 Parts = dict[str, int]  # bytes, by what they are for
 FLOAT_BYTES = 4
@@ -86,7 +87,7 @@ def plans(
     installed = ("numba", "numpy") if may_have_numba() else ("numpy",)
     engines = _choices(settings.engine, installed)
     residencies = _choices(settings.residency, ("resident", "streamed"))
-    threads = settings.threads or len(fast_cpus())
+    threads = settings.threads or default_threads()
     tokens = settings.micro_batch_tokens
     for engine, residency, size in product(engines, residencies, SIZES):
         if not is_fixed:
@@ -153,7 +154,7 @@ def _computing(model: Model, engine: str, threads: int, tokens: int, load: Load)
     backward: the gradient, and what all layers keep for it
     """
     tokens = max(load.longest, min(tokens, load.tokens))
-    parts = {"interpreter": status_bytes("VmRSS")}
+    parts = {"interpreter": resident_bytes()}
     if engine == "numpy":
         parts |= _in_numpy(model.config, tokens, load)
     else:

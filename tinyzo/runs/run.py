@@ -12,7 +12,6 @@ loss.png        the losses, where matplotlib is installed
 from __future__ import annotations
 
 import json
-import os
 import platform
 from contextlib import suppress
 from pathlib import Path
@@ -30,10 +29,11 @@ from tinyzo.runs.data import bind_task
 from tinyzo.runs.journal import read_journal
 from tinyzo.runs.methods import method_of
 from tinyzo.runs.settings import RunSettings, Settings
-from tinyzo.system import new_directory, os_errors, write_file
+from tinyzo.system import new_directory, os_errors, sync, write_file
 
-ROOM = "make room on the disk, or the directory writable, then --resume"
-NO_ROOM_TO_BEGIN = "make room on the disk, or name another --output; nothing has been computed yet"
+FOLDER = "check the folder of the run"
+RESUME = "then --resume"
+NOT_BEGUN = "or name another --output; nothing has been computed yet"
 OLD_VALUES = {"update": {"adam": "adamezo"}}  # a setting -> its values of before 0.2 -> ours
 
 
@@ -58,7 +58,7 @@ class Run:
         raises: RunError before it is finished
         """
         try:
-            return dict(json.loads((self.path / "result.json").read_text()))
+            return dict(json.loads((self.path / "result.json").read_text(encoding="utf-8")))
         except (OSError, ValueError):
             raise RunError(f"{self.path}: not finished", f"--resume {self.path}") from None
 
@@ -69,12 +69,12 @@ class Run:
         """
         new_directory(self.path, RunError, ("run.toml", "config.json"))
         self.about |= {"numpy": np.__version__, "machine": platform.machine()}
-        self.save(NO_ROOM_TO_BEGIN)
+        self.save(NOT_BEGUN)
 
-    def save(self, hint: str = ROOM) -> None:
-        """Write run.toml, whole or not at all. hint: what to do when it cannot be written."""
+    def save(self, then: str = RESUME) -> None:
+        """Write run.toml, whole or not at all. then: as for `write`."""
         about = "".join(f"{name} = {json.dumps(value)}\n" for name, value in self.about.items())
-        self.write("run.toml", f"[about]\n{about}\n[settings]\n{self.settings.to_toml()}", hint)
+        self.write("run.toml", f"[about]\n{about}\n[settings]\n{self.settings.to_toml()}", then)
 
     @classmethod
     def open(cls, path: Path) -> Run:
@@ -137,13 +137,13 @@ class Run:
 
     # -- files that grow, and files that are replaced
 
-    def write(self, file: str, text: str, hint: str = ROOM) -> None:
+    def write(self, file: str, text: str, then: str = RESUME) -> None:
         """Replace a file of the run, whole or not at all.
 
-        hint: what to do when it cannot be written
+        then: what to do once it can be written
         raises: RunError when the disk is full or the directory cannot be written
         """
-        with os_errors(RunError, self.path / file, hint):
+        with os_errors(RunError, self.path / file, f"{FOLDER}, {then}", then):
             write_file(self.path / file, text.encode())
 
     def record(self, file: str, line: JsonObject) -> None:
@@ -152,14 +152,15 @@ class Run:
         raises: RunError when the disk is full
         """
         path = self.path / file
-        with os_errors(RunError, path, ROOM), open(path, "a", encoding="utf-8") as lines:
-            lines.write(json.dumps(line) + "\n")
+        text = json.dumps(line) + "\n"
+        with os_errors(RunError, path, FOLDER, RESUME), open(path, "ab") as lines:
+            lines.write(text.encode())
 
     def sync(self, file: str) -> None:
         """Push what is written to a file through to the disk, against loss of power."""
         path = self.path / file
-        with os_errors(RunError, path, ROOM), open(path, "ab") as lines:
-            os.fsync(lines.fileno())
+        with os_errors(RunError, path, FOLDER, RESUME), open(path, "ab") as lines:
+            sync(lines)
 
     def keep_lines(self, file: str, most: int | None = None) -> int:
         """Drop a torn last line of a file, and what is beyond `most` lines.
@@ -198,7 +199,7 @@ def prepare(model: Model, settings: RunSettings) -> Model:
 def read_lines(path: Path) -> list[JsonObject]:
     """The objects of a .jsonl file up to the first that is torn; none when there is no file."""
     lines: list[JsonObject] = []
-    with os_errors(RunError, path, ROOM), suppress(FileNotFoundError, ValueError):
+    with os_errors(RunError, path, FOLDER), suppress(FileNotFoundError, ValueError):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             lines.append(json.loads(line))
     return lines

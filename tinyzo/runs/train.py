@@ -18,6 +18,7 @@ from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import fingerprint
 from tinyzo.engine.select import why_no_numba
 from tinyzo.errors import NumericError, RunError, UsageError
+from tinyzo.machine.memory import peak_bytes
 from tinyzo.models.model import Model, open_model
 from tinyzo.parsing import JsonObject
 from tinyzo.runs import memory, report
@@ -29,7 +30,6 @@ from tinyzo.runs.methods import RunMethod, method_of
 from tinyzo.runs.run import Run, is_run, prepare, read_lines
 from tinyzo.runs.settings import RunSettings, Settings
 from tinyzo.runs.snapshots import Snapshots, tuned_model
-from tinyzo.system import peak_bytes
 from tinyzo.text.packing import batch_rows, packed_size
 from tinyzo.text.tasks import Example
 from tinyzo.zo.mezo import Step

@@ -38,7 +38,7 @@ from tinyzo.engine.numpy_engine import QUERIES, NumpyView
 from tinyzo.engine.terms import Probe
 from tinyzo.engine.tiles import Block
 from tinyzo.engine.weights import Parameters, Weights
-from tinyzo.system import fast_cpus
+from tinyzo.machine.cpus import default_threads, fast_cpus
 from tinyzo.text.packing import pack_sequences
 
 VOCABULARY = 4096  # rows of the decoder whose scores exist at once
@@ -52,7 +52,7 @@ class NumbaEngine:
     def __init__(self, threads: int | None = None, bf16: bool = bool(vectors.TILE.bf16)) -> None:
         """threads: None for one on each fast CPU. bf16: multiply bfloat16 weights as bfloat16."""
         cpus = fast_cpus()
-        self.threads = threads or len(cpus)
+        self.threads = threads or default_threads()
         self.bf16 = bf16
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, cpus)  # of this thread and those that it starts
