@@ -26,7 +26,7 @@ def read_object(path: Path) -> JsonObject:
     raises: TokenizerError when it cannot be read, is damaged, or would take too much memory
     """
     data = _read(path)
-    _check_cost(path, data, (b"[", b"{", b","))
+    _check_cost(path, data, (b"[", b"{", b",", b":"))
     try:
         value = json.loads(_text(path, data), object_pairs_hook=each_name_once)
     except (ValueError, RecursionError) as error:
