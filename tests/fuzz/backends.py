@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
 from tinyzo.text import tokenizer as backends
 from tinyzo.text.bpe import BytePairEncoder
-from tinyzo.text.vocabulary import read_vocabulary
+from tinyzo.text.vocabulary import Vocabulary, read_vocabulary
 
 HAS_PACKAGE = find_spec("tokenizers") is not None
 TEXTS = [
@@ -20,17 +21,18 @@ BESIDE = ("", " ", "\t\u3000", "a", "_", "<")
 sys.path.append(str(Path(__file__).resolve().parents[1] / "text"))  # the builders of folders
 
 
-def compare(directory: Path) -> None:
+def compare_folder(directory: Path) -> None:
     """raises: AssertionError where the ids differ; TokenizerError for a folder that is refused"""
     vocabulary = read_vocabulary(directory)
+    contents = [token.content for token in vocabulary.added[:8]]
+    beside = (f"{s}{text}{text[::-1]}{text}{s}" for text in contents for s in BESIDE)
+    compare(vocabulary, [*TEXTS, *beside])
+
+
+def compare(vocabulary: Vocabulary, texts: Iterable[str]) -> None:
     parts = vocabulary.ids, vocabulary.merges, vocabulary.added, vocabulary.prefix_space
     own = BytePairEncoder(*parts).encode
-    packaged = backends._package_encode(vocabulary) if HAS_PACKAGE else own
-    contents = [token.content for token in vocabulary.added[:8]]
-    texts = TEXTS + [
-        f"{side}{text}{text[::-1]}{text}{side}" for text in contents for side in BESIDE
-    ]
-    assert packaged is not None
+    packaged = (HAS_PACKAGE and backends._package_encode(vocabulary)) or own
     for text in texts:
         ids = own(text)
         assert ids == packaged(text), f"{text!r}: {ids}"

@@ -277,6 +277,11 @@ def test_a_damaged_tokenizer_json(tmp_path, backend, spec, message):
         ("added_tokens", {"<e1>": "321"}, "the id of '<e1>' is '321'"),
         ("tokenizer_config", {"added_tokens_decoder": {"x": token("<e1>")}}, "ValueError("),
         ("tokenizer_config", {"added_tokens_decoder": [1]}, "tokenizer_config.json: AttributeE"),
+        (
+            "tokenizer_config",
+            {"pad_token": token(" x", lstrip=True)},
+            "added token ' x' has lstrip, and begins with white space itself",
+        ),
         ("tokenizer_config", {"mask_token": 5}, "tokenizer_config.json: TypeError("),
         ("tokenizer_config", {"extra_special_tokens": 5}, "tokenizer_config.json: TypeError("),
         (

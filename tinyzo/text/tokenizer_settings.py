@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tinyzo.errors import TokenizerError
 from tinyzo.parsing import JsonObject
-from tinyzo.text.bpe import AddedToken
+from tinyzo.text.bpe import WHITE_SPACE, AddedToken
 from tinyzo.text.tokenizer_files import read_object_if_there
 
 ONLY = "tinyzo reads the byte-level BPE of RoBERTa, OPT and GPT-2, and no other tokenizer"
@@ -201,7 +201,8 @@ def _more(said: JsonObject) -> Iterator[AddedToken]:
 def token_of(value: JsonObject) -> AddedToken:
     """An added token as transformers writes it.
 
-    raises: LookupError or TypeError for another shape
+    raises: LookupError or TypeError for another shape; TokenizerError for one that swallows the
+            white space that it begins with, on which the tokenizers package panics
     """
     names = ("lstrip", "rstrip", "single_word")
     flags = {name: value.get(name, False) for name in names}
@@ -209,4 +210,9 @@ def token_of(value: JsonObject) -> AddedToken:
     text = value["content"]
     if {type(flag) for flag in flags.values()} != {bool} or not isinstance(text, str):
         raise TypeError(f"an added token is {value!r:.200}")
+    if flags["lstrip"] and text.startswith(tuple(WHITE_SPACE)):
+        message = f"added token {text!r:.60} has lstrip, and begins with white space itself"
+        raise TokenizerError(
+            message, "transformers fails on some texts with it: take out its lstrip"
+        )
     return AddedToken(text, **flags)

@@ -148,9 +148,7 @@ def _check_ids(path: Path, ids: dict[str, int]) -> None:
         raise _damaged(path, what)
 
 
-def _checked_merges(
-    path: Path, ids: dict[str, int], merges: Iterable[tuple[str, ...]]
-) -> Merges:
+def _checked_merges(path: Path, ids: dict[str, int], merges: Iterable[tuple[str, ...]]) -> Merges:
     """The merges as pairs, each there once, and of two items that make a third."""
     pairs: dict[tuple[str, str], None] = {}
     for merge in merges:

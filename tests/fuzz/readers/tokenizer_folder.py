@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from fuzz.backends import compare
+from fuzz.backends import compare_folder
 from fuzz.reader import Reader, place
 
 from small_bpe import IDS, MERGES  # isort: skip (fuzz.backends has the path)
@@ -40,7 +40,7 @@ def read(data: bytes) -> None:
     if not (place(f"{folder}/.keep", b"").parent / "merges.txt").is_file():
         for needed in ("vocab.json", "merges.txt"):
             place(f"{folder}/{needed}", FILES[needed].encode())
-    compare(place(f"{folder}/{name}", data[1:]).parent)
+    compare_folder(place(f"{folder}/{name}", data[1:]).parent)
 
 
 READER = Reader(

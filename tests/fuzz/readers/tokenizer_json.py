@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from fuzz.backends import compare
+from fuzz.backends import compare_folder
 from fuzz.reader import Reader, place
 
 from small_bpe import IDS, MERGES  # isort: skip (fuzz.backends has the path)
@@ -12,7 +12,7 @@ from tokenizer_folders import E1, SPECIALS, token, tokenizer_json  # isort: skip
 
 
 def read(data: bytes) -> None:
-    compare(place("tokenizer_json/tokenizer.json", data).parent)
+    compare_folder(place("tokenizer_json/tokenizer.json", data).parent)
 
 
 def file(*tokens: dict[str, object], **changes: object) -> bytes:
