@@ -11,7 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from published import DATA, VOCABULARIES
 from small_bpe import IDS, MERGES
-from tokenizer_folders import fast, numbered, pair, token, tokenizer_json, write_folder
+from tokenizer_folders import (
+    SPECIALS,
+    fast,
+    numbered,
+    pair,
+    token,
+    tokenizer_json,
+    write_folder,
+)
 
 from tinyzo.errors import TokenizerError
 from tinyzo.text.tokenizer import load_tokenizer
@@ -120,6 +128,7 @@ def test_added_tokens_outside_the_vocabulary_of_the_model(tmp_path, backend):
 PARTS = st.sampled_from(["<mask>", "<s>", "</s>", "<pad>", "<unk>", "<", "mask>"])
 WORDS = st.sampled_from([" ", "\x1c", "\u3000", "the", "film's", "'ll", "\ud83d", "\ude00", "9"])
 TEXT = st.text(st.characters(exclude_categories=["Cn", "Co"]), max_size=5)
+TEXT_CHARACTERS = st.characters(exclude_categories=["Cn", "Co", "Cs"])
 RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -140,6 +149,48 @@ def test_random_text_as_the_package_reads_tokenizer_json(small, oracle, text):
     scalar = "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
     expected = oracle.encode(scalar, add_special_tokens=False).ids
     assert small[0].encode(text) == small[1].encode(text) == expected
+
+
+CONTENTS = st.sampled_from(["<m>", "new", " new", "\u0301", "é ", "  ", "<", "m>", "9", "a\u200d"])
+FLAGS = st.fixed_dictionaries(
+    dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized", "special"), st.booleans())
+)
+NEW_TOKENS = st.dictionaries(CONTENTS | st.text(TEXT_CHARACTERS, min_size=1, max_size=3), FLAGS)
+AROUND = st.sampled_from([" ", "\u3000", "a", "_", "é", "\x1c", "new", "<m>", "the <mask>"])
+
+
+@settings(RELAXED, max_examples=40)
+@given(NEW_TOKENS, st.integers(0, len(MERGES)), st.booleans(), st.data())
+def test_random_vocabularies_and_added_tokens(tmp_path, tokens, count, prefix_space, data):
+    """Both backends, and the package reading tokenizer.json itself."""
+    ids = {piece: number for piece, number in IDS.items() if number < 260 + count}
+    ids["<mask>"] = len(ids)
+    added = [*SPECIALS]
+    for content, flags in tokens.items():
+        flags["lstrip"] &= not content[0].isspace()
+        ids.setdefault(content, len(ids))
+        added.append({"content": content, **flags})
+    listed = [{"id": ids[one["content"]], **one} for one in added]
+    spec = tokenizer_json(
+        model__vocab=ids,
+        model__merges=[[*merge] for merge in MERGES if {*merge, "".join(merge)} <= ids.keys()],
+        added_tokens=sorted(
+            {one["content"]: one for one in listed}.values(), key=lambda t: t["id"]
+        ),
+        pre_tokenizer__add_prefix_space=prefix_space,
+    )
+    settings = {"add_prefix_space": prefix_space, "tokenizer_class": "PreTrainedTokenizerFast"}
+    packaged, own = both(write(tmp_path, fast(spec), tokenizer_config=settings))
+    parts = st.sampled_from([*tokens, " "]) | AROUND | TEXT
+    text = data.draw(st.lists(parts, max_size=10).map("".join)).encode(errors="replace").decode()
+    assert own.encode(text) == packaged.encode(text) == oracle_ids(spec, text)
+
+
+def oracle_ids(spec: dict, text: str) -> list[int]:
+    import tokenizers
+
+    oracle = tokenizers.Tokenizer.from_str(json.dumps(spec))
+    return oracle.encode(text, add_special_tokens=False).ids
 
 
 def test_words_and_items_that_are_not_one_token(tmp_path, backend):
@@ -260,7 +311,7 @@ FLAG = {"content": "<s>", "lstrip": 1}
         (tokenizer_json(model__merges=[5]), "tokenizer.json: TypeError("),
         (tokenizer_json(model__merges=[["t"]]), "merge 't' does not make"),
         (tokenizer_json(model__merges=[["t", ["h"]]]), "does not make a vocabulary item from two"),
-        (tokenizer_json(added_tokens=[{"id": 9}]), "tokenizer.json: KeyError('content')"),
+        (tokenizer_json(added_tokens=[{"id": 9}]), "tokenizer.json: an added token is {'id': 9}"),
         (tokenizer_json(added_tokens=[{"id": 9, "content": "<s>"}]), "transformers gives 0"),
         (tokenizer_json(added_tokens=[{"id": True, "content": "<s>"}]), "the id of '<s>' is True"),
         (tokenizer_json(added_tokens=[{"id": 321, "content": ""}]), "is empty or not Unicode"),
@@ -280,9 +331,10 @@ def test_a_damaged_tokenizer_json(tmp_path, backend, spec, message):
         (
             "tokenizer_config",
             {"pad_token": token(" x", lstrip=True)},
-            "added token ' x' has lstrip, and begins with white space itself",
+            "added token ' x' has lstrip and begins with white space itself",
         ),
         ("tokenizer_config", {"mask_token": 5}, "tokenizer_config.json: TypeError("),
+        ("tokenizer_config", {"mask_token": {"lstrip": True}}, "an added token is {'lstrip': True"),
         ("tokenizer_config", {"extra_special_tokens": 5}, "tokenizer_config.json: TypeError("),
         (
             "tokenizer_config",

@@ -48,7 +48,7 @@ REFUSED_AS = {
     "tokenizer.json: '<e2>' has id 322; transformers gives 321": ["json, unsorted"],
     "tokenizer.json: '<e1>' has id 400; transformers gives 321": ["json with a gap"],
     "tokenizer.json: 'Ġthe' has id 321; transformers gives 262": ["json, another id"],
-    "cannot read tokenizer.json: ValueError(\"'<e1>' is there twice\")": ["json, twice"],
+    "tokenizer.json: added token '<e1>' is there twice": ["json, twice"],
     "tokenizer.json: '<mask>' as mask token is read otherwise": ["json, mask without lstrip"],
     "cannot read tokenizer.json: KeyError('added_tokens')": ["json without added_tokens"],
     "mask_token is '[MASK]'": ["map, another mask", "config, another mask"],

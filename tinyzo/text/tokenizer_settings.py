@@ -11,7 +11,7 @@ from typing import NamedTuple
 from tinyzo.errors import TokenizerError
 from tinyzo.parsing import JsonObject
 from tinyzo.text.bpe import WHITE_SPACE, AddedToken
-from tinyzo.text.tokenizer_files import read_object_if_there
+from tinyzo.text.tokenizer_files import COPY, read_object_if_there
 
 ONLY = "tinyzo reads the byte-level BPE of RoBERTa, OPT and GPT-2, and no other tokenizer"
 AGREE = "let one file name what the model was trained with"
@@ -93,12 +93,14 @@ SETTINGS["opt"] = SETTINGS["roberta"] | {"add_bos_token": True, "add_eos_token":
 class Settings(NamedTuple):
     """The settings of a folder.
 
+    path:     tokenizer_config.json
     said:     by name, the map's over those of tokenizer_config.json
     family:   of the model
     kind:     the class of transformers, without "Fast"
     defaults: role -> token, for what `said` leaves out
     """
 
+    path: Path
     said: JsonObject
     family: Family
     kind: str
@@ -135,7 +137,7 @@ def read_settings(directory: Path) -> Settings:
         defaults = {}
     elif config is special is None:
         defaults = family.published
-    return Settings(said, family, kind, defaults)
+    return Settings(directory / CONFIG, said, family, kind, defaults)
 
 
 def _said(directory: Path, config: JsonObject, special: JsonObject) -> JsonObject:
@@ -170,8 +172,8 @@ def named_tokens(settings: Settings, has_spec: bool) -> Iterator[Named]:
         if isinstance(value, str):
             yield Named(_by_class(settings, role, value, has_spec), role, key not in said)
         elif value is not None:
-            yield Named(token_of({**value, "special": True}), role)
-    yield from (Named(token) for token in _more(said))
+            yield Named(token_of(settings.path, {**value, "special": True}), role)
+    yield from (Named(token) for token in _more(settings.path, said))
 
 
 def _by_class(settings: Settings, role: str, text: str, has_spec: bool) -> AddedToken:
@@ -183,36 +185,36 @@ def _by_class(settings: Settings, role: str, text: str, has_spec: bool) -> Added
     return AddedToken(text, normalized=is_known and not has_spec)
 
 
-def _more(said: JsonObject) -> Iterator[AddedToken]:
+def _more(path: Path, said: JsonObject) -> Iterator[AddedToken]:
     """The special tokens without a role."""
     for key, value in said.items():
         if key.endswith("_token") and isinstance(value, str | dict) and key[:-6] not in ROLES:
-            message = f"{CONFIG}: {key} {value!r:.60} is read by transformers 5 and not by 4"
+            message = f"{path}: {key} {value!r:.60} is read by transformers 5 and not by 4"
             raise TokenizerError(message, f"name it in {MORE[1]}")
     lists = [said[key] for key in MORE if said.get(key)]
     if len(lists) > 1:
-        raise TokenizerError(f"{CONFIG}: both {MORE[0]} and {MORE[1]} are there", AGREE)
+        raise TokenizerError(f"{path}: both {MORE[0]} and {MORE[1]} are there", AGREE)
     for more in lists:
         for value in more.values() if isinstance(more, dict) else more:
-            is_text = isinstance(value, str)
-            yield AddedToken(value) if is_text else token_of({**value, "special": True})
+            if isinstance(value, str):
+                yield AddedToken(value)
+            else:
+                yield token_of(path, {**value, "special": True})
 
 
-def token_of(value: JsonObject) -> AddedToken:
+def token_of(path: Path, value: JsonObject) -> AddedToken:
     """An added token as transformers writes it.
 
-    raises: LookupError or TypeError for another shape; TokenizerError for one that swallows the
-            white space that it begins with, on which the tokenizers package panics
+    raises: TokenizerError for another shape, or for one that swallows the white space that it
+            begins with, on which the tokenizers package panics
     """
     names = ("lstrip", "rstrip", "single_word")
     flags = {name: value.get(name, False) for name in names}
     flags["normalized"] = value.get("normalized", not value.get("special", False))
-    text = value["content"]
+    text = value.get("content")
     if {type(flag) for flag in flags.values()} != {bool} or not isinstance(text, str):
-        raise TypeError(f"an added token is {value!r:.200}")
+        raise TokenizerError(f"{path}: an added token is {value!r:.200}", COPY)
     if flags["lstrip"] and text.startswith(tuple(WHITE_SPACE)):
-        message = f"added token {text!r:.60} has lstrip, and begins with white space itself"
-        raise TokenizerError(
-            message, "transformers fails on some texts with it: take out its lstrip"
-        )
+        message = f"{path}: added token {text!r:.60} has lstrip and begins with white space itself"
+        raise TokenizerError(message, "transformers fails on some texts so: take out its lstrip")
     return AddedToken(text, **flags)

@@ -62,7 +62,7 @@ class Declared(NamedTuple):
 
     token: AddedToken
     id: int
-    file: str
+    path: Path
 
 
 def read_vocabulary(directory: Path) -> Vocabulary:
@@ -76,11 +76,11 @@ def read_vocabulary(directory: Path) -> Vocabulary:
     ids, merges = _read_model(directory, spec, settings)
     declared = _declared(directory, spec, settings.said)
     named = understand(directory / CONFIG, lambda: list(named_tokens(settings, spec is not None)))
-    _number(directory, ids, declared)
+    _number(ids, declared)
     family = settings.family
     first = _end(directory, settings, named, ids, family.first)
     last = _end(directory, settings, named, ids, family.last)
-    added = _combine(directory, declared, named)
+    added = _combine(declared, named)
     for text in added:
         ids.setdefault(text, len(ids))
     if "" in ids or SURROGATE.search("".join(ids)):
@@ -168,67 +168,64 @@ def _declared(directory: Path, spec: JsonObject | None, said: JsonObject) -> dic
     """text -> an added token with an id, in the order in which transformers adds them."""
     listed: dict[str, Declared] = {}
     if spec is not None:
-        listed = understand(directory / SPEC, lambda: _listed(spec["added_tokens"]))
+        path = directory / SPEC
+        listed = understand(path, lambda: _listed(path, spec["added_tokens"]))
     if DECODER not in said:
-        added = read_object_if_there(directory / ADDED) or {}
-        more = understand(directory / ADDED, lambda: _numbered(added))
-        return listed | {text: more[text] for text in more if text not in listed}
-    more = understand(directory / CONFIG, lambda: _decoded(said[DECODER]))
+        path = directory / ADDED
+        ids = read_object_if_there(path) or {}
+        more = _by_text(
+            Declared(AddedToken(text, normalized=True), ids[text], path) for text in ids
+        )
+        return listed | {text: more[text] for text in _by_id(more) if text not in listed}
+    path = directory / CONFIG
+    more = understand(path, lambda: _decoded(path, said[DECODER]))
     missing = ", ".join(map(repr, sorted(listed.keys() - more.keys())))
     if missing:
-        raise TokenizerError(f"{directory / CONFIG}: {DECODER} lacks {missing:.80} of {SPEC}", SAVE)
-    return listed | more
+        raise TokenizerError(f"{path}: {DECODER} lacks {missing:.80} of {SPEC}", SAVE)
+    return listed | _by_id(more)
 
 
-def _listed(tokens: list[JsonObject]) -> dict[str, Declared]:
-    return _by_text([Declared(token_of(token), token["id"], SPEC) for token in tokens])
+def _listed(path: Path, tokens: list[JsonObject]) -> dict[str, Declared]:
+    return _by_text(Declared(token_of(path, token), token["id"], path) for token in tokens)
 
 
-def _decoded(tokens: dict[str, JsonObject]) -> dict[str, Declared]:
-    declared = [Declared(token_of(token), int(key), CONFIG) for key, token in tokens.items()]
-    return _by_text(sorted(declared, key=lambda token: token.id))
+def _decoded(path: Path, tokens: dict[str, JsonObject]) -> dict[str, Declared]:
+    return _by_text(Declared(token_of(path, one), int(key), path) for key, one in tokens.items())
 
 
-def _numbered(ids: dict[str, int]) -> dict[str, Declared]:
-    declared = [Declared(AddedToken(text, normalized=True), ids[text], ADDED) for text in ids]
-    return _by_text(sorted(declared, key=lambda token: token.id))
-
-
-def _by_text(declared: list[Declared]) -> dict[str, Declared]:
+def _by_text(declared: Iterable[Declared]) -> dict[str, Declared]:
     found: dict[str, Declared] = {}
-    for token in declared:
-        text = token.token.content
-        if type(token.id) is not int:
-            raise TypeError(f"the id of {text!r:.60} is {token.id!r:.60}")
+    for token, number, path in declared:
+        text = token.content
+        if type(number) is not int:
+            raise _damaged(path, f"the id of {text!r:.60} is {number!r:.60}")
         if text in found:
-            raise ValueError(f"{text!r:.60} is there twice")
-        found[text] = token
+            raise _damaged(path, f"added token {text!r:.60} is there twice")
+        found[text] = Declared(token, number, path)
     return found
 
 
-def _number(directory: Path, ids: dict[str, int], declared: dict[str, Declared]) -> None:
+def _by_id(declared: dict[str, Declared]) -> dict[str, Declared]:
+    return dict(sorted(declared.items(), key=lambda item: item[1].id))
+
+
+def _number(ids: dict[str, int], declared: dict[str, Declared]) -> None:
     """Give added tokens their ids, which follow the vocabulary's, whatever the files say."""
-    for text, (_, number, file) in declared.items():
+    for text, (_, number, path) in declared.items():
         found = ids.setdefault(text, len(ids))
         if found != number:
-            message = (
-                f"{directory / file}: {text!r:.60} has id {number}; transformers gives {found}"
-            )
+            message = f"{path}: {text!r:.60} has id {number}; transformers gives {found}"
             raise TokenizerError(message, "a new token has the next id, a known one its own")
 
 
-def _combine(
-    directory: Path, declared: dict[str, Declared], named: list[Named]
-) -> dict[str, AddedToken]:
+def _combine(declared: dict[str, Declared], named: list[Named]) -> dict[str, AddedToken]:
     """text -> the added token. How a file declares it counts more than how a setting names it."""
     added = {text: one.token for text, one in declared.items()}
     for token, role, is_default in named:
         earlier = declared.get(token.content)
-        is_plain = earlier is not None and earlier.file == ADDED
+        is_plain = earlier is not None and earlier.path.name == ADDED
         if earlier and (is_plain or is_default) and _strips(earlier.token) != _strips(token):
-            message = (
-                f"{directory / earlier.file}: {token.content!r:.60} as {role or 'special'} token"
-            )
+            message = f"{earlier.path}: {token.content!r:.60} as {role or 'special'} token"
             raise TokenizerError(f"{message} is read otherwise by transformers 4 than by 5", SAVE)
         if earlier is None or is_plain:
             added[token.content] = token
