@@ -152,7 +152,12 @@ def _checked_merges(path: Path, ids: dict[str, int], merges: Iterable[tuple[str,
     """The merges as pairs, each there once, and of two items that make a third."""
     pairs: dict[tuple[str, str], None] = {}
     for merge in merges:
-        if len(merge) != 2 or not {*merge, "".join(merge)} <= ids.keys():
+        if (
+            len(merge) != 2
+            or merge[0] not in ids
+            or merge[1] not in ids
+            or "".join(merge) not in ids
+        ):
             what = f"merge {' '.join(merge)!r:.80} does not make a vocabulary item from two"
             raise _damaged(path, what)
         if merge in pairs:
