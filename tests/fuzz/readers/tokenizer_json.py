@@ -33,7 +33,7 @@ READER = Reader(
     read,
     seeds=[
         file(),
-        file(E1 | {"rstrip": True}, token(" x", single_word=True, lstrip=True, normalized=True)),
+        file(E1 | {"rstrip": True}, token("x ", single_word=True, lstrip=True, normalized=True)),
         file(token("é", normalized=True), token("the", special=False), post_processor=None),
     ],
     words=[
