@@ -40,7 +40,8 @@ def write_vocabulary(directory: Path) -> int:
     pieces = dict.fromkeys((*SPECIALS, *BYTE_OF, *map("".join, merges)))
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
     (directory / "vocab.json").write_text(json.dumps(vocabulary))
-    (directory / "merges.txt").write_text("".join(f"{a} {b}\n" for a, b in merges), "utf-8")
+    lines = ["#version: 0.2", *(f"{a} {b}" for a, b in merges), ""]
+    (directory / "merges.txt").write_text("\n".join(lines), "utf-8")
     return len(vocabulary)
 
 

@@ -36,7 +36,7 @@ def parse_json(
             raise ValueError("it does not start with '{'")
         value: JsonObject = json.loads(
             data.decode(),
-            object_pairs_hook=_each_name_once,
+            object_pairs_hook=each_name_once,
             parse_int=number,
             parse_float=number,
             parse_constant=number,
@@ -47,7 +47,7 @@ def parse_json(
     return value
 
 
-def _each_name_once(pairs: list[tuple[str, Any]]) -> JsonObject:
+def each_name_once(pairs: list[tuple[str, Any]]) -> JsonObject:
     found: JsonObject = {}
     for name, value in pairs:
         if name in found:

@@ -9,16 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_bpe import CHARACTER, IDS, MERGES, merge_slowly, spell
 
-from tinyzo.text.bpe import BYTE_OF, WHITE_SPACE, BytePairEncoder, word_pattern
+from tinyzo.text.bpe import BYTE_OF, WHITE_SPACE, AddedToken, BytePairEncoder, word_pattern
 
 
-def by_hand(merges: list[str], specials: dict[str, bool] | None = None) -> BytePairEncoder:
-    """An encoder whose ids are the bytes, then the merges, as "b c", then the specials."""
+def by_hand(merges: list[str], *added: AddedToken) -> BytePairEncoder:
+    """An encoder whose ids are the bytes, then the merges, as "b c", then what is added."""
     pairs = [tuple(merge.split()) for merge in merges]
     merged = dict.fromkeys(map("".join, pairs))
-    pieces = [*map(CHARACTER.get, range(256)), *merged, *(specials or {})]
+    pieces = [*map(CHARACTER.get, range(256)), *merged, *(token.content for token in added)]
     ids = {piece: index for index, piece in enumerate(pieces)}
-    return BytePairEncoder(ids, pairs, specials or {})
+    return BytePairEncoder(ids, pairs, added)
 
 
 def test_byte_characters_are_gpt2s():
@@ -92,7 +92,7 @@ def test_the_heap_merges_as_the_definition(text):
         for word in word_pattern().findall(text)
         for piece in merge_slowly(list(spell(word)), ranks)
     ]
-    assert BytePairEncoder(IDS, MERGES, {}).encode(text) == expected
+    assert BytePairEncoder(IDS, MERGES).encode(text) == expected
 
 
 def test_a_word_as_long_as_a_file():
@@ -108,7 +108,7 @@ def test_results_are_not_shared_with_the_cache():
 
 
 def test_specials_are_cut_out_longest_first_and_swallow_white_space_on_their_left():
-    encoder = by_hand([], {"<m>": True, "<s>": False, "<s>>": False})
+    encoder = by_hand([], AddedToken("<m>", lstrip=True), AddedToken("<s>"), AddedToken("<s>>"))
     m, s, longer = 256, 257, 258
     assert encoder.encode("a <s> <s>>") == [97, 32, s, 32, longer]
     assert encoder.encode(" \t\u3000<m> <m>.<m> ") == [m, m, 46, m, 32]
@@ -117,10 +117,51 @@ def test_specials_are_cut_out_longest_first_and_swallow_white_space_on_their_lef
     assert encoder.encode("\x1c <m>") == [0x1C, m]  # U+001C is no white space
 
 
+def test_an_added_token_swallows_white_space_on_its_right():
+    encoder = by_hand([], AddedToken("<m>", rstrip=True), AddedToken(" x"), AddedToken("  "))
+    m, x, two = 256, 257, 258
+    assert encoder.encode("<m> \t\u3000a<m> x") == [m, 97, m, x]
+    assert encoder.encode("<m>\x1c ") == [m, 0x1C, 32]
+    assert encoder.encode("<m>   x") == [m, two, x]  # a token found in what was swallowed stays
+
+
+@pytest.mark.parametrize("beside", ["a", "9", "_", "é", "一", "\u0301", "\u200d", "Ⅷ", "Ⓐ", "🅰"])
+def test_a_single_word_is_not_found_inside_another(beside):
+    encoder = by_hand([], AddedToken("<m>", single_word=True), AddedToken("m"))
+    assert 256 not in encoder.encode(f"{beside}<m>") + encoder.encode(f"<m>{beside}")
+    assert encoder.encode("-<m> <m>²") == [45, 256, 32, 256, *"²".encode()]
+
+
+def test_normalized_tokens_are_found_in_what_the_others_leave():
+    encoder = by_hand([], AddedToken("ab", normalized=True), AddedToken("bc"), AddedToken("b"))
+    bc, b = 257, 258
+    assert encoder.encode("abc ab") == [97, bc, 32, 97, b]
+    assert by_hand([], AddedToken("ab", normalized=True)).encode("abab") == [256, 256]
+
+
+def test_a_space_before_each_stretch_that_begins_without_one():
+    ids = {CHARACTER[byte]: byte for byte in range(256)} | {"<m>": 256}
+    encoder = BytePairEncoder(ids, [], [AddedToken("<m>")], prefix_space=True)
+    assert encoder.encode("a<m>b<m> c<m>\n") == [32, 97, 256, 32, 98, 256, 32, 99, 256, 32, 10]
+    assert encoder.encode("") == [] and encoder.encode("<m>") == [256]
+
+
+@pytest.mark.exhaustive
+def test_what_is_of_a_word_to_tokenizers():
+    tokenizers = pytest.importorskip("tokenizers", reason="the oracle is not installed")
+    oracle = tokenizers.Tokenizer(tokenizers.models.BPE({"X": 0, "-": 1}, []))
+    oracle.add_tokens([tokenizers.AddedToken("X", single_word=True)])
+    encoder = by_hand([], AddedToken("X", single_word=True))
+    for character in map(chr, range(0x40000)):
+        if unicodedata.category(character) not in ("Cn", "Cs", "Co"):
+            is_word = 0 not in oracle.encode(f"{character}-X{character}").ids
+            assert (256 not in encoder.encode(f"X{character}")) == is_word or character == "X"
+
+
 @settings(deadline=None, max_examples=300)
 @given(st.text(st.characters(exclude_categories=["Cs", "Cn", "Co"]), max_size=60))
 def test_random_text_as_tokenizers(text):
     tokenizers = pytest.importorskip("tokenizers", reason="the oracle is not installed")
     oracle = tokenizers.Tokenizer(tokenizers.models.BPE(IDS, MERGES))
     oracle.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    assert BytePairEncoder(IDS, MERGES, {}).encode(text) == oracle.encode(text).ids
+    assert BytePairEncoder(IDS, MERGES).encode(text) == oracle.encode(text).ids

@@ -9,8 +9,17 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from published import DATA, VOCABULARIES
+from published import DATA, VOCABULARIES, are_published
 from small_bpe import IDS, MERGES
+from tokenizer_folders import (
+    SPECIALS,
+    fast,
+    numbered,
+    pair,
+    token,
+    tokenizer_json,
+    write_folder,
+)
 
 from tinyzo.errors import TokenizerError
 from tinyzo.text.tokenizer import load_tokenizer
@@ -25,64 +34,10 @@ TRICKY = [
 ]
 
 
-def added_token(name: str) -> dict:
-    """An entry of added_tokens as transformers writes it for RoBERTa."""
-    is_mask = name == "<mask>"
-    flags = {"single_word": False, "lstrip": is_mask, "rstrip": False, "normalized": not is_mask}
-    return {"id": IDS[name], "content": name, "special": True} | flags
-
-
-# A tokenizer.json as transformers writes it for RoBERTa, with the merges as strings.
-TOKENIZER_JSON = {
-    "version": "1.0",
-    "truncation": None,
-    "padding": None,
-    "added_tokens": [added_token(n) for n in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")],
-    "normalizer": None,
-    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True},
-    "post_processor": {
-        "type": "RobertaProcessing",
-        "sep": ["</s>", 2],
-        "cls": ["<s>", 0],
-        "trim_offsets": True,
-        "add_prefix_space": False,
-    },
-    "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True},
-    "model": {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "fuse_unk": False,
-        "continuing_subword_prefix": "",
-        "end_of_word_suffix": "",
-        "vocab": IDS,
-        "merges": [" ".join(pair) for pair in MERGES],
-    },
-}
-
-
-def tokenizer_json(**changes) -> dict:
-    """TOKENIZER_JSON with fields replaced; model__merges is the field merges of model."""
-    spec = json.loads(json.dumps(TOKENIZER_JSON))
-    for name, value in changes.items():
-        part, _, key = name.partition("__")
-        (spec[part] if key else spec)[key or part] = value
-    return spec
-
-
-def write(directory: Path, **files) -> Path:
-    """Files by stem: text as it is, anything else as JSON."""
-    directory.mkdir(exist_ok=True)
-    for stem, content in files.items():
-        name = "merges.txt" if stem == "merges" else f"{stem}.json"
-        text = content if isinstance(content, str) else json.dumps(content)
-        (directory / name).write_text(text, encoding="utf-8")
-    return directory
-
-
-def write_pair(directory: Path, ids=IDS, merges=MERGES, **files) -> Path:
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges), ""]
-    return write(directory, vocab=ids, merges="\n".join(lines), **files)
+def write(directory: Path, files=None, **others) -> Path:
+    """A folder of vocab.json and merges.txt, or of these files; others by stem."""
+    named = {f"{stem}.json": content for stem, content in others.items()}
+    return write_folder(directory, (pair() if files is None else files) | named)
 
 
 @pytest.fixture(params=["tokenizers", "bpe"])
@@ -112,7 +67,7 @@ def refusal(directory: Path) -> str:
 
 
 def test_ids_of_a_small_vocabulary(tmp_path, backend):
-    tokenizer = load_tokenizer(write_pair(tmp_path))
+    tokenizer = load_tokenizer(write(tmp_path))
     assert tokenizer.backend == backend
     assert tokenizer.vocab_size == len(IDS) == 4 + 256 + 60 + 1
     roles = ("bos_id", "eos_id", "mask_id")
@@ -123,7 +78,7 @@ def test_ids_of_a_small_vocabulary(tmp_path, backend):
 
 
 def test_the_environment_and_a_missing_package_choose_the_backend(tmp_path, monkeypatch):
-    write_pair(tmp_path)
+    write(tmp_path)
     monkeypatch.setenv("TINYZO_NO_TOKENIZERS", "1")
     assert load_tokenizer(tmp_path).backend == "bpe"
     monkeypatch.setitem(sys.modules, "tokenizers", None)  # what makes `import` raise
@@ -136,7 +91,7 @@ def test_the_environment_and_a_missing_package_choose_the_backend(tmp_path, monk
 
 
 def test_opt_has_two_specials_and_begins_with_the_end(tmp_path, backend):
-    tokenizer = load_tokenizer(write_pair(tmp_path, config={"model_type": "opt"}))
+    tokenizer = load_tokenizer(write(tmp_path, config={"model_type": "opt"}))
     assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.mask_id) == (2, 2, None)
     assert tokenizer.encode("<pad></s>") == [1, 2]
     assert tokenizer.encode("<s>") == [IDS["<"], IDS["s"], IDS[">"]]
@@ -145,16 +100,18 @@ def test_opt_has_two_specials_and_begins_with_the_end(tmp_path, backend):
 
 def test_a_vocabulary_without_mask(tmp_path, backend):
     ids = {piece: index for piece, index in IDS.items() if piece != "<mask>"}
-    assert load_tokenizer(write_pair(tmp_path, ids)).mask_id is None
+    settings = {"mask_token": None}
+    assert load_tokenizer(write(tmp_path, pair(ids), tokenizer_config=settings)).mask_id is None
+    assert load_tokenizer(write(tmp_path / "added", pair(ids))).mask_id == len(ids)
 
 
 @pytest.mark.parametrize("text", TRICKY)
 def test_both_backends_from_either_kind_of_file(tmp_path, text):
-    pairs = [list(pair) for pair in MERGES]
+    strings = tokenizer_json(model__merges=[" ".join(merge) for merge in MERGES])
     directories = [
-        write_pair(tmp_path / "two_files"),
-        write(tmp_path / "strings", tokenizer=tokenizer_json()),
-        write(tmp_path / "pairs", tokenizer=tokenizer_json(model__merges=pairs)),
+        write(tmp_path / "two_files"),
+        write(tmp_path / "strings", fast(strings)),
+        write(tmp_path / "pairs", fast()),
     ]
     loaded = [tokenizer for directory in directories for tokenizer in both(directory)]
     assert len({tuple(tokenizer.encode(text)) for tokenizer in loaded}) == 1
@@ -162,8 +119,8 @@ def test_both_backends_from_either_kind_of_file(tmp_path, text):
 
 def test_added_tokens_outside_the_vocabulary_of_the_model(tmp_path, backend):
     spec = tokenizer_json()
-    spec["added_tokens"].append({"id": len(IDS), "content": "<new>", "lstrip": True})
-    tokenizer = load_tokenizer(write(tmp_path, tokenizer=spec))
+    spec["added_tokens"] += numbered(token("<new>", lstrip=True))
+    tokenizer = load_tokenizer(write(tmp_path, fast(spec)))
     assert tokenizer.encode("t <new>t") == [IDS["t"], 321, IDS["t"]]
     assert tokenizer.vocab_size == 322 and tokenizer.token_id("<new>") == 321
 
@@ -171,12 +128,13 @@ def test_added_tokens_outside_the_vocabulary_of_the_model(tmp_path, backend):
 PARTS = st.sampled_from(["<mask>", "<s>", "</s>", "<pad>", "<unk>", "<", "mask>"])
 WORDS = st.sampled_from([" ", "\x1c", "\u3000", "the", "film's", "'ll", "\ud83d", "\ude00", "9"])
 TEXT = st.text(st.characters(exclude_categories=["Cn", "Co"]), max_size=5)
+TEXT_CHARACTERS = st.characters(exclude_categories=["Cn", "Co", "Cs"])
 RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    return both(write_pair(tmp_path_factory.mktemp("small")))
+    return both(write(tmp_path_factory.mktemp("small")))
 
 
 @pytest.fixture(scope="module")
@@ -193,8 +151,50 @@ def test_random_text_as_the_package_reads_tokenizer_json(small, oracle, text):
     assert small[0].encode(text) == small[1].encode(text) == expected
 
 
+CONTENTS = st.sampled_from(["<m>", "new", " new", "\u0301", "é ", "  ", "<", "m>", "9", "a\u200d"])
+FLAGS = st.fixed_dictionaries(
+    dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized", "special"), st.booleans())
+)
+NEW_TOKENS = st.dictionaries(CONTENTS | st.text(TEXT_CHARACTERS, min_size=1, max_size=3), FLAGS)
+AROUND = st.sampled_from([" ", "\u3000", "a", "_", "é", "\x1c", "new", "<m>", "the <mask>"])
+
+
+@settings(RELAXED, max_examples=40)
+@given(NEW_TOKENS, st.integers(0, len(MERGES)), st.booleans(), st.data())
+def test_random_vocabularies_and_added_tokens(tmp_path, tokens, count, prefix_space, data):
+    """Both backends, and the package reading tokenizer.json itself."""
+    ids = {piece: number for piece, number in IDS.items() if number < 260 + count}
+    ids["<mask>"] = len(ids)
+    added = [*SPECIALS]
+    for content, flags in tokens.items():
+        flags["lstrip"] &= not content[0].isspace()
+        ids.setdefault(content, len(ids))
+        added.append({"content": content, **flags})
+    listed = [{"id": ids[one["content"]], **one} for one in added]
+    spec = tokenizer_json(
+        model__vocab=ids,
+        model__merges=[[*merge] for merge in MERGES if {*merge, "".join(merge)} <= ids.keys()],
+        added_tokens=sorted(
+            {one["content"]: one for one in listed}.values(), key=lambda t: t["id"]
+        ),
+        pre_tokenizer__add_prefix_space=prefix_space,
+    )
+    settings = {"add_prefix_space": prefix_space, "tokenizer_class": "PreTrainedTokenizerFast"}
+    packaged, own = both(write(tmp_path, fast(spec), tokenizer_config=settings))
+    parts = st.sampled_from([*tokens, " "]) | AROUND | TEXT
+    text = data.draw(st.lists(parts, max_size=10).map("".join)).encode(errors="replace").decode()
+    assert own.encode(text) == packaged.encode(text) == oracle_ids(spec, text)
+
+
+def oracle_ids(spec: dict, text: str) -> list[int]:
+    import tokenizers
+
+    oracle = tokenizers.Tokenizer.from_str(json.dumps(spec))
+    return oracle.encode(text, add_special_tokens=False).ids
+
+
 def test_words_and_items_that_are_not_one_token(tmp_path, backend):
-    tokenizer = load_tokenizer(write_pair(tmp_path))
+    tokenizer = load_tokenizer(write(tmp_path))
     with pytest.raises(TokenizerError) as caught:
         tokenizer.word_id(" zq")
     assert caught.value.message == "label word ' zq' is 3 tokens: 'Ġ', 'z', 'q'"
@@ -206,92 +206,145 @@ def test_words_and_items_that_are_not_one_token(tmp_path, backend):
 
 
 def test_missing_files(tmp_path):
-    assert refusal(tmp_path / "nowhere").startswith(f"cannot read {tmp_path / 'nowhere'}")
-    assert "vocab.json: FileNotFoundError(2, 'No such file" in refusal(write(tmp_path))
-    assert "merges.txt: FileNotFoundError" in refusal(write(tmp_path, vocab=IDS))
+    missing = "No such file or directory"
+    assert refusal(tmp_path / "nowhere") == f"{tmp_path / 'nowhere' / 'vocab.json'}: {missing}"
+    assert refusal(write(tmp_path, {})) == f"{tmp_path / 'vocab.json'}: {missing}"
+    assert refusal(write(tmp_path, {"vocab.json": IDS})) == f"{tmp_path / 'merges.txt'}: {missing}"
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "added_tokens.json", "tokenizer_config.json"])
+def test_a_link_to_nothing_and_what_is_no_file(tmp_path, name):
+    write(tmp_path)
+    (tmp_path / name).symlink_to(tmp_path / "gone")
+    assert refusal(tmp_path) == f"{tmp_path / name}: No such file or directory"
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    assert refusal(tmp_path) == f"{tmp_path / name}: it is not a file"
+
+
+def test_a_pointer_of_git_lfs(tmp_path):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    assert refusal(write(tmp_path, pair(merges=pointer))).endswith(
+        "merges.txt: it is a git-lfs pointer, not the file"
+    )
 
 
 def test_missing_specials(tmp_path, backend):
     ids = {("<S>" if piece == "<s>" else piece): index for piece, index in IDS.items()}
-    assert refusal(write_pair(tmp_path, ids)) == "the vocabulary of 321 items has no '<s>'"
+    for files in (pair(ids), fast(tokenizer_json(model__vocab=ids, added_tokens=[]))):
+        directory = write(tmp_path, files, tokenizer_config={"tokenizer_class": None})
+        assert refusal(directory) == f"{directory}: the vocabulary of 321 items has no '<s>'"
+    generic = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    assert "321 items has no '<s>'" in refusal(write(tmp_path, files, tokenizer_config=generic))
+
+
+NOT_EACH_ONCE = "vocab.json: the ids of 322 vocabulary items are not 0 to 321, each once"
+NO_TEXT = "a vocabulary item is empty or not Unicode text"
 
 
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        ("{", "vocab.json: JSONDecodeError('Expecting property name"),
-        ("[" * 100_000, "vocab.json: RecursionError("),
-        ('{"a": ' + "9" * 5000 + "}", "vocab.json: ValueError("),
-        ([1, 2], "vocab.json: TypeError("),
-        (IDS | {"new": 400}, "the ids of 322 vocabulary items are not 0 to 321, each once"),
-        (IDS | {"new": 5}, "the ids of 322 vocabulary items are not 0 to 321, each once"),
-        (IDS | {"new": 321.0}, "the ids of 322 vocabulary items are not 0 to 321, each once"),
-        (IDS | {"new": []}, "the ids of 322 vocabulary items are not 0 to 321, each once"),
+        ("{", "vocab.json: its JSON is damaged: Expecting property name"),
+        ("[" * 100_000, "vocab.json: its JSON is damaged: "),
+        ('{"a": ' + "9" * 5000 + "}", "vocab.json: its JSON is damaged: "),
+        ([1, 2], "vocab.json: not a JSON object"),
+        (IDS | {"new": 400}, NOT_EACH_ONCE),
+        (IDS | {"new": 5}, NOT_EACH_ONCE),
+        (IDS | {"new": 321.0}, NOT_EACH_ONCE),
+        (IDS | {"new": []}, NOT_EACH_ONCE),
         ({"<s>": 0, "a": 1}, "255 of the 256 byte characters are not in the vocabulary"),
-        (IDS | {"": 321}, "a vocabulary item is empty or not Unicode text"),
-        (IDS | {"\udead": 321}, "a vocabulary item is empty or not Unicode text"),
+        (IDS | {"": 321}, NO_TEXT),
+        (IDS | {"\udead": 321}, NO_TEXT),
     ],
 )
 def test_damaged_vocabularies(tmp_path, backend, ids, message):
-    directory = write_pair(tmp_path)
-    assert message in refusal(write(directory, vocab=ids))
+    assert message in refusal(write(tmp_path, pair(ids)))
 
 
 @pytest.mark.parametrize("line", ["t zz", "zz t", "t q", "t", "t h e", "t  h"])
 def test_damaged_merges(tmp_path, backend, line):
-    directory = write_pair(tmp_path)
-    (directory / "merges.txt").write_text(f"#version: 0.2\nh e\n{line}\n")
+    directory = write(tmp_path, pair(merges=f"#version: 0.2\nh e\n{line}\n"))
     assert f"merge {line!r} does not make a vocabulary item from two" in refusal(directory)
 
 
 def test_files_that_are_not_utf8(tmp_path):
-    directory = write_pair(tmp_path)
-    (directory / "merges.txt").write_bytes(b"\xff\xfe")
-    assert "merges.txt: UnicodeDecodeError(" in refusal(directory)
-    assert "config.json: TypeError(" in refusal(write(directory, config=[1]))
+    directory = write(tmp_path, pair(merges=b"\xff\xfe"))
+    assert refusal(directory) == f"{directory / 'merges.txt'}: the text is UTF-16"
+    assert "config.json: not a JSON object" in refusal(write(directory, config=[1]))
+
+
+def test_files_that_are_too_large(tmp_path, monkeypatch):
+    nested = '{"model": [' + "[[]]," * 400_000 + "[]]}"
+    message = refusal(write(tmp_path, {"tokenizer.json": nested}))
+    assert message.endswith("1,200,005 parts in 2,000,015 bytes would take too much memory")
+    many = "#version: 0.2\n" + "t h\n" * 600_000
+    assert "too much memory" in refusal(write(tmp_path / "many", pair(merges=many)))
+    with (tmp_path / "tokenizer.json").open("wb") as file:
+        file.truncate(1 << 40)
+    assert refusal(tmp_path).endswith("tokenizer.json: 1048576 MB; a tokenizer has 64 at most")
 
 
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        ({"model": {"type": "WordPiece", "vocab": {}}}, "model.type is 'WordPiece'"),
-        ({"model": {"type": "Unigram", "vocab": [["a", 0.5]]}}, "model.type is 'Unigram'"),
-        ({"model__dropout": 0.1}, "model.dropout is 0.1"),
-        ({"model__byte_fallback": True}, "model.byte_fallback is True"),
-        ({"model__ignore_merges": True}, "model.ignore_merges is True"),
-        ({"model__continuing_subword_prefix": "##"}, "model.continuing_subword_prefix is '##'"),
-        ({"model__end_of_word_suffix": "</w>"}, "model.end_of_word_suffix is '</w>'"),
-        ({"pre_tokenizer": None}, "pre_tokenizer.type is None"),
-        ({"pre_tokenizer__type": "Metaspace"}, "pre_tokenizer.type is 'Metaspace'"),
-        ({"pre_tokenizer__add_prefix_space": True}, "pre_tokenizer.add_prefix_space is True"),
-        ({"pre_tokenizer__use_regex": False}, "pre_tokenizer.use_regex is False"),
-        ({"normalizer": {"type": "NFC"}}, "tokenizer.normalizer is {'type': 'NFC'}"),
-        ({"added_tokens": [{"id": 0, "content": "<s>", "rstrip": True}]}, ".rstrip is True"),
-        ({"added_tokens": [{"id": 0, "content": "<s>", "single_word": True}]}, ".single_word is"),
+        ({"model": {"type": "WordPiece", "vocab": {}}}, "model: type is 'WordPiece'"),
+        ({"model": {"type": "Unigram", "vocab": [["a", 0.5]]}}, "model: type is 'Unigram'"),
+        ({"pre_tokenizer__type": "Metaspace"}, "pre_tokenizer: type is 'Metaspace'"),
+        ({"post_processor": {"type": "Mine"}}, "post_processor.type is 'Mine'"),
     ],
 )
 def test_a_tokenizer_json_of_another_kind(tmp_path, backend, changes, found):
-    directory = write(tmp_path, tokenizer=tokenizer_json(**changes))
-    assert found in refusal(directory)
+    assert found in refusal(write(tmp_path, fast(tokenizer_json(**changes))))
+
+
+FLAG = {"content": "<s>", "lstrip": 1}
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
         ("{}", "tokenizer.json: KeyError('model')"),
-        ("[]", "tokenizer.json: TypeError("),
+        ("[]", "tokenizer.json: not a JSON object"),
         (tokenizer_json(model="BPE"), "tokenizer.json: AttributeError("),
         (tokenizer_json(model__vocab=[]), "tokenizer.json: TypeError("),
         (tokenizer_json(model__merges=[5]), "tokenizer.json: TypeError("),
         (tokenizer_json(model__merges=[["t"]]), "merge 't' does not make"),
         (tokenizer_json(model__merges=[["t", ["h"]]]), "does not make a vocabulary item from two"),
-        (tokenizer_json(added_tokens=[{"id": 9}]), "tokenizer.json: KeyError('content')"),
-        (tokenizer_json(added_tokens=[{"id": 9, "content": "<s>"}]), "not 0 to 320, each once"),
+        (tokenizer_json(added_tokens=[{"id": 9}]), "tokenizer.json: an added token is {'id': 9}"),
+        (tokenizer_json(added_tokens=[{"id": 9, "content": "<s>"}]), "transformers gives 0"),
+        (tokenizer_json(added_tokens=[{"id": True, "content": "<s>"}]), "the id of '<s>' is True"),
         (tokenizer_json(added_tokens=[{"id": 321, "content": ""}]), "is empty or not Unicode"),
+        (tokenizer_json(added_tokens=[{"id": 0, **FLAG}]), "an added token is {'id': 0"),
     ],
 )
 def test_a_damaged_tokenizer_json(tmp_path, backend, spec, message):
-    assert message in refusal(write(tmp_path, tokenizer=spec))
+    assert message in refusal(write(tmp_path, fast(spec)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("added_tokens", {"<e1>": "321"}, "the id of '<e1>' is '321'"),
+        ("tokenizer_config", {"added_tokens_decoder": {"x": token("<e1>")}}, "ValueError("),
+        ("tokenizer_config", {"added_tokens_decoder": [1]}, "tokenizer_config.json: AttributeE"),
+        (
+            "tokenizer_config",
+            {"pad_token": token(" x", lstrip=True)},
+            "added token ' x' has lstrip and begins with white space itself",
+        ),
+        ("tokenizer_config", {"mask_token": 5}, "tokenizer_config.json: TypeError("),
+        ("tokenizer_config", {"mask_token": {"lstrip": True}}, "an added token is {'lstrip': True"),
+        ("tokenizer_config", {"extra_special_tokens": 5}, "tokenizer_config.json: TypeError("),
+        (
+            "tokenizer_config",
+            {"extra_special_tokens": ["<e1>"], "additional_special_tokens": ["<e2>"]},
+            "both additional_special_tokens and extra_special_tokens are there",
+        ),
+    ],
+)
+def test_damaged_settings(tmp_path, backend, name, content, message):
+    assert message in refusal(write(tmp_path, **{name: content}))
 
 
 # The real vocabularies
@@ -301,12 +354,11 @@ def test_a_damaged_tokenizer_json(tmp_path, backend, spec, message):
 def real(request, tmp_path_factory):
     """Both backends on a real vocabulary, and its name."""
     source = VOCABULARIES / request.param
-    if not source.is_dir():
+    if not are_published(VOCABULARIES):
         pytest.skip("compares with transformers' ids of real vocabularies (../shared/tokenizers)")
     directory = tmp_path_factory.mktemp(request.param)
-    for name in ("vocab.json", "merges.txt"):
-        (directory / name).symlink_to(source.resolve() / name)
-    write(directory, config={"model_type": request.param})
+    files = {name: (source / name).read_bytes() for name in ("vocab.json", "merges.txt")}
+    write(directory, files, config={"model_type": request.param})
     return request.param, both(directory)
 
 

@@ -7,9 +7,10 @@ pair, the earliest learnt pair first. A vocabulary spells each byte as one print
 import re
 import unicodedata
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache
 from heapq import heapify, heappop, heappush
+from typing import NamedTuple
 
 Merges = list[tuple[str, str]]
 
@@ -23,6 +24,8 @@ WHITE_SPACE = (
     "\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000"
 )
+
+_ANY_SPACE = re.compile(f"[{WHITE_SPACE}]*")
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -39,6 +42,15 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 BYTE_OF = _byte_alphabet()
+
+
+def _word_signs() -> str:
+    """What \\w has beyond letters, marks, digits and connectors: joiners, letters in circles."""
+    ranges = ((0x200C, 2), (0x24B6, 52), (0x1F130, 26), (0x1F150, 26), (0x1F170, 26))
+    return "".join(chr(first + place) for first, count in ranges for place in range(count))
+
+
+_WORD_SIGNS = _word_signs()
 
 
 @cache
@@ -71,16 +83,37 @@ def _character_ranges(kind: str, kinds: str) -> str:
     return "".join(f"{chr(run.start())}-{chr(run.end() - 1)}" for run in runs)
 
 
+class AddedToken(NamedTuple):
+    """A string that is cut out of a text before all else, and is one id.
+
+    lstrip, rstrip: it swallows the white space on its left, as RoBERTa's <mask> does; on its right
+    single_word:    only where no letter, digit or _ touches it
+    normalized:     looked for in what those that are not have left
+    """
+
+    content: str
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
+    normalized: bool = False
+
+
 class BytePairEncoder:
     """Text to ids by byte-pair merges (Sennrich et al. 2016, section 3.2).
 
-    ids:      vocabulary item -> id, with all 256 byte characters in it
-    merges:   pairs of items, the first learnt first; their concatenations are items too
-    specials: strings cut out of the text before all else -> whether they swallow the white space
-              on their left, as RoBERTa's <mask> does
+    ids:          vocabulary item -> id, with all 256 byte characters in it
+    merges:       pairs of items, the first learnt first; their concatenations are items too
+    added:        cut out of a text before its words; they have ids too
+    prefix_space: whether a stretch between them that begins without a space gets one
     """
 
-    def __init__(self, ids: dict[str, int], merges: Merges, specials: dict[str, bool]) -> None:
+    def __init__(
+        self,
+        ids: dict[str, int],
+        merges: Merges,
+        added: Iterable[AddedToken] = (),
+        prefix_space: bool = False,
+    ) -> None:
         self._ids = ids
         spelling = sorted(BYTE_OF, key=BYTE_OF.__getitem__)
         self._byte_ids = [ids[character] for character in spelling]
@@ -89,30 +122,33 @@ class BytePairEncoder:
         self._ranks: dict[int, int] = {}
         for rank, (left, right) in enumerate(merges):
             self._ranks[ids[left] << 32 | ids[right]] = rank
-        self._stripping = {text for text, strips in specials.items() if strips}
-        self._special_pattern = _any_of(specials)
+        added = list(added)
+        rounds = ([token for token in added if token.normalized is late] for late in (False, True))
+        self._rounds = [_Cutter(tokens) for tokens in rounds if tokens]
+        self._prefix_space = prefix_space
         self._cached_merge = lru_cache(CACHED_WORDS)(self._merge)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text; specials inside it become their own id, and none are added."""
+        """The ids of a text; added tokens inside it are their own id, and none are put around."""
+        parts: Iterable[str | AddedToken] = [text]
+        for cutter in self._rounds:
+            parts = cutter.cut(parts)
         ids: list[int] = []
-        for stretch, special in self._split(text):
-            if special in self._stripping:
-                stretch = stretch.rstrip(WHITE_SPACE)
-            for word in word_pattern().findall(stretch):
-                merge = self._merge if len(word) > LONGEST_CACHED_WORD else self._cached_merge
-                ids += merge(word)
-            if special:
-                ids.append(self._ids[special])
+        for part in parts:
+            if isinstance(part, AddedToken):
+                ids.append(self._ids[part.content])
+            else:
+                ids += self._encode_stretch(part)
         return ids
 
-    def _split(self, text: str) -> Iterator[tuple[str, str]]:
-        """(text, the special after it) for each stretch of a text; the last has "" after it."""
-        start = 0
-        for special in self._special_pattern.finditer(text):
-            yield text[start : special.start()], special[0]
-            start = special.end()
-        yield text[start:], ""
+    def _encode_stretch(self, text: str) -> list[int]:
+        if self._prefix_space and text[:1] not in ("", " "):
+            text = " " + text
+        ids: list[int] = []
+        for word in word_pattern().findall(text):
+            merge = self._merge if len(word) > LONGEST_CACHED_WORD else self._cached_merge
+            ids += merge(word)
+        return ids
 
     def _merge(self, word: str) -> list[int]:
         """The ids of a word: the pair learnt first is merged, until no pair is known.
@@ -161,9 +197,46 @@ class _LinkedTokens:
         self.preceding[after] = left
 
 
-def _any_of(texts: dict[str, bool]) -> re.Pattern[str]:
-    """A pattern that finds any of these texts, the longest first; of no texts, nothing."""
-    if not texts:
-        return re.compile("(?!)")
-    longest_first = sorted(texts, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)))
+class _Cutter:
+    """Finds added tokens, the longest of those that begin at one place."""
+
+    def __init__(self, tokens: list[AddedToken]) -> None:
+        self._tokens = {token.content: token for token in tokens}
+        longest_first = sorted(self._tokens, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+
+    def cut(self, parts: Iterable[str | AddedToken]) -> Iterator[str | AddedToken]:
+        """The same text in more parts: tokens, and the stretches between them."""
+        for part in parts:
+            if isinstance(part, AddedToken):
+                yield part
+            else:
+                yield from self._cut_stretch(part)
+
+    def _cut_stretch(self, text: str) -> Iterator[str | AddedToken]:
+        end = 0
+        for match in self._pattern.finditer(text):
+            token = self._tokens[match[0]]
+            if token.single_word and _is_inside_a_word(text, *match.span()):
+                continue
+            before = text[end : match.start()]
+            before = before.rstrip(WHITE_SPACE) if token.lstrip else before
+            if before:
+                yield before
+            yield token
+            end = match.end()
+            if token.rstrip:
+                end = _ANY_SPACE.match(text, end).end()  # type: ignore[union-attr]  # of none too
+        if end < len(text):
+            yield text[end:]
+
+
+def _is_inside_a_word(text: str, start: int, end: int) -> bool:
+    beside = text[max(start - 1, 0) : start] + text[end : end + 1]
+    return any(map(_is_of_a_word, beside))
+
+
+def _is_of_a_word(character: str) -> bool:
+    """Whether Unicode has a character in its \\w; Python's own differs."""
+    category = unicodedata.category(character)
+    return category[0] in "LM" or category in ("Nd", "Nl", "Pc") or character in _WORD_SIGNS
