@@ -107,8 +107,7 @@ class Parameters:
         kept = np.float32(update.kept(self.shape(name)))
         if update.moments:
             change = update.moments.change(update.terms, lambda s: self.z(s, name, w, index))
-            moved: Array = kept * w + change
-            return moved
+            return kept * w + change
         for seed, coefficient in update.terms or [(0, 0.0)]:
             z = self.z(seed, name, w, index)
             w = kept * w + np.float32(coefficient) * z
@@ -132,8 +131,7 @@ class Parameters:
         """The flat element numbers of the given rows: u32[len(rows), ...]."""
         within = self.index(name, 0, 1)[0]
         first = rows.astype(np.uint32) * np.uint32(within.size)
-        index: np.ndarray = np.add.outer(first, within)
-        return index
+        return np.add.outer(first, within)
 
 
 class Weights(Parameters):
@@ -142,6 +140,7 @@ class Weights(Parameters):
     store:  where the bytes live; a dict of arrays, name -> f32, f16 or u16 (bfloat16), is Resident
     engine: what computes; it sees Parameters, and neither owns nor changes anything unasked
     saved:  the tensors that a snapshot holds
+    lock:   held while theta changes; by whoever computes, as Model does, while it must not
     """
 
     def __init__(
@@ -150,9 +149,12 @@ class Weights(Parameters):
         engine: Engine,
         direction: Direction = Direction(),  # noqa: B008 (frozen)
     ) -> None:
+        from tinyzo.engine.threads import WEIGHTS, new_lock  # of no interest to a reader of theta
+
         super().__init__(Resident(store) if isinstance(store, dict) else store, direction)
         self.engine = engine
         self.saved = self.trained
+        self.lock = new_lock(WEIGHTS)
 
     def view(self, probes: Sequence[Probe] = ITSELF) -> View:
         """The model at several perturbed points at once; theta itself is not touched."""
@@ -161,9 +163,7 @@ class Weights(Parameters):
     def add(self, terms: Sequence[Term], decay: float = 0.0, fold: bool = True) -> None:
         """theta <- (1 - decay) theta + sum_i c_i z(seed_i); decay reaches matrices only.
 
-        terms: (seed_i, c_i) of each
-        fold:  as for `apply`
-        raises: NumericError when a coefficient is not finite; theta is then unchanged
+        terms: (seed_i, c_i) of each; fold, raises: as for `apply`
         """
         self.apply(Update(tuple(terms), decay), fold)
 
@@ -172,36 +172,40 @@ class Weights(Parameters):
 
         fold: into the bytes at once, where they are in memory; else it is pending. The result is
         the same: 16-bit storage is rounded after each update, by words that its first seed makes.
-        raises: NumericError as `add`
+        raises: NumericError when a coefficient is not finite; theta is then unchanged
         """
         numbers = np.array([update.decay, *(coefficient for _, coefficient in update.terms)])
         if not (np.abs(numbers) <= np.finfo(np.float32).max).all():
             found = f"an update that is not finite: {update.terms}"
             raise NumericError(found, "a smaller lr or a clip helps")
-        self.pending.append(update)
-        if fold:
-            self.fold()
+        with self.lock:
+            self.pending.append(update)
+            if fold:
+                self.fold()
 
     def fold(self) -> None:
         """All that is pending into the bytes, in one sweep, where they are in memory."""
-        if self.pending and self.store.is_resident:
-            for name in self.trained:
-                self.engine.fold(self, name, self.stored(name), 0)
-            self.pending.clear()
+        with self.lock:
+            if self.pending and self.store.is_resident:
+                for name in self.trained:
+                    self.engine.fold(self, name, self.stored(name), 0)
+                self.pending.clear()
 
     def write(self, write: Callable[[str, np.ndarray], None], names: Sequence[str]) -> None:
         """Give `write` each tensor's name and its bytes as they are now, block by block."""
         from tinyzo.engine.adapters import merge  # loaded only where something is written
 
-        self.fold()
-        for name in names:
-            for start, raw in self.store.blocks(name, sweep="write"):
-                if self.pending and name in self.trained:
-                    self.engine.fold(self, name, raw, start)
-                merge(self, name, raw, start)
-                write(name, raw)
+        with self.lock:
+            self.fold()
+            for name in names:
+                for start, raw in self.store.blocks(name, sweep="write"):
+                    if self.pending and name in self.trained:
+                        self.engine.fold(self, name, raw, start)
+                    merge(self, name, raw, start)
+                    write(name, raw)
 
     def move(self, path: Path) -> None:
         """Go on with a file of what `write` gave, if the weights are not in memory."""
-        self.store.move(path)
-        self.pending.clear()
+        with self.lock:
+            self.store.move(path)
+            self.pending.clear()
