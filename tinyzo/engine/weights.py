@@ -38,14 +38,18 @@ class Parameters:
     trained:   the tensors that z reaches, in order; all others stay as they are
     pending:   updates that count in all that is read, and are not yet in the bytes
     adapter_scale: alpha / r of every adapter (adapters.py); None where there are none
+    lock:      held while theta changes, and by a pass (Model's) while it must not
     """
 
     def __init__(self, store: Store, direction: Direction) -> None:
+        from tinyzo.engine.threads import WEIGHTS, new_lock  # not of the mathematics
+
         self.store = store
         self.direction = direction
         self.trained: dict[str, None] = dict.fromkeys(store.shapes)
         self.pending: list[Update] = []
         self.adapter_scale: float | None = None
+        self.lock = new_lock(WEIGHTS)
 
     def names(self) -> list[str]:
         """The tensors, by the checkpoint's own names."""
@@ -75,8 +79,8 @@ class Parameters:
 
     def read(self, name: str) -> Array:
         """A copy of one tensor as it is now: f32."""
-        every = self.index(name, 0, self.shape(name)[0])
-        return np.array(self.now(name, self.stored(name), every))
+        with self.lock:
+            return np.array(self.now(name, self.stored(name), noise.counters(0, self.shape(name))))
 
     def gather(self, name: str, rows: Integers) -> Array:
         """The given rows as they are now: f32[len(rows), ...]."""
@@ -140,7 +144,6 @@ class Weights(Parameters):
     store:  where the bytes live; a dict of arrays, name -> f32, f16 or u16 (bfloat16), is Resident
     engine: what computes; it sees Parameters, and neither owns nor changes anything unasked
     saved:  the tensors that a snapshot holds
-    lock:   held while theta changes; by whoever computes, as Model does, while it must not
     """
 
     def __init__(
@@ -149,12 +152,9 @@ class Weights(Parameters):
         engine: Engine,
         direction: Direction = Direction(),  # noqa: B008 (frozen)
     ) -> None:
-        from tinyzo.engine.threads import WEIGHTS, new_lock  # of no interest to a reader of theta
-
         super().__init__(Resident(store) if isinstance(store, dict) else store, direction)
         self.engine = engine
         self.saved = self.trained
-        self.lock = new_lock(WEIGHTS)
 
     def view(self, probes: Sequence[Probe] = ITSELF) -> View:
         """The model at several perturbed points at once; theta itself is not touched."""
