@@ -27,12 +27,20 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@engines
-@pytest.mark.parametrize(
-    ("method", "residency"), [("fork", "resident"), ("fork", "streamed"), ("spawn", "streamed")]
-)
-def test_a_sweep_by_processes_gives_the_journals_of_one(folder, engine, method, residency):
+SWEEPS = [
+    ("fork", "streamed", "numpy"),
+    ("fork", "streamed", "numba"),
+    ("spawn", "streamed", "numpy"),
+    pytest.param("fork", "resident", "numba", marks=pytest.mark.exhaustive),
+    pytest.param("spawn", "streamed", "numba", marks=pytest.mark.exhaustive),
+]
+
+
+@pytest.mark.parametrize(("method", "residency", "engine"), SWEEPS)
+def test_a_sweep_by_processes_gives_the_journals_of_one(folder, method, residency, engine):
     """Nothing is heard of threads that a fork would have met, and nothing hangs."""
+    if engine not in ENGINES:
+        pytest.skip("the fast engine needs Numba")
     if method not in get_all_start_methods():
         pytest.skip(f"the system has no {method}")
     program = ROOT / "tests" / "sweep.py"

@@ -149,7 +149,8 @@ class Streamed:
         ahead = self._ahead
         if ahead is None:
             return None
-        wait([ahead.reading])  # if this is interrupted, it is still ahead
+        # First of all, so that it is still ahead if an interrupt comes meanwhile.
+        wait([ahead.reading])
         self._ahead = None
         return ahead.reading.result()
 
