@@ -117,19 +117,21 @@ class NumbaEngine:
         """
         threads = self.threads if tasks is None else min(self.threads, tasks)
         with self._lock, pinned(self._cpus):
-            wait(self._running)  # there are some if the last wait was interrupted
+            if self._running:  # since the last wait was interrupted
+                wait(self._running)
             if shared:
                 arguments = (*arguments, self._room(-1, shared))
             counters = np.zeros(3, np.int64)
             calls = [(*arguments, self._room(i, scratch), counters) for i in range(threads)]
-            self._running.clear()
+            running = self._running = []
             try:
                 for call in calls[1:]:
-                    self._running.append(self._others.submit(kernel, *call))
+                    running.append(self._others.submit(kernel, *call))
                 kernel(*calls[0])
             finally:
-                wait(self._running)
-            for each in self._running:
+                wait(running)
+            self._running = []
+            for each in running:
                 each.result()
 
     def _room(self, i: int, size: int) -> Array:

@@ -10,7 +10,7 @@ of a mapped file count as memory of the process, those of a read file do not.
 
 import math
 from collections.abc import Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
@@ -145,14 +145,13 @@ class Streamed:
         return raw if ahead and ahead.place == place else None
 
     def _wait(self) -> np.ndarray | None:
-        """The block that was read ahead, if any. From then on the reader uses no buffer."""
+        """The block that was read ahead, if any. From then on the reader uses no buffer.
+
+        But for an interrupt: then it may still use one, so that nobody else ever fills any.
+        """
         ahead = self._ahead
-        if ahead is None:
-            return None
-        # First of all, so that it is still ahead if an interrupt comes meanwhile.
-        wait([ahead.reading])
         self._ahead = None
-        return ahead.reading.result()
+        return ahead.reading.result() if ahead else None
 
     def _read(self, place: Place, buffer: np.ndarray | None = None) -> np.ndarray:
         """Rows of a tensor in the type that is handed out. buffer: bytes, to read them into.
