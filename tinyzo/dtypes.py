@@ -104,5 +104,4 @@ def _dithered_to_float16(values: Array, bits: np.ndarray) -> np.ndarray:
     # The unit is 2^-10 of the power of two; of subnormals it is a fixed 2^-24.
     unit = (np.maximum(exponent, 113 << 23) - np.uint32(10 << 23)).view(np.float32)
     dither = (bits >> 19).astype(np.float32) * np.float32(2.0**-13)
-    rounded: Array = np.floor(values / unit + dither) * unit
-    return rounded.astype(np.float16)
+    return (np.floor(values / unit + dither) * unit).astype(np.float16)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from concurrent.futures import wait
 from pathlib import Path
 
 import numpy as np
@@ -284,6 +285,68 @@ def test_what_a_thread_meets_reaches_the_caller():
     with pytest.raises(MemoryError, match="no room"):
         engine.run(fails)
     engine.run(lambda scratch, counters: None)  # and the threads go on
+
+
+def test_a_thread_that_an_interrupt_left_in_a_kernel_is_waited_for(monkeypatch):
+    """It has the same scratch memory as the next kernel's."""
+    engine, order, go_on, interrupts = NumbaEngine(2), [], threading.Event(), [1]
+
+    def slow(scratch, counters):
+        if threading.current_thread() is not threading.main_thread():
+            assert go_on.wait(60)
+            order.append("the first is done")
+
+    def interrupted(running):
+        if running and interrupts:
+            interrupts.pop()
+            raise KeyboardInterrupt
+        go_on.set()
+        return wait(running)
+
+    monkeypatch.setattr(numba_engine, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(slow)
+    engine.run(lambda scratch, counters: order.append("the second"))
+    assert order == ["the first is done", "the second", "the second"]
+
+
+def test_a_kernel_may_be_called_within_another_on_the_same_thread():
+    """As a signal's handler does, whose pass must not take the tasks of the one under way."""
+    engine, found = NumbaEngine(1), []
+
+    def outer(scratch, counters):
+        engine.run(lambda scratch, counters: counters.fill(7))
+        found.append(counters.tolist())
+
+    engine.run(outer)
+    assert found == [[0, 0, 0]]
+
+
+CPUS = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+
+
+@pytest.mark.skipif(len(CPUS) < 2, reason="a thread can be on one CPU only")
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_are_on_fast_cpus_unless_they_do_not_fit(monkeypatch, threads):
+    """The caller's is there during a kernel only: what it starts later may go anywhere."""
+    fast = set(sorted(CPUS)[:2])
+    monkeypatch.setattr(numba_engine, "fast_cpus", lambda: {min(fast)} if threads == 1 else fast)
+    engine, seen = NumbaEngine(threads), []
+    assert os.sched_getaffinity(0) == CPUS
+    engine.run(lambda scratch, counters: seen.append(os.sched_getaffinity(0)))
+    assert seen == [{1: {min(fast)}, 2: fast, 3: CPUS}[threads]] * threads
+    assert os.sched_getaffinity(0) == CPUS
+
+
+@pytest.mark.skipif(len(CPUS) < 2, reason="a thread can be on one CPU only")
+def test_every_thread_of_an_engine_is_kept_on_the_fast_cpus(monkeypatch):
+    fast = set(sorted(CPUS)[1:])
+    monkeypatch.setattr(numba_engine, "fast_cpus", lambda: fast)
+    engine, seen = NumbaEngine(), []
+    engine.threads = 2
+    engine._scratch.append(engine._scratch[0])
+    engine.run(lambda scratch, counters: seen.append(os.sched_getaffinity(0)))
+    assert seen == [fast] * 2 and os.sched_getaffinity(0) == CPUS
 
 
 # -- storage ---------------------------------------------------------------------------------------

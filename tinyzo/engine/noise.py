@@ -120,8 +120,7 @@ def rademacher(key: tuple[int, int], index: np.ndarray) -> Array:
     """Signs z in {-1, +1} of the elements. index: u32[...], kept; returns f32[...]."""
     word = words(key, np.right_shift(index, 5))
     bit = (word >> (index & np.uint32(31))) & np.uint32(1)
-    z: Array = np.float32(1) - np.float32(2) * bit.astype(np.float32)
-    return z
+    return np.float32(1) - np.float32(2) * bit.astype(np.float32)
 
 
 def at(seed: int, tensor: str | int, index: np.ndarray, kind: str = "gaussian") -> Array:

@@ -231,8 +231,7 @@ class NumpyView:
         top = scores.max(axis=-1, keepdims=True)
         log_total = top[..., 0] + np.log(np.exp(scores - top).sum(axis=-1))
         chosen = scores[:, np.arange(len(labels)), labels]
-        losses: np.ndarray = (log_total - chosen).sum(axis=-1)
-        return losses
+        return (log_total - chosen).sum(axis=-1)
 
     # -- steps with a derivative of their own, which autodiff/forward_mode.py adds
 

@@ -41,6 +41,7 @@ class Store(Protocol):
         A block is the store's own, and good until the next one is asked for.
 
         sweep: names a pass over the weights; within one, blocks come in the order of the last time
+        raises: UsageError when others were asked for before the last of these was done with
         """
 
     def gather(self, name: str, rows: Integers) -> np.ndarray:

@@ -38,14 +38,18 @@ class Parameters:
     trained:   the tensors that z reaches, in order; all others stay as they are
     pending:   updates that count in all that is read, and are not yet in the bytes
     adapter_scale: alpha / r of every adapter (adapters.py); None where there are none
+    lock:      held while theta changes, and by a pass (Model's) while it must not
     """
 
     def __init__(self, store: Store, direction: Direction) -> None:
+        from tinyzo.engine.threads import WEIGHTS, new_lock  # not of the mathematics
+
         self.store = store
         self.direction = direction
         self.trained: dict[str, None] = dict.fromkeys(store.shapes)
         self.pending: list[Update] = []
         self.adapter_scale: float | None = None
+        self.lock = new_lock(WEIGHTS)
 
     def names(self) -> list[str]:
         """The tensors, by the checkpoint's own names."""
@@ -75,8 +79,8 @@ class Parameters:
 
     def read(self, name: str) -> Array:
         """A copy of one tensor as it is now: f32."""
-        every = self.index(name, 0, self.shape(name)[0])
-        return np.array(self.now(name, self.stored(name), every))
+        with self.lock:
+            return np.array(self.now(name, self.stored(name), noise.counters(0, self.shape(name))))
 
     def gather(self, name: str, rows: Integers) -> Array:
         """The given rows as they are now: f32[len(rows), ...]."""
@@ -107,8 +111,7 @@ class Parameters:
         kept = np.float32(update.kept(self.shape(name)))
         if update.moments:
             change = update.moments.change(update.terms, lambda s: self.z(s, name, w, index))
-            moved: Array = kept * w + change
-            return moved
+            return kept * w + change
         for seed, coefficient in update.terms or [(0, 0.0)]:
             z = self.z(seed, name, w, index)
             w = kept * w + np.float32(coefficient) * z
@@ -132,8 +135,7 @@ class Parameters:
         """The flat element numbers of the given rows: u32[len(rows), ...]."""
         within = self.index(name, 0, 1)[0]
         first = rows.astype(np.uint32) * np.uint32(within.size)
-        index: np.ndarray = np.add.outer(first, within)
-        return index
+        return np.add.outer(first, within)
 
 
 class Weights(Parameters):
@@ -161,9 +163,7 @@ class Weights(Parameters):
     def add(self, terms: Sequence[Term], decay: float = 0.0, fold: bool = True) -> None:
         """theta <- (1 - decay) theta + sum_i c_i z(seed_i); decay reaches matrices only.
 
-        terms: (seed_i, c_i) of each
-        fold:  as for `apply`
-        raises: NumericError when a coefficient is not finite; theta is then unchanged
+        terms: (seed_i, c_i) of each; fold, raises: as for `apply`
         """
         self.apply(Update(tuple(terms), decay), fold)
 
@@ -172,36 +172,40 @@ class Weights(Parameters):
 
         fold: into the bytes at once, where they are in memory; else it is pending. The result is
         the same: 16-bit storage is rounded after each update, by words that its first seed makes.
-        raises: NumericError as `add`
+        raises: NumericError when a coefficient is not finite; theta is then unchanged
         """
         numbers = np.array([update.decay, *(coefficient for _, coefficient in update.terms)])
         if not (np.abs(numbers) <= np.finfo(np.float32).max).all():
             found = f"an update that is not finite: {update.terms}"
             raise NumericError(found, "a smaller lr or a clip helps")
-        self.pending.append(update)
-        if fold:
-            self.fold()
+        with self.lock:
+            self.pending.append(update)
+            if fold:
+                self.fold()
 
     def fold(self) -> None:
         """All that is pending into the bytes, in one sweep, where they are in memory."""
-        if self.pending and self.store.is_resident:
-            for name in self.trained:
-                self.engine.fold(self, name, self.stored(name), 0)
-            self.pending.clear()
+        with self.lock:
+            if self.pending and self.store.is_resident:
+                for name in self.trained:
+                    self.engine.fold(self, name, self.stored(name), 0)
+                self.pending.clear()
 
     def write(self, write: Callable[[str, np.ndarray], None], names: Sequence[str]) -> None:
         """Give `write` each tensor's name and its bytes as they are now, block by block."""
         from tinyzo.engine.adapters import merge  # loaded only where something is written
 
-        self.fold()
-        for name in names:
-            for start, raw in self.store.blocks(name, sweep="write"):
-                if self.pending and name in self.trained:
-                    self.engine.fold(self, name, raw, start)
-                merge(self, name, raw, start)
-                write(name, raw)
+        with self.lock:
+            self.fold()
+            for name in names:
+                for start, raw in self.store.blocks(name, sweep="write"):
+                    if self.pending and name in self.trained:
+                        self.engine.fold(self, name, raw, start)
+                    merge(self, name, raw, start)
+                    write(name, raw)
 
     def move(self, path: Path) -> None:
         """Go on with a file of what `write` gave, if the weights are not in memory."""
-        self.store.move(path)
-        self.pending.clear()
+        with self.lock:
+            self.store.move(path)
+            self.pending.clear()

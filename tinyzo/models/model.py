@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from tinyzo.batch import Batch
 from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import match_names, open_weights, typed_config
 from tinyzo.checkpoints.sources import Source
-from tinyzo.dtypes import DTYPES, Array
+from tinyzo.dtypes import DTYPES, Array, Rows
 from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.engine.protocols import Engine, View
 from tinyzo.engine.select import ENGINES, choose_engine
@@ -46,16 +45,20 @@ class Model:
         self.config = config
         self.weights = weights
         self.directory = directory
+        self._tokenizer: Tokenizer | None = None
 
     @property
     def engine(self) -> Engine:
         """The engine that computes; its `name` is "numpy" or "numba"."""
         return self.weights.engine
 
-    @cached_property
+    @property
     def tokenizer(self) -> Tokenizer:
         """The folder's tokenizer, loaded when first asked for."""
-        return load_tokenizer(self.directory)
+        with self.weights.lock:
+            if self._tokenizer is None:
+                self._tokenizer = load_tokenizer(self.directory)
+            return self._tokenizer
 
     def settle(
         self,
@@ -71,13 +74,15 @@ class Model:
         returns: the same model
         """
         weights = self.weights
-        weights.engine = choose_engine(engine, threads)
+        chosen = choose_engine(engine, threads)
         is_small = weights.nbytes() < free_bytes() / 2
-        if residency == "resident" or (residency == "auto" and is_small):
-            weights.store = weights.store.load()
-            weights.fold()  # what a run has added since
-        else:
-            weights.store.resize(tiles)
+        with weights.lock:
+            weights.engine = chosen
+            if residency == "resident" or (residency == "auto" and is_small):
+                weights.store = weights.store.load()
+                weights.fold()  # what a run has added since
+            else:
+                weights.store.resize(tiles)
         return self
 
     def check(self, batch: Batch) -> Batch:
@@ -106,8 +111,10 @@ class Model:
         input_ids, raises: as for `logits`
         returns: f32[T_i, D] of each
         """
-        _, h, starts = self._forward(input_ids)
-        return np.split(h[0], starts)
+        batch = self.check(pack_sequences(input_ids))
+        with self.weights.lock:
+            h = self.architecture.hidden(self.weights.view(), self.config, batch)
+        return np.split(h[0], batch.starts[1:-1])
 
     def logits(self, input_ids: Sequence[Sequence[int]]) -> list[Array]:
         """The scores of the whole vocabulary at every token, as transformers' `.logits`.
@@ -116,15 +123,26 @@ class Model:
         returns: f32[T_i, V] of each
         raises: DataError for an empty or too long sequence or an unknown id
         """
-        theta, h, starts = self._forward(input_ids)
-        return np.split(self.architecture.logits(theta, self.config, h)[0], starts)
-
-    def _forward(self, input_ids: Sequence[Sequence[int]]) -> tuple[View, Array, np.ndarray]:
-        """A view, the hidden states of all tokens, f32[1, N, D], and the places to split them."""
         batch = self.check(pack_sequences(input_ids))
-        theta = self.weights.view()
-        h = self.architecture.hidden(theta, self.config, batch)
-        return theta, h, batch.starts[1:-1]
+        scores = self.scores(self.weights.view(), batch)
+        return np.split(scores[0], batch.starts[1:-1])
+
+    # -- passes: one at a time, and none while the weights change
+
+    def scores(self, theta: View, batch: Batch, rows: Rows = None) -> Array:
+        """The scores of the vocabulary, or of some rows of it, at each token that the batch reads.
+
+        theta: a view of these weights; returns f32[P, M, V or R]
+        """
+        with self.weights.lock:
+            h = self.architecture.hidden(theta, self.config, batch)
+            return self.architecture.logits(theta, self.config, h, rows)
+
+    def nll(self, theta: View, batch: Batch) -> Array:
+        """-log p of each target token of the batch: f32[P, K]."""
+        with self.weights.lock:
+            h = self.architecture.hidden(theta, self.config, batch)
+            return self.architecture.nll(theta, self.config, h, batch.at, batch.targets)
 
 
 def load(

@@ -146,7 +146,10 @@ def evaluate(
         "limit": limit,
     }
     opened = _open(model, choices, zero_shot=zero_shot)
-    return evaluate_examples(opened.loss(), opened.data().test)
+    loss = opened.loss()
+    rows = opened.data().test
+    with opened.model.weights.lock:  # of one theta, whoever else trains it
+        return evaluate_examples(loss, rows)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 from tinyzo.errors import DataError, UsageError
 from tinyzo.models.model import Model, load
@@ -23,17 +22,14 @@ class Opened:
     """A model with a task.
 
     settings:    which task and rows
+    bound:       the task in the model's vocabulary
     is_run_task: whether they are those that the model was tuned on
     """
 
     model: Model
     settings: RunSettings
+    bound: BoundTask
     is_run_task: bool
-
-    @cached_property
-    def bound(self) -> BoundTask:
-        """The task in the model's vocabulary, bound when first asked for."""
-        return bind_task(self.model, self.settings)
 
     def loss(self) -> BoundedLoss:
         """The scores and the loss of the task, in bounded memory."""
@@ -62,7 +58,8 @@ def open_for_task(given: Settings, needs_data: bool = True, zero_shot: bool = Fa
 
 def with_task(model: Model, given: Settings, needs_data: bool = True) -> Opened:
     """A model that is open already, for the task of the settings."""
-    return Opened(model, given.resolve(model.family, needs_data), is_run_task=False)
+    settings = given.resolve(model.family, needs_data)
+    return Opened(model, settings, bind_task(model, settings), is_run_task=False)
 
 
 def _open_run(run: Run, given: Settings, needs_data: bool, zero_shot: bool) -> Opened:
@@ -76,7 +73,8 @@ def _open_run(run: Run, given: Settings, needs_data: bool, zero_shot: bool) -> O
     settings = known.replace(**choices)
     model = tuned_model(run, 0 if zero_shot else None)
     resolved = settings.resolve(model.family, needs_data)
-    return Opened(model, resolved, is_run_task=is_same_task and given.data is None)
+    is_run_task = is_same_task and given.data is None
+    return Opened(model, resolved, bind_task(model, resolved), is_run_task)
 
 
 def check_same(known: RunSettings, given: Settings) -> None:

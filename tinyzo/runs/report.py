@@ -24,7 +24,17 @@ def progress(done: int, steps: int) -> Any:  # a tqdm, whose package has no type
     """A bar of tqdm over the steps, on stderr."""
     from tqdm import tqdm
 
-    return tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True, file=sys.stderr)
+    class Bar(tqdm):
+        monitor_interval = 0  # no thread of its own, which a fork would meet
+
+    return Bar(
+        total=steps,
+        initial=done,
+        unit="step",
+        miniters=1,
+        dynamic_ncols=True,
+        file=sys.stderr,
+    )
 
 
 def show(bar: Any, metrics: JsonObject, accuracy: float | None) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from timeit import timeit
@@ -29,6 +29,7 @@ from tinyzo.checkpoints.safetensors import SafetensorsFile, SafetensorsWriter
 from tinyzo.checkpoints.sources import TensorInfo
 from tinyzo.dtypes import weight_type
 from tinyzo.engine.terms import Direction
+from tinyzo.engine.threads import Pool
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import CheckpointError, RunError
 from tinyzo.models.model import Model
@@ -110,7 +111,7 @@ class Snapshots(AbstractContextManager["Snapshots"]):
         self._method = method
         self._every = every
         self._passes = passes
-        self._thread = ThreadPoolExecutor(1)
+        self._thread = Pool(1)
         self._writing: Future[None] | None = None
         self._last = 0  # the step of the newest
         self._write_seconds = 0.0  # 0: not measured yet
@@ -213,7 +214,7 @@ class Snapshots(AbstractContextManager["Snapshots"]):
             self._writing.result()
 
     def __exit__(self, *exc: object) -> None:
-        self._thread.shutdown()
+        self._thread.stop()
 
 
 def seconds_a_term(weights: Weights) -> float:

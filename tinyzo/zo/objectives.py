@@ -124,17 +124,11 @@ class Objective:
 
     def word_scores(self, theta: View, batch: Batch, words: Integers) -> Float64:
         """The logits of some words at each token that the batch reads: f64[P, M, R]."""
-        model = self.model
-        h = model.architecture.hidden(theta, model.config, batch)
-        logits = model.architecture.logits(theta, model.config, h, words)
-        return logits.astype(np.float64)
+        return self.model.scores(theta, batch, words).astype(np.float64)
 
     def token_nll(self, theta: View, batch: Batch) -> Float64:
         """-log p of each target token: f64[P, K]."""
-        model = self.model
-        h = model.architecture.hidden(theta, model.config, batch)
-        nll = model.architecture.nll(theta, model.config, h, batch.at, batch.targets)
-        return nll.astype(np.float64)
+        return self.model.nll(theta, batch).astype(np.float64)
 
     # -- objectives without a derivative
 

@@ -11,9 +11,8 @@ import math
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +35,7 @@ from tinyzo.engine.numba.kernels import LANES, ROWS
 from tinyzo.engine.numba.sizes import BLOCK, DEPTH
 from tinyzo.engine.numpy_engine import QUERIES, NumpyView
 from tinyzo.engine.terms import Probe
+from tinyzo.engine.threads import ENGINES, Pool, new_lock, pin, pinned
 from tinyzo.engine.tiles import Block
 from tinyzo.engine.weights import Parameters, Weights
 from tinyzo.machine.cpus import default_threads, fast_cpus
@@ -50,16 +50,19 @@ class NumbaEngine:
     name = "numba"
 
     def __init__(self, threads: int | None = None, bf16: bool = bool(vectors.TILE.bf16)) -> None:
-        """threads: None for one on each fast CPU. bf16: multiply bfloat16 weights as bfloat16."""
+        """threads: None for one on each fast CPU; those that do not fit there go anywhere.
+
+        bf16: multiply bfloat16 weights as bfloat16
+        """
         cpus = fast_cpus()
         self.threads = threads or default_threads()
         self.bf16 = bf16
-        if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, cpus)  # of this thread and those that it starts
-        self._others = ThreadPoolExecutor(max(1, self.threads - 1))  # started when first needed
+        can_pin = hasattr(os, "sched_setaffinity") and self.threads <= len(cpus)
+        self._cpus = cpus if can_pin else set()
+        self._others = Pool(max(1, self.threads - 1), functools.partial(pin, self._cpus))
+        self._running: list[Future[None]] = []
         self._scratch = [np.empty(0, np.float32)] * (self.threads + 1)  # the last one is shared
-        self._counters = np.zeros(3, np.int64)
-        self._lock = threading.Lock()
+        self._lock = new_lock(ENGINES)
 
     def view(self, weights: Parameters, probes: Sequence[Probe]) -> "NumbaView":
         if weights.adapter_scale is None:
@@ -113,16 +116,21 @@ class NumbaEngine:
         raises:  what a thread raises, such as MemoryError; no thread is left behind in the kernel
         """
         threads = self.threads if tasks is None else min(self.threads, tasks)
-        with self._lock:
+        with self._lock, pinned(self._cpus):
+            if self._running:  # since the last wait was interrupted
+                wait(self._running)
             if shared:
                 arguments = (*arguments, self._room(-1, shared))
-            calls = [(*arguments, self._room(i, scratch), self._counters) for i in range(threads)]
-            self._counters[:] = 0
-            running = [self._others.submit(kernel, *call) for call in calls[1:]]
+            counters = np.zeros(3, np.int64)
+            calls = [(*arguments, self._room(i, scratch), counters) for i in range(threads)]
+            running = self._running = []
             try:
+                for call in calls[1:]:
+                    running.append(self._others.submit(kernel, *call))
                 kernel(*calls[0])
             finally:
                 wait(running)
+            self._running = []
             for each in running:
                 each.result()
 

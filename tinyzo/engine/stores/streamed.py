@@ -10,7 +10,7 @@ of a mapped file count as memory of the process, those of a read file do not.
 
 import math
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +20,9 @@ from tinyzo.checkpoints.safetensors import open_safetensors
 from tinyzo.checkpoints.sources import Source
 from tinyzo.dtypes import STORAGE, Integers, narrow, widen
 from tinyzo.engine.stores.resident import Resident
+from tinyzo.engine.threads import Pool
 from tinyzo.engine.tiles import Block, tile_rows
-from tinyzo.errors import CheckpointError
+from tinyzo.errors import CheckpointError, UsageError
 
 TILES = 32  # tiles in a block: 8 MB of float32
 FLOATS = ("F32", "F16", "BF16", "F64")  # what a tensor in the file may hold
@@ -69,7 +70,7 @@ class Streamed:
                 raise CheckpointError(f"{name}: {self._tag(name)} weights", hint)
         self.shapes = {name: source.info(file).shape for name, file in names.items()}
         self.dtypes = {name: np.dtype(dtype or self._own_type(name)) for name in names}
-        self._reader = ThreadPoolExecutor(1)
+        self._reader = Pool(1)
         self._ahead: Ahead | None = None
         self._last: Place | None = None  # the block that was given out last
         self._follows: dict[tuple[str, Place | None], Place] = {}  # what came after it last time
@@ -117,15 +118,19 @@ class Streamed:
         rows = self._tiles * tile_rows(self.shapes[name])
         stop = self.shapes[name][0] if stop is None else stop
         for first in range(start, stop, rows):
-            yield first, self._next(Place(name, first, min(stop, first + rows)), sweep)
+            place = Place(name, first, min(stop, first + rows))
+            yield first, self._next(place, sweep)
+            if self._last is not place:  # so that its buffer may have been overwritten
+                hint = "let each thread hold `weights.lock` while it reads or computes"
+                raise UsageError(f"{name}: another pass has begun before the end of this one", hint)
 
     def _next(self, place: Place, sweep: str) -> np.ndarray:
         """A block; what followed it last time is read from now on, into the other buffer."""
-        raw = self._read_ahead(place)
-        if raw is None:
-            raw = self._read(place, self._buffers[0])
         self._follows[sweep, self._last] = place
         self._last = place
+        raw = self._read_ahead(place)
+        if raw is None:
+            raw = self._reader.submit(self._read, place, self._buffers[0]).result()
         self._buffers.reverse()
         following = self._follows.get((sweep, place))
         if following:
@@ -140,7 +145,10 @@ class Streamed:
         return raw if ahead and ahead.place == place else None
 
     def _wait(self) -> np.ndarray | None:
-        """The block that was read ahead, if any. From then on the reader uses no buffer."""
+        """The block that was read ahead, if any. From then on the reader uses no buffer.
+
+        But for an interrupt: then it may still use one, so that nobody else ever fills any.
+        """
         ahead = self._ahead
         self._ahead = None
         return ahead.reading.result() if ahead else None

@@ -1,0 +1,172 @@
+"""Pools and locks that a fork finds at rest, and CPUs that a thread is kept on for a while."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+
+import pytest
+from sharing import LONGEST, in_a_child, together
+
+from tinyzo.engine import threads
+from tinyzo.engine.threads import ENGINES, POOLS, WEIGHTS, Pool, new_lock, pin, pinned
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+CPUS = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+moves = pytest.mark.skipif(len(CPUS) < 2, reason="a thread can be on one CPU only")
+
+
+# -- pools
+
+
+def test_a_pool_does_what_it_is_given_and_starts_again_after_a_stop():
+    pool, ready = Pool(1, lambda: prepared.append(threading.get_ident())), threading.Event()
+    prepared: list[int] = []
+    first = pool.submit(ready.wait, LONGEST)
+    second = pool.submit(threading.get_ident)
+    ready.set()
+    pool.stop()
+    pool.stop()
+    assert first.done() and second.done() and [second.result()] == prepared
+    assert pool.submit(threading.get_ident).result() == prepared[1] != threading.get_ident()
+
+
+def test_an_error_of_a_task_is_its_result():
+    failed = Pool(1).submit(int, "x")
+    with pytest.raises(ValueError, match="invalid literal"):
+        failed.result()
+
+
+def test_what_is_gone_is_forgotten():
+    before = [len(kind) for kind in (WEIGHTS, ENGINES, POOLS)]
+    kept = [new_lock(WEIGHTS), new_lock(ENGINES), Pool(1)]
+    assert [len(kind) for kind in (WEIGHTS, ENGINES, POOLS)] == [n + 1 for n in before]
+    del kept
+    gc.collect()
+    assert [len(kind) for kind in (WEIGHTS, ENGINES, POOLS)] <= before
+
+
+# -- forks
+
+
+@forks
+def test_a_pool_works_in_a_child_in_its_child_and_in_the_parent():
+    pool = Pool(2)
+    assert pool.submit(int, 3).result() == 3
+
+    def works() -> bool:
+        return pool.submit(int, 4).result() == 4
+
+    assert in_a_child(works) and works()
+    assert in_a_child(lambda: works() and in_a_child(works)) and works()
+
+
+@forks
+def test_a_fork_waits_for_what_a_pool_was_given(monkeypatch):
+    """So that it is done in the child too, whose copy of it nobody would ever do."""
+    pool, forking = Pool(1), threading.Event()
+    stop = Pool.stop
+
+    def stopping(self: Pool) -> None:
+        forking.set()
+        stop(self)
+
+    monkeypatch.setattr(Pool, "stop", stopping)
+    task = pool.submit(forking.wait, LONGEST)
+    assert in_a_child(task.done) and task.result()
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # ours is, on purpose
+@pytest.mark.parametrize("kind", [WEIGHTS, ENGINES], ids=["weights", "engine"])
+def test_a_fork_waits_for_a_lock_and_the_child_has_it_free(monkeypatch, kind):
+    lock, order = new_lock(kind), []
+    held, forking = threading.Event(), threading.Event()
+    take = threads._take
+
+    def taking(each: object) -> None:
+        if each is lock:
+            forking.set()
+        take(each)
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            assert forking.wait(LONGEST)
+            order.append("given back")
+
+    def is_free() -> bool:
+        order.append("forked")
+        return all(together(lambda: lock.acquire(timeout=LONGEST)))
+
+    monkeypatch.setattr(threads, "_take", taking)
+    holder = threading.Thread(target=hold, daemon=True)
+    holder.start()
+    assert held.wait(LONGEST)
+    assert in_a_child(lambda: is_free() and order == ["given back", "forked"])
+    assert all(together(lambda: lock.acquire(timeout=LONGEST)))
+    holder.join()
+
+
+@forks
+def test_a_thread_may_fork_in_a_pass_of_its_own():
+    lock = new_lock(WEIGHTS)
+    with lock:
+        assert in_a_child(lambda: lock.acquire(blocking=False))
+        assert together(lambda: lock.acquire(blocking=False)) == [False]
+    assert together(lambda: lock.acquire(blocking=False)) == [True]
+
+
+@forks
+def test_a_lock_that_is_made_while_a_fork_waits_is_taken_too(monkeypatch):
+    made, take = [], threads._take
+
+    def taking(lock: object) -> None:
+        if not made:
+            made.append(new_lock(WEIGHTS))
+        take(lock)
+
+    monkeypatch.setattr(threads, "_take", taking)
+    threads._rest()
+    try:
+        assert together(lambda: made[0].acquire(blocking=False)) == [False]
+    finally:
+        threads._go_on()
+    assert together(lambda: made[0].acquire(blocking=False)) == [True]
+
+
+# -- CPUs
+
+
+@moves
+def test_a_thread_is_kept_on_some_cpus_for_a_while_only():
+    one = {min(CPUS)}
+    with pinned(one):
+        assert os.sched_getaffinity(0) == one
+    assert os.sched_getaffinity(0) == CPUS
+    with pytest.raises(KeyboardInterrupt), pinned(one):
+        raise KeyboardInterrupt
+    assert os.sched_getaffinity(0) == CPUS
+
+
+@moves
+@pytest.mark.parametrize("cpus", [set(), CPUS, {max(CPUS, default=0) + 1}])
+def test_a_thread_stays_where_it_is_if_there_is_no_choice(monkeypatch, cpus):
+    monkeypatch.setattr(threads, "pin", lambda cpus: pytest.fail(f"kept on {cpus}"))
+    with pinned(cpus):
+        assert os.sched_getaffinity(0) == CPUS
+
+
+@moves
+def test_cpus_that_the_system_refuses_are_no_error():
+    pin({10_000})
+    assert os.sched_getaffinity(0) == CPUS
+
+
+def test_no_cpus_are_asked_for_where_the_system_knows_none(monkeypatch):
+    for name in ("sched_getaffinity", "sched_setaffinity"):
+        monkeypatch.delattr(os, name, raising=False)
+    with pinned(set()):
+        pin(set())
+    assert not hasattr(os, "sched_setaffinity")
