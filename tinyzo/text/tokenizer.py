@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from tinyzo.errors import TokenizerError
+from tinyzo.packages import optional
 from tinyzo.parsing import JsonObject
 from tinyzo.text.bpe import BYTE_OF, BytePairEncoder, Merges
 
@@ -124,7 +125,10 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     ids, pairs, specials = _read_vocabulary(directory, special)
     _check_ids(directory, ids)
     merges = _checked_merges(directory, ids, pairs)
-    encode = _package_encode(ids, merges, specials)
+    encode = optional(
+        *("tokenizers", "our own BPE makes the same ids"),
+        lambda: _package_encode(ids, merges, specials),
+    )
     if encode is not None:
         return Tokenizer(ids, special, encode, "tokenizers")
     encode = BytePairEncoder(ids, merges, specials).encode
@@ -228,13 +232,11 @@ def _damaged(directory: Path, what: str) -> TokenizerError:
 def _package_encode(
     ids: dict[str, int], merges: Merges, specials: dict[str, bool]
 ) -> Encode | None:
-    """`encode` by the `tokenizers` package; None where it is missing or not wanted."""
+    """`encode` by the `tokenizers` package; None where it is not wanted."""
     if os.environ.get("TINYZO_NO_TOKENIZERS", "0") not in ("", "0"):
         return None
-    try:
-        import tokenizers
-    except ImportError:
-        return None
+    import tokenizers
+
     backend = tokenizers.Tokenizer(tokenizers.models.BPE(ids, merges))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.add_special_tokens(
