@@ -96,7 +96,7 @@ def make_ready(folder: Path) -> None:
     raises: OSError where nothing can be written
     """
     if any(read(file)[1] for file in folder.glob("*.kernel")):
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()
     if folder.parent == OWN:  # older sources will not come back here
