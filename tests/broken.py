@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NUMPY_IS_TOO_NEW = "Numba needs NumPy 2.4 or less. Got NumPy 2.5."
@@ -20,6 +23,12 @@ BREAKS = {
     "raise MemoryError": "MemoryError",
     "def f(:": "SyntaxError: invalid syntax (__init__.py, line 1)",
 }
+
+
+starts_another = pytest.mark.skipif(
+    os.environ.get("NUMBA_CPU_NAME") == "generic" and platform.machine() == "aarch64",
+    reason="an emulated Python starts no other",
+)
 
 
 def path_with(folder: Path, package: str, code: str) -> list[str]:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from broken import ROOT, tinyzo
+from broken import ROOT, starts_another, tinyzo
 from tiny import ENGINES
 
 if "numba" not in ENGINES:
@@ -115,6 +115,7 @@ def test_a_folder_is_of_what_compiles(monkeypatch, owner, name, value):
     assert cache.of_compiler() != before
 
 
+@starts_another
 def test_a_folder_is_of_a_kind_of_cpu():
     """As where two machines have one home."""
     program = "from tinyzo.engine.numba.cache import folders; print(folders()[0].name)"
@@ -397,6 +398,7 @@ def own(tree: Path) -> Path:
     return tree / cache.OWN.relative_to(ROOT) / NAME
 
 
+@starts_another
 def test_a_copied_cache_is_used(folder):
     before = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
     assert answer(ROOT, NUMBA_CACHE_DIR=str(folder.parents[1])) == []

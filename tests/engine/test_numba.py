@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from broken import starts_another
 from tiny import MODELS, examples_for, raw_bytes, toy_task
 
 from tinyzo.dtypes import narrow, widen
@@ -40,11 +41,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PAIR = [Probe(5, 1e-2), Probe(5, -1e-2)]
 X86, ARM = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
 
-
-starts_another = pytest.mark.skipif(
-    os.environ.get("NUMBA_CPU_NAME") == "generic" and platform.machine() == "aarch64",
-    reason="an emulated Python starts no other",
-)
 
 # -- register tiles ------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from broken import BREAKS, ROOT, path_with, tinyzo
+from broken import BREAKS, ROOT, path_with, starts_another, tinyzo
 from folders import write_model, write_reviews
 
 from tinyzo.engine import select
@@ -33,6 +33,7 @@ def anew(monkeypatch):
     select._why_broken.cache_clear()
 
 
+@starts_another
 @pytest.mark.parametrize("code", BREAKS)
 def test_a_broken_numba_is_said_once_and_numpy_computes(tmp_path, code):
     program = CHOICES.format(path=path_with(tmp_path, "numba", code))
@@ -48,6 +49,7 @@ def test_a_broken_numba_is_said_once_and_numpy_computes(tmp_path, code):
     assert hint == f"  hint: {reason}; or take --engine numpy"
 
 
+@starts_another
 def test_commands_with_a_broken_numba(tmp_path):
     path = path_with(tmp_path / "path", "numba", 'raise SystemError("bad magic")')
     model = write_model(tmp_path / "model")
@@ -58,6 +60,7 @@ def test_commands_with_a_broken_numba(tmp_path):
     assert tinyzo("--version", path=path).stderr == ""
 
 
+@starts_another
 def test_a_budget_leads_to_the_engine_that_is_there(tmp_path):
     """And not to a run that names an engine which nobody asked for."""
     path = path_with(tmp_path / "path", "numba", 'raise SystemError("bad magic")')
@@ -104,6 +107,7 @@ def test_an_unknown_engine():
         choose_engine("cuda")
 
 
+@starts_another
 def test_numba_that_may_not_compile(tmp_path):
     pytest.importorskip("numba", reason="it is about Numba's own variable")
     model = write_model(tmp_path / "model")
