@@ -38,6 +38,17 @@ def path_with(folder: Path, package: str, code: str) -> list[str]:
     return [str(folder), *sys.path]
 
 
+def break_package(
+    patch: pytest.MonkeyPatch, folder: Path, package: str, code: str = 'raise SystemError("bad")'
+) -> None:
+    """Break a package for this process, until the patch is undone."""
+    patch.setattr(sys, "path", path_with(folder, package, code))
+    for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
+        patch.delitem(sys.modules, name)
+    patch.setitem(sys.modules, package, None)  # so that what is imported meanwhile is forgotten
+    patch.delitem(sys.modules, package)
+
+
 def tinyzo(
     *arguments: object, path: Sequence[str] = (), tree: Path = ROOT, **environment: str
 ) -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,7 @@ import io
 import sys
 
 import pytest
-from broken import BREAKS, path_with
+from broken import BREAKS, break_package, path_with
 
 from tinyzo import packages
 from tinyzo.errors import DataError
@@ -24,7 +24,7 @@ def importing(name):
 
 @pytest.mark.parametrize("code", BREAKS)
 def test_a_broken_package_is_done_without_and_said_once(tmp_path, monkeypatch, capsys, code):
-    monkeypatch.setattr(sys, "path", path_with(tmp_path, "brokenpackage", code))
+    break_package(monkeypatch, tmp_path, "brokenpackage", code)
     for _ in range(3):
         assert optional("brokenpackage", "we go on", importing("brokenpackage")) is None
     (line,) = capsys.readouterr().err.splitlines()

@@ -27,6 +27,8 @@ from tinyzo.runs import doctor
 
 pytest.importorskip("numba", reason="the checks compare two engines")
 
+from tinyzo.engine.numba import cache
+from tinyzo.engine.numba import engine as numba_engine
 from tinyzo.engine.numba.engine import NumbaEngine
 
 NAMES = ["python", "numpy", *doctor.PACKAGES, "cpu", "engine", "kernels", "matmul", "noise"]
@@ -312,7 +314,7 @@ def test_an_engine_that_cannot_be_made(monkeypatch):
     def fails(**_):
         raise MemoryError("no room")
 
-    monkeypatch.setattr("tinyzo.engine.numba.engine.NumbaEngine", fails)
+    monkeypatch.setattr(numba_engine, "NumbaEngine", fails)
     engines, why_not = doctor.engines_here()
     assert list(engines) == ["numpy"] and why_not == "MemoryError: no room"
 
@@ -332,7 +334,7 @@ def test_a_folder_that_keeps_no_kernels(monkeypatch):
     (check,) = doctor.kernels()
     assert check["value"].startswith("in /") and check["ok"] and not check["hint"]
     choice = (None, "/a: Permission denied")
-    monkeypatch.setattr("tinyzo.engine.numba.cache.choose_folder", lambda: choice)
+    monkeypatch.setattr(cache, "choose_folder", lambda: choice)
     (check,) = doctor.kernels()
     assert check["ok"] and check["value"] == "compiled anew by each process"
     assert check["hint"] == f"{choice[1]}: set NUMBA_CACHE_DIR to a folder that can be written"
