@@ -158,6 +158,7 @@ def tried(statement: str) -> str:
 
 
 def python() -> Iterator[Check]:
+    """Python's version, the system and the machine."""
     yield check("python", f"{platform.python_version()}, {sys.platform} {platform.machine()}")
 
 
@@ -184,6 +185,7 @@ def package(name: str) -> Iterator[Check]:
 
 
 def cpu() -> Iterator[Check]:
+    """The CPU, and how many cores it has."""
     yield check("cpu", f"{cpu_model()}, {os.cpu_count()} cores")
 
 

@@ -161,6 +161,7 @@ class KernelCache(NullCache):
         self.name = name
 
     def file(self, signature: object) -> str:
+        """The name of the file of the kernel for arguments of these types."""
         return f"{self.name}-{digest(str(signature))}.kernel"
 
     def load_overload(self, sig: object, target_context: Any) -> Any:
