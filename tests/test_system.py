@@ -20,6 +20,7 @@ import pytest
 
 from tinyzo import system
 from tinyzo.errors import CheckpointError, RunError
+from tinyzo.packages import say_once
 
 fcntl = pytest.importorskip("fcntl", reason="these are calls of POSIX")
 
@@ -261,7 +262,7 @@ LACKING = [errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL]
 
 @pytest.fixture(autouse=True)
 def nothing_said() -> None:
-    system._say_once.cache_clear()
+    say_once.cache_clear()
 
 
 @pytest.mark.parametrize("code", [*LACKING, errno.ENOLCK])

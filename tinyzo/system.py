@@ -14,7 +14,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -22,6 +21,7 @@ import numpy as np
 
 from tinyzo.errors import CheckpointError, TinyzoError, refuse
 from tinyzo.machine import windows
+from tinyzo.packages import say_once
 
 # Opens a file so that it can be renamed and removed while it is open, as POSIX has it anyway.
 OPENER: Callable[[str, int], int] | None = None
@@ -169,7 +169,8 @@ def lock(file: IO[bytes], kind: type[TinyzoError], held: str) -> None:
         except (OSError, ImportError) as error:
             if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
                 raise
-            _say_once("files cannot be locked there: let one process at a time write", file.name)
+            folder = Path(file.name).parent
+            say_once(f"{folder}: files cannot be locked there: let one process at a time write")
             return
     if not is_locked:
         raise kind(held, "wait for it")
@@ -200,7 +201,8 @@ def sync(file: IO[bytes]) -> None:
     except OSError as error:
         if error.errno not in _UNBUILT:
             raise
-        _say_once("files cannot be synced there: a loss of power may lose some", file.name)
+        folder = Path(file.name).parent
+        say_once(f"{folder}: files cannot be synced there: a loss of power may lose some")
 
 
 def _sync_names(folder: Path) -> None:
@@ -307,8 +309,3 @@ def _rename_over(partial: Path, path: Path) -> None:
             old.rename(path)
             raise
         _remove(old)
-
-
-@cache
-def _say_once(what: str, path: str) -> None:
-    print(f"tinyzo: {Path(path).parent}: {what}", file=sys.stderr, flush=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from broken import break_package
 from commands import command
 
 import tinyzo
@@ -241,6 +242,17 @@ def test_completion_without_shtab(capsys: Capture, monkeypatch: pytest.MonkeyPat
     assert capsys.readouterr().err == (
         "tinyzo: --print-completion needs shtab\n"
         "  hint: pip install 'tinyzo[completion]' brings it\n"
+    )
+
+
+def test_completion_with_a_broken_shtab(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_package(monkeypatch, tmp_path, "shtab")
+    assert command("--print-completion", "bash") == 2
+    assert capsys.readouterr().err == (
+        "tinyzo: --print-completion needs shtab, which cannot be used (SystemError: bad)\n"
+        "  hint: pip install --force-reinstall shtab\n"
     )
 
 

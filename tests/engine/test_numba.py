@@ -1,11 +1,10 @@
-"""The fast engine by itself: tiles of every shape, threads, compilation, where it is missing."""
+"""The fast engine by itself: tiles of every shape, threads, compilation."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import threading
@@ -14,15 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from broken import starts_another
 from tiny import MODELS, examples_for, raw_bytes, toy_task
 
 from tinyzo.dtypes import narrow, widen
-from tinyzo.engine import select
 from tinyzo.engine.numpy_engine import NumpyEngine
-from tinyzo.engine.select import choose_engine, why_no_numba
 from tinyzo.engine.terms import Probe
 from tinyzo.engine.weights import Weights
-from tinyzo.errors import ConfigError
 from tinyzo.zo.mezo import mezo_step
 from tinyzo.zo.objectives import Objective
 
@@ -45,11 +42,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PAIR = [Probe(5, 1e-2), Probe(5, -1e-2)]
 X86, ARM = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
 
-
-starts_another = pytest.mark.skipif(
-    os.environ.get("NUMBA_CPU_NAME") == "generic" and platform.machine() == "aarch64",
-    reason="an emulated Python starts no other",
-)
 
 # -- register tiles ------------------------------------------------------------------------------
 
@@ -439,76 +431,7 @@ def test_all_threads_take_part():
     assert len(threads) == 5 + 3
 
 
-def test_a_cold_or_old_cache_is_filled_by_a_child(monkeypatch, tmp_path):
-    """Old: than any source that is compiled in, of which Numba itself knows one."""
-    children = []
-
-    def run(child, cwd, **_):
-        children.append((child, cwd))
-        raise OSError("no child can be had")
-
-    indexes = [tmp_path / "kernels.linear-1.py3.nbi", tmp_path / "kernels.fold-2.py3.nbi"]
-
-    def cached(kernel="*"):
-        return [path for path in indexes if path.match(f"kernels.{kernel}-*") and path.exists()]
-
-    monkeypatch.setattr(numba_engine.subprocess, "run", run)
-    monkeypatch.setattr(numba_engine, "cached", cached)
-    make = numba_engine.shared_engine.__wrapped__
-    expected = ([sys.executable, "-m", "tinyzo.engine.numba.engine"], ROOT)
-    assert make(2).threads == 2 and children == [expected]
-    for index in indexes:
-        index.touch()
-    assert make(1).threads == 1 and children == [expected]
-    for source in ("kernels", "vectors", "noise", "gelu", "moments"):
-        for index in indexes:
-            index.touch()
-        source = getattr(numba_engine, source)
-        edited = Path(shutil.copy(source.__file__, tmp_path))
-        later = indexes[0].stat().st_mtime + 1
-        os.utime(edited, (later, later))
-        with monkeypatch.context() as patch:
-            patch.setattr(source, "__file__", str(edited))
-            make(1)
-        assert children.pop() == expected and not cached()
-
-
-# -- where it is missing -------------------------------------------------------------------------
-
-
 @starts_another
 def test_numba_is_not_imported_before_an_engine_is_asked_for():
     program = "import sys, tinyzo, tinyzo.cli; print({'numba', 'llvmlite'} & {*sys.modules})"
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "set()\n"
-
-
-def test_without_numba_the_numpy_engine_computes(monkeypatch):
-    assert choose_engine("auto", 2).name == "numba"
-    assert choose_engine("numpy").name == "numpy"
-    monkeypatch.setenv("TINYZO_NO_NUMBA", "1")
-    assert choose_engine("auto").name == "numpy"
-    with pytest.raises(ConfigError, match=r"engine 'numba' cannot be had here\n.*NO_NUMBA is set"):
-        choose_engine("numba", None)
-    monkeypatch.setenv("TINYZO_NO_NUMBA", "0")
-    for error, way_out in (
-        (ImportError("No module named 'numba'"), "No module named 'numba': pip install numba"),
-        (RuntimeError("no locator available"), "no locator available: set NUMBA_CACHE_DIR"),
-    ):
-        with monkeypatch.context() as broken:
-            broken.delitem(sys.modules, "tinyzo.engine.numba.engine")
-            broken.delattr("tinyzo.engine.numba.engine")
-            broken.setattr("builtins.__import__", importing(error))
-            assert way_out in why_no_numba()
-            assert select.choose_engine("auto").name == "numpy"
-
-
-def importing(error: Exception):
-    """__import__ as it is where the numba engine cannot be imported."""
-    original = __import__
-
-    def importer(name, *others):
-        if name == "tinyzo.engine.numba.engine":
-            raise error
-        return original(name, *others)
-
-    return importer

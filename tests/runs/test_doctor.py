@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from broken import path_with
+from broken import tinyzo as command
 from folders import SHAPES, random_tensors, write_model, write_tensors
 from tiny import EngineOf
 
@@ -23,9 +27,11 @@ from tinyzo.runs import doctor
 
 pytest.importorskip("numba", reason="the checks compare two engines")
 
+from tinyzo.engine.numba import cache
+from tinyzo.engine.numba import engine as numba_engine
 from tinyzo.engine.numba.engine import NumbaEngine
 
-NAMES = ["python", "numpy", *doctor.PACKAGES, "cpu", "engine", "matmul", "noise"]
+NAMES = ["python", "numpy", *doctor.PACKAGES, "cpu", "engine", "kernels", "matmul", "noise"]
 ENGINES = {"numba": NumbaEngine(1, bf16=False), "numpy": NumpyEngine()}
 FAMILIES = pytest.mark.parametrize("family", ["roberta", "opt"])
 
@@ -36,10 +42,23 @@ def plain_environment(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture(autouse=True)
+def untried(request, monkeypatch):
+    """No package is imported in a process of its own, which takes seconds, but in some tests."""
+    if "tried" not in request.fixturenames:
+        monkeypatch.setattr(doctor, "try_apart", lambda statement: "")
+
+
+@pytest.fixture
+def tried():
+    """For a test that does try."""
+
+
 @pytest.fixture
 def quick(monkeypatch):
     """Everything but the measuring, which takes a second."""
-    monkeypatch.setattr(doctor, "speed", lambda engines: iter(()))
+    for name in ("matmul", "noise"):
+        monkeypatch.setattr(doctor, name, lambda engines: iter(()))
 
 
 @pytest.fixture
@@ -58,7 +77,8 @@ def by_name(checks):
 
 
 def environment():
-    return by_name(doctor.environment())
+    parts = [doctor.python(), doctor.numpy_build(), *map(doctor.package, doctor.PACKAGES)]
+    return by_name(itertools.chain(*parts, doctor.cpu()))
 
 
 def broken_model(directory, family="roberta", **spoilt):
@@ -141,20 +161,60 @@ def test_versions():
 
 @pytest.mark.parametrize("android", [False, True])
 def test_missing_packages(monkeypatch, android):
-    monkeypatch.setattr(doctor.metadata, "distributions", lambda name: iter(()))
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
     if android:
         monkeypatch.setenv("ANDROID_ROOT", "/system")
     found = environment()
     assert {found[name]["value"] for name in doctor.PACKAGES} == {"missing"}
-    assert [name for name in found if not found[name]["ok"]] == ["tqdm"]
+    assert all(check["ok"] for check in found.values())
     how = doctor.TERMUX if android else "pip install"
     assert found["numba"]["hint"] == f"the NumPy engine computes; {how} numba"
     assert found["tokenizers"]["hint"] == f"our own BPE makes the same ids; {how} tokenizers"
-    assert found["tqdm"]["hint"] == f"finetune needs it; {how} tqdm"
+    assert found["tqdm"]["hint"] == f"finetune shows no bar; {how} tqdm"
+
+
+def test_packages_that_are_there(tried):
+    for name in doctor.PACKAGES:
+        (check,) = doctor.package(name)
+        assert not check["value"].startswith("missing") or not find_spec(name)
+        assert " is broken" not in check["value"]
+
+
+@pytest.mark.parametrize("name", doctor.PACKAGES)
+def test_a_package_that_breaks(tmp_path, monkeypatch, tried, name):
+    """In a process of its own, which may be killed: a package is not imported here."""
+    code = "import os; os.kill(os.getpid(), 11)" if name == "numba" else "raise SystemError('bad')"
+    monkeypatch.setattr(sys, "path", path_with(tmp_path, name, code))
+    (check,) = doctor.package(name)
+    how = "killed by signal 11" if name == "numba" else "SystemError: bad"
+    assert check["ok"] and check["value"].endswith(f" is broken: {how}")
+    assert check["hint"].endswith(f"; pip install --force-reinstall {name}")
+
+
+def test_where_no_package_can_be_tried(monkeypatch):
+    def refuse(statement):
+        raise OSError("no process can be had")
+
+    monkeypatch.setattr(doctor, "try_apart", refuse)
+    (check,) = doctor.package("numba")
+    assert re.match(r"\d+\.\d", check["value"]) and check["ok"]
+
+
+def test_doctor_of_a_broken_machine(tmp_path):
+    """Everything that may break is broken, and the doctor lives."""
+    path = tmp_path / "path"
+    for name in doctor.PACKAGES:
+        path_with(path, name, 'raise SystemError("bad magic")')
+    done = command("doctor", write_model(tmp_path / "model"), path=[str(path)])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(" is broken: SystemError: bad magic") == len(doctor.PACKAGES)
+    assert "hint: numba cannot be used (SystemError: bad magic): pip" in done.stdout
+    assert re.search(r"\nok  checkpoint   .*numpy agree to 0.0e\+00", done.stdout)
+    assert done.stderr.startswith("tinyzo: tokenizers cannot be used") or not done.stderr
 
 
 def test_android_by_its_platform(monkeypatch):
-    monkeypatch.setattr(doctor.metadata, "distributions", lambda name: iter(()))
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
     monkeypatch.setattr(doctor.sys, "platform", "android")
     assert "--only-binary :all: --no-deps numba" in environment()["numba"]["hint"]
 
@@ -184,9 +244,9 @@ def test_numpy_built_without_blas(monkeypatch):
 
 
 def test_without_numba(monkeypatch, tmp_path, unmeasured):
-    monkeypatch.setitem(sys.modules, "tinyzo.engine.numba.engine", None)
+    monkeypatch.setattr(doctor, "why_no_numba", lambda: "none is here: pip install numba")
     found = by_name(doctor.examine(write_model(tmp_path / "model")))
-    assert list(found) == [*NAMES, "z numpy", "checkpoint"]
+    assert list(found) == [*(n for n in NAMES if n != "kernels"), "z numpy", "checkpoint"]
     assert found["engine"]["value"] == "numpy" and "pip install numba" in found["engine"]["hint"]
     assert found["noise"]["value"].startswith("numpy ")
     assert all(check["ok"] for check in found.values())
@@ -195,38 +255,89 @@ def test_without_numba(monkeypatch, tmp_path, unmeasured):
 @pytest.mark.parametrize("name", ["OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"])
 def test_what_slows_numpy(monkeypatch, unmeasured, name):
     monkeypatch.setenv(name, "1")
-    check = by_name(doctor.speed({"numpy": NumpyEngine()}))["matmul"]
+    check = by_name(doctor.matmul({"numpy": NumpyEngine()}))["matmul"]
     assert check["ok"] and check["hint"] == f"NumPy is slower with {name}: unset it"
 
 
 def test_bits_of_z(monkeypatch):
     z = tinyzo.noise(12, "w", (150_000,))
     assert hashlib.sha256(z).hexdigest() == doctor.Z_SHA256
-    assert [check["ok"] for check in doctor.z(ENGINES)] == [True, True]
+    for name, engine in ENGINES.items():
+        (check,) = doctor.z(name, engine)
+        assert check["ok"] and check["name"] == f"z {name}"
 
     class OneUlp(NumpyEngine):
         def fold(self, weights, name, raw, start):
             super().fold(weights, name, raw, start)
             raw[-1] = np.nextafter(raw[-1], np.float32(9))
 
-    found = by_name(doctor.z({"numba": OneUlp(), "numpy": NumpyEngine()}))
-    assert [check["ok"] for check in found.values()] == [False, True]
-    assert found["z numba"]["hint"] == f"not {doctor.Z_SHA256[:16]}: report this"
+    (check,) = doctor.z("numba", OneUlp())
+    assert not check["ok"] and check["hint"] == f"not {doctor.Z_SHA256[:16]}: report this"
 
 
-def test_an_engine_that_fails_is_a_finding(monkeypatch, tmp_path):
+def test_an_engine_that_fails_is_a_finding(monkeypatch, tmp_path, unmeasured):
     class Failing(NumpyEngine):
         name = "failing"
 
         def view(self, weights, probes):
             raise RuntimeError("LLVM ERROR:\nnot this CPU")
 
-    monkeypatch.setattr(doctor, "choose_engine", lambda name: Failing())
+    engines = {"failing": Failing(), "numpy": NumpyEngine()}
+    monkeypatch.setattr(doctor, "engines_here", lambda: (engines, ""))
     found = by_name(doctor.examine(write_model(tmp_path / "model")))
-    for name in ("speed", "checkpoint"):
-        assert found[name]["value"] == r"RuntimeError('LLVM ERROR:\nnot this CPU')"
+    for name in ("matmul", "checkpoint"):
+        assert found[name]["value"] == "RuntimeError: LLVM ERROR:"
         assert (found[name]["ok"], found[name]["hint"]) == (False, "report this")
-    assert found["z numpy"]["ok"]  # the rest is still looked at
+    assert found["z numpy"]["ok"] and found["noise"]["ok"]  # the rest is still looked at
+
+
+CHECKS = ("python", "numpy_build", "package", "cpu", "fastest", "kernels", "matmul", "noise", "z")
+
+
+@pytest.mark.parametrize("broken", [*CHECKS, "checkpoint"])
+def test_a_check_that_fails_is_a_finding(monkeypatch, tmp_path, unmeasured, broken):
+    """Whichever it is, and whatever it raises; all others are made."""
+
+    def fails(*_):
+        raise SystemError("bad\nmagic")
+
+    monkeypatch.setattr(doctor, broken, fails)
+    found = by_name(doctor.examine(write_model(tmp_path / "model")))
+    assert list(found) == [*NAMES, "z numba", "z numpy", "checkpoint"]
+    failed = [check for check in found.values() if not check["ok"]]
+    assert len(failed) == {"package": len(doctor.PACKAGES), "z": 2}.get(broken, 1)
+    said = {(each["value"], each["hint"]) for each in failed}
+    assert said == {("SystemError: bad", "report this")}
+
+
+def test_an_engine_that_cannot_be_made(monkeypatch):
+    def fails(**_):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(numba_engine, "NumbaEngine", fails)
+    engines, why_not = doctor.engines_here()
+    assert list(engines) == ["numpy"] and why_not == "MemoryError: no room"
+
+
+def test_an_import_that_kills_is_not_tried_here(monkeypatch):
+    monkeypatch.setattr(doctor, "try_apart", lambda statement: "killed by signal 11")
+    monkeypatch.setattr(doctor, "why_no_numba", lambda: pytest.fail("it imports Numba"))
+    engines, why_not = doctor.engines_here()
+    assert list(engines) == ["numpy"]
+    assert why_not == "the import of numba is killed by signal 11: set TINYZO_NO_NUMBA=1"
+    monkeypatch.setenv("TINYZO_NO_NUMBA", "1")
+    monkeypatch.setattr(doctor, "why_no_numba", lambda: "not wanted")
+    assert doctor.engines_here()[1] == "not wanted"
+
+
+def test_a_folder_that_keeps_no_kernels(monkeypatch):
+    (check,) = doctor.kernels()
+    assert check["value"].startswith("in /") and check["ok"] and not check["hint"]
+    choice = (None, "/a: Permission denied")
+    monkeypatch.setattr(cache, "choose_folder", lambda: choice)
+    (check,) = doctor.kernels()
+    assert check["ok"] and check["value"] == "compiled anew by each process"
+    assert check["hint"] == f"{choice[1]}: set NUMBA_CACHE_DIR to a folder that can be written"
 
 
 # --- the checkpoint ---
@@ -241,12 +352,12 @@ def test_engines_agree(tmp_path, quick, family, dtype):
     assert check["ok"] and re.fullmatch(value, check["value"]) and not check["hint"]
 
 
-def test_bfloat16_is_not_multiplied_as_such(monkeypatch):
+def test_bfloat16_is_not_multiplied_as_such():
     """Where the CPU can, the engine does, and then differs by the rounding of activations."""
 
-    monkeypatch.setattr(doctor, "choose_engine", lambda name: NumbaEngine(1, bf16=True))
-    engines = doctor.engines_here()
+    engines, why_not = doctor.engines_here()
     assert list(engines) == ["numba", "numpy"] and engines["numba"].bf16 is False
+    assert why_not == ""
 
 
 @FAMILIES

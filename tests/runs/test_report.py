@@ -8,7 +8,9 @@ import math
 import sys
 
 import pytest
+from broken import break_package
 
+from tinyzo.packages import say_once
 from tinyzo.runs import report
 
 DRAWS = "matplotlib draws it"
@@ -36,10 +38,25 @@ def test_a_run_without_steps_can_be_drawn(tmp_path):
     assert report.plot(tmp_path) == f"losses drawn in {tmp_path / 'loss.png'}"
 
 
-def test_without_matplotlib_one_line_says_how_to_get_it(run, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+def test_without_matplotlib_one_line_says_how_to_get_it(run, tmp_path, monkeypatch):
+    missing = 'raise ModuleNotFoundError("No module named matplotlib", name="matplotlib")'
+    break_package(monkeypatch, tmp_path / "path", "matplotlib", missing)
     assert report.plot(run) == "no plot of the loss: pip install 'tinyzo[plot]' draws it"
+    assert not (run / "loss.png").exists()
+
+
+BROKEN = {
+    'raise SystemError("bad magic")': "SystemError: bad magic",
+    "raise ValueError(\"Key backend: 'x' is not a valid value\")": "ValueError: Key backend: 'x'",
+    'raise OSError("matplotlib needs a folder that can be written")': "OSError: matplotlib needs",
+}
+
+
+@pytest.mark.parametrize("code", BROKEN)
+def test_a_broken_matplotlib_is_said_and_does_not_fail_the_run(run, tmp_path, monkeypatch, code):
+    break_package(monkeypatch, tmp_path / "path", "matplotlib", code)
+    expected = f"no plot of the loss: matplotlib cannot be used ({BROKEN[code]}"
+    assert report.plot(run).startswith(expected)
     assert not (run / "loss.png").exists()
 
 
@@ -80,6 +97,19 @@ def test_progress_is_on_stderr(capsys):
     assert output == ""
     assert "4/4" in log and "loss=0.1235" in log and "dev=0.750" in log
     assert "s/step=0.500" in log and "peak=64MB" in log
+
+
+@pytest.mark.parametrize("is_broken", [True, False])
+def test_without_tqdm_there_is_no_bar(tmp_path, monkeypatch, capsys, is_broken):
+    say_once.cache_clear()
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    if is_broken:
+        break_package(monkeypatch, tmp_path, "tqdm")
+    metrics = {"loss": 0.12345, "seconds": 0.5, "peak_bytes": 64 << 20}
+    with report.progress(2, 4) as bar:
+        report.show(bar, metrics, 0.75)
+    line = "tinyzo: tqdm cannot be used (SystemError: bad): no bar is shown\n"
+    assert capsys.readouterr() == ("", line if is_broken else "")
 
 
 def test_say(capsys):

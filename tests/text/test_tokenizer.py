@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
+from broken import break_package
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from published import DATA, VOCABULARIES, are_published
@@ -22,6 +24,7 @@ from tokenizer_folders import (
 )
 
 from tinyzo.errors import TokenizerError
+from tinyzo.packages import say_once
 from tinyzo.text.tokenizer import load_tokenizer
 
 TRICKY = [
@@ -88,6 +91,21 @@ def test_the_environment_and_a_missing_package_choose_the_backend(tmp_path, monk
     monkeypatch.delitem(sys.modules, "tokenizers")
     pytest.importorskip("tokenizers", reason="the other backend is not installed")
     assert load_tokenizer(tmp_path).backend == "tokenizers"
+
+
+@pytest.mark.parametrize("code", ['raise SystemError("bad")', "", "models = None"])
+def test_a_broken_package_is_said_once_and_our_bpe_makes_the_ids(
+    tmp_path, monkeypatch, capsys, code
+):
+    """At its import, or at its first use, as where it is of another version."""
+    say_once.cache_clear()
+    monkeypatch.delenv("TINYZO_NO_TOKENIZERS", raising=False)
+    break_package(monkeypatch, tmp_path / "path", "tokenizers", code)
+    write(tmp_path)
+    for _ in range(2):
+        assert load_tokenizer(tmp_path).backend == "bpe"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"tinyzo: tokenizers cannot be used \(\w+Error: .*\): our own BPE .*", line)
 
 
 def test_opt_has_two_specials_and_begins_with_the_end(tmp_path, backend):

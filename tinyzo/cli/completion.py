@@ -3,6 +3,7 @@
 import argparse
 
 from tinyzo.errors import UsageError
+from tinyzo.packages import in_a_line, is_missing
 
 SHELLS = ("bash", "zsh")
 FOLDERS = ("DIR", "RUN", "DIR|RUN")
@@ -16,9 +17,12 @@ def completion(parser: argparse.ArgumentParser, shell: str) -> str:
     """
     try:
         import shtab
-    except ImportError:
-        hint = "pip install 'tinyzo[completion]' brings it"
-        raise UsageError("--print-completion needs shtab", hint) from None
+    except Exception as error:
+        needs = "--print-completion needs shtab"
+        if is_missing(error, "shtab"):
+            raise UsageError(needs, "pip install 'tinyzo[completion]' brings it") from None
+        found = f"{needs}, which cannot be used ({in_a_line(error)})"
+        raise UsageError(found, "pip install --force-reinstall shtab") from None
     _complete_paths(parser, dict.fromkeys(FOLDERS, shtab.DIRECTORY))
     _complete_paths(parser, dict.fromkeys(FILES, shtab.FILE))
     return str(shtab.complete(parser, shell))

@@ -1,47 +1,79 @@
-"""The choice of an engine: Numba's where Numba is installed, or NumPy's."""
+"""The choice of an engine: Numba's where Numba can be had, or NumPy's."""
 
+import functools
 import os
 from importlib.util import find_spec
 
 from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.engine.protocols import Engine
-from tinyzo.errors import ConfigError, check_choice
+from tinyzo.errors import ConfigError, TinyzoError, check_choice
+from tinyzo.packages import in_a_line, is_missing, say_once
 
 ENGINES = ("auto", "numba", "numpy")
 
 
+def is_numba_wanted() -> bool:
+    """True unless the environment says not to use Numba."""
+    return os.environ.get("TINYZO_NO_NUMBA", "0") in ("", "0")
+
+
 def may_have_numba() -> bool:
     """True when Numba is installed and wanted. It is not loaded, which would take memory."""
-    return os.environ.get("TINYZO_NO_NUMBA", "0") in ("", "0") and bool(find_spec("numba"))
+    return is_numba_wanted() and bool(find_spec("numba"))
 
 
 def why_no_numba() -> str:
-    """The reason why the numba engine cannot be had, with a way out; "" when it can."""
-    if os.environ.get("TINYZO_NO_NUMBA", "0") not in ("", "0"):
-        return "TINYZO_NO_NUMBA is set: unset it"
+    """The reason why the numba engine cannot be had, with a way out; "" when it can.
+
+    Where it can, its kernels are compiled from now on.
+    """
+    return _why_broken() if is_numba_wanted() else "TINYZO_NO_NUMBA is set: unset it"
+
+
+@functools.cache
+def _why_broken() -> str:
+    """Load Numba and our kernels; returns what stands against them, or ""."""
     try:
-        import tinyzo.engine.numba.engine  # noqa: F401
-    except ImportError as error:
-        return f"{error}: pip install numba (Termux: a wheel of the Termux User Repository)"
-    except RuntimeError as error:  # Numba finds no folder that it can write
-        return f"{error}: set NUMBA_CACHE_DIR to a folder that can be written"
+        from tinyzo.engine.numba.engine import ensure_compiled
+
+        ensure_compiled()
+    except TinyzoError as error:
+        return f"{error.message}: {error.hint}"
+    except Exception as error:
+        if is_missing(error, "numba"):
+            return f"{error}: pip install numba (Termux: a wheel of the Termux User Repository)"
+        way_out = "pip install --force-reinstall numba, or set TINYZO_NO_NUMBA=1"
+        return f"numba cannot be used ({in_a_line(error)}): {way_out}"
     return ""
+
+
+def engine_here(name: str) -> str:
+    """The engine that "auto" is here; of any other name, the name.
+
+    That Numba is there and cannot be used is said once.
+    raises: ConfigError for an unknown name, or "numba" where it cannot be had
+    """
+    check_choice("engine", name, ENGINES)
+    if name == "numpy":
+        return name
+    reason = why_no_numba()
+    if not reason:
+        return "numba"
+    if name == "numba":
+        raise ConfigError("engine 'numba' cannot be had here", f"{reason}; or take --engine numpy")
+    if may_have_numba():
+        say_once(f"engine numpy, the slow one, since {reason}")
+    return "numpy"
 
 
 def choose_engine(name: str, threads: int | None = None) -> Engine:
     """The engine of that name, or for "auto" the fastest there is.
 
     threads: of the numba engine, None for one on each fast CPU
-    raises: ConfigError for an unknown name, or "numba" where it cannot be had
+    raises: as `engine_here` does
     """
-    check_choice("engine", name, ENGINES)
-    if name == "numpy":
+    if engine_here(name) == "numpy":
         return NumpyEngine()
-    reason = why_no_numba()
-    if not reason:
-        from tinyzo.engine.numba.engine import shared_engine  # loads Numba: only when it is used
+    from tinyzo.engine.numba.engine import shared_engine  # loads Numba: only when it is used
 
-        return shared_engine(threads)
-    if name == "auto":
-        return NumpyEngine()
-    raise ConfigError("engine 'numba' cannot be had here", f"{reason}; or take --engine numpy")
+    return shared_engine(threads)

@@ -9,8 +9,10 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from timeit import timeit
 from typing import NamedTuple, TypedDict
@@ -20,24 +22,25 @@ import numpy as np
 from tinyzo.dtypes import Array
 from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.engine.protocols import Engine
-from tinyzo.engine.select import choose_engine, why_no_numba
+from tinyzo.engine.select import may_have_numba, why_no_numba
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import TinyzoError
 from tinyzo.models.model import Model, load
+from tinyzo.packages import KILLED, in_a_line, try_apart
 from tinyzo.parsing import read_toml
 
 CPUINFO = Path("/proc/cpuinfo")
 TERMUX = "pkg, or the Termux User Repository's wheels: pip install --only-binary :all: --no-deps"
 # The packages beside NumPy, and what is the case without each.
 PACKAGES = {
-    "tqdm": "finetune needs it",
+    "tqdm": "finetune shows no bar",
     "numba": "the NumPy engine computes",
     "llvmlite": "no Numba",
     "tokenizers": "our own BPE makes the same ids",
     "matplotlib": "no loss.png is drawn",
     "safetensors": "nothing is missed: tinyzo reads and writes by itself",
 }
-NEEDED = ("tqdm",)
+MODULES = {"matplotlib": "matplotlib.backends.backend_agg"}  # what is imported, if not the name
 SLOWING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # variables that make NumPy's BLAS slower
 NEAR = 2e-5  # engines must agree on logits up to this share of the largest
 
@@ -93,71 +96,97 @@ def check(
 
 
 def examine(path: Path) -> Iterator[Check]:
-    """All checks, as they are made. One that fails with an error has the error for its result.
+    """All checks, as they are made.
 
     path: a model's folder
     """
-    engines = engines_here()
-    parts = {
-        "environment": environment(),
-        "speed": speed(engines),
-        "z": z(engines),
-        "checkpoint": checkpoint(engines, path),
-    }
-    for name, checks in parts.items():
-        try:
-            yield from checks
-        except Exception as error:  # of any kind: it is the finding
-            if isinstance(error, TinyzoError):
-                yield check(name, error.message, False, error.hint)
-            else:
-                yield check(name, repr(error), False, "report this")
+    engines, why_not = engines_here()
+    yield from guarded("python", python)
+    yield from guarded("numpy", numpy_build)
+    for name in PACKAGES:
+        yield from guarded(name, package, name)
+    yield from guarded("cpu", cpu)
+    yield from guarded("engine", fastest, engines, why_not)
+    if "numba" in engines:
+        yield from guarded("kernels", kernels)
+    yield from guarded("matmul", matmul, engines)
+    yield from guarded("noise", noise, engines)
+    for name, engine in engines.items():
+        yield from guarded(f"z {name}", z, name, engine)
+    yield from guarded("checkpoint", checkpoint, engines, path)
 
 
-def engines_here() -> Engines:
-    """Every engine that this machine has: Numba's, if it is installed, and NumPy's.
+def guarded(name: str, checks: Callable[..., Iterable[Check]], *given: object) -> Iterator[Check]:
+    """The checks that a function makes. An error of any kind is a finding, and no end."""
+    try:
+        yield from checks(*given)
+    except TinyzoError as error:
+        yield check(name, error.message, False, error.hint)
+    except Exception as error:
+        yield check(name, in_a_line(error), False, "report this")
+
+
+def engines_here() -> tuple[Engines, str]:
+    """Every engine that this machine has, and why Numba's is not one of them, or "".
 
     Numba's widens bfloat16 before it multiplies: products in bfloat16 are rounded, and the engines
     would not agree.
     """
-    fastest = choose_engine("auto")
-    if fastest.name == "numba":
+    engines: Engines = {"numpy": NumpyEngine()}
+    failed = tried("import tinyzo.engine.numba.engine") if may_have_numba() else ""
+    if failed.startswith(KILLED):  # as this process would be
+        return engines, f"the import of numba is {failed}: set TINYZO_NO_NUMBA=1"
+    why_not = why_no_numba()
+    if why_not:
+        return engines, why_not
+    try:
         from tinyzo.engine.numba.engine import NumbaEngine
 
-        fastest = NumbaEngine(bf16=False)
-    return {fastest.name: fastest, "numpy": NumpyEngine()}
+        return {"numba": NumbaEngine(bf16=False), **engines}, ""
+    except Exception as error:
+        return engines, in_a_line(error)
+
+
+def tried(statement: str) -> str:
+    """Why a statement fails in another process; "" where it does not, or none can be had."""
+    with suppress(OSError):
+        return try_apart(statement)
+    return ""
 
 
 # -- the environment
 
 
-def environment() -> Iterator[Check]:
-    """Python, NumPy with its BLAS and vectors, the packages beside them, and the CPU."""
+def python() -> Iterator[Check]:
+    """Python's version, the system and the machine."""
     yield check("python", f"{platform.python_version()}, {sys.platform} {platform.machine()}")
-    yield check("numpy", numpy_build())
-    for name in PACKAGES:
-        yield package(name)
-    yield check("cpu", f"{cpu_model()}, {os.cpu_count()} cores")
 
 
-def numpy_build() -> str:
-    """NumPy's version, and what it was built with."""
+def numpy_build() -> Iterator[Check]:
+    """NumPy's version, and the BLAS and the vectors that it was built with."""
     config = np.show_config(mode="dicts")
-    libraries = config.get("Build Dependencies", {})
-    blas = libraries.get("blas", {}).get("name", "none")
+    blas = config.get("Build Dependencies", {}).get("blas", {}).get("name", "none")
     vectors = config.get("SIMD Extensions", {}).get("found", ["none"])
-    return f"{np.__version__}, BLAS {blas}, vectors {' '.join(vectors)}"
+    yield check("numpy", f"{np.__version__}, BLAS {blas}, vectors {' '.join(vectors)}")
 
 
-def package(name: str) -> Check:
-    """The version of a package; or how to get it, and what is the case without it."""
-    versions = [found.version for found in metadata.distributions(name=name)]
-    if versions:
-        return check(name, versions[0])
+def package(name: str) -> Iterator[Check]:
+    """The version of a package that can be imported; or how to get it, and what is without it."""
     is_android = sys.platform == "android" or "ANDROID_ROOT" in os.environ
     install = TERMUX if is_android else "pip install"
-    hint = f"{PACKAGES[name]}; {install} {name}"
-    return check(name, "missing", False, hint, minor=name not in NEEDED)
+    if not find_spec(name):
+        yield check(name, "missing", False, f"{PACKAGES[name]}; {install} {name}", minor=True)
+        return
+    failed = tried(f"import {MODULES.get(name, name)}")
+    found = next((each.version for each in metadata.distributions(name=name)), "unknown version")
+    value = f"{found} is broken: {failed}" if failed else found
+    hint = f"{PACKAGES[name]}; {install} --force-reinstall {name}"
+    yield check(name, value, not failed, hint, minor=True)
+
+
+def cpu() -> Iterator[Check]:
+    """The CPU, and how many cores it has."""
+    yield check("cpu", f"{cpu_model()}, {os.cpu_count()} cores")
 
 
 def cpu_model() -> str:
@@ -170,28 +199,44 @@ def cpu_model() -> str:
 # -- engines
 
 
-def speed(engines: Engines) -> Iterator[Check]:
-    """The fastest engine, its products next to NumPy's, and its noise."""
+def fastest(engines: Engines, why_not: str) -> Iterator[Check]:
+    """Which engine computes, and what it was made for."""
     engine = next(iter(engines.values()))
     is_numba = engine.name == "numba"
     about = numba_build(engine) if is_numba else engine.name
-    yield check("engine", about, is_numba, why_no_numba(), minor=True)
+    yield check("engine", about, is_numba, why_not, minor=True)
 
+
+def kernels() -> Iterator[Check]:
+    """Where compiled kernels are kept."""
+    from tinyzo.engine.numba.cache import choose_folder
+
+    folder, why_not = choose_folder()
+    hint = f"{why_not}: set NUMBA_CACHE_DIR to a folder that can be written"
+    value = f"in {folder}" if folder else "compiled anew by each process"
+    yield check("kernels", value, folder is not None, hint, minor=True)
+
+
+def matmul(engines: Engines) -> Iterator[Check]:
+    """The fastest engine's products next to NumPy's."""
+    engine = next(iter(engines.values()))
     x = np.ones((1, 512, 1024), np.float32)
     w = np.ones((1024, 1024), np.float32)
     theta = Weights({"w.weight": w}, engine).view()
-    large = Weights({"w": np.zeros((1024, 4096), np.float32)}, engine)
-    ours, numpys, noise = seconds_of(
-        lambda: theta.linear("w", x),
-        lambda: x @ w.T,
-        lambda: large.add([(1, 1e-6)]),
-    )
+    ours, numpys = seconds_of(lambda: theta.linear("w", x), lambda: x @ w.T)
     billions = 2 * x.size * len(w) / 1e9
     rates = f"{engine.name} {billions / ours:.1f} GF/s, NumPy alone {billions / numpys:.1f}"
     slowing = " ".join(name for name in SLOWING if name in os.environ)
     hint = f"NumPy is slower with {slowing}: unset it"
     yield check("matmul", rates, not slowing, hint, minor=True)
-    nanoseconds = 1e9 * noise / large.elements(["w"])
+
+
+def noise(engines: Engines) -> Iterator[Check]:
+    """The time that the fastest engine takes to make z and add it."""
+    engine = next(iter(engines.values()))
+    weights = Weights({"w": np.zeros((1024, 4096), np.float32)}, engine)
+    (seconds,) = seconds_of(lambda: weights.add([(1, 1e-6)]))
+    nanoseconds = 1e9 * seconds / weights.elements(["w"])
     yield check("noise", f"{engine.name} {nanoseconds:.2f} ns an element")
 
 
@@ -211,15 +256,14 @@ def seconds_of(*tasks: Callable[[], object]) -> list[float]:
     return [min(seconds) for seconds in zip(*rounds, strict=True)]
 
 
-def z(engines: Engines) -> Iterator[Check]:
-    """Whether each engine makes noise(12, "w", (150_000,)) to the frozen bits."""
-    for name, engine in engines.items():
-        zeros = np.zeros(150_000, np.float32)
-        weights = Weights({"w": zeros}, engine)
-        weights.add([(12, 1.0)])
-        found = hashlib.sha256(weights.read("w").tobytes()).hexdigest()
-        hint = f"not {Z_SHA256[:16]}: report this"
-        yield check(f"z {name}", found[:16], found == Z_SHA256, hint)
+def z(name: str, engine: Engine) -> Iterator[Check]:
+    """Whether an engine makes noise(12, "w", (150_000,)) to the frozen bits."""
+    zeros = np.zeros(150_000, np.float32)
+    weights = Weights({"w": zeros}, engine)
+    weights.add([(12, 1.0)])
+    found = hashlib.sha256(weights.read("w").tobytes()).hexdigest()
+    hint = f"not {Z_SHA256[:16]}: report this"
+    yield check(f"z {name}", found[:16], found == Z_SHA256, hint)
 
 
 # -- the checkpoint

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tinyzo.packages import in_a_line, is_missing, optional
 from tinyzo.parsing import JsonObject
 from tinyzo.runs.run import read_lines
 
@@ -20,8 +21,26 @@ def number(x: float) -> str:
     return f"{x:.4g}"
 
 
+class NoBar:
+    """What shows nothing, where there is no tqdm."""
+
+    def __enter__(self) -> "NoBar":
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def set_postfix_str(self, text: str, refresh: bool) -> None: ...
+
+    def update(self) -> None: ...
+
+
 def progress(done: int, steps: int) -> Any:  # a tqdm, whose package has no types
-    """A bar of tqdm over the steps, on stderr."""
+    """A bar over the steps, on stderr."""
+    bar = optional("tqdm", "no bar is shown", lambda: _bar(done, steps))
+    return NoBar() if bar is None else bar
+
+
+def _bar(done: int, steps: int) -> Any:
     from tqdm import tqdm
 
     class Bar(tqdm):
@@ -72,10 +91,12 @@ def plot(run: Path) -> str:
         axes.set(xlabel="step", ylabel="loss")
         axes.legend()
         figure.savefig(picture, dpi=120, bbox_inches="tight")
-    except ImportError:
-        return "no plot of the loss: pip install 'tinyzo[plot]' draws it"
-    except OSError as error:
-        return f"no plot of the loss: {picture}: {error.strerror}"
+    except Exception as error:  # of matplotlib's import, or its drawing
+        if is_missing(error, "matplotlib"):
+            return "no plot of the loss: pip install 'tinyzo[plot]' draws it"
+        if isinstance(error, OSError) and error.strerror:
+            return f"no plot of the loss: {picture}: {error.strerror}"
+        return f"no plot of the loss: matplotlib cannot be used ({in_a_line(error)})"
     return f"losses drawn in {picture}"
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from tinyzo import __version__
 from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import fingerprint
-from tinyzo.engine.select import why_no_numba
+from tinyzo.engine.select import engine_here
 from tinyzo.errors import NumericError, RunError, UsageError
 from tinyzo.machine.memory import peak_bytes
 from tinyzo.models.model import Model, open_model
@@ -165,6 +165,9 @@ def _plan(
     if method.keeps_gradients:
         run.settings = run.settings.replace(residency="resident")
     plan = memory.choose(model, run.settings, loads, is_fixed=not is_new)
+    if plan.engine == "numba" and engine_here(run.settings.engine) == "numpy":  # it is broken
+        settings = run.settings.replace(engine="numpy")
+        plan = memory.choose(model, settings, loads, is_fixed=not is_new)
     if is_new and run.settings.memory_budget:
         run.settings = run.settings.replace(
             engine=plan.engine,
@@ -181,8 +184,6 @@ def _settle(run: Run, model: Model, plan: memory.Plan) -> None:
     if plan.engine == "numpy":
         engine = "numpy"
     model.settle(engine, plan.residency, run.settings.threads, plan.tiles)
-    if model.weights.engine.name != plan.engine:
-        report.say(f"engine numpy, the slow one ({why_no_numba()})")
 
 
 def _first_unevaluated(run: Run, data: Data, done: int) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tinyzo.errors import TokenizerError
+from tinyzo.packages import optional
 from tinyzo.text.bpe import BytePairEncoder
 from tinyzo.text.vocabulary import SURROGATE, Vocabulary, read_vocabulary
 
@@ -62,7 +63,10 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     raises:  TokenizerError when files are missing, damaged, or not a byte-level BPE
     """
     vocabulary = read_vocabulary(directory)
-    encode = _package_encode(vocabulary)
+    encode = optional(
+        *("tokenizers", "our own BPE makes the same ids"),
+        lambda: _package_encode(vocabulary),
+    )
     if encode is not None:
         return Tokenizer(vocabulary, encode, "tokenizers")
     ids, merges, added = vocabulary.ids, vocabulary.merges, vocabulary.added
@@ -71,13 +75,11 @@ def load_tokenizer(directory: Path) -> Tokenizer:
 
 
 def _package_encode(vocabulary: Vocabulary) -> Encode | None:
-    """`encode` by the `tokenizers` package; None where it is missing or not wanted."""
+    """`encode` by the `tokenizers` package; None where it is not wanted."""
     if os.environ.get("TINYZO_NO_TOKENIZERS", "0") not in ("", "0"):
         return None
-    try:
-        import tokenizers
-    except ImportError:
-        return None
+    import tokenizers
+
     model = tokenizers.models.BPE(vocabulary.ids, vocabulary.merges)
     backend = tokenizers.Tokenizer(model)
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(vocabulary.prefix_space)

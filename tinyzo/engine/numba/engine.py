@@ -5,23 +5,18 @@ perturbed copy of a tensor exists. The threads are ours, since kernels that hold
 threading layer; BLAS is never called from more than one.
 """
 
-import contextlib
 import functools
 import math
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from pathlib import Path
 
 import numpy as np
 
 from tinyzo.batch import Batch
 from tinyzo.dtypes import Array, Rows
-from tinyzo.engine import gelu, moments, noise
 from tinyzo.engine.adapters import AdaptedView
-from tinyzo.engine.numba import kernels, sizes, vectors
+from tinyzo.engine.numba import cache, kernels, vectors
 from tinyzo.engine.numba.arguments import (
     NOTHING,
     AttentionLayout,
@@ -38,7 +33,9 @@ from tinyzo.engine.terms import Probe
 from tinyzo.engine.threads import ENGINES, Pool, new_lock, pin, pinned
 from tinyzo.engine.tiles import Block
 from tinyzo.engine.weights import Parameters, Weights
+from tinyzo.errors import ConfigError
 from tinyzo.machine.cpus import default_threads, fast_cpus
+from tinyzo.packages import KILLED, in_a_line, say_once, try_apart
 from tinyzo.text.packing import pack_sequences
 
 VOCABULARY = 4096  # rows of the decoder whose scores exist at once
@@ -251,7 +248,8 @@ class AdaptedNumbaView(AdaptedView, NumbaView):
 
 # -- compilation -----------------------------------------------------------------------------
 
-SOURCES = (kernels, vectors, sizes, noise, gelu, moments)  # their code or constants are compiled
+AGAIN = "begin again, or do without Numba by TINYZO_NO_NUMBA=1"
+COMPILE = "import tinyzo.engine.numba.engine as engine; engine.compile_kernels()"
 
 
 @functools.cache
@@ -261,38 +259,48 @@ def shared_engine(threads: int | None = None) -> NumbaEngine:
     return NumbaEngine(threads)
 
 
+@functools.cache
 def ensure_compiled() -> None:
-    """Fill Numba's cache, if it lacks the kernels or has them of an older source.
+    """Have all kernels, which are kept from an earlier process or compiled now.
 
     A child process does that, whose memory goes back with it: compiling takes 60 MB more than
-    loading what is compiled. Where no child can be had, each is compiled when it is needed.
+    loading what is compiled. This one does where no child can be had, or what it compiles kept.
+    raises: ConfigError where they cannot be compiled
     """
-    if is_compiled():
+    if cache.CONFIG.DISABLE_JIT:
+        raise ConfigError("NUMBA_DISABLE_JIT is set", "unset it")
+    why = cache.why_compile()
+    if not why:
         return
-    child = [sys.executable, "-m", "tinyzo.engine.numba.engine"]
-    here = Path(__file__).parents[3]  # so that the child imports this very package
-    with contextlib.suppress(OSError):
-        for index in cached():
-            index.unlink()  # Numba notices a change of kernels.py only
-        subprocess.run(child, stdout=subprocess.DEVNULL, check=False, cwd=here)
+    say_once(f"compiling kernels, {why}")
+    if cache.choose_folder()[0] is not None:
+        compile_apart()
+        if not cache.why_compile():
+            return
+    try:
+        compile_kernels()
+    except Exception as error:
+        found = f"the kernels cannot be compiled ({in_a_line(error)})"
+        raise ConfigError(found, "reinstall numba, and report this if that does not help") from None
 
 
-def is_compiled() -> bool:
-    """True when the cache has the largest kernel, no older than any of its sources."""
-    newest = max(Path(str(source.__file__)).stat().st_mtime for source in SOURCES)
-    return any(index.stat().st_mtime >= newest for index in cached("linear"))
+def compile_apart() -> None:
+    """Have a child process compile the kernels, and say so if it fails.
 
-
-def cached(kernel: str = "*") -> list[Path]:
-    """The indexes of kernels in this Python's cache."""
-    major, minor = sys.version_info[:2]
-    folder = Path(kernels.linear.stats.cache_path)
-    return list(folder.glob(f"kernels.{kernel}-*.py{major}{minor}*.nbi"))
+    raises: ConfigError when it is killed, since what kills it would kill this process
+    """
+    try:
+        failed = try_apart(COMPILE)
+    except OSError as error:
+        failed = in_a_line(error)
+    if failed.startswith(KILLED):
+        raise ConfigError(f"the process that compiles kernels was {failed}", AGAIN)
+    if failed:
+        say_once(f"no other process compiles kernels ({failed}): this one does")
 
 
 def compile_kernels() -> None:
-    """Run every kernel once, which leaves it compiled in Numba's cache."""
-    print("tinyzo: compiling kernels, once on this machine", file=sys.stderr, flush=True)
+    """Run every kernel once, which leaves it compiled, and kept where that can be."""
     tensors = {"w.weight": np.ones((8, 8), np.float32), "w.bias": np.ones(8, np.float32)}
     weights = Weights(tensors, NumbaEngine(2))
     theta = weights.view([Probe(1, 1e-3), Probe(1, -1e-3)])
@@ -303,7 +311,3 @@ def compile_kernels() -> None:
     theta.attention("w", q, q, q, batch, causal=True)
     theta.nll("w.weight", x, np.zeros(1, np.int64), np.zeros(1, np.int64), "w.bias")
     weights.add([(1, 0.0)])
-
-
-if __name__ == "__main__":
-    compile_kernels()

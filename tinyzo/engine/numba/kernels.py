@@ -27,6 +27,7 @@ from numba import njit
 from tinyzo.engine import noise
 from tinyzo.engine.gelu import PHI_LIMIT, PHI_P, PHI_Q
 from tinyzo.engine.moments import FLOOR
+from tinyzo.engine.numba.cache import kept
 from tinyzo.engine.numba.sizes import DEPTH
 from tinyzo.engine.numba.vectors import TILE, fetch_add, square_transpose, tile_multiplier
 
@@ -34,7 +35,7 @@ LANES, ROWS, WIDTH = TILE.lanes, TILE.rows, TILE.width
 CHUNK = 1 << 14  # elements of a task that goes through memory once
 
 F, I, U = np.float32, np.int32, np.uint32  # noqa: E741
-OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}  # x / 0 is infinite, no exception
+OPTIONS = {"nogil": True, "error_model": "numpy"}  # x / 0 is infinite, no exception
 kernel = njit(**OPTIONS)
 # Inlined in any case: a copy of its own may be compiled to another order, and would be called in
 # the process that compiles, but not in those that load what was compiled.
@@ -265,6 +266,7 @@ def copy_rows(raw, storage, terms, first, start, size, work, copies, stride, apa
                 to_bfloat(out, copies, at)
 
 
+@kept
 @kernel
 def fold(raw, storage, terms, first, scratch, counters):
     """NumpyEngine.fold: what is pending into the bytes. raw: u8[1, bytes], changed."""
@@ -365,6 +367,7 @@ def add_columns(extra, j0, n, p, m, out):
         out[p, m, j0 : j0 + n] += here[j0 : j0 + n]
 
 
+@kept
 @kernel
 def linear(
     x,
@@ -470,6 +473,7 @@ def softmax(x):
         x[i] /= total
 
 
+@kept
 @kernel
 def gelu(x, scratch, counters):
     """NumpyView.gelu. x: f32[n], in place."""
@@ -483,6 +487,7 @@ def gelu(x, scratch, counters):
             part[i] *= t * top / low + F(0.5)
 
 
+@kept
 @kernel
 def attention(q, k, v, blocks, keys, places, causal, out, scratch, counters):
     """NumpyView.attention: softmax(q k^T / sqrt(K)) v, a task for each block, probe and head.

@@ -9,7 +9,7 @@ A word is 32 bits: one float32, or two bfloat16 that are neighbours in k. So bfl
 loops, half the words, and another multiply-add: dpbf16ps, bfdot, or widening by shifts.
 
 The code writers here hold LLVM's values, of the function that is being compiled, not numbers.
-Numba's cache knows of changes of kernels.py alone; `engine.ensure_compiled` knows of this file's.
+They are part of what `cache.py` takes for the content of a kernel.
 """
 
 import itertools
