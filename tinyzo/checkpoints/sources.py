@@ -19,9 +19,11 @@ from typing import NamedTuple, TypeGuard, TypeVar
 import numpy as np
 
 from tinyzo import parsing, system
+from tinyzo.checkpoints.remarks import remark
 from tinyzo.dtypes import STORAGE
 from tinyzo.errors import ShapeError, refuse
 
+_MIXED = "index and shards are of two different versions: download the folder again"
 _MAX_AXES = 32  # of an array in NumPy 1; NumPy 2 has 64
 
 AnySource = TypeVar("AnySource", bound="Source")
@@ -190,7 +192,7 @@ class Sharded(Source):
     """The files that a `*.index.json` of transformers names in its `weight_map`, as one source.
 
     raises: CheckpointError unless each shard lies beside the index and holds the tensors that the
-        index places in it, and no other
+        index places in it; others that it holds are ignored, as transformers does, with a remark
     """
 
     def __init__(self, path: str | Path, kind: type[Source]) -> None:
@@ -198,32 +200,33 @@ class Sharded(Source):
         super().__init__(path)
 
     def _load(self, opened: ExitStack) -> dict[str, Stored]:
-        places = self._weight_map(opened)
         tensors: dict[str, Stored] = {}
-        for place in dict.fromkeys(places.values()):
+        for place, promised in self._shards(opened).items():
             if not _is_plain_name(place):
                 refuse(self.path, f"the shard {place!r:.80} is not a plain file name")
             shard = opened.enter_context(self._kind(self.path.with_name(place)))
-            self._check_shard(place, set(shard.names()), places)
-            tensors |= shard._tensors
+            held = shard._tensors
+            for name in sorted(promised - held.keys()):
+                refuse(self.path, f"it places {name!r:.80} in {place}, which lacks it", _MIXED)
+            for name in sorted(held.keys() - promised)[:1]:
+                remark(shard.path, f"{name!r:.80} is not read, as {self.path.name} places it elsewhere")
+            tensors |= {name: held[name] for name in held if name in promised}
         return tensors
 
-    def _weight_map(self, opened: ExitStack) -> dict[str, str]:
-        """The name of the file that each tensor is in."""
+    def _shards(self, opened: ExitStack) -> dict[str, set[str]]:
+        """The file names of the shards, and the tensors that each holds."""
         file, size = system.open_file(self.path, opened)
+        if size > parsing.MAX_BYTES:
+            found = f"it has {size} bytes, more than {parsing.MAX_BYTES}"
+            refuse(self.path, found, "no model that tinyzo reads has so many tensors")
         index = parsing.parse_json(system.read_bytes(file, size, 0), self.path)
         places = index.get("weight_map")
         if not isinstance(places, dict) or not all(isinstance(p, str) for p in places.values()):
             refuse(self.path, "its weight_map does not give each tensor the name of a file")
-        return places
-
-    def _check_shard(self, place: str, held: set[str], places: dict[str, str]) -> None:
-        """Check that a shard holds the tensors that the index places in it, and no other."""
-        promised = {name for name in places if places[name] == place}
-        for name in sorted(held ^ promised):
-            verb = "has" if name in held else "lacks"
-            placed = f"it places {name!r:.80} in {places.get(name)}"
-            refuse(self.path, f"{placed}, but {place} {verb} it")
+        shards: dict[str, set[str]] = {}
+        for name, place in places.items():
+            shards.setdefault(place, set()).add(name)
+        return shards
 
 
 def _is_plain_name(name: str) -> bool:
