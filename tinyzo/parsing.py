@@ -67,7 +67,7 @@ def _each_name_once(pairs: list[tuple[str, Any]]) -> JsonObject:
 def _check_values(value: object) -> None:
     """raises: ValueError for text with half a surrogate pair, and for values nested too deep"""
     level = [value]
-    for _ in range(_DEEPEST + 2):  # of text inside of the deepest, and of nothing inside of that
+    for _ in range(_DEEPEST + 1):  # one more for what is inside of the deepest, which has nothing
         level = [inner for outer in level for inner in _inside(outer)]
         if not level:
             return
@@ -127,8 +127,8 @@ def _parse_file(path: Path, parse: Callable[[str], Any], limit: int, hint: str) 
 def _read_text(path: Path, limit: int, hint: str) -> str:
     """The text of a file, without a byte order mark."""
     with os_errors(ConfigError, path, hint):
-        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-            raise ConfigError(f"{path}: it is not a file", hint)
+        if path.is_fifo():  # opening it would wait for ever
+            raise ConfigError(f"{path}: it is a pipe", hint)
         with open(path, "rb") as file:
             data = file.read(limit + 1)
     if len(data) > limit:

@@ -34,9 +34,9 @@ class SafetensorsFile(Source):
     """One safetensors file; `metadata` is its `__metadata__`.
 
     raises: CheckpointError for whatever the crate refuses
-    differs: also refuses what the crate lets pass: blanks before the header, a name that is there
-        twice, a header over 1 MB (the crate: 100), fields beyond the three, an entry written as a list, types below one byte (F4, F6),
-        and shapes that NumPy cannot hold
+    differs: also refuses what the crate lets pass: a header over 1 MB (the crate: 100), blanks
+        before it, a name that is there twice, fields beyond the three, an entry written as a list,
+        types below one byte (F4, F6), and shapes that NumPy cannot hold
     """
 
     metadata: dict[str, str]

@@ -209,7 +209,9 @@ class Sharded(Source):
             for name in sorted(promised - held.keys()):
                 refuse(self.path, f"it places {name!r:.80} in {place}, which lacks it", _MIXED)
             for name in sorted(held.keys() - promised)[:1]:
-                remark(shard.path, f"{name!r:.80} is not read, as {self.path.name} places it elsewhere")
+                remark(
+                    shard.path, f"{name!r:.80} is not read, as {self.path.name} places it elsewhere"
+                )
             tensors |= {name: held[name] for name in held if name in promised}
         return tensors
 

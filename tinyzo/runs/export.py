@@ -73,8 +73,12 @@ def _write_adapter(output: Path, model: Model) -> None:
             writer.write(peft.PREFIX + name, raw)
 
         weights.write(write, names)
-    rank = weights.shape(names[0])[0]  # the first is an A: [r, in]
-    config = peft.new_config(model.family, model.directory, names, rank, scale_of(weights))
+    ranks = {  # A is [r, in]
+        name.removesuffix(".lora_A.weight"): weights.shape(name)[0]
+        for name in names
+        if name.endswith(".lora_A.weight")
+    }
+    config = peft.new_config(model.family, model.directory, ranks, scale_of(weights))
     _write_json(output / peft.CONFIG, config)
 
 
