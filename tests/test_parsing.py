@@ -53,7 +53,10 @@ def test_numbers_may_become_something_else() -> None:
         (b'{"a": "\xff"}', "'utf-8' codec can't decode"),
         (b'{"a":' * 100_000, "recursion"),
         (b'{"a":' * 128 + b"1" + b"}" * 128, "its values are nested more than 127 deep"),
-        (b'{"a":' + b"[" * 127 + b"1" + b"]" * 127 + b"}", "its values are nested more than 127 deep"),
+        (
+            b'{"a":' + b"[" * 127 + b"1" + b"]" * 127 + b"}",
+            "its values are nested more than 127 deep",
+        ),
         (b'{"\\udc00": 1}', "surrogates not allowed"),
         (b'{"a": [{"b": ["\\ud800"]}]}', "surrogates not allowed"),
     ],

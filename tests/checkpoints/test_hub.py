@@ -1,4 +1,4 @@
-"""The cache of the hub: where it is, which folder a name means, and models that are opened there."""
+"""The cache of the hub: where it is, which folder a name means, and models that are in it."""
 
 from __future__ import annotations
 

@@ -335,7 +335,9 @@ def test_a_pickle_of_more_opcodes_than_any_state_dict_is_stopped(
 
 def test_a_model_has_room_below_the_limits(path: Path) -> None:
     names = [f"model.decoder.layers.{i}.self_attn_layer_norm.weight" for i in range(4000)]
-    program, storages = hostile.state_pickle({name: tensor("F16", np.float16([1])) for name in names})
+    program, storages = hostile.state_pickle(
+        {name: tensor("F16", np.float16([1])) for name in names}
+    )
     assert len(program) < MAX_BYTES
     path.write_bytes(hostile.torch_zip(program, storages))
     with open_torch_bin(path) as source:

@@ -54,7 +54,9 @@ def weights_file(directory: Path) -> Path:
 
     raises: CheckpointError when there is none
     """
-    if not directory.is_dir():
+    with os_errors(CheckpointError, directory, "check the path and its permissions"):
+        is_folder = directory.is_dir()
+    if not is_folder:
         hint = f"name a model's folder{looked_in(directory.as_posix())}"
         refuse(directory, "no such folder", hint)
     for name in WEIGHT_FILES:

@@ -46,7 +46,7 @@ def cached_model(name: str, revision: str = "main") -> Path | None:
         return None
     snapshots = place / "snapshots"
     for commit in (_commit(place / "refs" / revision), revision):
-        if re.fullmatch(r"\w+", commit, re.ASCII) and (snapshots / commit).is_dir():
+        if re.fullmatch(r"\w+", commit, re.ASCII) and os.path.isdir(snapshots / commit):
             return snapshots / commit
     return None
 

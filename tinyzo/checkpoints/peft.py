@@ -14,6 +14,7 @@ differs: the adapted modules are linear; where modules have an s of their own, B
 
 import dataclasses
 import math
+import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -140,7 +141,7 @@ def parts(path: Path) -> list[Path]:
     raises: ConfigError when the base is not here
     """
     config = path / CONFIG
-    if not config.is_file():
+    if not os.path.isfile(config):  # false, too, where a path is none
         return [path]
     raw = read_json(config)
     base = raw.get(BASE)
@@ -148,10 +149,10 @@ def parts(path: Path) -> list[Path]:
         raise ConfigError(f"{config}: {BASE} = {base!r:.80}", "set it to the folder of the base")
     revision = str(raw.get("revision") or "main")
     weights = next(
-        (path / name for name in WEIGHTS_FILES if (path / name).is_file()), path / WEIGHTS
+        (path / name for name in WEIGHTS_FILES if os.path.isfile(path / name)), path / WEIGHTS
     )
     for folder in (path / base, Path(base), cached_model(base, revision)):
-        if folder and folder.is_dir():
+        if folder and os.path.isdir(folder):
             return [folder, config, weights]
     raise ConfigError(
         f"{config}: its base {base!r:.200} is no folder here{looked_in(base, revision)}",
@@ -334,7 +335,9 @@ def new_config(family: str, base: Path, ranks: Mapping[str, int], scale: float) 
     """
     r = next(iter(ranks.values()))
     others = {module: rank for module, rank in ranks.items() if rank != r}
-    return {
+    alphas = {module: scale * rank for module, rank in others.items()}
+    patterns = {"rank_pattern": others, "alpha_pattern": alphas} if others else {}
+    return patterns | {
         "peft_type": "LORA",
         "bias": "none",
         "fan_in_fan_out": False,
@@ -344,8 +347,6 @@ def new_config(family: str, base: Path, ranks: Mapping[str, int], scale: float) 
         "task_type": TASK_TYPES.get(family),
         "r": r,
         "lora_alpha": scale * r,
-        "rank_pattern": others,
-        "alpha_pattern": {module: scale * rank for module, rank in others.items()},
         BASE: str(base.resolve()),
         "target_modules": sorted(ranks),
     }

@@ -1,6 +1,7 @@
 """Directories for transformers or peft: a run's tuned weights, or a checkpoint converted."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -91,7 +92,7 @@ def convert(path: Path, output: Path) -> Path:
     path:    a model's folder, or one .bin file
     returns: the directory
     """
-    if path.is_file():
+    if os.path.isfile(path):
         folder = path.parent
         source = open_torch_bin(path)
     else:

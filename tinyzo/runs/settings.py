@@ -349,9 +349,9 @@ def model_path(model: str) -> Path:
     """The folder of a model that a setting names: a path, or else the name of a shipped one, or of
     one in the local cache of the Hugging Face hub."""
     path = Path(model)
-    if path.is_dir():
+    if os.path.isdir(path):  # false, too, where the path is none
         return path
-    if (SHIPPED / model).is_dir():
+    if os.path.isdir(SHIPPED / model):
         return SHIPPED / model
     return cached_model(model) or path
 
