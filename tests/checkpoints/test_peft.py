@@ -240,7 +240,7 @@ def test_a_number_that_is_none_is_refused(
     folder = change_config(adapter(tmp_path), **{field: value})
     with pytest.raises(ConfigError) as error:
         load(folder)
-    assert error.value.message == f"{CONFIG}: {field} = {value!r:.80}"
+    assert error.value.message == f"{folder / CONFIG}: {field} = {value!r:.80}"
     assert error.value.hint == hint
 
 
@@ -338,7 +338,7 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     folder = adapter(tmp_path)
     shutil.rmtree(folder / "base")
     write_base(folder / "base", "roberta")
-    with pytest.raises(CheckpointError, match="it has no adapter"):
+    with pytest.raises(CheckpointError, match="it is no A or B of a linear module of the base"):
         load(folder)
 
 
@@ -416,7 +416,8 @@ def test_a_pattern_that_is_none_or_may_take_for_ever_is_refused(
 def test_a_rank_that_its_pattern_does_not_give_is_refused(tmp_path: Path) -> None:
     folder = change_config(adapter(tmp_path), rank_pattern={"q_proj": 2})
     error = refusal(folder, CheckpointError)
-    assert error.message == f"{Q}.lora_A.weight: shape [4, 24], the configuration asks for [2, 24]"
+    found = f"{Q}.lora_A.weight: shape [4, 24], the configuration asks for [2, 24]"
+    assert error.message == f"{folder / WEIGHTS}: {found}"
 
 
 # -- files and names as they are found ----------------------------------------------------------
@@ -491,4 +492,5 @@ def test_a_classifier_beside_an_adapter_is_named_for_what_it_is(tmp_path: Path) 
     name = f"{PREFIX}score.weight"
     write_tensors(folder / WEIGHTS, tensors_of(folder) | {name: np.ones((2, 24), np.float32)})
     error = refusal(folder, CheckpointError)
-    assert error.message.startswith(f"{name}: the head of a fine-tuned classifier")
+    found = f"{folder / WEIGHTS}: {name}: the head of a fine-tuned classifier"
+    assert error.message.startswith(found)

@@ -114,40 +114,44 @@ def ignored_fields() -> frozenset[str]:
 
 
 def typed_config(
-    raw: JsonObject, kind: type[Config], allowed: Mapping[str, Sequence[object]]
+    raw: JsonObject,
+    kind: type[Config],
+    allowed: Mapping[str, Sequence[object]],
+    file: str | Path = "config.json",
 ) -> Config:
     """The fields of config.json as a dataclass of the model, each one accounted for.
 
     kind: a dataclass whose fields all have a default
     allowed: of some fields, the values that are built
+    file: what errors name
     raises: ConfigError when a field is unknown, of another type, or has a value not built
     """
     defaults = {field.name: field.default for field in dataclasses.fields(kind)}
     for name, value in raw.items():
         if name in OFF:
-            _check_off(name, value)
+            _check_off(name, value, file)
         elif name in defaults:
             if name in allowed:
-                _check_built(name, value, allowed[name])
-            check_type(name, value, defaults[name])
+                _check_built(name, value, allowed[name], file)
+            check_type(name, value, defaults[name], file)
         elif name not in ignored_fields():
             hint = "if it does not change the forward pass, remove it from config.json"
-            raise ConfigError(f"config.json: unknown field {name!r:.80} = {value!r:.80}", hint)
+            raise ConfigError(f"{file}: unknown field {name!r:.80} = {value!r:.80}", hint)
     return kind(**{name: value for name, value in raw.items() if name in defaults})
 
 
-def _check_off(name: str, value: object) -> None:
+def _check_off(name: str, value: object, file: str | Path) -> None:
     if value != OFF[name]:
-        raise ConfigError(f"config.json: {name} = {value!r:.80} is not built", "leave it out")
+        raise ConfigError(f"{file}: {name} = {value!r:.80} is not built", "leave it out")
 
 
-def _check_built(name: str, value: object, built: Sequence[object]) -> None:
+def _check_built(name: str, value: object, built: Sequence[object], file: str | Path) -> None:
     if value not in built:
         hint = f"built: {', '.join(map(repr, built))}"
-        raise ConfigError(f"config.json: {name} = {value!r:.80} is not built", hint)
+        raise ConfigError(f"{file}: {name} = {value!r:.80} is not built", hint)
 
 
-def check_type(name: str, value: object, default: object, file: str = "config.json") -> None:
+def check_type(name: str, value: object, default: object, file: str | Path) -> None:
     """Check that a value is of its default's type, and in range if it is a number.
 
     default: None is that of an int that may be left out
@@ -219,7 +223,7 @@ def match_names(
             twins[found[second]] = first
         elif second in found:
             found[first] = found[second]
-    _check_complete(found, shapes, known)
+    _check_complete(source.path, found, shapes, known)
     names = {name: found[name] for name in shapes}
     for name, own in [*twins.items(), *((found[own], own) for own in shapes)]:
         check_shape(source, name, shapes[own])
@@ -231,7 +235,7 @@ def check_shape(source: Source, name: str, shape: tuple[int, ...]) -> None:
     stored = source.info(name).shape
     if stored != shape:
         why = f"shape {list(stored)}, the configuration asks for {list(shape)}"
-        refuse(name, why, ANOTHER_MODEL)
+        refuse(f"{source.path}: {name:.80}", why, ANOTHER_MODEL)
 
 
 def own_names(source: Source, layout: Layout, known: Container[str]) -> dict[str, str]:
@@ -243,7 +247,7 @@ def own_names(source: Source, layout: Layout, known: Container[str]) -> dict[str
     for name in source.names():
         own = own_name(name, layout, known)
         if own in found:
-            raise CheckpointError(f"{found[own]} and {name} are both {own}", "keep one of them")
+            refuse(source.path, f"{found[own]} and {name} are both {own}", "keep one of them")
         found[own] = name
     return found
 
@@ -266,14 +270,18 @@ def unwrapped(name: str) -> str:
     return ".".join(parts).removeprefix(PEFT_PREFIX)
 
 
-def _check_complete(found: dict[str, str], shapes: Iterable[str], known: set[str]) -> None:
+def _check_complete(
+    path: Path, found: dict[str, str], shapes: Iterable[str], known: set[str]
+) -> None:
     """Check that every tensor is known and every parameter is there."""
     unknown = [name for own, name in found.items() if own not in known and not _is_buffer(own)]
     for name in unknown:
         if unwrapped(name).startswith(OTHER_HEADS):
-            refuse(name, "the head of a fine-tuned classifier, which is out of scope", PRETRAINED)
-    _refuse_any("unexpected tensors", unknown, UNEXPECTED)
-    _refuse_any("missing tensors", [name for name in shapes if name not in found], INCOMPLETE)
+            why = "the head of a fine-tuned classifier, which is out of scope"
+            refuse(f"{path}: {name:.80}", why, PRETRAINED)
+    _refuse_any(f"{path}: unexpected tensors", unknown, UNEXPECTED)
+    missing = [name for name in shapes if name not in found]
+    _refuse_any(f"{path}: missing tensors", missing, INCOMPLETE)
 
 
 def _is_buffer(name: str) -> bool:

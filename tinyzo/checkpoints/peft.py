@@ -171,11 +171,11 @@ def open_adapter(config: Path, file: Path, shapes: Shapes, layout: Layout) -> Ad
     with ExitStack() as opened:
         source = opened.enter_context(WEIGHTS_FILES[file.name](file))
         modules = _modules(source, shapes, layout)
-        if not modules:
-            refuse(file, "it has no adapter")
         configs = {own: settings.of(module) for own, module in modules.items()}
         halves = _half_shapes(shapes, configs)
         _check_lora(source, halves, layout)
+        if not halves:
+            refuse(file, "it has no adapter")
         copies = (*shapes, *layout.ties, *layout.ignored)
         names, _ = match_names(source, halves, layout._replace(ties={}, ignored=copies))
         scale, factors = _scales(settings.default.scale, configs)
@@ -213,7 +213,8 @@ def _check_lora(source: Source, halves: Shapes, layout: Layout) -> None:
     """raises: CheckpointError for a tensor of LoRA that is no half: a magnitude, a table's"""
     for name in source.names():
         if ".lora_" in name and own_name(name, layout, halves) not in halves:
-            refuse(name, "it is no A or B of a linear module of the base", MERGE)
+            why = "it is no A or B of a linear module of the base"
+            refuse(f"{source.path}: {name:.80}", why, f"is it of another base? {MERGE}")
 
 
 def _copies(source: Source, shapes: Shapes, layout: Layout) -> dict[str, str]:
@@ -260,7 +261,7 @@ def read_config(path: Path) -> Settings:
             raise ConfigError(f"{path}: {name} = {value!r:.80} is not built", MERGE)
     given = {name: raw[name] for name in USED if name in raw}
     for name, value in given.items():
-        check_type(name, value, USED[name], CONFIG)
+        check_type(name, value, USED[name], path)
     ranks = _patterns(path, "rank_pattern", raw.get("rank_pattern"), AdapterConfig.r)
     alphas = _patterns(path, "alpha_pattern", raw.get("alpha_pattern"), AdapterConfig.lora_alpha)
     return Settings(AdapterConfig(**given), ranks, alphas)
@@ -300,7 +301,7 @@ def _patterns(
         hint = f"expected at most {_MOST_PATTERNS} patterns, each with a number"
         raise ConfigError(f"{path}: {field} = {found!r:.80}", hint)
     for pattern, value in found.items():
-        check_type(f"{field}[{pattern!r:.80}]", value, default, CONFIG)
+        check_type(f"{field}[{pattern!r:.80}]", value, default, path)
     return {_compiled(path, field, pattern): value for pattern, value in found.items()}
 
 

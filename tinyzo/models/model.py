@@ -176,13 +176,14 @@ def read_config(directory: Path) -> tuple[str, ModelConfig]:
     raw = read_json(directory / "config.json")
     family = str(raw.get("model_type"))
     if family not in MODELS:
-        found = f"{directory}: model_type {family!r} is not built"
+        found = f"{directory}: model_type {family!r:.80} is not built"
         raise ConfigError(found, f"built: {', '.join(MODELS)}")
-    config: ModelConfig = typed_config(raw, MODELS[family].Config, MODELS[family].ALLOWED)
+    file = directory / "config.json"
+    config: ModelConfig = typed_config(raw, MODELS[family].Config, MODELS[family].ALLOWED, file)
     size, heads = config.hidden_size, config.num_attention_heads
     if size % heads:
         found = f"hidden_size {size} is not a multiple of num_attention_heads {heads}"
-        raise ConfigError(f"config.json: {found}", "copy config.json from the model's page")
+        raise ConfigError(f"{file}: {found}", "copy config.json from the model's page")
     return family, config
 
 
@@ -202,7 +203,7 @@ def names_of_tensors(
     names, twins = match_names(source, shapes, architecture.LAYOUT)
     for second, first in twins.items():
         if not are_equal(first, (source, names[first]), (source, second)):
-            found = f"{second} is not tied to {first}: their values differ"
+            found = f"{source.path}: {second} is not tied to {first}: their values differ"
             hint = "a model with an output projection of its own is not built"
             raise CheckpointError(found, hint)
     return names
