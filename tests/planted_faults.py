@@ -483,8 +483,8 @@ FAULTS = (
     # -- runs
     Fault(
         "runs/settings.py",
-        "shipped.is_dir() and not Path(model).is_dir()",
-        "shipped.is_dir()",
+        "if os.path.isdir(path):",
+        "if os.path.isdir(path) and not (SHIPPED / model).is_dir():",
         "a shipped name hides a folder",
         "runs/test_settings.py",
     ),

@@ -19,7 +19,7 @@ else:
 # none of ours has, is listed in 1 MB; a configuration has a few kB.
 MAX_BYTES = 1 << 20
 _MAX_TOML_BYTES = 128 << 10
-_MAX_DOTS = 250  # in a line of TOML: tomllib takes the square of it in time and memory
+_MAX_DOTS = 100  # in a line of TOML: tomllib takes the square of it in time and memory
 _DEEPEST = 127  # lists and objects within one another, as for serde_json
 
 # `Any` in what follows: only who reads a file knows what its fields should be, and checks them.
