@@ -163,7 +163,7 @@ def peak() -> int:
 
 
 def read_alone(kind: str, path: Path) -> None:
-    """Read one file, and print the seconds of CPU, the bytes by which the process grew, and the answer."""
+    """Read one file, and print the seconds, the bytes by which the process grew, and the answer."""
     before, start, answer = peak(), time.process_time(), "read"
     try:
         KINDS[kind].read(path)

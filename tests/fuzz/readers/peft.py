@@ -21,7 +21,8 @@ def read(data: bytes) -> None:
     found = re.findall(rb'"data_offsets": ?\[\d+, ?(\d{1,5})\]', header)
     size = max(map(int, found), default=0)
     weights = place(f"adapter/{WEIGHTS}", safetensors(header, bytes(size)))
-    place("adapter/base/none", b"")
+    if not (config_file.parent / "base").is_dir():
+        place("adapter/base/none", b"")
     parts(config_file.parent)
     open_adapter(config_file, weights, SHAPES, opt.LAYOUT).source.close()
 
