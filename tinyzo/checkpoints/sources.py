@@ -12,6 +12,7 @@ import io
 import math
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Set
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple, TypeGuard, TypeVar
@@ -192,7 +193,8 @@ class Sharded(Source):
     """The files that a `*.index.json` of transformers names in its `weight_map`, as one source.
 
     raises: CheckpointError unless each shard lies beside the index and holds the tensors that the
-        index places in it; others that it holds are ignored, as transformers does, with a remark
+        index places in it, and none that it places in another; one that it places nowhere is
+        passed over, as transformers does, with a remark
     """
 
     def __init__(self, path: str | Path, kind: type[Source]) -> None:
@@ -200,23 +202,21 @@ class Sharded(Source):
         super().__init__(path)
 
     def _load(self, opened: ExitStack) -> dict[str, Stored]:
+        places = self._weight_map(opened)
+        promised: dict[str, set[str]] = {}  # the names in each shard
+        for name, place in places.items():
+            promised.setdefault(place, set()).add(name)
         tensors: dict[str, Stored] = {}
-        for place, promised in self._shards(opened).items():
+        for place, names in promised.items():
             if not _is_plain_name(place):
                 refuse(self.path, f"the shard {place!r:.80} is not a plain file name")
-            shard = opened.enter_context(self._kind(self.path.with_name(place)))
-            held = shard._tensors
-            for name in sorted(promised - held.keys()):
-                refuse(self.path, f"it places {name!r:.80} in {place}, which lacks it", _MIXED)
-            for name in sorted(held.keys() - promised)[:1]:
-                remark(
-                    shard.path, f"{name!r:.80} is not read, as {self.path.name} places it elsewhere"
-                )
-            tensors |= {name: held[name] for name in held if name in promised}
+            held = opened.enter_context(self._kind(self.path.with_name(place)))._tensors
+            self._check_shard(place, held.keys(), names, places)
+            tensors |= {name: held[name] for name in held if name in names}
         return tensors
 
-    def _shards(self, opened: ExitStack) -> dict[str, set[str]]:
-        """The file names of the shards, and the tensors that each holds."""
+    def _weight_map(self, opened: ExitStack) -> dict[str, str]:
+        """The name of the file that each tensor is in."""
         file, size = system.open_file(self.path, opened)
         if size > parsing.MAX_BYTES:
             found = f"it has {size} bytes, more than {parsing.MAX_BYTES}"
@@ -225,10 +225,21 @@ class Sharded(Source):
         places = index.get("weight_map")
         if not isinstance(places, dict) or not all(isinstance(p, str) for p in places.values()):
             refuse(self.path, "its weight_map does not give each tensor the name of a file")
-        shards: dict[str, set[str]] = {}
-        for name, place in places.items():
-            shards.setdefault(place, set()).add(name)
-        return shards
+        return places
+
+    def _check_shard(
+        self, place: str, held: Set[str], promised: Set[str], places: dict[str, str]
+    ) -> None:
+        """Check that a shard holds what the index places in it, and nothing that it places in
+        another; remark what it places nowhere."""
+        for name in sorted(held ^ promised):
+            if name in places:
+                verb = "has" if name in held else "lacks"
+                found = f"it places {name!r:.80} in {places[name]}, but {place} {verb} it"
+                refuse(self.path, found, _MIXED)
+        for name in sorted(held - promised)[:1]:
+            file = self.path.with_name(place)
+            remark(file, f"{name!r:.80} is not read, as {self.path.name} places it nowhere")
 
 
 def _is_plain_name(name: str) -> bool:
