@@ -75,6 +75,24 @@ def write_model(directory: Path, family: str = "roberta", dtype: str = "f32") ->
     return directory
 
 
+def cached(cache: Path, name: str, model: Path, *refs: tuple[str, str]) -> Path:
+    """A model in a cache of the hub: symbolic links to blobs. refs: a hash, and what refers to it.
+
+    returns: the snapshot of the first hash
+    """
+    place = cache / f"models--{name.replace('/', '--')}"
+    (place / "blobs").mkdir(parents=True)
+    for commit, ref in refs:
+        (place / "snapshots" / commit).mkdir(parents=True)
+        (place / "refs" / ref).parent.mkdir(parents=True, exist_ok=True)
+        (place / "refs" / ref).write_text(commit)
+        for number, file in enumerate(sorted(model.iterdir())):
+            blob = place / "blobs" / f"{number}"
+            blob.write_bytes(file.read_bytes())
+            (place / "snapshots" / commit / file.name).symlink_to(Path("../../blobs") / blob.name)
+    return place / "snapshots" / refs[0][0]
+
+
 def rows(count: int, start: int = 0) -> list[dict[str, str]]:
     """Rows of the task `reviews`, by turns of its two labels."""
     moods = ("terrible", "great")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,11 @@ def test_strict_json_is_read() -> None:
     assert parse_json(data, PATH) == {"a": [1, 2.5, None], "é😀": {"a": "é"}}
 
 
+def test_values_may_be_nested_as_deep_as_for_serde_json() -> None:
+    assert parse_json(b'{"a":' + b"[" * 126 + b'"b"' + b"]" * 126 + b"}", PATH)
+    assert parse_json(b'{"a":' * 126 + b'{"b": "c"}' + b"}" * 126, PATH)
+
+
 def test_numbers_may_become_something_else() -> None:
     found = parse_json(b'{"a": 1, "b": [-2.5, NaN]}', PATH, number=lambda text: f"<{text}>")
     assert found == {"a": "<1>", "b": ["<-2.5>", "<NaN>"]}
@@ -46,6 +52,13 @@ def test_numbers_may_become_something_else() -> None:
         (b'{"a": "\\ud800"}', "surrogates not allowed"),
         (b'{"a": "\xff"}', "'utf-8' codec can't decode"),
         (b'{"a":' * 100_000, "recursion"),
+        (b'{"a":' * 128 + b"1" + b"}" * 128, "its values are nested more than 127 deep"),
+        (
+            b'{"a":' + b"[" * 127 + b"1" + b"]" * 127 + b"}",
+            "its values are nested more than 127 deep",
+        ),
+        (b'{"\\udc00": 1}', "surrogates not allowed"),
+        (b'{"a": [{"b": ["\\ud800"]}]}', "surrogates not allowed"),
     ],
 )
 def test_json_that_is_malformed_is_refused(data: bytes, reason: str) -> None:
@@ -109,3 +122,66 @@ def test_a_file_that_cannot_be_opened_is_named_with_the_reason(
         with pytest.raises(ConfigError) as caught:
             read(path)
         assert caught.value.message == f"{path}: {reason}"
+
+
+# -- files that would cost much -------------------------------------------------------------------
+
+
+def test_a_byte_order_mark_is_no_matter(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_json(path) == {"a": 1}
+    path.write_bytes(b"\xef\xbb\xbfa = 1")
+    assert read_toml(path) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "limit"), [(read_json, b"{}", 1 << 20), (read_toml, b"a = 1\n", 128 << 10)]
+)
+def test_a_file_larger_than_any_is_refused(
+    tmp_path: Path, read: Callable[[Path], object], text: bytes, limit: int
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(text + b" " * (limit - len(text)))
+    read(path)
+    path.write_bytes(text + b" " * (limit - len(text) + 1))
+    with pytest.raises(ConfigError) as caught:
+        read(path)
+    assert caught.value.message == f"{path}: it has more than {limit} bytes"
+
+
+def test_a_file_may_have_a_limit_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b'{"a": 1}')
+    assert read_json(path, limit=8) == {"a": 1}
+    with pytest.raises(ConfigError, match="it has more than 7 bytes"):
+        read_json(path, limit=7)
+
+
+@pytest.mark.parametrize(
+    ("read", "data", "reason"),
+    [
+        (read_json, b'{"a":' * 200 + b"1" + b"}" * 200, "nested more than 127 deep"),
+        (read_json, b'{"model_type": "\\ud800"}', "surrogates not allowed"),
+        (read_json, b'{"a": ' + b"9" * 5000 + b"}", "Exceeds the limit"),
+        (read_toml, b"a" + b".a" * 101 + b" = 1", "a line has more than 100 dots"),
+        (read_toml, b"a = " + b"[" * 300 + b"]" * 300, "deep"),
+    ],
+)
+def test_what_would_take_long_or_cannot_be_printed_is_refused(
+    tmp_path: Path, read: Callable[[Path], object], data: bytes, reason: str
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    with pytest.raises(ConfigError) as caught:
+        read(path)
+    assert caught.value.message.startswith(f"{path}: ") and reason in caught.value.message
+
+
+@pytest.mark.parametrize("read", [read_json, read_toml])
+def test_a_pipe_is_refused_instead_of_waited_for(
+    tmp_path: Path, read: Callable[[Path], object]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="pipe: it is a pipe"):
+        read(tmp_path / "pipe")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from tinyzo.errors import TinyzoError
+from tinyzo.errors import TinyzoError, shown
 
 T = TypeVar("T")
 KILLED = "killed by"
@@ -31,7 +31,7 @@ def say_once(line: str) -> None:
     """Print a line of log to stderr, unless this process has."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError):  # nobody listens
-            print(f"tinyzo: {line}", file=sys.stderr, flush=True)
+            print(f"tinyzo: {shown(line)}", file=sys.stderr, flush=True)
 
 
 def in_a_line(error: BaseException) -> str:

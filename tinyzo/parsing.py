@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -13,6 +14,13 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+# What is parsed is small, since what becomes of a byte may take 40. A model of 8,000 tensors, which
+# none of ours has, is listed in 1 MB; a configuration has a few kB.
+MAX_BYTES = 1 << 20
+_MAX_TOML_BYTES = 128 << 10
+_MAX_DOTS = 100  # in a line of TOML: tomllib takes the square of it in time and memory
+_DEEPEST = 127  # lists and objects within one another, as for serde_json
 
 # `Any` in what follows: only who reads a file knows what its fields should be, and checks them.
 JsonObject = dict[str, Any]
@@ -41,7 +49,7 @@ def parse_json(
             parse_float=number,
             parse_constant=number,
         )
-        json.dumps(value, ensure_ascii=False).encode()  # fails on half a surrogate pair
+        _check_values(value)
     except (ValueError, RecursionError) as error:
         refuse(path, f"its JSON is malformed: {error}")
     return value
@@ -56,12 +64,34 @@ def each_name_once(pairs: list[tuple[str, Any]]) -> JsonObject:
     return found
 
 
-def read_json(path: Path) -> JsonObject:
+def _check_values(value: object) -> None:
+    """raises: ValueError for text with half a surrogate pair, and for values nested too deep"""
+    level = [value]
+    for _ in range(_DEEPEST + 1):  # one more for what is inside of the deepest, which has nothing
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return
+    raise ValueError(f"its values are nested more than {_DEEPEST} deep")
+
+
+def _inside(value: object) -> Iterable[object]:
+    match value:
+        case str():
+            value.encode()
+        case dict():
+            return chain(value, value.values())
+        case list():
+            return value
+    return ()
+
+
+def read_json(path: Path, limit: int = MAX_BYTES) -> JsonObject:
     """The object in a JSON file of a model.
 
-    raises: ConfigError when the file cannot be read, is not JSON, or is not an object
+    limit: bytes
+    raises: ConfigError when the file cannot be read, is larger, is not JSON, or is not an object
     """
-    value = _parse_file(path, json.loads, f"a model has a readable {path.name}")
+    value = _parse_file(path, json.loads, limit, f"a model has a readable {path.name}")
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: not a JSON object", f"copy {path.name} from the model's page")
     return value
@@ -72,15 +102,35 @@ def read_toml(path: Path) -> JsonObject:
 
     raises: ConfigError when it cannot be read or parsed
     """
-    value: JsonObject = _parse_file(path, tomllib.loads, "a file of lines such as lr = 1e-6")
+    hint = "a file of lines such as lr = 1e-6"
+    value: JsonObject = _parse_file(path, _parse_toml, _MAX_TOML_BYTES, hint)
     return value
 
 
-def _parse_file(path: Path, parse: Callable[[str], Any], hint: str) -> Any:
+def _parse_toml(text: str) -> JsonObject:
+    if any(line.count(".") > _MAX_DOTS for line in text.splitlines()):
+        raise ValueError(f"a line has more than {_MAX_DOTS} dots")
+    return tomllib.loads(text)
+
+
+def _parse_file(path: Path, parse: Callable[[str], Any], limit: int, hint: str) -> Any:
     """raises: ConfigError, with the hint, for a file that cannot be read or parsed"""
     try:
-        with os_errors(ConfigError, path, hint):
-            text = path.read_text(encoding="utf-8")
-        return parse(text)
+        text = _read_text(path, limit, hint)
+        value = parse(text)
+        _check_values(value)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}", hint) from None
+    return value
+
+
+def _read_text(path: Path, limit: int, hint: str) -> str:
+    """The text of a file, without a byte order mark."""
+    with os_errors(ConfigError, path, hint):
+        if path.is_fifo():  # opening it would wait for ever
+            raise ConfigError(f"{path}: it is a pipe", hint)
+        with open(path, "rb") as file:
+            data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ConfigError(f"{path}: it has more than {limit} bytes", hint)
+    return data.decode("utf-8-sig")

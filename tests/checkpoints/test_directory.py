@@ -15,6 +15,7 @@ import pytest
 from tiny import MODELS
 
 import tinyzo
+from tinyzo.checkpoints import directory
 from tinyzo.checkpoints.directory import fingerprint, typed_config
 from tinyzo.checkpoints.safetensors import SafetensorsWriter
 from tinyzo.checkpoints.sources import TensorInfo
@@ -172,10 +173,84 @@ def test_tied_tensors_may_have_either_name_or_both_but_not_two_values(
     check_refused(
         folder.write(), CheckpointError, f"{second} is not tied to {first}", "is not built"
     )
-    folder.tensors[second] = values[:-1].copy()
-    check_refused(
-        folder.write(), CheckpointError, f"{second} is not tied to {first}", "is not built"
-    )
+    for other in (values[:-1].copy(), np.stack([values, values]), values.dtype.type(3)):
+        folder.tensors[second] = np.asarray(other)
+        message = f"{second}: shape {list(other.shape)}, the configuration asks for"
+        check_refused(folder.write(), CheckpointError, message, "two different models")
+    folder.tensors[second] = values.astype(np.int64)
+    check_refused(folder.write(), CheckpointError, f"{first}: I64 weights", "only F32, F16, BF16")
+
+
+@families
+@pytest.mark.parametrize("dtype", [None, "f16", "bf16"])
+def test_tied_tensors_may_be_of_two_types_if_their_values_are_the_same(
+    make: Make, family: str, dtype: str | None
+) -> None:
+    folder = make(family)
+    half = folder.tensors[folder.table].astype(np.float16)
+    second = LM_HEAD[family]
+    folder.tensors |= {folder.table: half.astype(np.float32), second: half}
+    weights = tinyzo.load(folder.write(), dtype=dtype).weights
+    assert weights.dtype(folder.table) == DTYPES[dtype or "f32"]
+    folder.tensors |= {folder.table: folder.original[folder.table]}
+    message = f"{second} is not tied to {folder.table}: their values differ"
+    check_refused(folder.write(), CheckpointError, message, "is not built")
+
+
+def test_tied_tensors_with_a_number_that_is_none_are_the_same(make: Make) -> None:
+    folder = make("opt")
+    folder.tensors[folder.table] = folder.tensors[folder.table].copy()
+    folder.tensors[folder.table][0, 0] = np.nan
+    folder.tensors[LM_HEAD["opt"]] = folder.tensors[folder.table].copy()
+    tinyzo.load(folder.write())
+
+
+WRAPPED = [
+    lambda name: f"_orig_mod.{name}",
+    lambda name: f"module.{name}",
+    lambda name: f"module._orig_mod.{name}",
+    lambda name: f"_orig_mod.module._fsdp_wrapped_module.{name}",
+    lambda name: name.replace(".layer", "._checkpoint_wrapped_module.layer"),
+    lambda name: f"_orig_mod.{name.removeprefix('roberta.').removeprefix('model.decoder.')}",
+]
+
+
+@families
+@pytest.mark.parametrize("wrap", WRAPPED)
+def test_the_names_of_wrappers_are_left_out(
+    make: Make, family: str, wrap: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make(family)
+    folder.tensors = {wrap(name): tensor for name, tensor in folder.tensors.items()}
+    folder.write()
+    check_loads(folder)
+    check_loads(folder)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == len(set(said))
+    for wrapper in directory.WRAPPERS & set(".".join(folder.tensors).split(".")):
+        file = folder.path / "model.safetensors"
+        assert f"tinyzo: {file}: {wrapper!r} is left out of the names of its tensors" in said
+
+
+def test_wrappers_do_not_make_two_tensors_one(make: Make) -> None:
+    folder = make("opt")
+    folder.tensors[f"module.{folder.table}"] = folder.tensors[folder.table]
+    message = f"{folder.table} and module.{folder.table} are both {folder.table}"
+    check_refused(folder.write(), CheckpointError, message, "keep one of them")
+
+
+@families
+def test_buffers_that_some_versions_saved_are_not_read(make: Make, family: str) -> None:
+    folder = make(family)
+    base = folder.table.partition("embed")[0]
+    folder.tensors |= {
+        f"{base}embeddings.token_type_ids": np.zeros((1, 20), np.int64),
+        f"{base}embeddings.position_ids": np.arange(20)[None],
+        f"{base}version": np.float32([3]),
+        f"{base}embed_positions._float_tensor": np.float32([1]),
+    }
+    folder.write()
+    check_loads(folder)
 
 
 TENSOR_FAULTS = {
@@ -193,7 +268,7 @@ TENSOR_FAULTS = {
     "unexpected": (
         lambda t, table: t.update({"roberta.adapter.down": t[table]}),
         "unexpected tensors: roberta.adapter.down",
-        "another model",
+        "if they are leftovers of training, save the model's own tensors alone",
     ),
     "misshapen": (
         lambda t, table: t.update({table: t[table][:, :7].copy()}),
@@ -371,6 +446,17 @@ def test_what_transformers_writes_is_known_and_its_defaults_are_ours(
     assert typed_config({}, architecture.Config, architecture.ALLOWED) == architecture.Config()
 
 
+@pytest.mark.parametrize("architecture", [roberta, opt])
+def test_how_a_model_is_computed_elsewhere_is_no_matter(architecture: ModuleType) -> None:
+    harmless = {
+        "_attn_implementation_autoset": True, "_attn_implementation": "sdpa", "torch_dtype": "auto",
+        "_flash_attn_2_enabled": False, "dtype": "bfloat16", "tie_encoder_decoder": False,
+        "unsloth_version": "2025.1", "experts_implementation": None,
+    }  # fmt: skip
+    found = typed_config(harmless, architecture.Config, architecture.ALLOWED)
+    assert found == architecture.Config()
+
+
 COUNT, SIZE = "expected int from 1 to 2^31", "expected float from 0 to 2^31"
 CONFIG_FAULTS = [
     ("roberta", {"rope_theta": 1e4}, "unknown field 'rope_theta' = 10000.0", "remove it"),
@@ -386,6 +472,9 @@ CONFIG_FAULTS = [
     ("roberta", {"tie_word_embeddings": False}, "tie_word_embeddings = False", "built: True"),
     ("opt", {"tie_word_embeddings": False}, "tie_word_embeddings = False", "built: True"),
     ("roberta", {"pruned_heads": {"0": [1]}}, "pruned_heads = {'0': [1]}", "leave it out"),
+    ("opt", {"quantization_config": {"bits": 4}}, "unknown field 'quantization_config'", "remove"),
+    ("opt", {"tie_encoder_decoder": True}, "tie_encoder_decoder = True", "leave it out"),
+    ("opt", {"x" * 200: "y" * 200}, f"unknown field '{'x' * 79} = '{'y' * 79}", "remove it"),
     ("opt", {"is_encoder_decoder": True}, "is_encoder_decoder = True", "leave it out"),
     ("opt", {"hidden_size": "8"}, "hidden_size = '8'", COUNT),
     ("opt", {"hidden_size": 8.0}, "hidden_size = 8.0", COUNT),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,15 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from folders import ROOT, write_tensors
+from folders import ROOT, cached, write_tensors
 from golden.compare import TOLERANCE
 from golden.seeded import ADAPTERS, TINY
 from tiny import ENGINES
 
-from tinyzo.checkpoints.peft import CONFIG, PREFIX, WEIGHTS, parts
+from tinyzo.checkpoints.peft import CONFIG, PREFIX, WEIGHTS, WEIGHTS_FILES, parts, read_config
 from tinyzo.checkpoints.safetensors import open_safetensors
 from tinyzo.cli import main
-from tinyzo.errors import CheckpointError, ConfigError
+from tinyzo.errors import CheckpointError, ConfigError, TinyzoError
 from tinyzo.models.model import MODELS, load
 
 GOLDEN = ROOT / "tests" / "golden" / "peft"
@@ -55,8 +56,15 @@ def change_config(folder: Path, **changes: Any) -> Path:
 
 
 def tensors_of(folder: Path) -> dict[str, np.ndarray]:
-    with open_safetensors(folder / WEIGHTS) as file:
+    *_, weights = parts(folder)
+    with WEIGHTS_FILES[weights.name](weights) as file:
         return {name: file.read(name) for name in file.names()}
+
+
+def refusal(folder: Path, kind: type[TinyzoError]) -> TinyzoError:
+    with pytest.raises(kind) as error:
+        load(folder)
+    return error.value
 
 
 def concatenated_logits(model: Any, name: str) -> np.ndarray:
@@ -84,7 +92,8 @@ def test_z_reaches_the_adapter_alone(tmp_path: Path, name: str) -> None:
     weights = model.weights
     adapters = [n for n in weights.names() if ".lora_" in n]
     assert list(weights.trained) == list(weights.saved) == adapters
-    assert {PREFIX + n for n in adapters} == tensors_of(tmp_path / "adapter").keys()
+    in_file = {n for n in tensors_of(tmp_path / "adapter") if ".lora_" in n}
+    assert {PREFIX + n for n in adapters} == in_file
     before = {n: weights.read(n) for n in weights.names()}
     weights.add([(3, 0.5)])
     moved = [n for n in weights.names() if (weights.read(n) != before[n]).any()]
@@ -131,15 +140,44 @@ def test_where_the_base_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert load(folder).directory == tmp_path / "base"
 
 
-@pytest.mark.parametrize("base", ["facebook/opt-125m", None, "\0"])
-def test_a_base_that_is_not_here_is_refused(tmp_path: Path, base: str | None) -> None:
-    folder = change_config(adapter(tmp_path), base_model_name_or_path=base)
-    hint = "hint: download the base, and set base_model_name_or_path to its folder"
-    with pytest.raises(ConfigError) as error:
-        load(folder)
-    assert str(error.value) == (
-        f"{folder / CONFIG}: its base {str(base)!r} is no folder here\n  {hint}"
+def test_a_base_that_is_not_here_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    folder = change_config(adapter(tmp_path), base_model_name_or_path="facebook/opt-125m")
+    assert str(refusal(folder, ConfigError)) == (
+        f"{folder / CONFIG}: its base 'facebook/opt-125m' is no folder here; "
+        f"{tmp_path}/cache/models--facebook--opt-125m has no snapshot of main either, and nothing "
+        "is downloaded\n  hint: download the base, and set base_model_name_or_path to its folder"
     )
+    change_config(folder, base_model_name_or_path="\0")
+    assert (
+        refusal(folder, ConfigError).message
+        == f"{folder / CONFIG}: its base '\\x00' is no folder here"
+    )
+
+
+@pytest.mark.parametrize("base", [None, "", 3, ["base"]])
+def test_a_base_that_has_no_name_is_refused(tmp_path: Path, base: object) -> None:
+    folder = change_config(adapter(tmp_path), base_model_name_or_path=base)
+    error = refusal(folder, ConfigError)
+    assert error.message == f"{folder / CONFIG}: base_model_name_or_path = {base!r}"
+    assert error.hint == "set it to the folder of the base"
+
+
+@pytest.mark.parametrize("revision", [None, "main", "v1", "c0ffee"])
+def test_a_base_by_its_name_is_sought_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str | None
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    folder = adapter(tmp_path)
+    expected = concatenated_logits(load(folder), "opt")
+    refs = {"c0ffee": revision} if revision in ("main", "v1") else {"c0ffee": "main"}
+    snapshot = cached(tmp_path / "cache", "org/base", folder / "base", *refs.items())
+    shutil.rmtree(folder / "base")
+    change_config(folder, base_model_name_or_path="org/base", revision=revision)
+    assert parts(folder)[0] == snapshot
+    np.testing.assert_array_equal(concatenated_logits(load(folder), "opt"), expected)
 
 
 def test_a_base_without_weights_is_refused(tmp_path: Path) -> None:
@@ -162,11 +200,14 @@ def test_commands_take_a_folder_of_peft(tmp_path: Path, capsys: pytest.CaptureFi
     ("field", "value"),
     [
         ("peft_type", "IA3"), ("peft_type", "PREFIX_TUNING"), ("peft_type", None),
-        ("use_dora", True), ("bias", "all"), ("bias", "lora_only"), ("lora_bias", True),
-        ("modules_to_save", ["classifier"]), ("rank_pattern", {"q_proj": 2}),
-        ("alpha_pattern", {"q_proj": 2}), ("fan_in_fan_out", True), ("use_qalora", True),
+        ("use_dora", True), ("bias", "some"), ("bias", None), ("lora_bias", True),
+        ("use_qalora", True), ("target_parameters", ["q_proj.weight"]),
         ("trainable_token_indices", [1]), ("layer_replication", [[0, 2]]),
-        ("init_lora_weights", "pissa"), ("init_lora_weights", "olora"), ("of_2030", 1),
+        ("init_lora_weights", "pissa"), ("init_lora_weights", "pissa_niter_4"),
+        ("init_lora_weights", "olora"), ("init_lora_weights", "loftq"),
+        ("init_lora_weights", "corda"), ("init_lora_weights", "lora_ga"),
+        ("init_lora_weights", "mica"), ("use_bdlora", {"nblocks": 2}),
+        ("alora_invocation_tokens", [1]), ("kasa_config", {"beta": 1}), ("of_2030", 1),
     ],
 )  # fmt: skip
 def test_a_field_that_is_not_built_is_refused_by_name(
@@ -199,14 +240,15 @@ def test_a_number_that_is_none_is_refused(
     folder = change_config(adapter(tmp_path), **{field: value})
     with pytest.raises(ConfigError) as error:
         load(folder)
-    assert error.value.message == f"{CONFIG}: {field} = {value!r}"
+    assert error.value.message == f"{folder / CONFIG}: {field} = {value!r:.80}"
     assert error.value.hint == hint
 
 
 def test_fields_that_are_off_or_older_are_no_matter(tmp_path: Path) -> None:
     folder = adapter(tmp_path)
     expected = concatenated_logits(load(folder), "opt")
-    change_config(folder, init_lora_weights="gaussian", use_dora=False, of_2030=None, bias="none")
+    harmless = {"fan_in_fan_out": True, "ensure_weight_tying": True, "modules_to_save": ["fc1"]}
+    change_config(folder, init_lora_weights="eva", use_dora=False, of_2030=None, **harmless)
     np.testing.assert_array_equal(concatenated_logits(load(folder), "opt"), expected)
     config = json.loads((folder / CONFIG).read_text())
     few = ("peft_type", "base_model_name_or_path", "r", "lora_alpha", "target_modules")
@@ -223,6 +265,9 @@ def test_a_config_that_cannot_be_read_is_refused(tmp_path: Path, text: str, mess
     (folder / CONFIG).write_text(text)
     with pytest.raises(ConfigError, match=f"{message}.*(\n.*)*hint: .*{CONFIG}"):
         load(folder)
+
+
+NO_HALF = "it is no A or B of a linear module of the base"
 
 
 def without(name: str) -> Any:
@@ -245,15 +290,14 @@ def also(name: str, *shape: int) -> Any:
         (also(f"{Q}.lora_B.weight", 24, 4, 1),
          f"{Q}.lora_B.weight: shape [24, 4, 1], the configuration asks for [24, 4]",
          "two different"),
-        (also(f"{Q}x.lora_A.weight", 4, 24), f"unexpected tensors: {Q}x.lora_A.weight", "another"),
-        (also(f"{PREFIX}lm_head.lora_A.weight", 4, 24), "unexpected tensors: base_model.model."
-         "lm_head.lora_A.weight", "another"),
-        (also(f"{PREFIX}model.decoder.final_layer_norm.lora_A.weight", 4, 24), "unexpected tensors:"
-         " base_model.model.model.decoder.final_layer_norm.lora_A.weight", "another"),
-        (also(f"{Q}.lora_magnitude_vector", 24), f"unexpected tensors: {Q}.lora_magnitude_vector",
-         "another"),
-        (also(f"{Q}.lora_embedding_A", 4, 24), f"unexpected tensors: {Q}.lora_embedding_A",
-         "another"),
+        (also(f"{Q}x.lora_A.weight", 4, 24), f"{Q}x.lora_A.weight: {NO_HALF}", "merge_and"),
+        (also(f"{PREFIX}lm_head.lora_A.weight", 4, 24),
+         f"{PREFIX}lm_head.lora_A.weight: {NO_HALF}", "merge_and"),
+        (also(f"{PREFIX}model.decoder.final_layer_norm.lora_A.weight", 4, 24),
+         f"{PREFIX}model.decoder.final_layer_norm.lora_A.weight: {NO_HALF}", "merge_and"),
+        (also(f"{Q}.lora_magnitude_vector", 24), f"{Q}.lora_magnitude_vector: {NO_HALF}", "merge"),
+        (also(f"{Q}.lora_embedding_A", 4, 24), f"{Q}.lora_embedding_A: {NO_HALF}", "merge_and"),
+        (also(f"{Q}.else", 4, 24), f"unexpected tensors: {Q}.else", "another"),
         (also(f"{Q.removeprefix(PREFIX)}.lora_A.weight", 4, 24), "are both", "keep one"),
         (lambda tensors: tensors.clear(), "it has no adapter", "download or copy it again"),
     ],
@@ -294,5 +338,159 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     folder = adapter(tmp_path)
     shutil.rmtree(folder / "base")
     write_base(folder / "base", "roberta")
-    with pytest.raises(CheckpointError, match=r"unexpected tensors: base_model\.model\."):
+    with pytest.raises(CheckpointError, match="it is no A or B of a linear module of the base"):
         load(folder)
+
+
+# -- modules with a rank or an alpha of their own ------------------------------------------------
+
+
+def test_each_module_has_the_first_pattern_that_matches(tmp_path: Path) -> None:
+    folder = change_config(
+        adapter(tmp_path),
+        use_rslora=True,
+        rank_pattern={"self_attn.q_proj": 9, "q_proj": 16, "_proj": 2},
+        alpha_pattern={"proj": 1, "layers.1.self_attn.q_proj": 2, "^model.*q_proj": 3},
+    )
+    settings = read_config(folder / CONFIG)
+    q = "model.decoder.layers.{}.self_attn.q_proj"
+    for module, r, alpha in (
+        (q.format(0), 9, 3), (q.format(1), 9, 2), (q.format(11), 9, 3), ("q_proj", 16, 16),
+        (f"peft.{q.format(1)}", 9, 2), (f"{q.format(1)}.part", 4, 16), ("aq_proj", 4, 16),
+    ):  # fmt: skip
+        found = settings.of(module)
+        assert (found.r, found.lora_alpha) == (r, alpha)
+        assert found.scale == alpha / math.sqrt(r)
+
+
+@pytest.mark.parametrize("alpha", [0, 4, 7])
+def test_a_scale_of_its_own_is_in_b(tmp_path: Path, alpha: int) -> None:
+    folder = adapter(tmp_path)
+    before = load(folder).weights
+    change_config(folder, lora_alpha=alpha, alpha_pattern={r"layers\.0\..*q_proj": 3})
+    weights = load(folder).weights
+    assert weights.adapter_scale == (alpha or 3) / 4
+    for name in weights.trained:
+        factor = 1.0
+        if name == f"{Q.removeprefix(PREFIX)}.lora_B.weight":
+            factor = 3 / (alpha or 3)
+        elif alpha == 0 and ".lora_B." in name:
+            factor = 0.0
+        expected = (before.stored(name).astype("f8") * factor).astype("f4")
+        np.testing.assert_array_equal(weights.stored(name), expected)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message", "hint"),
+    [
+        ("rank_pattern", ["q_proj"], "rank_pattern = ['q_proj']", "patterns, each with a number"),
+        ("rank_pattern", "q_proj", "rank_pattern = 'q_proj'", "patterns, each with a number"),
+        (
+            "alpha_pattern",
+            {str(i): 1 for i in range(1001)},
+            "alpha_pattern = {'0': 1",
+            "at most 1000",
+        ),
+        ("rank_pattern", {"q": 2.0}, "rank_pattern['q'] = 2.0", "expected int from 1"),
+        ("rank_pattern", {"q": None}, "rank_pattern['q'] = None", "expected int from 1"),
+        ("alpha_pattern", {"q": "2"}, "alpha_pattern['q'] = '2'", "expected float from 0"),
+        ("alpha_pattern", {"(q": 2}, "alpha_pattern has the pattern '(q': missing )", "only plain"),
+        (
+            "alpha_pattern",
+            {"a{99999999999}": 2},
+            "the repetition number is too large",
+            "only plain",
+        ),
+        ("rank_pattern", {"(a+)+": 2}, "rank_pattern has the pattern '(a+)+'", "none of a group"),
+        ("rank_pattern", {".*.*.*.*q": 2}, "has the pattern '.*.*.*.*q'", "at most 3 of *+?{"),
+        ("rank_pattern", {"q" * 501: 2}, "has the pattern 'qqq", "at most 3"),
+    ],
+)
+def test_a_pattern_that_is_none_or_may_take_for_ever_is_refused(
+    tmp_path: Path, field: str, value: object, message: str, hint: str
+) -> None:
+    error = refusal(change_config(adapter(tmp_path), **{field: value}), ConfigError)
+    assert message in error.message and hint in error.hint, str(error)
+
+
+def test_a_rank_that_its_pattern_does_not_give_is_refused(tmp_path: Path) -> None:
+    folder = change_config(adapter(tmp_path), rank_pattern={"q_proj": 2})
+    error = refusal(folder, CheckpointError)
+    found = f"{Q}.lora_A.weight: shape [4, 24], the configuration asks for [2, 24]"
+    assert error.message == f"{folder / WEIGHTS}: {found}"
+
+
+# -- files and names as they are found ----------------------------------------------------------
+
+
+def test_safetensors_are_read_before_bin(tmp_path: Path) -> None:
+    folder = adapter(tmp_path)
+    (folder / "adapter_model.bin").write_bytes(b"not read")
+    load(folder)
+    (folder / WEIGHTS).unlink()
+    assert "torch.save did not write it" in refusal(folder, CheckpointError).message
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name: f"_orig_mod.{name}",
+        lambda name: f"module._orig_mod.{name}",
+        lambda name: name.replace(".decoder.", ".decoder._orig_mod."),
+        lambda name: name.replace("model.model.decoder.", "model."),  # of an OPTModel
+        lambda name: name.replace("model.model.decoder.", "model.decoder."),
+    ],
+)
+def test_halves_may_have_other_prefixes(tmp_path: Path, rename: Callable[[str], str]) -> None:
+    folder = adapter(tmp_path)
+    expected = concatenated_logits(load(folder), "opt")
+    write_tensors(folder / WEIGHTS, {rename(n): t for n, t in tensors_of(folder).items()})
+    np.testing.assert_array_equal(concatenated_logits(load(folder), "opt"), expected)
+
+
+TABLE = "model.decoder.embed_tokens.weight"
+Q_BIAS = "model.decoder.layers.0.self_attn.q_proj.bias"
+
+
+def base_tensor(folder: Path, name: str) -> np.ndarray:
+    with open_safetensors(folder / "base" / "model.safetensors") as file:
+        return file.read(name)
+
+
+@pytest.mark.parametrize(
+    ("own", "name"),
+    [
+        (TABLE, f"{PREFIX}{TABLE}"),
+        (TABLE, f"{PREFIX}lm_head.weight"),
+        (TABLE, f"{PREFIX}model.decoder.embed_tokens.base_layer.weight"),
+        (Q_BIAS, f"{Q}.bias"),
+        (Q_BIAS, f"{Q}.base_layer.bias"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [None, "bf16"])
+def test_tensors_of_the_base_may_lie_beside_if_they_are_unchanged(
+    tmp_path: Path, own: str, name: str, dtype: str | None
+) -> None:
+    folder = adapter(tmp_path)
+    tensors, copy = tensors_of(folder), base_tensor(folder, own)
+    write_tensors(folder / WEIGHTS, tensors | {name: copy})
+    assert list(load(folder, dtype=dtype).weights.trained) == [
+        n.removeprefix(PREFIX) for n in tensors
+    ]
+    found = f"{folder / WEIGHTS}: {name} is not the base's {own}, so it was trained or resized too"
+    changed = copy.copy()
+    changed.flat[-1] += 1e-6
+    for other in (changed, np.concatenate([copy, copy]), copy[:0], np.float32(3)):
+        write_tensors(folder / WEIGHTS, tensors | {name: np.asarray(other)})
+        error = refusal(folder, CheckpointError)
+        assert error.message == f"{found} (bias, modules_to_save)"
+        assert error.hint.startswith("only plain LoRA is read")
+
+
+def test_a_classifier_beside_an_adapter_is_named_for_what_it_is(tmp_path: Path) -> None:
+    folder = adapter(tmp_path)
+    name = f"{PREFIX}score.weight"
+    write_tensors(folder / WEIGHTS, tensors_of(folder) | {name: np.ones((2, 24), np.float32)})
+    error = refusal(folder, CheckpointError)
+    found = f"{folder / WEIGHTS}: {name}: the head of a fine-tuned classifier"
+    assert error.message.startswith(found)

@@ -25,6 +25,7 @@ from tinyzo.checkpoints.safetensors import SafetensorsWriter, open_safetensors
 from tinyzo.checkpoints.sources import Source, TensorInfo
 from tinyzo.dtypes import STORAGE
 from tinyzo.errors import CheckpointError, ShapeError, TinyzoError
+from tinyzo.parsing import MAX_BYTES
 
 # Older crates know fewer types.
 safetensors = pytest.importorskip("safetensors", "0.8", reason="the crate, to compare with")
@@ -363,11 +364,13 @@ def test_a_header_larger_than_the_file_or_the_limit_is_refused(path: Path) -> No
     refused(path, struct.pack("<Q", 3) + b"{}", "it claims a header of 3 bytes and has 10")
     refused(path, b"\xff" * 8 + b"{}", "it claims a header of 18446744073709551615 bytes")
     refused(path, b"1234567", "it is truncated: 1 bytes are missing at 7")
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", 100_000_001))
-        file.truncate(100_000_020)  # a sparse file
-    with pytest.raises(CheckpointError, match="it claims a header of 100000001 bytes"):
-        open_safetensors(path)
+    header = b"{" + b" " * (MAX_BYTES - 2) + b"}"
+    path.write_bytes(hostile.safetensors(header))
+    open_safetensors(path).close()
+    error = refused(
+        path, hostile.safetensors(header + b" "), "a header of 1048577 bytes, more than"
+    )
+    assert error.hint == "no model that tinyzo reads has so many tensors"
 
 
 def test_what_is_no_weights_file_is_refused_with_what_to_do(path: Path, tmp_path: Path) -> None:
@@ -675,15 +678,29 @@ def test_an_index_that_does_not_fit_its_shards_is_refused(
     assert message in caught.value.message
 
 
-def test_a_tensor_in_two_shards_or_in_no_index_is_refused(
-    tmp_path: Path, shards: dict[str, str]
-) -> None:
+def test_a_tensor_in_two_shards_is_refused(tmp_path: Path, shards: dict[str, str]) -> None:
     write(tmp_path / "2.safetensors", {"c": ("I8", np.int8([1])), "b": ("I8", np.int8([1]))})
     with pytest.raises(CheckpointError, match=r"'b' in 1\.safetensors, but 2\.safetensors has it"):
         open_safetensors(index_of(tmp_path, {"weight_map": shards}))
+
+
+def test_a_tensor_that_the_index_places_nowhere_is_not_read(
+    tmp_path: Path, shards: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     del shards["b"]
-    with pytest.raises(CheckpointError, match=r"'b' in None, but 1\.safetensors has it"):
-        open_safetensors(index_of(tmp_path, {"weight_map": shards}))
+    for _ in range(2):
+        with open_safetensors(index_of(tmp_path, {"weight_map": shards})) as source:
+            assert source.names() == ["a", "c"]
+    nowhere = "as model.safetensors.index.json places it nowhere"
+    said = f"tinyzo: {tmp_path}/1.safetensors: 'b' is not read, {nowhere}\n"
+    assert capsys.readouterr().err == said
+
+
+def test_an_index_of_more_tensors_than_any_model_has_is_refused(tmp_path: Path) -> None:
+    index = '{"weight_map": {' + " " * MAX_BYTES + "}}"
+    with pytest.raises(CheckpointError, match="it has 1048594 bytes, more than 1048576") as caught:
+        open_safetensors(index_of(tmp_path, index))
+    assert caught.value.hint == "no model that tinyzo reads has so many tensors"
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from tinyzo.checkpoints import torch_bin
 from tinyzo.checkpoints.directory import open_torch_bin
 from tinyzo.checkpoints.sources import TensorInfo
 from tinyzo.errors import CheckpointError, ShapeError, TinyzoError
+from tinyzo.parsing import MAX_BYTES
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 TAGS = {"half": "F16", "bfloat16": "BF16", "long": "I64", "bool": "BOOL", "scalar": "F64"}
@@ -318,8 +319,29 @@ def test_where_a_pickle_is_refused_is_said(path: Path) -> None:
 
 
 def test_a_pickle_larger_than_any_state_dict_is_not_run(path: Path) -> None:
-    program = b")0" * (torch_bin._MAX_LISTING_BYTES // 2) + b"."
-    refused_pickle(path, program, "it needs 8388609 bytes to list its tensors")
+    program = b"\x8c\xff" + b"a" * 255
+    refused_pickle(path, program * (MAX_BYTES // 257 + 1), "bytes to list its tensors: too many")
+
+
+def test_a_pickle_of_more_opcodes_than_any_state_dict_is_stopped(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_bin, "_MAX_OPCODES", 4)
+    path.write_bytes(hostile.torch_zip(b"NN}."))
+    open_torch_bin(path).close()
+    error = refused_pickle(path, b"NNN}.", "refused at byte 4: no state dict needs more than 4 op")
+    assert error.hint.startswith("if you do not trust its author")
+
+
+def test_a_model_has_room_below_the_limits(path: Path) -> None:
+    names = [f"model.decoder.layers.{i}.self_attn_layer_norm.weight" for i in range(4000)]
+    program, storages = hostile.state_pickle(
+        {name: tensor("F16", np.float16([1])) for name in names}
+    )
+    assert len(program) < MAX_BYTES
+    path.write_bytes(hostile.torch_zip(program, storages))
+    with open_torch_bin(path) as source:
+        assert source.names() == names
 
 
 @pytest.mark.parametrize(
@@ -441,7 +463,7 @@ def test_members_beyond_the_file_are_refused(path: Path) -> None:
 def test_too_many_members_are_refused_before_they_are_listed(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch_bin, "_MAX_LISTING_BYTES", 1000)
+    monkeypatch.setattr(torch_bin, "MAX_BYTES", 1000)
     members = [(f"a/{i}", b"") for i in range(50)]
     refused(path, hostile.zip_of(members), "directory is damaged: it lists too many members")
 

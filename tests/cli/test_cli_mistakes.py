@@ -232,7 +232,7 @@ def test_a_folder_that_cannot_be_read(
     monkeypatch.setattr(pathlib.Path, "is_dir", denied)
     assert command("inspect", home / "opt") == 1
     error = capsys.readouterr().err
-    assert f"Permission denied: '{home / 'opt'}'\n  hint: check the path and its" in error
+    assert f"{home / 'opt'}: Permission denied\n  hint: check the path and its" in error
 
 
 @pytest.mark.parametrize(

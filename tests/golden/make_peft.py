@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from make_golden import build
 from peft import LoraConfig, get_peft_model
-from seeded import ADAPTERS, SEED, TINY
+from seeded import ADAPTERS, IN_BIN, SEED, TINY
 
 from tinyzo import noise
 
@@ -45,7 +45,7 @@ def main() -> None:
                 if ".lora_" in each:
                     z = noise(SEED, each, tuple(parameter.shape)) / math.sqrt(parameter.shape[1])
                     parameter.copy_(torch.from_numpy(z))
-        model.save_pretrained(HERE / name)
+        model.save_pretrained(HERE / name, safe_serialization=name not in IN_BIN)
         (HERE / name / "README.md").unlink()  # a form to fill in
         single = logits(model, TINY[base].sequences)
         exact = logits(model.double(), TINY[base].sequences)

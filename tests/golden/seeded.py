@@ -141,7 +141,31 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
         "opt_bare",
         {"r": 2, "lora_alpha": 1, "target_modules": ["fc1"], "layers_to_transform": [1]},
     ),
+    "opt_patterns": (
+        "opt",
+        {
+            "r": 4,
+            "lora_alpha": 16,
+            "use_rslora": True,
+            "target_modules": r".*\.(q_proj|v_proj|fc1)",
+            "rank_pattern": {"fc1": 2, r"layers\.1\.self_attn\.q_proj": 3},
+            "alpha_pattern": {"^model.decoder.layers.0.fc1": 7, "fc1": 11, "v_proj": 5},
+        },
+    ),
+    "roberta_with_more": (  # biases and a table that are the base's own, in adapter_model.bin
+        "roberta",
+        {
+            "r": 2,
+            "lora_alpha": 5,
+            "target_modules": ["query", "dense"],
+            "exclude_modules": r".*layer\.0\..*|lm_head.*",
+            "bias": "all",
+            "modules_to_save": ["position_embeddings"],
+            "init_lora_weights": "orthogonal",
+        },
+    ),
 }
+IN_BIN = {"roberta_with_more"}  # adapters that are saved in adapter_model.bin
 
 
 def windows() -> list[list[int]]:

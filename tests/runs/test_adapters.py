@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from folders import SHAPES, finetune, random_tensors, write_model, write_reviews, write_tensors
 
-from tinyzo.checkpoints.peft import CONFIG, WEIGHTS
+from tinyzo.checkpoints.peft import CONFIG, PREFIX, WEIGHTS
+from tinyzo.checkpoints.safetensors import open_safetensors
 from tinyzo.cli import main
 from tinyzo.errors import CheckpointError, ConfigError, RunError
 from tinyzo.models.model import load
@@ -236,6 +237,32 @@ def test_a_run_goes_on_with_an_adapter(runs, tmp_path, name, what):
         moved = (before.weights.read(each) != after.weights.read(each)).any()
         assert moved == (".lora_B." in each or (".lora_A." in each and what == "lora"))
     np.testing.assert_array_equal(logits(after), logits(tuned_model(run, 6)))
+
+
+def test_a_run_goes_on_with_modules_that_have_their_own_rank_and_alpha(runs, tmp_path):
+    adapter = shutil.copytree(runs["opt lora"].path.parent / "adapter", tmp_path / "adapter")
+    module = "model.decoder.layers.0.self_attn.q_proj"
+    with open_safetensors(adapter / WEIGHTS) as file:
+        tensors = {name: file.read(name) for name in file.names()}
+    a, b = (f"{PREFIX}{module}.lora_{half}.weight" for half in "AB")
+    tensors |= {a: tensors[a][:3].copy(), b: tensors[b][:, :3].copy()}
+    write_tensors(adapter / WEIGHTS, tensors)
+    config = json.loads((adapter / CONFIG).read_text())
+    config |= {"rank_pattern": {module: 3}, "alpha_pattern": {"layers.0.*q_proj": 12}}
+    (adapter / CONFIG).write_text(json.dumps(config))
+    before = load(adapter)
+    assert before.weights.adapter_scale == 2  # and the other module's 4, of which B takes a half
+    np.testing.assert_array_equal(before.weights.read(b.removeprefix(PREFIX)), tensors[b] * 2)
+    data, options = write_reviews(tmp_path / "data"), ("--train", "lora", "--lr", "3e-1")
+    assert finetune(adapter, data, tmp_path / "run", *options) == 0
+    run = Run.open(tmp_path / "run")
+    folder = replay(run, tmp_path / "more", step=6)
+    written = json.loads((folder / CONFIG).read_text())
+    ranks = written["rank_pattern"].values()
+    assert (written["r"], written["lora_alpha"], set(ranks)) == (3, 6.0, {8})
+    assert written["rank_pattern"].keys() | {module} == set(written["target_modules"])
+    assert set(written["alpha_pattern"].values()) == {16.0}
+    np.testing.assert_array_equal(logits(load(folder)), logits(tuned_model(run, 6)))
 
 
 @pytest.mark.parametrize(

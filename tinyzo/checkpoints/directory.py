@@ -6,12 +6,14 @@ refused by name; a tensor is the model's, or tied, or known to be idle, or is re
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from tinyzo.checkpoints.hub import looked_in
 from tinyzo.checkpoints.layout import Layout
+from tinyzo.packages import say_once
 from tinyzo.checkpoints.safetensors import open_safetensors
 from tinyzo.checkpoints.sources import Source, open_source
 from tinyzo.errors import CheckpointError, ConfigError, refuse
@@ -52,8 +54,11 @@ def weights_file(directory: Path) -> Path:
 
     raises: CheckpointError when there is none
     """
-    if not directory.is_dir():
-        refuse(directory, "no such folder", "name a model's folder")
+    with os_errors(CheckpointError, directory, "check the path and its permissions"):
+        is_folder = directory.is_dir()
+    if not is_folder:
+        hint = f"name a model's folder{looked_in(directory.as_posix())}"
+        refuse(directory, "no such folder", hint)
     for name in WEIGHT_FILES:
         if (directory / name).is_file():
             return directory / name
@@ -73,7 +78,6 @@ def fingerprint(directory: Path, *more: Path) -> str:
     """SHA-256 of config.json, of every weights file, and of the files `more`.
 
     A run keeps it, since a journal means nothing without the weights that it builds on.
-
 
     raises: CheckpointError when one cannot be read
     """
@@ -97,6 +101,7 @@ def fingerprint(directory: Path, *more: Path) -> str:
 OFF: dict[str, object] = {
     "pruned_heads": {},
     "is_encoder_decoder": False,
+    "tie_encoder_decoder": False,
     "cross_attention_hidden_size": None,
 }
 
@@ -109,40 +114,44 @@ def ignored_fields() -> frozenset[str]:
 
 
 def typed_config(
-    raw: JsonObject, kind: type[Config], allowed: Mapping[str, Sequence[object]]
+    raw: JsonObject,
+    kind: type[Config],
+    allowed: Mapping[str, Sequence[object]],
+    file: str | Path = "config.json",
 ) -> Config:
     """The fields of config.json as a dataclass of the model, each one accounted for.
 
     kind: a dataclass whose fields all have a default
     allowed: of some fields, the values that are built
+    file: what errors name
     raises: ConfigError when a field is unknown, of another type, or has a value not built
     """
     defaults = {field.name: field.default for field in dataclasses.fields(kind)}
     for name, value in raw.items():
         if name in OFF:
-            _check_off(name, value)
+            _check_off(name, value, file)
         elif name in defaults:
             if name in allowed:
-                _check_built(name, value, allowed[name])
-            check_type(name, value, defaults[name])
+                _check_built(name, value, allowed[name], file)
+            check_type(name, value, defaults[name], file)
         elif name not in ignored_fields():
             hint = "if it does not change the forward pass, remove it from config.json"
-            raise ConfigError(f"config.json: unknown field {name!r} = {value!r}", hint)
+            raise ConfigError(f"{file}: unknown field {name!r:.80} = {value!r:.80}", hint)
     return kind(**{name: value for name, value in raw.items() if name in defaults})
 
 
-def _check_off(name: str, value: object) -> None:
+def _check_off(name: str, value: object, file: str | Path) -> None:
     if value != OFF[name]:
-        raise ConfigError(f"config.json: {name} = {value!r} is not built", "leave it out")
+        raise ConfigError(f"{file}: {name} = {value!r:.80} is not built", "leave it out")
 
 
-def _check_built(name: str, value: object, built: Sequence[object]) -> None:
+def _check_built(name: str, value: object, built: Sequence[object], file: str | Path) -> None:
     if value not in built:
         hint = f"built: {', '.join(map(repr, built))}"
-        raise ConfigError(f"config.json: {name} = {value!r} is not built", hint)
+        raise ConfigError(f"{file}: {name} = {value!r:.80} is not built", hint)
 
 
-def check_type(name: str, value: object, default: object, file: str = "config.json") -> None:
+def check_type(name: str, value: object, default: object, file: str | Path) -> None:
     """Check that a value is of its default's type, and in range if it is a number.
 
     default: None is that of an int that may be left out
@@ -155,7 +164,7 @@ def check_type(name: str, value: object, default: object, file: str = "config.js
     least = _least(name, wanted)
     limits = "" if least is None else f" from {least} to 2^31"
     if type(value) not in accepted or not _is_in_range(value, least):
-        raise ConfigError(f"{file}: {name} = {value!r}", f"expected {wanted.__name__}{limits}")
+        raise ConfigError(f"{file}: {name} = {value!r:.80}", f"expected {wanted.__name__}{limits}")
 
 
 def _least(name: str, wanted: type) -> int | None:
@@ -176,10 +185,26 @@ def _is_in_range(value: object, least: int | None) -> bool:
 
 # -- tensors ---------------------------------------------------------------------------
 
+# What wraps a module puts a name of its own into those of the tensors: torch.compile, DataParallel,
+# FSDP, activation checkpoints, and peft around a module that has an adapter, and around the model.
+WRAPPERS = {
+    "_orig_mod",
+    "module",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+    "base_layer",
+}
+PEFT_PREFIX = "base_model.model."
+# Buffers that some versions saved, by the last part of their names: none is trained, and what is in
+# them follows from config.json.
+BUFFERS = ("position_ids", "token_type_ids", "version", "inv_freq", "_float_tensor")
 OTHER_HEADS = ("classifier.", "qa_outputs.", "score.", "classification_head.")
 PRETRAINED = "take the pretrained checkpoint with its language-model head: tinyzo tunes by prompts"
 INCOMPLETE = "an encoder without its head, or a download that is not complete"
 ANOTHER_MODEL = "configuration and weights are of two different models"
+UNEXPECTED = (
+    "is this another model? if they are leftovers of training, save the model's own tensors alone"
+)
 
 
 def match_names(
@@ -191,58 +216,82 @@ def match_names(
     raises: CheckpointError for a missing, unexpected, doubled or misshapen tensor, by name
     """
     known = {*shapes, *layout.ties, *layout.ignored}
-    found = _canonical_names(source, layout, known)
+    found = own_names(source, layout, known)
     twins = {}
     for second, first in layout.ties.items():
         if second in found and first in found:
             twins[found[second]] = first
         elif second in found:
             found[first] = found[second]
-    _check_complete(found, shapes, known)
-    for name, shape in shapes.items():
-        stored = source.info(found[name]).shape
-        if stored != shape:
-            why = f"shape {list(stored)}, the configuration asks for {list(shape)}"
-            refuse(found[name], why, ANOTHER_MODEL)
-    return {name: found[name] for name in shapes}, twins
+    _check_complete(source.path, found, shapes, known)
+    names = {name: found[name] for name in shapes}
+    for name, own in [*twins.items(), *((found[own], own) for own in shapes)]:
+        check_shape(source, name, shapes[own])
+    return names, twins
 
 
-def _canonical_names(source: Source, layout: Layout, known: set[str]) -> dict[str, str]:
+def check_shape(source: Source, name: str, shape: tuple[int, ...]) -> None:
+    """raises: CheckpointError for a tensor of another shape, by its name in the file"""
+    stored = source.info(name).shape
+    if stored != shape:
+        why = f"shape {list(stored)}, the configuration asks for {list(shape)}"
+        refuse(f"{source.path}: {name:.80}", why, ANOTHER_MODEL)
+
+
+def own_names(source: Source, layout: Layout, known: Container[str]) -> dict[str, str]:
     """The model's own name of each tensor, or the file's if that is unknown -> the file's."""
     found: dict[str, str] = {}
+    wrappers = {part for name in source.names() for part in name.split(".")} & WRAPPERS
+    for wrapper in sorted(wrappers):
+        say_once(f"{source.path}: {wrapper!r} is left out of the names of its tensors")
     for name in source.names():
-        own = _canonical_name(name, layout, known)
+        own = own_name(name, layout, known)
         if own in found:
-            raise CheckpointError(f"{found[own]} and {name} are both {own}", "keep one of them")
+            refuse(source.path, f"{found[own]} and {name} are both {own}", "keep one of them")
         found[own] = name
     return found
 
 
-def _canonical_name(name: str, layout: Layout, known: set[str]) -> str:
+def own_name(name: str, layout: Layout, known: Container[str]) -> str:
     """The model's own name of a tensor in a file; an unknown one keeps the file's."""
-    if name in known:
-        return name
+    bare = unwrapped(name)
+    if bare in known:
+        return bare
     for prefix in layout.prefixes:
-        own = layout.base + name[len(prefix) :]
-        if name.startswith(prefix) and own in known:
+        own = layout.base + bare[len(prefix) :]
+        if bare.startswith(prefix) and own in known:
             return own
     return name
 
 
-def _check_complete(found: dict[str, str], shapes: Iterable[str], known: set[str]) -> None:
+def unwrapped(name: str) -> str:
+    """A tensor's name without those of the modules that only wrap others."""
+    parts = [part for part in name.split(".") if part not in WRAPPERS]
+    return ".".join(parts).removeprefix(PEFT_PREFIX)
+
+
+def _check_complete(
+    path: Path, found: dict[str, str], shapes: Iterable[str], known: set[str]
+) -> None:
     """Check that every tensor is known and every parameter is there."""
-    unknown = [name for own, name in found.items() if own not in known]
+    unknown = [name for own, name in found.items() if own not in known and not _is_buffer(own)]
     for name in unknown:
-        if name.startswith(OTHER_HEADS):
-            refuse(name, "the head of a fine-tuned classifier, which is out of scope", PRETRAINED)
-    _refuse_any("unexpected tensors", unknown, "is this another model?")
-    _refuse_any("missing tensors", [name for name in shapes if name not in found], INCOMPLETE)
+        if unwrapped(name).startswith(OTHER_HEADS):
+            why = "the head of a fine-tuned classifier, which is out of scope"
+            refuse(f"{path}: {name:.80}", why, PRETRAINED)
+    _refuse_any(f"{path}: unexpected tensors", unknown, UNEXPECTED)
+    missing = [name for name in shapes if name not in found]
+    _refuse_any(f"{path}: missing tensors", missing, INCOMPLETE)
+
+
+def _is_buffer(name: str) -> bool:
+    return name.rpartition(".")[2] in BUFFERS
 
 
 def _refuse_any(what: str, names: list[str], hint: str, shown: int = 4) -> None:
     if not names:
         return
-    listed = ", ".join(names[:shown])
+    listed = ", ".join(f"{name:.80}" for name in names[:shown])
     if len(names) > shown:
         listed += f" and {len(names) - shown} more"
     refuse(what, listed, hint)

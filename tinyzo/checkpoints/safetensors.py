@@ -26,7 +26,6 @@ Infos = Mapping[str, TensorInfo]
 Metadata = Mapping[str, str] | None
 
 _LENGTH_BYTES = 8
-_MAX_HEADER_BYTES = 100_000_000  # the crate's own limit
 _MAX_DIGITS = 19  # the most that fit 64 bits for certain
 _RANK = {tag: rank for rank, tag in enumerate(STORAGE)}  # by which the crate sorts a file
 
@@ -35,9 +34,9 @@ class SafetensorsFile(Source):
     """One safetensors file; `metadata` is its `__metadata__`.
 
     raises: CheckpointError for whatever the crate refuses
-    differs: also refuses what the crate lets pass: blanks before the header, a name that is there
-        twice, fields beyond the three, an entry written as a list, types below one byte (F4, F6),
-        and shapes that NumPy cannot hold
+    differs: also refuses what the crate lets pass: a header over 1 MB (the crate: 100), blanks
+        before it, a name that is there twice, fields beyond the three, an entry written as a list,
+        types below one byte (F4, F6), and shapes that NumPy cannot hold
     """
 
     metadata: dict[str, str]
@@ -46,8 +45,11 @@ class SafetensorsFile(Source):
         file, size = system.open_file(self.path, opened)
         header_size = int.from_bytes(system.read_bytes(file, _LENGTH_BYTES, 0), "little")
         data_start = _LENGTH_BYTES + header_size
-        if header_size > _MAX_HEADER_BYTES or data_start > size:
+        if data_start > size:
             refuse(self.path, f"it claims a header of {header_size} bytes and has {size}")
+        if header_size > parsing.MAX_BYTES:
+            found = f"a header of {header_size} bytes, more than {parsing.MAX_BYTES}"
+            refuse(self.path, found, "no model that tinyzo reads has so many tensors")
         text = system.read_bytes(file, header_size, _LENGTH_BYTES)
         header = _parse_header(text, size - data_start, self.path)
         self.metadata = header.metadata
@@ -91,7 +93,8 @@ def _parse_header(text: bytes, data_size: int, path: Path) -> _Header:
     """
     entries = parsing.parse_json(text, path, number=_natural)
     metadata = _parse_metadata(entries.pop("__metadata__", None), path)
-    spans = [_parse_span(name, entry, path) for name, entry in entries.items()]
+    # Each entry is let go as soon as it is read.
+    spans = [_parse_span(name, entries.pop(name), path) for name in list(entries)]
     spans.sort(key=lambda span: (span.start, span.stop))
     end = 0
     for name, info, start, stop in spans:

@@ -12,6 +12,7 @@ import io
 import math
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Set
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple, TypeGuard, TypeVar
@@ -19,9 +20,11 @@ from typing import NamedTuple, TypeGuard, TypeVar
 import numpy as np
 
 from tinyzo import parsing, system
+from tinyzo.packages import say_once
 from tinyzo.dtypes import STORAGE
 from tinyzo.errors import ShapeError, refuse
 
+_MIXED = "index and shards are of two different versions: download the folder again"
 _MAX_AXES = 32  # of an array in NumPy 1; NumPy 2 has 64
 
 AnySource = TypeVar("AnySource", bound="Source")
@@ -190,7 +193,8 @@ class Sharded(Source):
     """The files that a `*.index.json` of transformers names in its `weight_map`, as one source.
 
     raises: CheckpointError unless each shard lies beside the index and holds the tensors that the
-        index places in it, and no other
+        index places in it, and none that it places in another; one that it places nowhere is
+        passed over, as transformers does, with a remark
     """
 
     def __init__(self, path: str | Path, kind: type[Source]) -> None:
@@ -199,31 +203,44 @@ class Sharded(Source):
 
     def _load(self, opened: ExitStack) -> dict[str, Stored]:
         places = self._weight_map(opened)
+        promised: dict[str, set[str]] = {}  # the names in each shard
+        for name, place in places.items():
+            promised.setdefault(place, set()).add(name)
         tensors: dict[str, Stored] = {}
-        for place in dict.fromkeys(places.values()):
+        for place, names in promised.items():
             if not _is_plain_name(place):
                 refuse(self.path, f"the shard {place!r:.80} is not a plain file name")
-            shard = opened.enter_context(self._kind(self.path.with_name(place)))
-            self._check_shard(place, set(shard.names()), places)
-            tensors |= shard._tensors
+            held = opened.enter_context(self._kind(self.path.with_name(place)))._tensors
+            self._check_shard(place, held.keys(), names, places)
+            tensors |= {name: held[name] for name in held if name in names}
         return tensors
 
     def _weight_map(self, opened: ExitStack) -> dict[str, str]:
         """The name of the file that each tensor is in."""
         file, size = system.open_file(self.path, opened)
+        if size > parsing.MAX_BYTES:
+            found = f"it has {size} bytes, more than {parsing.MAX_BYTES}"
+            refuse(self.path, found, "no model that tinyzo reads has so many tensors")
         index = parsing.parse_json(system.read_bytes(file, size, 0), self.path)
         places = index.get("weight_map")
         if not isinstance(places, dict) or not all(isinstance(p, str) for p in places.values()):
             refuse(self.path, "its weight_map does not give each tensor the name of a file")
         return places
 
-    def _check_shard(self, place: str, held: set[str], places: dict[str, str]) -> None:
-        """Check that a shard holds the tensors that the index places in it, and no other."""
-        promised = {name for name in places if places[name] == place}
+    def _check_shard(
+        self, place: str, held: Set[str], promised: Set[str], places: dict[str, str]
+    ) -> None:
+        """Check that a shard holds what the index places in it, and nothing that it places in
+        another; say what it places nowhere."""
         for name in sorted(held ^ promised):
-            verb = "has" if name in held else "lacks"
-            placed = f"it places {name!r:.80} in {places.get(name)}"
-            refuse(self.path, f"{placed}, but {place} {verb} it")
+            if name in places:
+                verb = "has" if name in held else "lacks"
+                found = f"it places {name!r:.80} in {places[name]}, but {place} {verb} it"
+                refuse(self.path, found, _MIXED)
+        for name in sorted(held - promised)[:1]:
+            file = self.path.with_name(place)
+            index = self.path.name
+            say_once(f"{file}: {name!r:.80} is not read, as {index} places it nowhere")
 
 
 def _is_plain_name(name: str) -> bool:

@@ -24,9 +24,9 @@ from tinyzo import system
 from tinyzo.checkpoints.sources import Source, Stored, TensorInfo, is_shape, reach
 from tinyzo.dtypes import STORAGE, STORAGE_TYPES
 from tinyzo.errors import refuse
-from tinyzo.parsing import is_natural
+from tinyzo.parsing import MAX_BYTES, is_natural
 
-_MAX_LISTING_BYTES = 8 << 20  # of a pickle or a ZIP directory: 40,000 tensors, 1 GB of objects
+_MAX_OPCODES = 500_000  # of which torch.save emits 30 a tensor; one makes up to 130 bytes
 _RESAVE = "save it again with PyTorch 1.6 or newer: torch.save(model.state_dict(), path)"
 _HOSTILE = f"if you do not trust its author, do not use it; else {_RESAVE}"
 
@@ -80,7 +80,7 @@ class _Directory(io.FileIO):
     """The file as zipfile sees it: the directory, read at once, takes 20 times the memory."""
 
     def read(self, size: int | None = -1) -> bytes:
-        if size is not None and size > _MAX_LISTING_BYTES:
+        if size is not None and size > MAX_BYTES:
             raise zipfile.BadZipFile(f"it lists too many members, in {size} bytes")
         return super().read(size)
 
@@ -136,7 +136,7 @@ def _find_prefix(members: dict[str, _Member], path: Path) -> str:
 
 
 def _read_member(file: io.FileIO, member: _Member) -> bytes:
-    if member.size > _MAX_LISTING_BYTES:
+    if member.size > MAX_BYTES:
         refuse(file.name, f"it needs {member.size} bytes to list its tensors: too many", _HOSTILE)
     return system.read_bytes(file, member.size, member.start)
 
@@ -275,11 +275,14 @@ class Machine:
 
         raises: ValueError for a program that no state dict needs
         """
-        while (opcode := self._read(1)) != pickle.STOP:
+        for _ in range(_MAX_OPCODES):
+            opcode = self._read(1)
+            if opcode == pickle.STOP:
+                return self._pop()
             if opcode not in HANDLERS:
                 raise ValueError(f"no state dict needs opcode {_opcode_name(opcode)}")
             HANDLERS[opcode](self)
-        return self._pop()
+        raise ValueError(f"no state dict needs more than {_MAX_OPCODES} opcodes")
 
     # the program
 

@@ -19,8 +19,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Write the folder, with the tokenizer's and other small files."""
     from tinyzo.machine.memory import peak_bytes
     from tinyzo.runs import export
+    from tinyzo.runs.settings import model_path
 
-    output = export.convert(Path(options.path), Path(options.output))
+    output = export.convert(model_path(options.path), Path(options.output))
     if not options.json:
         print(f"converted to {output / 'model.safetensors'}")
     return {"output": str(output), "peak_bytes": peak_bytes()}

@@ -1,5 +1,6 @@
 """Names that were nearly right: what a misspelt one most likely means."""
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from difflib import get_close_matches
@@ -32,7 +33,7 @@ def check_model(model: str) -> None:
     """raises: CheckpointError for no folder and no shipped name, but nearly one"""
     from tinyzo.runs.settings import model_path
 
-    if model_path(model).exists():
+    if os.path.exists(model_path(model)):
         return
     path = Path(model)
     if near := closest(path.name, _models_in(path.parent)):

@@ -1,6 +1,6 @@
 """A loaded model: configuration, tokenizer, weights, and plain forward passes on them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import numpy as np
 from tinyzo.batch import Batch
 from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import match_names, open_weights, typed_config
+from tinyzo.checkpoints.layout import Layout
 from tinyzo.checkpoints.sources import Source
 from tinyzo.dtypes import DTYPES, Array, Rows
 from tinyzo.engine.numpy_engine import NumpyEngine
@@ -177,10 +178,10 @@ def open_model(path: str | Path, dtype: str | None = None) -> Model:
     with ExitStack() as opened:
         source = opened.enter_context(open_weights(directory))
         family, config = read_config(directory)
-        store = open_tensors(source, MODELS[family], config, storage)
-        weights = Weights(store, NumpyEngine())
+        names = names_of_tensors(source, MODELS[family], config)
+        weights = Weights(Streamed(source, names, storage), NumpyEngine())
         if adapter:
-            attach_adapter(weights, *adapter)
+            attach_adapter(weights, source, names, MODELS[family].LAYOUT, *adapter)
         opened.pop_all()
     return Model(family, config, weights, directory)
 
@@ -193,22 +194,22 @@ def read_config(directory: Path) -> tuple[str, ModelConfig]:
     raw = read_json(directory / "config.json")
     family = str(raw.get("model_type"))
     if family not in MODELS:
-        found = f"{directory}: model_type {family!r} is not built"
+        found = f"{directory}: model_type {family!r:.80} is not built"
         raise ConfigError(found, f"built: {', '.join(MODELS)}")
-    config: ModelConfig = typed_config(raw, MODELS[family].Config, MODELS[family].ALLOWED)
+    file = directory / "config.json"
+    config: ModelConfig = typed_config(raw, MODELS[family].Config, MODELS[family].ALLOWED, file)
     size, heads = config.hidden_size, config.num_attention_heads
     if size % heads:
         found = f"hidden_size {size} is not a multiple of num_attention_heads {heads}"
-        raise ConfigError(f"config.json: {found}", "copy config.json from the model's page")
+        raise ConfigError(f"{file}: {found}", "copy config.json from the model's page")
     return family, config
 
 
-def open_tensors(
-    source: Source, architecture: Architecture, config: ModelConfig, dtype: str | None
-) -> Streamed:
-    """All parameters of the model, by its own names.
+def names_of_tensors(
+    source: Source, architecture: Architecture, config: ModelConfig
+) -> dict[str, str]:
+    """The name in the file of each parameter of the model.
 
-    dtype: to hold them in; None: the file's
     raises: CheckpointError for tensors missing, unexpected, misshapen, untied or not floating
     """
     layers = config.num_hidden_layers
@@ -219,29 +220,45 @@ def open_tensors(
     shapes = dict(architecture.shapes(config))
     names, twins = match_names(source, shapes, architecture.LAYOUT)
     for second, first in twins.items():
-        check_tie(source, first, names[first], second, dtype)
-    return Streamed(source, names, dtype)
+        if not are_equal(first, (source, names[first]), (source, second)):
+            found = f"{source.path}: {second} is not tied to {first}: their values differ"
+            hint = "a model with an output projection of its own is not built"
+            raise CheckpointError(found, hint)
+    return names
 
 
-def check_tie(source: Source, name: str, first: str, second: str, dtype: str | None) -> None:
-    """Compare the two tensors of a file that are both the parameter `name`.
+def are_equal(name: str, *tensors: tuple[Source, str]) -> bool:
+    """Whether two tensors of the same shape, each a name in a file, have the same values.
 
-    raises: CheckpointError when their values differ
+    name: the parameter that both are
+    raises: CheckpointError for a tensor that is not of floats
     """
-    one = Streamed(source, {name: first}, dtype).blocks(name)
-    other = Streamed(source, {name: second}, dtype).blocks(name)
-    for (_, a), (_, b) in zip(one, other, strict=True):
-        if not np.array_equal(a, b):
-            found = f"{second} is not tied to {name}: their values differ"
-            raise CheckpointError(
-                found, "a model with an output projection of its own is not built"
-            )
+    one, other = (Streamed(source, {name: file}, "<f4") for source, file in tensors)
+    blocks = zip(one.blocks(name), other.blocks(name), strict=True)
+    return all(np.array_equal(a, b, equal_nan=True) for (_, a), (_, b) in blocks)
 
 
-def attach_adapter(weights: Weights, config: Path, file: Path) -> None:
-    """PEFT's LoRA in front of its base, in memory as float32; z reaches it alone."""
-    source, names, scale = peft.open_adapter(config, file, weights.store.shapes)
-    adapter = Streamed(source, names, "<f4").load()
-    weights.store = Overlay(weights.store, adapter.tensors)
-    weights.trained = weights.saved = dict.fromkeys(names)
-    weights.adapter_scale = scale
+def attach_adapter(
+    weights: Weights,
+    base: Source,
+    names: Mapping[str, str],
+    layout: Layout,
+    config: Path,
+    file: Path,
+) -> None:
+    """PEFT's LoRA in front of its base, in memory as float32; z reaches it alone.
+
+    base, names: the file of the base, and the name in it of each parameter
+    raises: CheckpointError for tensors beside the adapter that are not the base's own
+    """
+    adapter = peft.open_adapter(config, file, weights.store.shapes, layout)
+    with adapter.source:
+        for copy, own in adapter.copies.items():
+            if not are_equal(own, (base, names[own]), (adapter.source, copy)):
+                peft.refuse_copy(file, copy, own)
+        tensors = Streamed(adapter.source, adapter.names, "<f4").load().tensors
+    for half, factor in adapter.factors.items():
+        tensors[half] = (tensors[half] * np.float64(factor)).astype(np.float32)
+    weights.store = Overlay(weights.store, tensors)
+    weights.trained = weights.saved = dict.fromkeys(adapter.names)
+    weights.adapter_scale = adapter.scale

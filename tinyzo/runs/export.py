@@ -1,6 +1,7 @@
 """Directories for transformers or peft: a run's tuned weights, or a checkpoint converted."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -73,8 +74,12 @@ def _write_adapter(output: Path, model: Model) -> None:
             writer.write(peft.PREFIX + name, raw)
 
         weights.write(write, names)
-    rank = weights.shape(names[0])[0]  # the first is an A: [r, in]
-    config = peft.new_config(model.family, model.directory, names, rank, scale_of(weights))
+    ranks = {  # A is [r, in]
+        name.removesuffix(".lora_A.weight"): weights.shape(name)[0]
+        for name in names
+        if name.endswith(".lora_A.weight")
+    }
+    config = peft.new_config(model.family, model.directory, ranks, scale_of(weights))
     _write_json(output / peft.CONFIG, config)
 
 
@@ -87,7 +92,7 @@ def convert(path: Path, output: Path) -> Path:
     path:    a model's folder, or one .bin file
     returns: the directory
     """
-    if path.is_file():
+    if os.path.isfile(path):
         folder = path.parent
         source = open_torch_bin(path)
     else:

@@ -174,7 +174,7 @@ class Run:
 
 def is_run(path: Path) -> bool:
     """Whether this is the directory of a run."""
-    return (path / "run.toml").is_file()
+    return os.path.isfile(path / "run.toml")
 
 
 def _is_about_a_run(about: object) -> TypeGuard[JsonObject]:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from tinyzo.checkpoints.hub import cached_model
 from tinyzo.dtypes import DTYPES
 from tinyzo.engine.select import ENGINES
 from tinyzo.errors import UsageError, check_choice
@@ -345,11 +346,14 @@ def _are_texts(value: object) -> TypeGuard[Sequence[str]]:
 
 
 def model_path(model: str) -> Path:
-    """The folder of a model that a setting names: a path, or else the name of a shipped one."""
-    shipped = SHIPPED / model
-    if shipped.is_dir() and not Path(model).is_dir():
-        return shipped
-    return Path(model)
+    """The folder of a model that a setting names: a path, or else the name of a shipped one, or of
+    one in the local cache of the Hugging Face hub."""
+    path = Path(model)
+    if os.path.isdir(path):  # false, too, where the path is none
+        return path
+    if os.path.isdir(SHIPPED / model):
+        return SHIPPED / model
+    return cached_model(model) or path
 
 
 def is_shipped_model(path: Path) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from tinyzo import __version__
 from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import fingerprint
+from tinyzo.checkpoints.hub import name_of
 from tinyzo.engine.select import engine_here
 from tinyzo.errors import NumericError, RunError, UsageError
 from tinyzo.machine.memory import peak_bytes
@@ -127,7 +128,7 @@ def _reopen(given: Settings, path: Path) -> tuple[Run, Model]:
 
 def _free_path(settings: RunSettings) -> Path:
     """A directory under runs/ that is not there yet."""
-    stem = f"{settings.task or 'custom'}-{settings.model_path.name}".lower()
+    stem = f"{settings.task or 'custom'}-{name_of(settings.model_path)}".lower()
     paths = (Path("runs") / f"{stem}-{n}" for n in range(1, 1_000_000))
     return next(path for path in paths if not path.exists())
 
