@@ -9,7 +9,8 @@ from tinyzo.errors import DataError
 from tinyzo.models.model import load
 from tinyzo.runs.data import bind_task, choose_rows, load_data, load_evaluation
 from tinyzo.runs.settings import Settings
-from tinyzo.text.datasets import Row, Splits, draw, kshot, sample_opt
+from tinyzo.text.datasets import Splits, draw, kshot, sample_opt
+from tinyzo.text.rows import Row
 from tinyzo.text.tasks import get_task
 
 SST2 = get_task("SST-2", "roberta")

@@ -10,7 +10,8 @@ import pytest
 from published import DATA, needs_data
 from refusals import message
 
-from tinyzo.text.datasets import Row, Splits, draw, kshot, load_splits, read_rows, sample_opt
+from tinyzo.text.datasets import Splits, draw, kshot, load_splits, sample_opt
+from tinyzo.text.rows import Row, read_rows
 from tinyzo.text.tasks import Task, get_task
 
 TASK = Task("toy", "roberta", "{text} <mask>", ("bad", "good"), (" bad", " good"))

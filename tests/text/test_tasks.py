@@ -9,7 +9,7 @@ from refusals import message
 from words import Words
 
 from tinyzo.errors import TokenizerError
-from tinyzo.text.datasets import Row, read_rows
+from tinyzo.text.rows import Row, read_rows
 from tinyzo.text.tasks import TASKS, Task, custom_task, get_task, task_of_row
 
 
