@@ -97,6 +97,9 @@ def load_data(bound: BoundTask, settings: RunSettings) -> Data:
         raise DataError(found, "name the file train, and its labels' column as the task has it")
     chosen, reported = choose_rows(bound.task, splits, settings)
     train = _encode(bound, chosen.train)
+    if "train" in splits.left_out and len({example.label for example in train}) == 1:
+        found = f"{splits.left_out['train']}, and the others all have one label"
+        raise DataError(found, "-1 means no label: number the labels from 0")
     dev = _encode(bound, chosen.dev)
     test = _encode(bound, chosen.test)
     return Data(train, dev, test, reported, tuple(splits.left_out.values()))

@@ -43,15 +43,20 @@ def csv_records(
     number = _lines_before(text, 0, start) + 1
     while start < len(text):
         stop = _line_end(text, start)
+        lines = 1
         if text.find('"', start, stop) < 0:
             cells = text[start:stop].split(separator)
         else:
             cells, stop = _quoted_cells(path, text, start, separator, plain)
-        if any(cell and not cell.isspace() for cell in cells):
+            lines += _lines_before(text, start, stop)
+        if not _is_blank(cells):
             yield number, cells
-        after = stop + 2 if text.startswith("\r\n", stop) else stop + 1
-        number += _lines_before(text, start, after)
-        start = after
+        number += lines
+        start = stop + 2 if text.startswith("\r\n", stop) else stop + 1
+
+
+def _is_blank(cells: list[str]) -> bool:
+    return not any(cells) or not any(map(str.strip, cells))
 
 
 def _quoted_cells(

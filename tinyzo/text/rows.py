@@ -24,8 +24,8 @@ LFS_POINTER = b"version https://git-lfs"
 # A file may take MOST_GROWTH times its size in memory, and any file LEAST_ROOM.
 MOST_GROWTH = 10
 LEAST_ROOM = 256 << 20
-ROW_BYTES = 300  # at least what a row takes, and each of its values besides its text
-VALUE_BYTES = 100
+ROW_BYTES = 250  # about what a row takes, and each of its values besides its text
+VALUE_BYTES = 60
 
 Columns = Sequence[str]
 Table = Iterator[tuple[int, list[str]]]  # line number, cells
@@ -71,9 +71,10 @@ def read_rows(path: Path, columns: Columns | None = None, names: Collection[str]
     if reader is None:
         raise DataError(f"{path}: not a kind of file that can be read", f"use {SUFFIXES}")
     rows = []
+    file = str(path)
     for place, fields in reader(path, Layout(columns, names)):
         row = Row(fields)
-        row.where = f"{path} {place}"
+        row.where = f"{file} {place}"
         rows.append(row)
     if not rows:
         raise _no_table(path, "no rows")
@@ -106,13 +107,14 @@ def _records(path: Path, table: Table, columns: Columns, hint: str) -> Records:
     """The rows of a table by the names of its columns. columns: none: its first line has them."""
     header = list(columns) or [name.strip() for name in next(table, (1, []))[1]]
     names = _named(path, _without_annotators(header, header))
-    hint = f"the columns are {', '.join(names)}; {hint}"
+    has_annotators = "label1" in header
     for number, cells in table:
-        values = _without_annotators(header, cells)
-        fault = _misfit(names, values)
-        if fault:
+        if has_annotators:
+            cells = _without_annotators(header, cells)
+        if len(cells) != len(names) and (fault := _misfit(names, cells)):
+            hint = f"the columns are {', '.join(names[:20])}; {hint}"
             raise DataError(f"{path} line {number}: {fault}", hint)
-        fields: dict[str, object] = dict(zip(names, values, strict=False))
+        fields: dict[str, object] = dict(zip(names, cells, strict=False))
         fields.pop("", None)  # a column without a name, as pandas writes its index
         yield f"line {number}", fields
 
@@ -122,12 +124,12 @@ def _named(path: Path, names: list[str]) -> list[str]:
 
     raises: DataError for two columns of one name
     """
-    while names and not names[-1]:
-        names = names[:-1]
-    for index, name in enumerate(names):
-        if name and (first := names.index(name)) < index:
-            raise _no_table(path, f"columns {first + 1} and {index + 1} are both called {name!r}")
-    return names
+    count = max((index for index, name in enumerate(names, 1) if name), default=0)
+    first: dict[str, int] = {}
+    for index, name in enumerate(names[:count], 1):
+        if name and first.setdefault(name, index) < index:
+            raise _no_table(path, f"columns {first[name]} and {index} are both called {name!r}")
+    return names[:count]
 
 
 def _misfit(names: list[str], cells: list[str]) -> str:

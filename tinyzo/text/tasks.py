@@ -138,9 +138,9 @@ class Task:
         found = f"{column} is {value!r:.42}"
         if not self.is_labelled(row):
             found = f"{self.label_field} is missing"
-        elif name.isdecimal() and column not in self.numbers:
-            hint = f"give the names of the labels: {', '.join(self.labels)}"
-            raise _bad_row(row, f"{found}, and its numbers mean different labels elsewhere", hint)
+        elif self.numbers and name.isdecimal() and column not in self.numbers:
+            hint = f"give their names: {', '.join(self.labels)}"
+            raise _bad_row(row, f"{found}, and what numbers mean under this name is unknown", hint)
         raise _bad_row(row, f"{found}, not one of {', '.join(self.labels)}")
 
     def _label_name(self, row: Row, value: object) -> str:
