@@ -40,12 +40,61 @@ def test_splits_are_found_by_name(write, tmp_path):
     assert texts == ["a", "b", "c"] and splits.evaluation == ("test", splits.test)
 
 
-def test_a_test_file_without_labels_is_no_test(write, tmp_path):
+@pytest.mark.parametrize("name", ["test.tsv", "test.csv"])
+def test_a_test_file_without_labels_is_no_test(write, tmp_path, name):
     write("train.tsv", "text\tlabel\na\tbad\n")
     write("dev.tsv", "text\tlabel\nb\tbad\n")
-    write("test.tsv", "index\ttext\n0\tc\n")
+    separator = "," if name.endswith("csv") else "\t"
+    write(name, "index\ttext\n0\tc\n".replace("\t", separator))
     splits = load_splits(TASK, tmp_path)
     assert splits.test == [] and splits.evaluation == ("dev", splits.dev)
+    found = "1 of 1 rows have no label, this one first"
+    assert splits.left_out == {"test": f"{tmp_path / name} line 2: {found}"}
+
+
+@pytest.mark.parametrize("label", ['"label": null', '"label": -1', '"label": ""', '"idx": 1'])
+def test_rows_without_a_label_are_left_out_and_told(write, label):
+    rows = f'{{"text": "a", "label": "bad"}}\n{{"text": "b", {label}}}\n{{"text": "c", {label}}}\n'
+    path = write("test.jsonl", rows)
+    splits = load_splits(TASK, path)
+    assert [row["text"] for row in splits.train] == ["a"]
+    assert splits.left_out["train"].startswith(f"{path} line 2: 2 of 3 rows have no label")
+
+
+def test_shards_are_read_in_order(write, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number, text in enumerate("ab"):
+        row = f'{{"text": "{text}", "label": "bad"}}\n'
+        write(f"data/train-{number:05}-of-00002-0a1b.jsonl", row)
+    write("data/validation-00000-of-00001.csv", "text,label\nc,good\n")
+    write("README.md", "not data")
+    splits = load_splits(TASK, tmp_path)
+    assert [row["text"] for row in splits.train] == ["a", "b"]
+    assert [row["text"] for row in splits.dev] == ["c"]
+    (folder / "train-00000-of-00002-0a1b.jsonl").unlink()
+    assert "has 1 of the 2 files train-*-of-00002.jsonl" in message(load_splits, TASK, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("validation_matched", "dev"),
+        ("validation_mismatched", "dev"),
+        ("validation", "dev"),
+        ("test_matched", "test"),
+        ("test_mismatched", "test"),
+    ],
+)
+def test_the_hubs_names_of_splits(write, tmp_path, name, split):
+    write(f"{name}.csv", "text,label\nc,good\n")
+    assert len(getattr(load_splits(TASK, tmp_path), split)) == 1
+
+
+def test_matched_goes_before_mismatched(write, tmp_path):
+    for name in ("validation_mismatched", "validation_matched"):
+        write(f"{name}.csv", f"text,label\n{name},good\n")
+    assert load_splits(TASK, tmp_path).dev[0]["text"] == "validation_matched"
 
 
 def test_one_file_is_the_training_split(write):

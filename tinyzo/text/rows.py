@@ -255,13 +255,13 @@ def _read_json_text(path: Path) -> str:
 
 def _read_parquet(path: Path, layout: Layout) -> Records:
     """A table of pyarrow's, batch by batch."""
+    _read_bytes(path, most=len(LFS_POINTER))
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         message = f"{path}: reading Parquet needs pyarrow: {error}"
         raise DataError(message, "pip install 'tinyzo[parquet]', or export JSON or CSV") from error
-    _read_bytes(path, most=len(LFS_POINTER))
     try:
         with os_errors(DataError, path, _PARQUET_HINT), ParquetFile(path) as file:
             size = path.stat().st_size * PARQUET_RATIO
