@@ -53,7 +53,8 @@ def weights_file(directory: Path) -> Path:
     raises: CheckpointError when there is none
     """
     if not directory.is_dir():
-        refuse(directory, "no such folder", "name a model's folder")
+        found = "a file, not a folder" if directory.exists() else "no such folder"
+        refuse(directory, found, "name a model's folder")
     for name in WEIGHT_FILES:
         if (directory / name).is_file():
             return directory / name

@@ -16,11 +16,18 @@ from tinyzo.text.tasks import Task
 STEMS = {
     "train": ("train", "train_first1000_hf"),
     "dev": (
-        "dev", "dev_matched", "dev32", "val", "valid", "validation", "validation_matched",
-        "dev_mismatched", "validation_mismatched",
+        "dev",
+        "dev_matched",
+        "dev32",
+        "val",
+        "valid",
+        "validation",
+        "validation_matched",
+        "dev_mismatched",
+        "validation_mismatched",
     ),
     "test": ("test", "test_matched", "test_mismatched"),
-}  # fmt: skip
+}
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})(-[0-9a-f]+)?")  # train-00000-of-00002.parquet
 
 

@@ -174,11 +174,12 @@ def _read_jsonl(path: Path, layout: Layout) -> Records:
 
 def _json_lines(path: Path, text: str) -> Records:
     for number, line in _lines(text):
+        place = f"line {number}"
         try:
-            fields = _json_object(_parse(line))
+            value = _parse(line)
         except (ValueError, RecursionError) as error:
             raise _bad_line(path, number, "a JSON object", line, str(error)) from error
-        yield f"line {number}", fields
+        yield place, _json_object(value, f"{path} {place}")
 
 
 def _read_json(path: Path, layout: Layout) -> Records:
@@ -189,7 +190,6 @@ def _read_json(path: Path, layout: Layout) -> Records:
     text = _read_json_text(path)
     try:
         document = _parse(text)
-        rows = _json_rows(document)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             yield from _json_lines(path, text)
@@ -197,41 +197,38 @@ def _read_json(path: Path, layout: Layout) -> Records:
         place = f"line {error.lineno} column {error.colno}"
         raise DataError(f"{path} {place}: {error.msg}", "correct the JSON there") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: {error}", _JSON_FORMS) from error
-    for number, row in enumerate(rows, 1):
-        try:
-            yield f"row {number}", _json_object(row)
-        except ValueError as error:
-            raise DataError(f"{path} row {number}: {error}", _JSON_FORMS) from error
+        raise DataError(f"{path}: {error}", "correct the JSON") from error
+    for number, row in enumerate(_json_rows(document, path), 1):
+        yield f"row {number}", _json_object(row, f"{path} row {number}")
 
 
-_JSON_FORMS = "a table in JSON is a list of objects, one under data, or an object of columns"
-
-
-def _json_rows(document: Any) -> Sequence[object]:
-    """The rows of a JSON document; raises ValueError for one that is no table."""
+def _json_rows(document: Any, path: Path) -> Sequence[object]:
+    """The rows of a JSON document; raises DataError for columns of several lengths."""
     if isinstance(document, list):
         return document
-    columns = _json_object(document)
+    columns = _json_object(document, str(path))
     if isinstance(columns.get("data"), list):
         return columns["data"]
     if not all(isinstance(column, list | dict) for column in columns.values()):
         return [document]  # JSON lines with one line
-    keys: Any = None
-    values = []
-    for name, column in columns.items():
-        found = list(column) if isinstance(column, dict) else range(len(column))
-        if keys is not None and found != keys:
-            raise ValueError(f"column {name!r} has other rows than the first column")
-        keys = found
-        values.append(column.values() if isinstance(column, dict) else column)
-    return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+    keyed = [(name, _by_key(column)) for name, column in columns.items()]
+    keys = keyed[0][1].keys() if keyed else {}
+    for name, column in keyed:
+        if column.keys() != keys:
+            found = f"{path}: column {name!r} has other rows than {keyed[0][0]!r}"
+            raise DataError(found, "give each column a value for each row")
+    return [{name: column[key] for name, column in keyed} for key in keys]
 
 
-def _json_object(value: object) -> dict[str, Any]:
-    """The value, its names shared with other rows; raises ValueError if it is no object."""
+def _by_key(column: Any) -> dict[Any, object]:
+    return column if isinstance(column, dict) else dict(enumerate(column))
+
+
+def _json_object(value: object, where: str) -> dict[str, Any]:
+    """The value, its names shared with other rows; raises DataError if it is no object."""
     if not isinstance(value, dict):
-        raise ValueError(f"a {type(value).__name__} where an object should be")
+        hint = "a table in JSON is a list of objects, one under data, or an object of columns"
+        raise DataError(f"{where}: not a JSON object: {value!r:.60}", hint)
     return {sys.intern(name): each for name, each in value.items()}
 
 

@@ -26,6 +26,7 @@ READER = Reader(
     ],
     words=[
         b"{text}", b"{none}", b"{list}", b"{label}", b"{text!r}", b"{text.__class__}", b"{text[0]}",
-        b"{text:{n}}", b"{{", b"}}", b"{", b"}", b":strip", b"<mask>", b"{0}", b"{:}", b"lower_first",
+        b"{text:{n}}", b"{{", b"}}", b"{", b"}", b":strip", b"<mask>", b"{0}", b"{:}",
+        b"lower_first",
     ],
 )  # fmt: skip
