@@ -59,7 +59,7 @@ def mistakes(home: Path) -> dict[str, tuple[int, str]]:
         f"finetune --model {data}": (1, "data: none of model.safetensors"),
         f"finetune --model {run}": (2, "opt-run is a run"),
         f"finetune --model {opt} --task reviews --data {home}/none.jsonl": (1, "no such file"),
-        f"finetune --model {opt} --task reviews --data {home}": (1, "holds no data"),
+        f"finetune --model {opt} --task reviews --data {opt}": (1, "holds no data"),
         f"finetune --model {opt} --output {run} {reviews}": (1, "has a run.toml already"),
         f"finetune --model {opt} --output /dev/null/run {reviews}": (1, "/dev/null/run: Not a"),
         f"finetune --resume {data}": (1, "no run.toml, so not a run"),
