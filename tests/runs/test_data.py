@@ -149,7 +149,9 @@ def test_a_test_split_without_labels_is_left_out_and_dev_is_reported(model, tmp_
     found = loaded(model, data)
     assert (len(found.test), found.reported) == (8, "dev")
     path = data / "test.jsonl"
-    assert found.left_out == (f"{path} line 1: 5 of 5 rows have no mood, this one first",)
+    assert found.left_out == (
+        f"{path} line 1: 5 of 5 rows have no mood, this one first; its columns are text, mood",
+    )
 
 
 def test_of_a_split_with_some_labels_those_rows_count(model, tmp_path):

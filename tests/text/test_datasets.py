@@ -48,7 +48,7 @@ def test_a_test_file_without_labels_is_no_test(write, tmp_path, name):
     write(name, "index\ttext\n0\tc\n".replace("\t", separator))
     splits = load_splits(TASK, tmp_path)
     assert splits.test == [] and splits.evaluation == ("dev", splits.dev)
-    found = "1 of 1 rows have no label, this one first"
+    found = "1 of 1 rows have no label, this one first; its columns are index, text"
     assert splits.left_out == {"test": f"{tmp_path / name} line 2: {found}"}
 
 

@@ -119,8 +119,9 @@ def _add_rows(splits: Splits, split: str, parts: Sequence[Path], task: Task) -> 
     getattr(splits, split).extend(labelled)
     if len(labelled) < len(rows):
         first = next(row for row in rows if not task.is_labelled(row))
-        count = f"{len(rows) - len(labelled)} of {len(rows)} rows have no {task.label_field}"
-        splits.left_out[split] = f"{first.where}: {count}, this one first"
+        found = f"{len(rows) - len(labelled)} of {len(rows)} rows have no {task.label_field}"
+        columns = "" if labelled else f"; its columns are {', '.join(first)}"
+        splits.left_out[split] = f"{first.where}: {found}, this one first{columns}"
 
 
 # -- draws -----------------------------------------------------------------------------

@@ -22,7 +22,7 @@ READER = Reader(
     seeds=[
         b"{text} It was <mask>.\nyes,no",
         b" {{{in.er:strip:lower}}} <mask> {n}\nno,yes",
-        b"{text:ask:upper_first}\n1,2,3",
+        b"{text:ask:upper_first}\n1,no,3",
     ],
     words=[
         b"{text}", b"{none}", b"{list}", b"{label}", b"{text!r}", b"{text.__class__}", b"{text[0]}",
