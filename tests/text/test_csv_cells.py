@@ -76,3 +76,4 @@ def test_where_the_number_of_columns_is_known_the_separator_makes_so_many():
     assert csv_separator("3;a, b, c", 2) == (";", 0)
     assert csv_separator("3,a; b; c", 2) == (",", 0)
     assert csv_separator("3 a", 2) == (",", 0)
+    assert csv_separator("text|coarse_label|fine_label", 2) == ("|", 0)

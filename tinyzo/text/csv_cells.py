@@ -18,18 +18,17 @@ LINE_END = re.compile(r"\r\n|\n|\r|\Z")
 def csv_separator(text: str, columns: int = 0) -> tuple[str, int]:
     """What separates the cells, and where the table begins.
 
-    It is what the first line says or, outside of quotes, has most of. columns: how many there
-    must be, where that is known.
+    It is what the first line says or, outside of quotes, has most of.
+
+    columns: how many there are without a header; 0: unknown
     """
     declared = DECLARED.match(text)
     if declared:
         return declared[1], declared.end()
     start = len(text) - len(text.lstrip("\r\n"))
     line = re.sub(r'"[^"]*"', "", text[start : _line_end(text, start)])
-    if columns:
-        fitting = (each for each in SEPARATORS if line.count(each) == columns - 1)
-        return next(fitting, ","), start
-    return max(SEPARATORS, key=line.count), start
+    fitting = [each for each in SEPARATORS if line.count(each) == columns - 1]
+    return max(fitting or SEPARATORS, key=line.count), start
 
 
 def csv_records(

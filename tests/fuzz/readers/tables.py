@@ -42,7 +42,7 @@ READER = Reader(
         seed(".json", "RTE", f'{{"data": [{ROW}, {ROW}]}}'),
         seed(".json", "WSC", f"[{WSC}]"),
         seed(".json", "RTE", '{"premise": ["a"], "hypothesis": [1.5], "label": [NaN]}'),
-        seed(".json", "RTE", '{"premise": {"0": "a"}, "hypothesis": {"0": "b"}, "label": {"0": 1}}'),
+        seed(".json", "RTE", '{"premise": {"0": "a"}, "hypothesis": {"0": 2}, "label": {"0": 1}}'),
     ],
     words=[
         b"sep=|\n", b"label", b"labels", b"gold_label", b"label1", b"coarse_label", b"premise",
