@@ -350,6 +350,34 @@ FAULTS = (
         "every epoch has one order",
         "text/test_packing.py",
     ),
+    Fault(
+        "text/tasks.py",
+        "meanings = self.numbers.get(self.column_of(row, self.label_field), ())",
+        "meanings = self.labels",
+        "an integer is a label in our own order",
+        "text/test_hub_exports.py",
+    ),
+    Fault(
+        "text/tasks.py",
+        "return name in self._names or not (_is_nothing(value) or name in UNLABELLED)",
+        "return not _is_nothing(value)",
+        "-1 is a label",
+        "text/test_tasks.py",
+    ),
+    Fault(
+        "text/csv_cells.py",
+        "stop = text.find('\"', stop + 2)",
+        "stop = text.find('\"', stop + 1)",
+        "a doubled quote ends a cell",
+        "text/test_csv_cells.py",
+    ),
+    Fault(
+        "text/rows.py",
+        "if len(cells) != len(names) and (fault := _misfit(names, cells)):",
+        "if len(cells) > len(names) and (fault := _misfit(names, cells)):",
+        "a row may lack its last cells",
+        "text/test_rows.py",
+    ),
     # -- engine
     Fault(
         "engine/noise.py",
@@ -704,6 +732,13 @@ FAULTS = (
         "loss = total",
         "a sum for a mean",
         "runs/test_evaluate.py",
+    ),
+    Fault(
+        "runs/evaluate.py",
+        "sum(example.label < 0 for example in examples)",
+        "sum(example.label < -1 for example in examples)",
+        "rows without a label have an accuracy",
+        "runs/test_evaluate.py::test_rows_without_labels_have_no_accuracy",
     ),
     Fault(
         "runs/bounded.py",

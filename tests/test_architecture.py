@@ -33,6 +33,7 @@ LAZY = {
     "tqdm": ("runs/", "cli/"),
     "matplotlib": ("runs/",),
     "shtab": ("cli/",),
+    "pyarrow": ("text/",),
 }
 # The one import from a later room, in a function.
 AHEAD = {"zo/estimators.py": "tinyzo.autodiff.forward_mode"}  # the exact slope, to compare with

@@ -395,6 +395,10 @@ def test_safetensors_are_taken_before_pytorch_model_bin(make: Make) -> None:
 
 def test_a_folder_that_is_not_there_or_has_no_weights(make: Make, tmp_path: Path) -> None:
     check_refused(tmp_path / "no", CheckpointError, "no: no such folder", "a model's folder")
+    (tmp_path / "mail.csv").touch()
+    check_refused(
+        tmp_path / "mail.csv", CheckpointError, "mail.csv: a file, not a folder", "a model's"
+    )
     folder = make("opt")
     folder.write().joinpath("model.safetensors").unlink()
     names = "none of model.safetensors, model.safetensors.index.json, pytorch_model.bin"

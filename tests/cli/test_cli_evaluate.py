@@ -48,4 +48,4 @@ def test_labels_in_another_column(home: Path, tmp_path: Path, capsys: Capture) -
     arguments = ("evaluate", "--model", home / "roberta", *options)
     assert document(capsys, *arguments, "--label-field", "y")["examples"] == 9
     assert command(*arguments) == 1
-    assert "rows.jsonl line 1: label is missing, not one of bad, good" in capsys.readouterr().err
+    assert "rows have no label, this one first; its columns are " in capsys.readouterr().err

@@ -9,7 +9,8 @@ from tinyzo.errors import DataError
 from tinyzo.models.model import load
 from tinyzo.runs.data import bind_task, choose_rows, load_data, load_evaluation
 from tinyzo.runs.settings import Settings
-from tinyzo.text.datasets import Row, Splits, draw, kshot, sample_opt
+from tinyzo.text.datasets import Splits, draw, kshot, sample_opt
+from tinyzo.text.rows import Row
 from tinyzo.text.tasks import get_task
 
 SST2 = get_task("SST-2", "roberta")
@@ -135,3 +136,48 @@ def test_a_label_that_is_unknown_is_named_with_its_line(model, tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", [*rows(9), {"text": "a", "mood": "so-so"}])
     with pytest.raises(DataError, match=r"rows.jsonl line 10: mood is 'so-so'"):
         loaded(model, path)
+
+
+def without_label(count, label=None):
+    return [{"text": f"text {n}", "mood": label} for n in range(count)]
+
+
+@pytest.mark.parametrize("label", [None, -1, ""])
+def test_a_test_split_without_labels_is_left_out_and_dev_is_reported(model, tmp_path, label):
+    data = write_reviews(tmp_path / "data")
+    write_jsonl(data / "test.jsonl", without_label(5, label))
+    found = loaded(model, data)
+    assert (len(found.test), found.reported) == (8, "dev")
+    path = data / "test.jsonl"
+    assert found.left_out == (
+        f"{path} line 1: 5 of 5 rows have no mood, this one first; its columns are text, mood",
+    )
+
+
+def test_of_a_split_with_some_labels_those_rows_count(model, tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", [*rows(10), *without_label(3, -1)])
+    whole = write_jsonl(tmp_path / "whole.jsonl", rows(10))
+    found = loaded(model, path, load_evaluation)
+    assert found.test == loaded(model, whole, load_evaluation).test
+    assert found.left_out == (f"{path} line 11: 3 of 13 rows have no mood, this one first",)
+    assert loaded(model, path).digest() == loaded(model, whole).digest()
+
+
+def test_rows_without_any_label_have_no_accuracy(model, tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", without_label(3))
+    with pytest.raises(DataError, match=r"line 1: 3 of 3 rows have no mood(.|\n)*predict labels"):
+        loaded(model, path, load_evaluation)
+    with pytest.raises(DataError, match=r"3 of 3 rows have no mood(.|\n)*name the file train"):
+        loaded(model, path)
+
+
+def test_minus_one_for_a_second_label_is_noticed(model, tmp_path):
+    """Labels of -1 and 1, which are not numbered from 0: half of the rows would be left out."""
+    signs = [{"text": f"text {n}", "label": (-1, 1)[n % 2]} for n in range(20)]
+    path = write_jsonl(tmp_path / "rows.jsonl", signs)
+    settings = Settings(
+        template="{text} It was <mask>.", label_words=["terrible", "great"], data=str(path)
+    ).resolve("roberta")
+    expected = r"10 of 20 rows have no label, .*the others all have one label(.|\n)*from 0"
+    with pytest.raises(DataError, match=expected):
+        load_data(bind_task(model, settings), settings)

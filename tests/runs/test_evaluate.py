@@ -12,7 +12,7 @@ from folders import finetune, rows, write_jsonl, write_model, write_reviews
 from tiny import MODELS, examples_for, toy_task
 
 from tinyzo.cli import main
-from tinyzo.errors import NumericError
+from tinyzo.errors import DataError, NumericError
 from tinyzo.runs import report
 from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.runs.evaluate import evaluate, predict
@@ -91,6 +91,17 @@ def test_a_model_that_is_not_finite(family):
         list(predict(loss, examples_for(family)))
 
 
+def test_rows_without_labels_have_no_accuracy(family):
+    examples = examples_for(family, 4)
+    loss = bounded(MODELS[family](), toy_task(family))
+    unlabelled = [*examples[:3], replace(examples[3], label=-1)]
+    with pytest.raises(DataError, match="of 4 rows, 1 of them without a label, cannot be computed"):
+        evaluate(loss, unlabelled)
+    with pytest.raises(DataError, match="of 0 rows, 0 of them"):
+        evaluate(loss, [])
+    assert len(list(predict(loss, unlabelled))) == 4
+
+
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 def test_run_replayed_model_and_result_agree_exactly(family, dtype, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(report, "plot", lambda path: "not drawn")
@@ -136,3 +147,16 @@ def test_a_run_on_one_file_is_evaluated_on_what_it_held_out(tmp_path, capsys, mo
     assert loss() == loss("--task", "reviews") == (5, "held-out", result["loss"])
     assert loss("--data", str(data))[:2] == (25, "train")  # asked for all of it
     assert loss("--limit", "2")[0] == 2
+
+
+def test_rows_that_are_left_out_are_told_by_both_commands(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(report, "plot", lambda path: "not drawn")
+    model, data = write_model(tmp_path / "model"), write_reviews(tmp_path / "data")
+    write_jsonl(data / "test.jsonl", [*rows(4), {"text": "a", "mood": -1}])
+    told = "test.jsonl line 5: 1 of 5 rows have no mood, this one first"
+    assert finetune(model, data, tmp_path / "run") == 0
+    assert told in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["examples"] == 4
+    assert main(["evaluate", "--model", str(tmp_path / "run")]) == 0
+    found = capsys.readouterr()
+    assert told in found.err and "on 4 test rows" in found.out

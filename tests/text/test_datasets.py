@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,8 @@ import pytest
 from published import DATA, needs_data
 from refusals import message
 
-from tinyzo.text.datasets import Row, Splits, draw, kshot, load_splits, read_rows, sample_opt
+from tinyzo.text.datasets import Splits, draw, kshot, load_splits, sample_opt
+from tinyzo.text.rows import Row, read_rows
 from tinyzo.text.tasks import Task, get_task
 
 TASK = Task("toy", "roberta", "{text} <mask>", ("bad", "good"), (" bad", " good"))
@@ -24,76 +24,6 @@ def write(tmp_path):
         return path
 
     return write
-
-
-def test_tsv_keeps_quotes_spaces_and_odd_line_separators(write):
-    path = write("a.tsv", '\ufefftext\tlabel\r\n"one \t1\r\n\n two\u2028 \x85x" \t0\n')
-    rows = read_rows(path)
-    assert rows == [{"text": '"one ', "label": "1"}, {"text": ' two\u2028 \x85x" ', "label": "0"}]
-    assert [row.where for row in rows] == [f"{path} line 2", f"{path} line 4"]
-
-
-def test_csv_unquotes_and_reads_its_own_header_or_the_given_one(write):
-    path = write("a.csv", 'label,text\n1,"a, ""b""\nc"\n0,d\n')
-    assert read_rows(path) == [{"label": "1", "text": 'a, "b"\nc'}, {"label": "0", "text": "d"}]
-    headerless = read_rows(path, ("y", "x"))
-    assert headerless[0] == {"y": "label", "x": "text"} and len(headerless) == 3
-    assert headerless[2].where.endswith("line 4")
-
-
-def test_columns_are_only_for_csv(write):
-    assert read_rows(write("a.tsv", "x\ty\n1\t2\n"), ("p", "q")) == [{"x": "1", "y": "2"}]
-
-
-def test_jsonl_keeps_types(write):
-    path = write("a.jsonl", '{"text": "é", "label": true, "in": {"er": 1}}\n\n{"text": ""}\n')
-    assert read_rows(path) == [{"text": "é", "label": True, "in": {"er": 1}}, {"text": ""}]
-
-
-def test_trec_text_becomes_coarse_label_and_question(write):
-    path = write("a.txt", "LOC:city What city : or town ?\nNUM:dist How far ?\n")
-    assert read_rows(path)[0] == {"label": "LOC", "sentence": "What city : or town ?"}
-
-
-def test_annotators_labels_may_be_fewer_or_more_than_the_header_says(write):
-    header = "index\tsentence1\tsentence2\tlabel1\tgold_label\n"
-    rows = read_rows(write("a.tsv", header + "0\ta\tb\tn\te\n1\tc\td\te\tn\tn\tc\n2\tx\ty\tc\n"))
-    assert [row["gold_label"] for row in rows] == ["e", "c", "c"]
-    assert rows[1] == {"index": "1", "sentence1": "c", "sentence2": "d", "gold_label": "c"}
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "expected"),
-    [
-        ("a.tsv", "text\tlabel\na\t1\nb\n", "a.tsv line 3: not a row: \"['b']\""),
-        ("a.tsv", "text\tlabel\na\t1\t2\n", "a.tsv line 2: not a row: \"['a', '1', '2']\""),
-        ("a.csv", "text,label\na\n", "the columns are text, label"),
-        ("a.csv", 'text,label\n"a" b,1\n', "a.csv line 2: ',' expected after '\"'"),
-        ("a.csv", 'text,label\n"a,1\n', "unexpected end of data"),
-        ("a.csv", 'text\n"' + "x" * 200_000 + '"\n', "field larger than field limit"),
-        ("a.jsonl", '{"a": 1}\n{"a": \n', "a.jsonl line 2: not a JSON object: '{\"a\": '"),
-        ("a.jsonl", "[1]\n", "a.jsonl line 1: not a JSON object: '[1]'"),
-        ("a.jsonl", "[" * 100_000, "a.jsonl line 1: not a JSON object"),
-        ("a.jsonl", '{"a": ' + "1" * 5000 + "}", "a.jsonl line 1: not a JSON object"),
-        ("a.txt", "What is a caul ?\n", "a.txt line 1: not a TREC question: 'What is a caul ?'"),
-        ("a.txt", "LOC:city\n", "a.txt line 1: not a TREC question: 'LOC:city'"),
-        ("a.tsv", b"text\nok\nna\xefve\n", "a.tsv line 3: not UTF-8"),
-        ("a.tsv", "", "a.tsv: no rows"),
-        ("a.csv", "\n\n", "a.csv: no rows"),
-        ("a.jsonl", "", "a.jsonl: no rows"),
-        ("a.tsv", "text\tlabel\n", "a.tsv: no rows"),
-        ("a.tsv", "text\ttext\na\tb\n", "a.tsv: two columns have one name"),
-        ("a.xlsx", "", "a.xlsx: not a kind of file that can be read"),
-    ],
-)
-def test_a_bad_file_is_named_with_its_line(write, name, content, expected):
-    assert expected in message(read_rows, write(name, content))
-
-
-def test_a_missing_file_is_named(tmp_path):
-    assert "none.tsv: No such file" in message(read_rows, tmp_path / "none.tsv")
-    (tmp_path / "folder.tsv").mkdir()
-    assert "folder.tsv: Is a directory" in message(read_rows, tmp_path / "folder.tsv")
 
 
 @pytest.mark.parametrize("name", ["none", "none.tsv"])
@@ -110,12 +40,61 @@ def test_splits_are_found_by_name(write, tmp_path):
     assert texts == ["a", "b", "c"] and splits.evaluation == ("test", splits.test)
 
 
-def test_a_test_file_without_labels_is_no_test(write, tmp_path):
+@pytest.mark.parametrize("name", ["test.tsv", "test.csv"])
+def test_a_test_file_without_labels_is_no_test(write, tmp_path, name):
     write("train.tsv", "text\tlabel\na\tbad\n")
     write("dev.tsv", "text\tlabel\nb\tbad\n")
-    write("test.tsv", "index\ttext\n0\tc\n")
+    separator = "," if name.endswith("csv") else "\t"
+    write(name, "index\ttext\n0\tc\n".replace("\t", separator))
     splits = load_splits(TASK, tmp_path)
     assert splits.test == [] and splits.evaluation == ("dev", splits.dev)
+    found = "1 of 1 rows have no label, this one first; its columns are index, text"
+    assert splits.left_out == {"test": f"{tmp_path / name} line 2: {found}"}
+
+
+@pytest.mark.parametrize("label", ['"label": null', '"label": -1', '"label": ""', '"idx": 1'])
+def test_rows_without_a_label_are_left_out_and_told(write, label):
+    rows = f'{{"text": "a", "label": "bad"}}\n{{"text": "b", {label}}}\n{{"text": "c", {label}}}\n'
+    path = write("test.jsonl", rows)
+    splits = load_splits(TASK, path)
+    assert [row["text"] for row in splits.train] == ["a"]
+    assert splits.left_out["train"].startswith(f"{path} line 2: 2 of 3 rows have no label")
+
+
+def test_shards_are_read_in_order(write, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number, text in enumerate("ab"):
+        row = f'{{"text": "{text}", "label": "bad"}}\n'
+        write(f"data/train-{number:05}-of-00002-0a1b.jsonl", row)
+    write("data/validation-00000-of-00001.csv", "text,label\nc,good\n")
+    write("README.md", "not data")
+    splits = load_splits(TASK, tmp_path)
+    assert [row["text"] for row in splits.train] == ["a", "b"]
+    assert [row["text"] for row in splits.dev] == ["c"]
+    (folder / "train-00000-of-00002-0a1b.jsonl").unlink()
+    assert "has 1 of the 2 files train-*-of-00002.jsonl" in message(load_splits, TASK, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("validation_matched", "dev"),
+        ("validation_mismatched", "dev"),
+        ("validation", "dev"),
+        ("test_matched", "test"),
+        ("test_mismatched", "test"),
+    ],
+)
+def test_the_hubs_names_of_splits(write, tmp_path, name, split):
+    write(f"{name}.csv", "text,label\nc,good\n")
+    assert len(getattr(load_splits(TASK, tmp_path), split)) == 1
+
+
+def test_matched_goes_before_mismatched(write, tmp_path):
+    for name in ("validation_mismatched", "validation_matched"):
+        write(f"{name}.csv", f"text,label\n{name},good\n")
+    assert load_splits(TASK, tmp_path).dev[0]["text"] == "validation_matched"
 
 
 def test_one_file_is_the_training_split(write):
@@ -249,9 +228,3 @@ def test_the_real_folders_are_found_whole_and_every_label_is_known(name, family,
     assert (len(splits.train), len(splits.dev), len(splits.test)) == sizes
     labels = {task.label(row) for rows in (splits.train, splits.dev, splits.test) for row in rows}
     assert labels == set(range(len(task.labels)))
-
-
-@needs_data
-def test_a_jsonl_row_is_what_json_says():
-    path = DATA / "superglue/WSC/val.jsonl"
-    assert read_rows(path)[0] == json.loads(path.read_text().split("\n")[0])

@@ -9,7 +9,8 @@ from functools import cache
 import pytest
 from published import DATA, VOCABULARIES, needs_data, needs_vocabularies
 
-from tinyzo.text.datasets import Row, load_splits
+from tinyzo.text.datasets import load_splits
+from tinyzo.text.rows import Row
 from tinyzo.text.tasks import Example, get_task
 from tinyzo.text.tokenizer import Tokenizer, load_tokenizer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from refusals import message
 from words import Words
 
 from tinyzo.errors import TokenizerError
-from tinyzo.text.datasets import Row, read_rows
+from tinyzo.text.rows import Row, read_rows
 from tinyzo.text.tasks import TASKS, Task, custom_task, get_task, task_of_row
 
 
@@ -162,7 +163,7 @@ def test_candidates_that_do_not_continue_the_prompt_are_refused(template, words,
 
 
 def test_a_field_may_have_an_alias_or_lie_deeper():
-    task = mask_task("{text}", aliases={"text": "sentence"})
+    task = mask_task("{text}", aliases={"text": ["sentence"]})
     assert task.find({"text": "a", "sentence": "b"}, "text") == "a"
     assert task.find({"sentence": "b"}, "text") == "b"
     assert task.find({"outer": {"inner": "c"}}, "outer.inner") == "c"
@@ -177,7 +178,7 @@ def test_labels_are_names_or_json_values_in_any_case():
     boolq = get_task("boolq", "opt")
     assert [boolq.label({"answer": value}) for value in (False, True)] == [1, 0]
     trec = get_task("trec", "roberta")
-    assert [trec.label({"label": value}) for value in ("num", "5", 5, "ABBR", 2)] == [5, 5, 5, 2, 2]
+    assert [trec.label({"label": value}) for value in ("num", "ABBR", " Desc")] == [5, 2, 0]
 
 
 @pytest.mark.parametrize(
@@ -185,15 +186,24 @@ def test_labels_are_names_or_json_values_in_any_case():
     [
         ({"text": "a", "label": "meh"}, "label is 'meh', not one of bad, good"),
         ({"text": "a", "label": "0"}, "label is '0', not one of bad, good"),
-        ({"text": "a", "label": "x" * 99}, "label is '" + "x" * 40 + "', not"),
+        ({"text": "a", "label": "x" * 99}, "label is '" + "x" * 41 + ", not"),
+        ({"text": "a", "label": 2.5}, "label is 2.5, not one of bad, good"),
+        ({"text": "a", "label": True}, "label is True, not one of bad, good"),
         (
             {"text": "a", "mood": "bad"},
             "label is missing, not one of bad, good\n  hint: the row has the columns text, mood",
         ),
         ({"text": "a", "label": None}, "label is missing"),
-        ({"text": "a", "label": [[0]]}, "label is '<list>', not one of bad, good"),
+        ({"text": "a", "label": [[0]]}, "label is [[0]], not one of bad, good"),
+        ({"text": "a", "label": -1.0}, "label is missing"),
+        ({"text": "a", "label": " "}, "label is missing"),
         ({"label": "bad"}, "no text under 'text'\n  hint: the row has the columns label"),
-        ({"text": 3, "label": "bad"}, "no text under 'text'"),
+        ({"text": None, "label": "bad"}, "'text' is null\n  hint: fill it in"),
+        ({"text": math.nan, "label": "bad"}, "'text' is null"),
+        ({"text": math.inf, "label": "bad"}, "'text' is Infinity\n  hint: a template takes texts"),
+        ({"text": ["a"], "label": "bad"}, "'text' is <list>\n  hint: a template takes texts"),
+        ({"text": {"a": 1}, "label": "bad"}, "'text' is <dict>"),
+        ({"text": b"a", "label": "bad"}, "'text' is <bytes>"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(row, expected):
@@ -201,6 +211,44 @@ def test_a_row_that_cannot_be_used_is_named(row, expected):
     row.where = "mine.csv line 7"
     bound = mask_task("{text} <mask>").bind(Words())
     assert message(bound.encode, row).startswith("mine.csv line 7: " + expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(3, "3"), (3.0, "3.0"), (-0.5, "-0.5"), (1e16, "1e+16"), (True, "true"), (False, "false")],
+)
+def test_numbers_and_booleans_stand_in_a_prompt_as_json_writes_them(value, text):
+    tokenizer = Words()
+    bound = mask_task("{text} <mask>").bind(tokenizer)
+    example = bound.encode({"text": value, "label": "bad"})
+    said = bound.encode({"text": text, "label": "bad"})
+    assert example == said and example.text == text
+
+
+@pytest.mark.parametrize("name", ["text.__class__", "text[0]", "0", "text.a.b", "__class__"])
+def test_a_template_reaches_nothing_but_columns(name):
+    bound = mask_task(f"{{{name}}} <mask>").bind(Words())
+    assert f"no text under {name!r}" in message(bound.encode, {"text": "a", "label": "bad"})
+
+
+@pytest.mark.parametrize("value", [None, math.nan, "", " ", "-", -1, -1.0, "-1", "-1.0"])
+def test_labels_that_are_none(value):
+    task = mask_task("{text} <mask>")
+    assert not task.is_labelled({"text": "a", "label": value})
+    assert not task.is_labelled({"text": "a"})
+
+
+@pytest.mark.parametrize("value", ["bad", "GOOD ", "meh", 0, 7, True, [1]])
+def test_labels_that_are_some(value):
+    assert mask_task("{text} <mask>").is_labelled({"label": value})
+
+
+def test_a_label_called_minus_one_is_a_label():
+    task = custom_task("{text} <mask>", ["-1", "0", "1"], "roberta", "label")
+    assert [task.label({"label": value}) for value in ("-1", -1, -1.0, 1)] == [0, 0, 0, 2]
+    assert task.is_labelled({"label": -1}) and not task.is_labelled({"label": ""})
+    task = custom_task("{text} <mask>", ["-", "+"], "roberta", "label")
+    assert task.is_labelled({"label": "-"}) and task.label({"label": "-"}) == 0
 
 
 def test_a_row_may_be_read_without_its_label():
@@ -246,7 +294,7 @@ def test_a_custom_task_takes_words_or_indices_for_labels():
 def test_numbers_as_label_words_are_names_and_never_indices():
     task = custom_task("{text} Stars: <mask>", ["1", "2", "3"], "roberta", "label")
     assert [task.label({"label": value}) for value in (1, "2", "3")] == [0, 1, 2]
-    assert "label is '0', not one of 1, 2, 3" in message(task.label, {"label": 0})
+    assert "label is 0, not one of 1, 2, 3" in message(task.label, {"label": 0})
 
 
 def test_custom_candidates_begin_with_a_space_unless_on_a_line_of_their_own():
@@ -300,10 +348,10 @@ ROW = {
 
 
 def test_a_row_of_the_table_becomes_a_task():
-    task = task_of_row(ROW | {"aliases": {"text": "sentence"}, "sentence_limit": 9})
+    task = task_of_row(ROW | {"aliases": {"text": ["sentence"]}, "sentence_limit": 9})
     assert (task.labels, task.words) == (("0", "1"), (" bad", " good"))
-    assert (task.aliases, task.sentence_limit) == ({"text": "sentence"}, 9)
-    assert (task.columns, task.max_length, task.by_index) == (None, 2048, False)
+    assert (task.aliases, task.sentence_limit) == ({"text": ["sentence"]}, 9)
+    assert (task.columns, task.max_length, task.numbers) == (None, 2048, {})
 
 
 @pytest.mark.parametrize(
@@ -314,8 +362,9 @@ def test_a_row_of_the_table_becomes_a_task():
         ({"labels": ["0", 1]}, "labels is ['0', 1]"),
         ({"max_length": "128"}, "max_length is '128'"),
         ({"max_length": True}, "max_length is True"),
-        ({"by_index": 1}, "by_index is 1"),
-        ({"aliases": {"text": 1}}, "aliases is {'text': 1}"),
+        ({"numbers": {"label": "01"}}, "numbers is {'label': '01'}"),
+        ({"aliases": {"text": [1]}}, "aliases is {'text': [1]}"),
+        ({"synonyms": {"bad": 0}}, "synonyms is {'bad': 0}"),
         ({"limit": 3}, "limit is 3"),
     ],
 )

@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from tinyzo.checkpoints.hub import looked_in
 from tinyzo.checkpoints.layout import Layout
-from tinyzo.packages import say_once
 from tinyzo.checkpoints.safetensors import open_safetensors
 from tinyzo.checkpoints.sources import Source, open_source
 from tinyzo.errors import CheckpointError, ConfigError, refuse
+from tinyzo.packages import say_once
 from tinyzo.parsing import JsonObject, read_json, read_toml
 from tinyzo.system import os_errors
 
@@ -56,9 +56,9 @@ def weights_file(directory: Path) -> Path:
     """
     with os_errors(CheckpointError, directory, "check the path and its permissions"):
         is_folder = directory.is_dir()
+        found = "a file, not a folder" if directory.exists() else "no such folder"
     if not is_folder:
-        hint = f"name a model's folder{looked_in(directory.as_posix())}"
-        refuse(directory, "no such folder", hint)
+        refuse(directory, found, f"name a model's folder{looked_in(directory.as_posix())}")
     for name in WEIGHT_FILES:
         if (directory / name).is_file():
             return directory / name

@@ -20,9 +20,9 @@ from typing import NamedTuple, TypeGuard, TypeVar
 import numpy as np
 
 from tinyzo import parsing, system
-from tinyzo.packages import say_once
 from tinyzo.dtypes import STORAGE
 from tinyzo.errors import ShapeError, refuse
+from tinyzo.packages import say_once
 
 _MIXED = "index and shards are of two different versions: download the folder again"
 _MAX_AXES = 32  # of an array in NumPy 1; NumPy 2 has 64

@@ -70,7 +70,7 @@ def add_data(group: Group) -> None:
     group.add_argument(
         "--data",
         metavar="PATH",
-        help="folder with the task's files, or one .jsonl, .csv or .tsv file; default: the "
+        help="folder with the task's files, or one file of rows; default: the "
         "reviews that ship, for topics and reviews, or the data of a run",
     )
 

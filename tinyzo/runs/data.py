@@ -7,7 +7,8 @@ from typing import NamedTuple
 from tinyzo.errors import DataError
 from tinyzo.models.model import Model
 from tinyzo.runs.settings import RunSettings
-from tinyzo.text.datasets import Row, Splits, draw, kshot, load_splits, sample_opt
+from tinyzo.text.datasets import Splits, draw, kshot, load_splits, sample_opt
+from tinyzo.text.rows import Row
 from tinyzo.text.tasks import BoundTask, Example, Task, custom_task, get_task
 
 MOST_EVALUATED = 1000  # rows of a larger test set that published figures use
@@ -16,12 +17,17 @@ SHARE = 5  # where nothing is published, one row in so many is for dev, or for t
 
 
 class Data(NamedTuple):
-    """Encoded rows. `reported` names the split that `test` really is."""
+    """Encoded rows.
+
+    reported: the split that `test` really is
+    left_out: of splits with rows that have no label, a line each
+    """
 
     train: list[Example]
     dev: list[Example]
     test: list[Example]
     reported: str
+    left_out: tuple[str, ...] = ()
 
     def digest(self) -> str:
         """SHA-256 of the examples: a run goes on only with the data that it began with."""
@@ -87,19 +93,31 @@ def load_data(bound: BoundTask, settings: RunSettings) -> Data:
     """
     splits = load_splits(bound.task, settings.data_path)
     if not splits.train:
-        raise DataError(f"{settings.data_path}: no training rows", "add a file named train")
+        found = splits.left_out.get("train", f"{settings.data_path}: no training rows")
+        raise DataError(found, "name the file train, and its labels' column as the task has it")
     chosen, reported = choose_rows(bound.task, splits, settings)
     train = _encode(bound, chosen.train)
+    if "train" in splits.left_out and len({example.label for example in train}) == 1:
+        found = f"{splits.left_out['train']}, and the others all have one label"
+        raise DataError(found, "-1 means no label: number the labels from 0")
     dev = _encode(bound, chosen.dev)
     test = _encode(bound, chosen.test)
-    return Data(train, dev, test, reported)
+    return Data(train, dev, test, reported, tuple(splits.left_out.values()))
 
 
 def load_evaluation(bound: BoundTask, settings: RunSettings) -> Data:
-    """Only the examples to report on, of a model that was not tuned here: a file alone is all."""
-    reported, rows = load_splits(bound.task, settings.data_path).evaluation
+    """Only the examples to report on, of a model that was not tuned here: a file alone is all.
+
+    raises: DataError for files or rows that cannot be used, or that have no labels at all
+    """
+    splits = load_splits(bound.task, settings.data_path)
+    reported, rows = splits.evaluation
+    if not rows:
+        found = "; ".join(splits.left_out.values())
+        hint = "accuracy and loss need labels; predict labels texts without"
+        raise DataError(found, hint)
     test = _encode(bound, _reported_rows(bound.task, rows, settings))
-    return Data([], [], test, reported)
+    return Data([], [], test, reported, tuple(splits.left_out.values()))
 
 
 def _encode(bound: BoundTask, rows: Iterable[Row]) -> list[Example]:

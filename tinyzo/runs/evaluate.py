@@ -10,7 +10,7 @@ import numpy as np
 from tinyzo.dtypes import Integers
 from tinyzo.engine.numpy_engine import present
 from tinyzo.engine.protocols import View
-from tinyzo.errors import NumericError
+from tinyzo.errors import DataError, NumericError
 from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.text.packing import micro_batches
 from tinyzo.text.tasks import Example
@@ -43,8 +43,10 @@ class Scored(NamedTuple):
 def evaluate(bounded: BoundedLoss, examples: Sequence[Example]) -> Evaluation:
     """Accuracy and loss of the model on labelled examples.
 
-    raises: NumericError when the loss is not finite
+    raises: DataError for examples without labels, or for none; NumericError when the loss is not
+        finite
     """
+    _check_labelled(examples)
     theta = bounded.objective.model.weights.view()
     right = 0
     total = 0.0
@@ -83,6 +85,13 @@ def _scored(bounded: BoundedLoss, theta: View, examples: Sequence[Example]) -> I
         labels = np.array([example.label for example in part], np.int64)
         scores = present(objective.scores(theta, batch), batch.counts)
         yield Scored(scores[0], labels, batch.counts)
+
+
+def _check_labelled(examples: Sequence[Example]) -> None:
+    unlabelled = sum(example.label < 0 for example in examples)
+    if unlabelled or not examples:
+        found = f"accuracy and loss of {len(examples)} rows, {unlabelled} of them without a label"
+        raise DataError(f"{found}, cannot be computed", "predict labels such rows")
 
 
 def _check_finite(value: float, rows: int) -> None:

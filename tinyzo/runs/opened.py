@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tinyzo.errors import DataError, UsageError
 from tinyzo.models.model import Model, load
+from tinyzo.runs import report
 from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.runs.data import Data, bind_task, load_data, load_evaluation
 from tinyzo.runs.run import Run, is_run
@@ -37,9 +38,10 @@ class Opened:
 
     def data(self) -> Data:
         """The rows to report on: of a run's own task, those that it keeps for that."""
-        if self.is_run_task:
-            return load_data(self.bound, self.settings)
-        return load_evaluation(self.bound, self.settings)
+        loader = load_data if self.is_run_task else load_evaluation
+        data = loader(self.bound, self.settings)
+        report.say_all(data.left_out)
+        return data
 
 
 def open_for_task(given: Settings, needs_data: bool = True, zero_shot: bool = False) -> Opened:

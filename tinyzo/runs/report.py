@@ -1,6 +1,7 @@
 """A run as a person sees it: a line of progress, and a picture of the losses."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ from tinyzo.runs.run import read_lines
 def say(text: str) -> None:
     """Print a line of log to stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def say_all(lines: Iterable[str]) -> None:
+    for line in lines:
+        say(line)
 
 
 def number(x: float) -> str:

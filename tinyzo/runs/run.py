@@ -12,6 +12,7 @@ loss.png        the losses, where matplotlib is installed
 from __future__ import annotations
 
 import json
+import os
 import platform
 from contextlib import suppress
 from pathlib import Path

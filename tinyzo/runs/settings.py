@@ -26,6 +26,7 @@ from tinyzo.engine.select import ENGINES
 from tinyzo.errors import UsageError, check_choice
 from tinyzo.models.model import RESIDENCIES
 from tinyzo.runs import defaults
+from tinyzo.text.tasks import get_task
 from tinyzo.zo.directions import DIRECTIONS
 from tinyzo.zo.estimators import ESTIMATORS
 from tinyzo.zo.methods import METHODS, check_combination
@@ -171,7 +172,7 @@ class Settings:
         raises: UsageError for choices that contradict each other or are out of range; ConfigError
             for a value that a choice does not have
         """
-        self._check_task(needs_data)
+        self._check_task(family, needs_data)
         for name, known in CHOICES.items():
             value = getattr(self, name)
             if value is not None:
@@ -184,12 +185,16 @@ class Settings:
         settings.check()
         return settings
 
-    def _check_task(self, needs_data: bool) -> None:
-        """raises: UsageError for a task that is not said, said twice, or without its rows"""
+    def _check_task(self, family: str, needs_data: bool) -> None:
+        """raises: UsageError for a task that is not said, said twice, or without its rows;
+        DataError for one that is not known
+        """
         if self.is_custom and not (self.template and self.label_words):
             raise UsageError("a task of your own needs --template and --label-words", "give both")
         if self.task and self.is_custom:
             raise UsageError(f"--task {self.task} and --template", "give one of them")
+        if self.task:
+            get_task(self.task, family)
         if self.data and not (self.task or self.is_custom):
             raise UsageError("--data without --task or --template", "say what the rows are")
         if self.data or not needs_data:

@@ -1,49 +1,47 @@
 """Data files as rows, and the draws by which the papers chose some of them."""
 
-import csv
-import io
-import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from tinyzo.errors import DataError
-from tinyzo.system import os_errors
-from tinyzo.text.tasks import NO_FILE, Task
+from tinyzo.text.rows import READERS, SUFFIXES, Row, read_rows
+from tinyzo.text.tasks import Task
 
-# The names of the file of a split, in GLUE, SuperGLUE, k-shot folders and elsewhere.
+# The names of the file of a split, in GLUE, SuperGLUE, k-shot folders, on the hub and elsewhere.
 STEMS = {
     "train": ("train", "train_first1000_hf"),
-    "dev": ("dev", "dev_matched", "dev32", "val", "valid", "validation"),
-    "test": ("test", "test_matched"),
+    "dev": (
+        "dev",
+        "dev_matched",
+        "dev32",
+        "val",
+        "valid",
+        "validation",
+        "validation_matched",
+        "dev_mismatched",
+        "validation_mismatched",
+    ),
+    "test": ("test", "test_matched", "test_mismatched"),
 }
-TREC_LINE = re.compile(r"([^ :]*):[^ :]* (.*)", re.DOTALL)  # LOC:city What city ... ?
-
-Columns = Sequence[str]
-Table = Iterator[tuple[int, list[str]]]  # line number, cells
-Records = Iterator[tuple[int, dict[str, object]]]  # line number, row
-
-
-class Row(dict[str, object]):
-    """One row by its column names.
-
-    where: its file and line, for messages
-    """
-
-    where: str = NO_FILE
+SHARD = re.compile(r"-(\d{5})-of-(\d{5})(-[0-9a-f]+)?")  # train-00000-of-00002.parquet
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The rows to train on, to choose the best step by, and to report on; empty without a file."""
+    """The labelled rows to train on, to choose the best step by, and to report on.
+
+    left_out: of the splits with rows that have no label, how many those are and where
+    """
 
     train: list[Row]
     dev: list[Row]
     test: list[Row]
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def evaluation(self) -> tuple[str, list[Row]]:
@@ -65,166 +63,65 @@ class TrainDev(NamedTuple):
 
 
 def load_splits(task: Task, path: Path) -> Splits:
-    """The splits in a folder, under the names GLUE, SuperGLUE and the k-shot sets give them.
+    """The splits in a folder, under the names that GLUE, SuperGLUE and others give them.
 
-    path:    a folder; or one file, whose rows are then `train`
-    returns: Splits; a test file without labels (GLUE's and SuperGLUE's own) counts as none
+    path:    a folder, or a hub's with the files in data/; or one file, whose rows are then `train`
+    returns: Splits of the rows with a label
     raises:  DataError for no such path or a folder without a split, and as `read_rows`
     """
     if not path.exists():
         raise DataError(
             f"{path}: no such file or folder", "--data takes the folder or file of rows"
         )
-    if not path.is_dir():
-        return Splits(read_rows(path, task.columns), [], [])
-    splits = Splits(**{name: _read_split(path, name, task) for name in STEMS})
-    _, found = splits.evaluation
-    if not found:
+    files = {"train": [path]}
+    if path.is_dir():
+        files = _split_files(path) or _split_files(path / "data")
+    if not files:
         names = ", ".join(stem for stems in STEMS.values() for stem in stems)
         raise DataError(f"{path} holds no data", f"name the files {names}, ending in {SUFFIXES}")
-    if splits.test and task.find(splits.test[0], task.label_field) is None:
-        return replace(splits, test=[])
+    splits = Splits([], [], [])
+    for split, parts in files.items():
+        _add_rows(splits, split, parts, task)
     return splits
 
 
-def _read_split(folder: Path, split: str, task: Task) -> list[Row]:
-    """The rows of the first file with a name for the split; none without one."""
-    for stem in STEMS[split]:
-        for suffix in READERS:
-            path = folder / (stem + suffix)
-            if path.is_file():
-                return read_rows(path, task.columns)
-    return []
+def _split_files(folder: Path) -> dict[str, list[Path]]:
+    """The files of each split that a folder has: one, or its shards in order."""
+    found = {}
+    for split, stems in STEMS.items():
+        names = ((stem, suffix) for stem in stems for suffix in READERS)
+        parts = next(filter(None, (_parts(folder, *name) for name in names)), None)
+        if parts:
+            found[split] = parts
+    return found
 
 
-# -- files -----------------------------------------------------------------------------
+def _parts(folder: Path, stem: str, suffix: str) -> list[Path]:
+    """The file of that name, or all its shards; raises DataError where one is missing."""
+    whole = folder / (stem + suffix)
+    if whole.is_file():
+        return [whole]
+    shards = {}
+    for path in folder.glob(f"{stem}-*-of-*{suffix}"):
+        if number := SHARD.fullmatch(path.stem.removeprefix(stem)):
+            shards[int(number[1])] = path
+            count = int(number[2])
+    if shards and shards.keys() != set(range(count)):
+        found = f"{len(shards)} of the {count} files {stem}-*-of-{count:05}{suffix}"
+        raise DataError(f"{folder} has {found}", "download the others, or name one file")
+    return [shards[number] for number in sorted(shards)]
 
 
-def read_rows(path: Path, columns: Columns | None = None) -> list[Row]:
-    """Every row of a .tsv, .csv, .jsonl or TREC .txt file, in order.
-
-    columns: names for a .csv without a header; everything else names its own
-    returns: rows of str from tables, of anything from JSON
-    raises:  DataError naming file and line: not UTF-8, not JSON, too few or many cells, no rows
-    differs: a quote in a .tsv is a letter (GLUE has unbalanced ones); in a .csv it quotes
-    """
-    reader = READERS.get(path.suffix)
-    if reader is None:
-        raise DataError(f"{path}: not a kind of file that can be read", f"use {SUFFIXES}")
-    rows = []
-    for number, fields in reader(path, columns):
-        row = Row(fields)
-        row.where = f"{path} line {number}"
-        rows.append(row)
-    if not rows:
-        raise _no_table(path, "no rows")
-    return rows
-
-
-def _read_tsv(path: Path, columns: Columns | None) -> Records:
-    """GLUE's tables: a header always, and cells that tabs separate and nothing quotes."""
-    table = ((number, text.split("\t")) for number, text in _lines(path))
-    return _records(path, table, None)
-
-
-def _read_csv(path: Path, columns: Columns | None) -> Records:
-    """Tables whose first line is the header where no columns are given."""
-    return _records(path, _csv_cells(path), columns)
-
-
-def _csv_cells(path: Path) -> Table:
-    """The cells of each row, and the number of its last line."""
-    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
-    try:
-        for cells in reader:
-            if cells:
-                yield reader.line_num, cells
-    except csv.Error as error:
-        message = f"{path} line {reader.line_num}: {error}"
-        raise DataError(message, "double the quotes inside a quoted cell") from error
-
-
-def _records(path: Path, table: Table, columns: Columns | None) -> Records:
-    """The rows of a table by the names of its columns. columns: None: its first line has them."""
-    header = list(columns or [])
-    if not header:
-        _, header = next(table, (1, []))
-    hint = f"the columns are {', '.join(header)}"
-    names = _without_annotators(header, header)
-    for number, cells in table:
-        values = _without_annotators(header, cells)
-        if len(values) != len(names):
-            raise _bad_line(path, number, "a row", cells, hint)
-        yield number, dict(zip(names, values, strict=True))
-    if len(set(header)) < len(header):
-        raise _no_table(path, "two columns have one name")
-
-
-def _without_annotators(header: list[str], cells: list[str]) -> list[str]:
-    """A line of SNLI or MNLI without its annotators' labels.
-
-    One to five of them, however many the header names, are followed by the gold one.
-    """
-    if "label1" not in header:
-        return cells
-    first = header.index("label1")
-    return [*cells[:first], cells[-1]]
-
-
-def _read_jsonl(path: Path, columns: Columns | None) -> Records:
-    """A JSON object in each line."""
-    for number, text in _lines(path):
-        try:
-            fields = {**json.loads(text)}
-        except (ValueError, TypeError, RecursionError) as error:
-            raise _bad_line(path, number, "a JSON object", text) from error
-        yield number, fields
-
-
-def _read_trec(path: Path, columns: Columns | None) -> Records:
-    """TREC's own files: in each line a coarse label, a fine one, and the question."""
-    for number, text in _lines(path):
-        found = TREC_LINE.fullmatch(text)
-        if found is None:
-            raise _bad_line(path, number, "a TREC question", text)
-        yield number, {"label": found[1], "sentence": found[2]}
-
-
-Reader = Callable[[Path, Columns | None], Records]
-READERS: dict[str, Reader] = {
-    ".tsv": _read_tsv,
-    ".csv": _read_csv,
-    ".jsonl": _read_jsonl,
-    ".txt": _read_trec,
-}
-SUFFIXES = ", ".join(READERS)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number, text) of every line that is not blank."""
-    # Not str.splitlines: it also breaks at U+2028, U+0085 and others that sentences contain.
-    for number, text in enumerate(_read_text(path).split("\n"), 1):
-        if text.strip():
-            yield number, text.removesuffix("\r")
-
-
-def _read_text(path: Path) -> str:
-    try:
-        with os_errors(DataError, path, "check the path of the data"):
-            return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = error.object.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path} line {number}: not UTF-8", "save the file as UTF-8") from error
-
-
-def _bad_line(
-    path: Path, number: int, wanted: str, found: object, hint: str = "correct the line"
-) -> DataError:
-    return DataError(f"{path} line {number}: not {wanted}: {str(found)[:60]!r}", hint)
-
-
-def _no_table(path: Path, found: str) -> DataError:
-    return DataError(f"{path}: {found}", "a table is a line of names and a line for each row")
+def _add_rows(splits: Splits, split: str, parts: Sequence[Path], task: Task) -> None:
+    """Read the files of a split: its labelled rows, and a word on the others."""
+    rows = [row for part in parts for row in read_rows(part, task.columns, task.column_names)]
+    labelled = [row for row in rows if task.is_labelled(row)]
+    getattr(splits, split).extend(labelled)
+    if len(labelled) < len(rows):
+        first = next(row for row in rows if not task.is_labelled(row))
+        found = f"{len(rows) - len(labelled)} of {len(rows)} rows have no {task.label_field}"
+        columns = "" if labelled else f"; its columns are {', '.join(first)}"
+        splits.left_out[split] = f"{first.where}: {found}, this one first{columns}"
 
 
 # -- draws -----------------------------------------------------------------------------

@@ -5,12 +5,15 @@ label words are what may stand there; the space before the mask is the label wor
 word, then called a candidate, continues the template.
 """
 
+import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_origin
 
 from tinyzo.errors import DataError
 from tinyzo.parsing import read_toml
@@ -20,6 +23,8 @@ from tinyzo.text.tokenizer import Tokenizer
 Row = Mapping[str, object]  # of datasets.Row, which knows its file and line, or any dict
 MASK = "<mask>"
 NO_FILE = "the input"  # where a row is, in messages, when it came from no file
+UNLABELLED = ("", "-1", "-")  # labels that are none; "-": SNLI's, where annotators disagree
+WHOLE = re.compile(r"(-?\d+)\.0*")  # a whole number, written as a float
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,14 @@ class Task:
     """A task: how a row of data becomes a prompt for one family of models.
 
     family:         "roberta" (a mask) or "opt" (candidates)
-    labels:         what the label column says, in label order; with by_index also 0, 1, ...
+    labels:         what the label column says, in label order
     words:          what each label continues the template with, a space included; OPT's may
                     hold fields
     max_length:     tokens of a prompt, candidate included
     sentence_limit: tokens of the template's first field (RoBERTa)
     aliases:        what else a field may be called
+    synonyms:       what else a label may be called
+    numbers:        what 0, 1, ... in a label column mean, which differs from column to column
     columns:        names for a .csv without a header
     n_dev:          rows that choose the best step, where no file is for that
     loss:           "classification" or "lm", the gold candidate's negative log-likelihood
@@ -69,8 +76,9 @@ class Task:
     max_length: int = 2048
     sentence_limit: int | None = None
     label_field: str = "label"
-    by_index: bool = False
-    aliases: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    synonyms: Mapping[str, str] = field(default_factory=dict)
+    numbers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     columns: tuple[str, ...] | None = None
     n_dev: int = 500
     loss: str = "classification"
@@ -82,51 +90,96 @@ class Task:
             return ()
         return self.words
 
-    def find(self, row: Row, name: str) -> object:
-        """A row's value under a name, its alias, or a path into nested JSON; None if none."""
-        if name in row:
-            return row[name]
-        alias = self.aliases.get(name)
-        if alias is not None and alias in row:
-            return row[alias]
+    @cached_property
+    def _names(self) -> list[str]:
+        return [label.lower() for label in self.labels]
+
+    @property
+    def column_names(self) -> set[str]:
+        """What the columns of its files may be called."""
+        fields = {piece.field for piece in parse_template(self.template)}
+        return {self.label_field, *fields, *self.aliases, *chain(*self.aliases.values())} - {""}
+
+    def column_of(self, row: Row, name: str) -> str:
+        """What a row calls a field: its name or an alias."""
+        for column in (name, *self.aliases.get(name, ())):
+            if column in row:
+                return column
+        return name
+
+    def find(self, row: Row, name: str, default: object = None) -> object:
+        """A row's value under a name, its alias, or a path into nested JSON."""
+        column = self.column_of(row, name)
+        if column in row:
+            return row[column]
         outer, _, inner = name.partition(".")
         nested = row.get(outer)
         if isinstance(nested, dict):
-            return nested.get(inner)
-        return None
+            return nested.get(inner, default)
+        return default
+
+    def is_labelled(self, row: Row) -> bool:
+        """Whether the row has a label: not null, NaN, "", "-" or -1, unless one is called so."""
+        value = self.find(row, self.label_field)
+        name = self._label_name(row, value)
+        return name in self._names or not (_is_nothing(value) or name in UNLABELLED)
 
     def label(self, row: Row) -> int:
         """The index of the row's label.
 
-        raises: DataError naming the row, for a label that is missing or unknown
+        raises: DataError naming the row, for a label that is missing or unknown, or a number of
+            which nobody says what it means
         """
         value = self.find(row, self.label_field)
-        said = f"<{type(value).__name__}>"
-        if isinstance(value, (str, int)):
-            said = str(value)
-        key = said.strip().lower()
-        names = [label.lower() for label in self.labels]
-        if key in names:
-            return names.index(key)
-        indices = [str(index) for index in range(len(names))]
-        if self.by_index and key in indices:
-            return indices.index(key)
-        found = "missing" if value is None else repr(said[:40])
-        known = ", ".join(self.labels)
-        raise _bad_row(row, f"{self.label_field} is {found}, not one of {known}")
+        name = self._label_name(row, value)
+        if name in self._names:
+            return self._names.index(name)
+        column = self.column_of(row, self.label_field)
+        found = f"{column} is {value!r:.42}"
+        if not self.is_labelled(row):
+            found = f"{self.label_field} is missing"
+        elif self.numbers and name.isdecimal() and column not in self.numbers:
+            hint = f"give their names: {', '.join(self.labels)}"
+            raise _bad_row(row, f"{found}, and what numbers mean under this name is unknown", hint)
+        raise _bad_row(row, f"{found}, not one of {', '.join(self.labels)}")
+
+    def _label_name(self, row: Row, value: object) -> str:
+        """A label as one of `labels` in lower case, where it is one; else what the row says."""
+        said = _said(value).strip().lower()
+        number = WHOLE.sub(r"\1", said)
+        if said in self._names or number in self._names:
+            return said if said in self._names else number
+        meanings = self.numbers.get(self.column_of(row, self.label_field), ())
+        if number.isdecimal() and len(number) < 4 and int(number) < len(meanings):
+            return meanings[int(number)].lower()
+        return self.synonyms.get(said, number).lower()
 
     def fill(self, template: str, row: Row) -> Iterator[Stretch]:
         """A template with the row's texts for its fields, stretch by stretch.
+
+        Numbers, true and false stand as JSON writes them.
 
         raises: DataError naming the row, where a field has no text
         """
         for piece in parse_template(template):
             yield Stretch(False, piece.literal)
             if piece.field:
-                text = self.find(row, piece.field)
-                if not isinstance(text, str):
-                    raise _bad_row(row, f"no text under {piece.field!r}")
-                yield Stretch(True, piece.fill(text))
+                yield Stretch(True, piece.fill(self.text(row, piece.field)))
+
+    def text(self, row: Row, name: str) -> str:
+        """What a template says for a field: a text as it is, another value as in JSON.
+
+        raises: DataError naming row and column, for a list, an object, null, or nothing at all
+        """
+        value = self.find(row, name, MISSING)
+        if value is MISSING:
+            raise _bad_row(row, f"no text under {name!r}")
+        if _is_nothing(value):
+            raise _bad_row(row, f"{name!r} is null", "fill it in, or leave the row out")
+        if not isinstance(value, str | bool | int | float) or value in (math.inf, -math.inf):
+            found = f"{name!r} is {_said(value)}"
+            raise _bad_row(row, found, "a template takes texts, numbers, true and false")
+        return _said(value)
 
     def bind(self, tokenizer: Tokenizer, max_length: int = 2048, bos_id: int = 0) -> "BoundTask":
         """The task with a vocabulary.
@@ -216,7 +269,7 @@ class BoundTask:
         differs: only for sequences that are too long, see `_encode_mask` and `_encode_candidates`
         """
         label = self.task.label(row) if labelled else -1
-        text = str(self.task.find(row, self.fields[0]))
+        text = self.task.text(row, self.fields[0])
         if self.task.family == "roberta":
             return self._encode_mask(row, label, text)
         return self._encode_candidates(row, label, text)
@@ -278,6 +331,23 @@ class BoundTask:
         return tuple(self.tokenizer.encode(text.strip(" ")))
 
 
+MISSING = object()
+
+
+def _is_nothing(value: object) -> bool:
+    """Whether a value is null, or the NaN that stands for it in tables of numbers."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _said(value: object) -> str:
+    """A value as text: a number, true or false as in JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    return f"<{type(value).__name__}>"
+
+
 def _bad_row(row: Row, message: str, hint: str = "") -> DataError:
     where = getattr(row, "where", NO_FILE)
     columns = ", ".join(map(str, row))
@@ -293,6 +363,7 @@ def custom_task(template: str, label_words: Sequence[str], family: str, label_fi
     different = {label.lower() for label in labels if label}
     if len(different) < max(2, len(labels)):
         raise DataError(f"label words {', '.join(labels)!r}", "give two or more different words")
+    has_digits = any(label.isdigit() for label in labels)
     space = " "
     if family == "opt" and template.endswith("\n"):
         space = ""  # a candidate on a line of its own
@@ -303,7 +374,7 @@ def custom_task(template: str, label_words: Sequence[str], family: str, label_fi
         labels=labels,
         words=tuple(space + label for label in labels),
         label_field=label_field,
-        by_index=not any(label.isdigit() for label in labels),
+        numbers={} if has_digits else {label_field: labels},
     )
 
 
@@ -325,18 +396,19 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-_FIELD_TYPES: dict[str, type] = {
+_FIELD_TYPES: dict[str, Any] = {
     "name": str,
     "family": str,
     "template": str,
-    "labels": list,
-    "words": list,
+    "labels": list[str],
+    "words": list[str],
     "max_length": int,
     "sentence_limit": int,
     "label_field": str,
-    "by_index": bool,
-    "aliases": dict,
-    "columns": list,
+    "aliases": dict[str, list[str]],
+    "synonyms": dict[str, str],
+    "numbers": dict[str, list[str]],
+    "columns": list[str],
     "n_dev": int,
     "loss": str,
 }
@@ -361,15 +433,12 @@ def task_of_row(row: Mapping[str, Any]) -> Task:
     return Task(**fields)
 
 
-def _is_of(value: object, wanted: type | None) -> bool:
-    """Whether a value is of a type; what lists and dictionaries hold is text."""
-    if isinstance(value, list):
-        members = value
-    elif isinstance(value, dict):
-        members = list(value.values())
-    else:
-        members = []
-    return type(value) is wanted and all(isinstance(member, str) for member in members)
+def _is_of(value: Any, wanted: Any) -> bool:
+    """Whether a value, with all that a list or a dictionary holds, is of a type."""
+    if type(value) is not (get_origin(wanted) or wanted):
+        return False
+    members = value.values() if isinstance(value, dict) else value
+    return all(_is_of(member, kind) for kind in get_args(wanted)[-1:] for member in members)
 
 
 def _read_table() -> list[Task]:
