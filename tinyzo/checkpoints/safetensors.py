@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyzo import parsing, system
+from tinyzo.checkpoints import checksums
 from tinyzo.checkpoints.sources import Source, Stored, TensorInfo, is_shape, open_source
 from tinyzo.dtypes import STORAGE
 from tinyzo.errors import CheckpointError, ShapeError, refuse
@@ -34,6 +35,8 @@ _RANK = {tag: rank for rank, tag in enumerate(STORAGE)}  # by which the crate so
 class SafetensorsFile(Source):
     """One safetensors file; `metadata` is its `__metadata__`.
 
+    What has checksums is compared with them whenever it is read.
+
     raises: CheckpointError for whatever the crate refuses
     differs: also refuses what the crate lets pass: blanks before the header, a name that is there
         twice, fields beyond the three, an entry written as a list, types below one byte (F4, F6),
@@ -41,6 +44,7 @@ class SafetensorsFile(Source):
     """
 
     metadata: dict[str, str]
+    checksums: checksums.Checksums | None
 
     def _load(self, opened: ExitStack) -> dict[str, Stored]:
         file, size = system.open_file(self.path, opened)
@@ -51,10 +55,19 @@ class SafetensorsFile(Source):
         text = system.read_bytes(file, header_size, _LENGTH_BYTES)
         header = _parse_header(text, size - data_start, self.path)
         self.metadata = header.metadata
-        return {
+        tensors = {
             name: Stored(info, file, name, data_start + start, _contiguous(info.shape))
             for name, info, start, _ in header.spans
         }
+        place = tensors.pop(checksums.TENSOR, None)
+        infos = {name: stored.info for name, stored in tensors.items()}
+        self.checksums = checksums.read(self.path, place, infos) if place else None
+        return tensors
+
+    def read_into(self, name: str, out: np.ndarray, start: int = 0) -> None:
+        super().read_into(name, out, start)
+        if self.checksums:
+            self.checksums.check(self.path, name, out, start)
 
 
 def open_safetensors(path: str | Path) -> Source:
