@@ -205,8 +205,8 @@ FOLDS = type(choose_engine("auto", 2))
     [
         (Run, "create", 1),
         (Run, "save", 1),
-        (Run, "save", 2),
         (Journal, "_write", 1),  # the header
+        (Run, "write", 1),
         (Run, "write", 2),
         (Run, "record", 1),  # the first evaluation
         (Run, "record", 2),

@@ -9,7 +9,6 @@ Source: github.com/huggingface/safetensors, whose crate the tests compare with.
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
@@ -201,20 +200,14 @@ class SafetensorsWriter(AbstractContextManager["SafetensorsWriter"]):
     def _begin(self, header: bytes, unfinished: ExitStack) -> None:
         """Take the partial file from other processes, and write all that is before the data."""
         system.lock(self._file, CheckpointError, f"{self.path}: another process is writing it")
-        if not self._has_partial():
+        # It may have got its name before the lock was ours, and is another process's then.
+        if not system.is_at(self._file, self.partial):
             refuse(
                 self.path, "another process was writing it until now", "look at it, or try again"
             )
         unfinished.callback(self.partial.unlink, missing_ok=True)
         self._file.truncate(0)  # a process that died may have left something
         self._file.write(len(header).to_bytes(_LENGTH_BYTES, "little") + header)
-
-    def _has_partial(self) -> bool:
-        """Whether the open file still is the partial one: it may have got its name before the lock
-        was ours, and is another process's then."""
-        with suppress(FileNotFoundError):
-            return os.path.samestat(os.fstat(self._file.fileno()), self.partial.stat())
-        return False
 
     def names(self) -> list[str]:
         """The order in which `write` wants the tensors."""

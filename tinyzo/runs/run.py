@@ -32,6 +32,7 @@ from tinyzo.runs.methods import method_of
 from tinyzo.runs.settings import RunSettings, Settings
 from tinyzo.system import new_directory, os_errors, write_file
 
+RUN_TOML = "run.toml"
 ROOM = "make room on the disk, or the directory writable, then --resume"
 NO_ROOM_TO_BEGIN = "make room on the disk, or name another --output; nothing has been computed yet"
 OLD_VALUES = {"update": {"adam": "adamezo"}}  # a setting -> its values of before 0.2 -> ours
@@ -49,7 +50,10 @@ class Run:
         self.path = path
         self.settings = settings
         self.about = about
-        self.journal_path = path / "journal"
+
+    @property
+    def journal_path(self) -> Path:
+        return self.path / "journal"
 
     @property
     def result(self) -> JsonObject:
@@ -62,19 +66,29 @@ class Run:
         except (OSError, ValueError):
             raise RunError(f"{self.path}: not finished", f"--resume {self.path}") from None
 
-    def create(self) -> None:
-        """Make the directory, with its run.toml.
+    def make_directory(self) -> None:
+        """Make a new run's directory, or use one that is there.
 
         raises: RunError when there is a run or a model in it already, or it cannot be made
         """
-        new_directory(self.path, RunError, ("run.toml", "config.json"))
+        new_directory(self.path, RunError, (RUN_TOML, "config.json"))
+
+    def create(self, steps: int) -> None:
+        """Write a new run's run.toml; only who holds the journal may, since two may have begun.
+
+        steps: of the journal
+        raises: RunError when there is a run already
+        """
+        if is_run(self.path) or steps:
+            taken = RUN_TOML if is_run(self.path) else "journal"
+            raise RunError(f"{self.path} has a {taken} already", "name another --output")
         self.about |= {"numpy": np.__version__, "machine": platform.machine()}
         self.save(NO_ROOM_TO_BEGIN)
 
     def save(self, hint: str = ROOM) -> None:
         """Write run.toml, whole or not at all. hint: what to do when it cannot be written."""
         about = "".join(f"{name} = {json.dumps(value)}\n" for name, value in self.about.items())
-        self.write("run.toml", f"[about]\n{about}\n[settings]\n{self.settings.to_toml()}", hint)
+        self.write(RUN_TOML, f"[about]\n{about}\n[settings]\n{self.settings.to_toml()}", hint)
 
     @classmethod
     def open(cls, path: Path) -> Run:
@@ -84,7 +98,7 @@ class Run:
         """
         if not is_run(path):
             raise RunError(f"{path}: no run.toml, so not a run", "name the --output of finetune")
-        toml = read_toml(path / "run.toml")
+        toml = read_toml(path / RUN_TOML)
         about = toml.get("about")
         values = toml.get("settings")
         if not isinstance(values, dict) or not _is_about_a_run(about):
@@ -173,7 +187,7 @@ class Run:
 
 def is_run(path: Path) -> bool:
     """Whether this is the directory of a run."""
-    return (path / "run.toml").is_file()
+    return (path / RUN_TOML).is_file()
 
 
 def _is_about_a_run(about: object) -> TypeGuard[JsonObject]:

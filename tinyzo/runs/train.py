@@ -6,6 +6,7 @@ the journal may have some; and reports on the best one.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -27,9 +28,9 @@ from tinyzo.runs.evaluate import evaluate
 from tinyzo.runs.journal import Header, Journal
 from tinyzo.runs.methods import RunMethod, method_of
 from tinyzo.runs.run import Run, is_run, prepare, read_lines
-from tinyzo.runs.settings import RunSettings, Settings
+from tinyzo.runs.settings import Settings
 from tinyzo.runs.snapshots import Snapshots, tuned_model
-from tinyzo.system import peak_bytes
+from tinyzo.system import claim_directory, peak_bytes
 from tinyzo.text.packing import batch_rows, packed_size
 from tinyzo.text.tasks import Example
 from tinyzo.zo.mezo import Step
@@ -59,14 +60,18 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
     plan = _plan(run, model, method, loads, is_new)
     if is_new:  # made only now, so that a mistake in the settings leaves no directory behind
         _settle(run, model, plan)
-        run.create()
+        _make_directory(run, output)
     header = Header(*method.journal_shape, model.weights.direction.kind, run.about["base"])
     passes = math.ceil(step_load.tokens / plan.micro_batch_tokens)
     snapshots = Snapshots(run, method, run.settings.fold_every, passes)
     with Journal(run.journal_path, header) as journal, snapshots:
         done = len(journal.steps)
         _check_steps(run.settings.steps, done)
-        run.save()
+        if is_new:
+            run.create(done)
+        else:
+            run.save()
+        report.say(f"run {run.path}")
         start = snapshots.restore(model, _first_unevaluated(run, data, done))
         if not is_new:
             _settle(run, model, plan)
@@ -103,7 +108,8 @@ def _begin(given: Settings, output: Path | None) -> tuple[Run, Model]:
         "family": model.family,
         "base": fingerprint(*peft.parts(path)),
     }
-    run = Run(output or _free_path(settings), settings, about)
+    name = f"{settings.task or 'custom'}-{path.name}".lower()
+    run = Run(output or Path("runs") / name, settings, about)
     return run, prepare(model, settings)
 
 
@@ -125,11 +131,16 @@ def _reopen(given: Settings, path: Path) -> tuple[Run, Model]:
     return run, run.base_model()
 
 
-def _free_path(settings: RunSettings) -> Path:
-    """A directory under runs/ that is not there yet."""
-    stem = f"{settings.task or 'custom'}-{settings.model_path.name}".lower()
-    paths = (Path("runs") / f"{stem}-{n}" for n in range(1, 1_000_000))
-    return next(path for path in paths if not path.exists())
+def _make_directory(run: Run, output: Path | None) -> None:
+    """Make the directory of a new run; without an output, of the first number that is free.
+
+    raises: RunError when there is something in it already, or it cannot be made
+    """
+    if output:
+        run.make_directory()
+        return
+    numbered = (run.path.with_name(f"{run.path.name}-{n}") for n in itertools.count(1))
+    run.path = next(path for path in numbered if claim_directory(path, RunError))
 
 
 def _check_digest(run: Run, digest: str) -> None:
@@ -176,7 +187,7 @@ def _plan(
 
 def _settle(run: Run, model: Model, plan: memory.Plan) -> None:
     """Log the plan, and make the model ready by it."""
-    report.say(f"run {run.path}\nmemory plan: {plan}")
+    report.say(f"memory plan: {plan}")
     engine = run.settings.engine
     if plan.engine == "numpy":
         engine = "numpy"
