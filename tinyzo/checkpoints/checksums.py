@@ -1,14 +1,14 @@
 """Checksums of the rows of a safetensors file, which it has as one more tensor.
 
-    s = sum_i (2 i + 1) w_i  mod 2^64      w_i: the row's bytes as little-endian words of 64 bits
+    s = sum_i w_i  mod 2^64      w_i: the row's bytes as little-endian words of 64 bits
 
 A row is tensor[i]; of a tensor of one axis, the next LINE elements. A row of bytes that are no
-multiple of 8 has words of 32, 16 or 8 bits. A change within one word is always noticed, since an
-odd factor loses nothing mod 2^64. NumPy takes the sum at the speed of memory, which no CRC does.
+multiple of 8 has words of 32, 16 or 8 bits. Whatever changes within one word is noticed. NumPy
+sums faster than memory is read, which no CRC of Python's does.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from tinyzo.system import read_at
 
 TENSOR = "tinyzo.checksums"  # U8 [rows, 8], of all rows in the file's order; the last in the file
 LINE = 1 << 16
+PIECE = 1 << 19  # bytes that stay in a cache between their reading and their sum
 BYTES = 8  # of a checksum
 
 
@@ -62,7 +63,8 @@ class Checksums:
         wrong = np.flatnonzero(made != self._sums[at : at + len(made)])
         if wrong.size:
             row = start + size * int(wrong[0])
-            refuse(path, f"{name!r:.80} is damaged from row {row} on: its checksum is another")
+            why = f"{name!r:.80} is damaged at row {row}: its checksum is another"
+            refuse(path, why, "a run goes on without it by finetune --resume")
 
     def _whole_lines(self, name: str, elements: np.ndarray, start: int) -> np.ndarray:
         """Of elements from `start` on, those up to the end of the last whole line; [n]."""
@@ -74,6 +76,16 @@ class Checksums:
         return elements[: stop - start]
 
 
+def pieces(rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Parts of about PIECE bytes, (first row, rows); all at once where there is no row."""
+    if rows.ndim < 2:
+        yield 0, rows
+        return
+    step = max(1, PIECE * len(rows) // rows.nbytes)
+    for at in range(0, len(rows), step):
+        yield at, rows[at : at + step]
+
+
 def row_sums(rows: np.ndarray) -> np.ndarray:
     """The checksum of each row: u64[rows]."""
     if rows.ndim == 1:
@@ -83,8 +95,8 @@ def row_sums(rows: np.ndarray) -> np.ndarray:
     raw = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
     words = raw.reshape(count, raw.size // max(count, 1))
     size = math.gcd(words.shape[1], BYTES)
-    words = words.view(f"<u{size}").astype(np.uint64, copy=False)
-    return words @ np.arange(1, 2 * words.shape[1], 2, dtype=np.uint64)
+    sums: np.ndarray = words.view(f"<u{size}").sum(axis=1, dtype=np.uint64)
+    return sums
 
 
 def _row_count(shape: tuple[int, ...]) -> int:

@@ -64,9 +64,12 @@ class SafetensorsFile(Source):
         return tensors
 
     def read_into(self, name: str, out: np.ndarray, start: int = 0) -> None:
-        super().read_into(name, out, start)
-        if self.checksums:
-            self.checksums.check(self.path, name, out, start)
+        if not self.checksums or not out.size:
+            super().read_into(name, out, start)
+            return
+        for at, rows in checksums.pieces(out):
+            super().read_into(name, rows, start + at)
+            self.checksums.check(self.path, name, rows, start + at)
 
 
 def open_safetensors(path: str | Path) -> Source:

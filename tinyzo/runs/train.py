@@ -27,6 +27,7 @@ from tinyzo.runs.data import Data, bind_task, load_data
 from tinyzo.runs.evaluate import evaluate
 from tinyzo.runs.journal import Header, Journal
 from tinyzo.runs.methods import RunMethod, method_of
+from tinyzo.runs.places import lasting
 from tinyzo.runs.run import Run, is_run, prepare, read_lines
 from tinyzo.runs.settings import Settings
 from tinyzo.runs.snapshots import Snapshots, tuned_model
@@ -99,9 +100,8 @@ def _begin(given: Settings, output: Path | None) -> tuple[Run, Model]:
     model = open_model(given.model_path, given.dtype)
     settings = given.resolve(model.family)
     path = settings.model_path
-    name = path.name if settings.is_shipped_model else str(path.resolve())
     data = str(settings.data_path.resolve()) if settings.data else None
-    settings = settings.replace(model=name, data=data)
+    settings = settings.replace(model=lasting(settings.model), data=data)
     about = {
         "format": 1,
         "tinyzo": __version__,
@@ -115,12 +115,14 @@ def _begin(given: Settings, output: Path | None) -> tuple[Run, Model]:
 
 def _reopen(given: Settings, path: Path) -> tuple[Run, Model]:
     """An old run, with what may be chosen anew, and its model, still in its file."""
-    run = Run.open(path)
-    choices = given.given()
+    run = Run.open(path, given.model, given.data)
+    run.check_data()
+    choices = given.replace(model=None, data=None).given()
     others = sorted(choices.keys() - set(FREE))
     if others:
         found = f"--resume keeps the run's settings; {', '.join(others)} cannot change"
-        raise UsageError(found, f"only {', '.join(FREE)} may be given with --resume")
+        hint = f"only {', '.join(FREE)} may be given with --resume, and where model and data are"
+        raise UsageError(found, hint)
     before = run.settings
     run.settings = before.replace(**choices)
     run.settings.check()
