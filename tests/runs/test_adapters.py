@@ -172,7 +172,7 @@ def test_what_was_interrupted_can_be_done_again(runs, tmp_path, monkeypatch):
         patch.setattr(export, "write_file", fails)
         with pytest.raises(OSError, match="the disk is full"):
             replay(runs["opt lora"], tmp_path, step=6)
-    assert [path.name for path in tmp_path.iterdir()] == [WEIGHTS]  # which is no adapter yet
+    assert list(tmp_path.iterdir()) == []
     replay(runs["opt lora"], tmp_path, step=6)
     whole = runs["opt lora"].path.parent / "adapter"
     for name in (CONFIG, WEIGHTS):

@@ -14,12 +14,12 @@ from tinyzo.runs.settings import is_shipped_model, model_path
 
 
 def relative(path: str, directory: Path) -> str:
-    """An absolute path as run.toml has it; a name, and a path on another drive, as they are.
+    """A path as run.toml has it; a name, and a path on another drive or system, as they are.
 
     directory: the run's, resolved
     returns: it begins with a dot, and has slashes, where it is relative
     """
-    if not _is_absolute(path):
+    if not Path(path).is_absolute():
         return path
     try:
         found = Path(os.path.relpath(path, directory)).as_posix()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyzo.parsing import JsonObject
-from tinyzo.runs.run import read_lines
+from tinyzo.runs.lines import read_lines
 
 
 def say(text: str) -> None:

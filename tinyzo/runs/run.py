@@ -16,7 +16,6 @@ import os
 import platform
 import re
 import zlib
-from contextlib import suppress
 from pathlib import Path
 from typing import TypeGuard
 
@@ -30,6 +29,7 @@ from tinyzo.models.trainable import train_only
 from tinyzo.parsing import JsonObject, read_toml
 from tinyzo.runs.data import bind_task
 from tinyzo.runs.journal import read_journal
+from tinyzo.runs.lines import EVENTS, read, read_lines, sealed
 from tinyzo.runs.methods import method_of
 from tinyzo.runs.places import first_there, is_name, lasting, places, relative
 from tinyzo.runs.settings import RunSettings, Settings, model_path, toml_lines
@@ -182,12 +182,17 @@ class Run:
             raise RunError(found, "--data PATH names the folder or file they are in now")
 
     def evaluations(self, split: str) -> dict[int, JsonObject]:
-        """The evaluations on a split, by step."""
-        return {
-            event["step"]: event
-            for event in read_lines(self.path / "events.jsonl")
-            if event["event"] == "evaluation" and event["split"] == split
-        }
+        """The evaluations on a split, by step.
+
+        raises: RunError when a line of events.jsonl is damaged, since the best step depends on it
+        """
+        path = self.path / EVENTS
+        events, is_damaged = read(path)
+        if is_damaged:
+            why = f"{path}: line {len(events) + 1} is damaged"
+            raise RunError(why, f"finetune --resume {self.path} evaluates again")
+        found = (event for event in events if event["event"] == "evaluation")
+        return {event["step"]: event for event in found if event["split"] == split}
 
     def best_step(self) -> int:
         """The step with the best dev accuracy (RoBERTa) or dev loss (OPT), as published.
@@ -219,10 +224,12 @@ class Run:
             write_file(self.path / file, text.encode())
 
     def record(self, file: str, line: JsonObject) -> None:
-        """Append an object to metrics.jsonl or events.jsonl.
+        """Append an object to metrics.jsonl or events.jsonl, in which each gets a CRC.
 
         raises: RunError when the disk is full
         """
+        if file == EVENTS:
+            line = sealed(line)
         path = self.path / file
         with os_errors(RunError, path, ROOM), open(path, "a", encoding="utf-8") as lines:
             lines.write(json.dumps(line) + "\n")
@@ -234,12 +241,13 @@ class Run:
             os.fsync(lines.fileno())
 
     def keep_lines(self, file: str, most: int | None = None) -> int:
-        """Drop a torn last line of a file, and what is beyond `most` lines.
+        """Drop a torn or damaged line of a file with all after it, and what is beyond `most` lines.
 
         returns: how many are left
         """
-        lines = [json.dumps(line) + "\n" for line in read_lines(self.path / file)[:most]]
-        self.write(file, "".join(lines))
+        lines = read_lines(self.path / file)[:most]
+        whole = map(sealed, lines) if file == EVENTS else lines
+        self.write(file, "".join(json.dumps(line) + "\n" for line in whole))
         return len(lines)
 
 
@@ -280,12 +288,3 @@ def prepare(model: Model, settings: RunSettings) -> Model:
     train_only(model, s.train, s.seed, s.lora_rank, s.lora_alpha, s.lora_targets, ids)
     method_of(s).begin(model.weights)
     return model
-
-
-def read_lines(path: Path) -> list[JsonObject]:
-    """The objects of a .jsonl file up to the first that is torn; none when there is no file."""
-    lines: list[JsonObject] = []
-    with os_errors(RunError, path, ROOM), suppress(FileNotFoundError, ValueError):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            lines.append(json.loads(line))
-    return lines

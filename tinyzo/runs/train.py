@@ -26,9 +26,10 @@ from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.runs.data import Data, bind_task, load_data
 from tinyzo.runs.evaluate import evaluate
 from tinyzo.runs.journal import Header, Journal
+from tinyzo.runs.lines import read_lines
 from tinyzo.runs.methods import RunMethod, method_of
 from tinyzo.runs.places import lasting
-from tinyzo.runs.run import Run, is_run, prepare, read_lines
+from tinyzo.runs.run import Run, is_run, prepare
 from tinyzo.runs.settings import Settings
 from tinyzo.runs.snapshots import Snapshots, tuned_model
 from tinyzo.system import claim_directory, peak_bytes
@@ -72,6 +73,7 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
             run.create(done)
         else:
             run.save()
+        run.keep_lines("events.jsonl")
         report.say(f"run {run.path}")
         start = snapshots.restore(model, _first_unevaluated(run, data, done))
         if not is_new:
@@ -257,7 +259,6 @@ class Training:
         """Mend what a kill leaves: torn lines, and a metrics.jsonl shorter than the journal."""
         steps = self.journal.steps
         kept = self.run.keep_lines("metrics.jsonl", len(steps))
-        self.run.keep_lines("events.jsonl")
         for number in range(kept, len(steps)):
             self._record(number, steps[number], seconds=None)
 
