@@ -194,7 +194,7 @@ def test_a_run_without_its_base_is_inspected(scattered, tmp_path, capsys):
     capsys.readouterr()
     assert main(["inspect", str(scattered), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["steps"], found["best_step"], found["family"]) == (6, 4, "opt")
+    assert (found["steps"], found["best_step"], found["family"]) == (6, 6, "opt")
     places = f"{tmp_path / 'moved' / 'model'} or {tmp_path / 'gone' / 'model'}"
     missing = f"{scattered}: the model that it began with is not at {places}"
     assert (found["missing"], found["plans"], found["plan"]) == (missing, [], {})

@@ -68,10 +68,10 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
     snapshots = Snapshots(run, method, run.settings.fold_every, passes)
     with Journal(run.journal_path, header) as journal, snapshots:
         done = len(journal.steps)
-        _check_steps(run.settings.steps, done)
         if is_new:
             run.create(done)
         else:
+            _check_steps(run.settings.steps, done)
             run.save()
         run.keep_lines("events.jsonl")
         report.say(f"run {run.path}")
