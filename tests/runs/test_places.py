@@ -14,7 +14,7 @@ from folders import finetune, write_model, write_reviews
 
 import tinyzo
 from tinyzo.cli import main
-from tinyzo.errors import RunError, UsageError
+from tinyzo.errors import ConfigError, RunError, UsageError
 from tinyzo.runs.places import lasting, places, relative
 from tinyzo.runs.run import Run
 
@@ -293,3 +293,53 @@ def test_a_run_of_windows_says_where_its_model_was(made, tmp_path):
     replace(run / "run.toml", '"../../model"', '"D:\\\\models\\\\opt"')
     with pytest.raises(RunError, match=r"is not at D:\\models\\opt\n"):
         Run.open(run).base_model()
+
+
+# --- adapters ---
+
+
+def test_an_adapter_moves_with_its_base(made, tmp_path, monkeypatch):
+    """peft's own field has a full path, which peft finds from wherever it stands."""
+    home = tmp_path / "home"
+    for name in ("model", "data"):
+        shutil.copytree(made / name, home / name)
+    assert finetune(home / "model", home / "data", home / "run", "--train", "lora") == 0
+    tinyzo.replay(home / "run", home / "tuned")
+    config = json.loads((home / "tuned" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(home.resolve() / "model")
+    expected = tinyzo.load(home / "tuned").logits([[2, 5, 7]])[0].tobytes()
+    home.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    moved = Path("moved/tuned")
+    assert tinyzo.load(moved).logits([[2, 5, 7]])[0].tobytes() == expected
+    assert finetune(moved, Path("moved/data"), Path("moved/on"), "--steps", "2") == 0
+    (tmp_path / "moved").rename(tmp_path / "again")
+    assert main(["evaluate", "--model", "again/on"]) == 0
+
+
+@pytest.mark.parametrize("change", ["gone", "another", "no origin"])
+def test_an_adapter_takes_no_other_base(made, tmp_path, change):
+    model = shutil.copytree(made / "model", tmp_path / "home" / "model")
+    run = tmp_path / "home" / "run"
+    assert finetune(model, made / "data", run, "--train", "lora") == 0
+    tinyzo.replay(run, tmp_path / "home" / "tuned")
+    moved = (tmp_path / "home").rename(tmp_path / "moved")
+    if change == "no origin":
+        (moved / "tuned" / "tinyzo.json").unlink()
+    else:
+        shutil.rmtree(moved / "model")
+    if change == "another":
+        write_model(moved / "model", "roberta")
+    with pytest.raises(ConfigError, match="is no folder here\n  hint: download the base"):
+        tinyzo.load(moved / "tuned")
+
+
+# --- a run.toml with paths that are none ---
+
+
+@pytest.mark.parametrize("path", ["/" + 5000 * "a", "../" + 5000 * "a"])
+def test_a_path_that_is_too_long(project, path):
+    run = project / "runs" / "one"
+    replace(run / "run.toml", "../../model", path)
+    with pytest.raises(RunError, match="run.toml: File name too long\n  hint: restore it"):
+        Run.open(run)

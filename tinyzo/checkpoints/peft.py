@@ -13,13 +13,13 @@ differs: one rank and one alpha for all modules, which are linear; the base is a
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from tinyzo.checkpoints.directory import check_type, match_names
+from tinyzo.checkpoints.directory import check_type, fingerprint, match_names
 from tinyzo.checkpoints.layout import Layout
 from tinyzo.checkpoints.safetensors import SafetensorsFile
 from tinyzo.checkpoints.sources import Source
@@ -28,6 +28,7 @@ from tinyzo.parsing import JsonObject, read_json
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+ORIGIN = "tinyzo.json"  # ours: the base relative to the adapter, and the SHA-256 that it has
 PREFIX = "base_model.model."
 BASE = "base_model_name_or_path"
 
@@ -103,13 +104,23 @@ def parts(path: Path) -> list[Path]:
     if not config.is_file():
         return [path]
     base = str(read_json(config).get(BASE))
-    for folder in (path / base, Path(base)):
+    for folder in (path / base, Path(base), *_moved_base(path)):
         if folder.is_dir():
             return [folder, config, path / WEIGHTS]
     raise ConfigError(
         f"{config}: its base {base!r:.200} is no folder here",
         f"download the base, and set {BASE} to its folder",
     )
+
+
+def _moved_base(path: Path) -> Iterator[Path]:
+    """The base of an adapter that moved with it, if it still has the hash that it had."""
+    if not (path / ORIGIN).is_file():
+        return
+    origin = read_json(path / ORIGIN)
+    folder = path.resolve() / str(origin.get("base"))
+    if folder.is_dir() and fingerprint(folder) == origin.get("sha256"):
+        yield folder
 
 
 def open_adapter(config: Path, file: Path, shapes: Mapping[str, tuple[int, ...]]) -> Adapter:

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from tinyzo.checkpoints import peft
-from tinyzo.checkpoints.directory import WEIGHT_FILES, open_torch_bin, open_weights
+from tinyzo.checkpoints.directory import WEIGHT_FILES, fingerprint, open_torch_bin, open_weights
 from tinyzo.checkpoints.safetensors import Infos, SafetensorsWriter
 from tinyzo.dtypes import weight_type
 from tinyzo.engine.adapters import scale_of
 from tinyzo.errors import CheckpointError, RunError, refuse
 from tinyzo.models.model import Model
 from tinyzo.parsing import JsonObject, read_json
+from tinyzo.runs.places import relative
 from tinyzo.runs.run import Run
 from tinyzo.runs.snapshots import infos_of, steps_up_to, tuned_model
 from tinyzo.system import new_directory, write_file
@@ -74,6 +75,9 @@ def _write_adapter(output: Path, model: Model) -> None:
             writer.write(peft.PREFIX + name, raw)
 
         weights.write(write, names)
+        base = relative(str(model.directory.resolve()), output.resolve())
+        origin = {"base": base, "sha256": fingerprint(model.directory)}
+        _write_json(output / peft.ORIGIN, origin)
         _write_json(output / peft.CONFIG, config)
 
 

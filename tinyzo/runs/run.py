@@ -127,9 +127,10 @@ class Run:
         for name, renamed in OLD_VALUES.items():
             if name in values:
                 values[name] = renamed.get(values[name], values[name])
-        settings = Settings.from_mapping(values, str(file)).resolve(about["family"])
-        run = cls(directory, settings, about)
-        run._find(base, data)
+        with os_errors(RunError, file, "restore it from a copy"):  # a path that no system takes
+            settings = Settings.from_mapping(values, str(file)).resolve(about["family"])
+            run = cls(directory, settings, about)
+            run._find(base, data)
         return run
 
     def _find(self, base: str | None, data: str | None) -> None:
@@ -191,7 +192,7 @@ class Run:
         if is_damaged:
             why = f"{path}: line {len(events) + 1} is damaged"
             raise RunError(why, f"finetune --resume {self.path} evaluates again")
-        found = (event for event in events if event["event"] == "evaluation")
+        found = (event for event in events if event.get("event") == "evaluation")
         return {event["step"]: event for event in found if event["split"] == split}
 
     def best_step(self) -> int:
