@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from folders import SHAPES, finetune, random_tensors, write_model, write_reviews, write_tensors
 
-from tinyzo.checkpoints.peft import CONFIG, WEIGHTS
+from tinyzo.checkpoints.peft import CONFIG, ORIGIN, WEIGHTS
 from tinyzo.cli import main
 from tinyzo.errors import CheckpointError, ConfigError, RunError
 from tinyzo.models.model import load
@@ -110,7 +110,7 @@ def test_merged_is_the_same(run):
 
 def test_what_the_folder_holds(run):
     folder = run.path.parent / "adapter"
-    assert sorted(path.name for path in folder.iterdir()) == [CONFIG, WEIGHTS]
+    assert sorted(path.name for path in folder.iterdir()) == [CONFIG, WEIGHTS, ORIGIN]
     config, s = json.loads((folder / CONFIG).read_text()), run.settings
     adapters = [n for n in tuned_model(run, 0).weights.names() if ".lora_A." in n]
     modules = sorted(name.removesuffix(".lora_A.weight") for name in adapters)

@@ -56,7 +56,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "family": seen.family,
     }
     if seen.model is None:
-        return _show(result | {"missing": seen.missing}, [], options.json)
+        shown = _show(result | {"missing": seen.missing}, [], options.json)
+        return shown | {"plan": {}, "plans": []}
     names = seen.model.weights.names()  # the model's own: `prepare` may add adapters
     if seen.about_run:
         prepare(seen.model, seen.settings)

@@ -55,7 +55,7 @@ eval_every = 3
 """.encode()
 
 
-LORA = 'label_words = ["a", "b"]\nlora_targets = ["query"]\nlora_rank = 8\nclip = 1.5'
+LORA = 'lora_targets = ["query"]\nlora_rank = 8\nclip = 1.5'
 READER = Reader(
     read,
     seeds=[
