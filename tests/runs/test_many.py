@@ -18,7 +18,7 @@ from tinyzo.errors import CheckpointError, RunError
 from tinyzo.runs import export
 from tinyzo.runs.journal import Header, Journal, read_journal
 from tinyzo.runs.run import Run
-from tinyzo.runs.snapshots import Snapshots, tuned_model
+from tinyzo.runs.snapshots import Snapshots, steps_up_to, tuned_model
 from tinyzo.zo.mezo import Step
 
 # Says that it is ready, and begins when it is told to.
@@ -268,3 +268,20 @@ def test_a_snapshot_that_goes_between_looking_and_reading(
 
 def theta(model):
     return {name: model.weights.stored(name).tobytes() for name in model.weights.names()}
+
+
+def test_a_run_that_goes_on_between_two_looks(home, tmp_path, monkeypatch):
+    """An evaluation comes after its step, so it is read before the journal."""
+    run = Run.open(home / "run")
+    best_step = Run.best_step
+    whole = run.journal_path.read_bytes()
+    shorter = shutil.copytree(home / "run", tmp_path / "run")
+    (shorter / "journal").write_bytes(whole[:-56])
+
+    def then_a_step(self):
+        found = best_step(self)
+        (shorter / "journal").write_bytes(whole)
+        return found
+
+    monkeypatch.setattr(Run, "best_step", then_a_step)
+    assert len(steps_up_to(Run.open(shorter), None)) == best_step(run) == 6

@@ -120,11 +120,12 @@ def _about_run(run: Run) -> dict[str, Any]:
     from tinyzo.engine.noise import FORMAT
     from tinyzo.runs.journal import read_journal
 
+    best_step = run.best_step()  # first, since the journal of a run at work is ahead
     header, steps, _ = read_journal(run.journal_path)
     return {
         "run": str(run.path),
         "steps": len(steps),
-        "best_step": run.best_step(),
+        "best_step": best_step,
         "base": header.base,
         "noise_format": FORMAT,
         "step_bytes": header.record.size,

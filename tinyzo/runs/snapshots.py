@@ -91,9 +91,9 @@ def steps_up_to(run: Run, step: int | None) -> list[Step]:
 
     raises: RunError when it has no such step
     """
-    done = read_journal(run.journal_path).steps
     if step is None:
-        step = run.best_step()
+        step = run.best_step()  # before the journal is read, which a run at work is ahead with
+    done = read_journal(run.journal_path).steps
     if not 0 <= step <= len(done):
         raise RunError(f"{run.path}: no step {step}", f"it has {len(done)} steps")
     return done[:step]
