@@ -15,6 +15,7 @@ from tinyzo.errors import RunError
 from tinyzo.parsing import JsonObject
 from tinyzo.system import os_errors
 
+ROOM = "make room on the disk, or the directory writable, then --resume"
 EVENTS = "events.jsonl"
 NUMBER = (int, float)
 # What there is in a line at least: of an event, by its name; of metrics.jsonl, which names none.
@@ -52,7 +53,7 @@ def read(path: Path) -> Lines:
     raises: RunError when it cannot be read
     """
     data = b""
-    with os_errors(RunError, path, "make it readable"), suppress(FileNotFoundError):
+    with os_errors(RunError, path, ROOM), suppress(FileNotFoundError):
         data = path.read_bytes()
     lines: list[JsonObject] = []
     *whole, last = data.split(b"\n")

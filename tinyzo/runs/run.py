@@ -29,14 +29,13 @@ from tinyzo.models.trainable import train_only
 from tinyzo.parsing import JsonObject, read_toml
 from tinyzo.runs.data import bind_task
 from tinyzo.runs.journal import read_journal
-from tinyzo.runs.lines import EVENTS, read, read_lines, sealed
+from tinyzo.runs.lines import EVENTS, ROOM, read, read_lines, sealed
 from tinyzo.runs.methods import method_of
 from tinyzo.runs.places import first_there, is_name, lasting, places, relative
 from tinyzo.runs.settings import RunSettings, Settings, model_path, toml_lines
 from tinyzo.system import new_directory, os_errors, write_file
 
 RUN_TOML = "run.toml"
-ROOM = "make room on the disk, or the directory writable, then --resume"
 NO_ROOM_TO_BEGIN = "make room on the disk, or name another --output; nothing has been computed yet"
 NAME_BASE = "--base DIR names the folder it is in now (of finetune --resume: --model DIR)"
 SEAL = "# CRC-32 of what follows: "
