@@ -257,6 +257,20 @@ FAULTS = (
         "one row too many may be read",
         "checkpoints/test_safetensors.py::test_a_buffer_that_does_not_fit_is_a_shape_error",
     ),
+    Fault(
+        "checkpoints/checksums.py",
+        "np.flatnonzero(made != self._sums[at : at + len(made)])",
+        "np.flatnonzero(made[:0])",
+        "damaged rows are read",
+        "checkpoints/test_checksums.py",
+    ),
+    Fault(
+        "checkpoints/checksums.py",
+        "math.gcd(words.shape[1], BYTES)",
+        "1",
+        "a checksum is of bytes, which another reader's is not",
+        "checkpoints/test_checksums.py::test_the_sum_of_the_words",
+    ),
     # -- text
     Fault(
         "text/tokenizer.py",
@@ -851,6 +865,55 @@ FAULTS = (
         "gap < NEAR",
         "weights that are not finite pass",
         "runs/test_doctor.py::test_an_unused_row_that_is_not_finite",
+    ),
+    Fault(
+        "runs/snapshots.py",
+        "if is_ours and file.checksums:",
+        "if False:",
+        "a damaged snapshot is taken",
+        "runs/test_flips.py",
+    ),
+    Fault(
+        "runs/places.py",
+        "return list(dict.fromkeys(found))",
+        "return list(dict.fromkeys(found))[-1:]",
+        "a run that moved looks where it was only",
+        "runs/test_places.py",
+    ),
+    Fault(
+        "runs/run.py",
+        "if is_run(self.path) or steps:",
+        "if False:",
+        "a run.toml is written over another run's",
+        "runs/test_many.py::test_a_directory_that_another_run_took_meanwhile",
+    ),
+    Fault(
+        "runs/run.py",
+        "if found and int(found[1], 16) != zlib.crc32(rest):",
+        "if False:",
+        "a setting with a flipped bit is taken",
+        "runs/test_flips.py",
+    ),
+    Fault(
+        "runs/lines.py",
+        "not in (None, _crc(line)):",
+        "== object():",
+        "an evaluation with a flipped bit is taken",
+        "runs/test_flips.py",
+    ),
+    Fault(
+        "runs/journal.py",
+        "if not is_at(self._file, self.path):",
+        "if False:",
+        "a run that was deleted goes on",
+        "runs/test_many.py::test_a_journal_that_is_gone",
+    ),
+    Fault(
+        "runs/export.py",
+        "is_ours = not path.exists()",
+        "is_ours = True",
+        "an export is written over another",
+        "runs/test_many.py::test_a_folder_that_another_export_filled_meanwhile",
     ),
     # -- cli
     Fault(

@@ -155,6 +155,26 @@ def new_directory(path: Path, kind: type[TinyzoError], taken: Iterable[str]) -> 
         path.mkdir(parents=True, exist_ok=True)
 
 
+def claim_directory(path: Path, kind: type[TinyzoError]) -> bool:
+    """Make a directory, for whoever comes first; False when there is anything of that name.
+
+    raises: an error of `kind` when it cannot be made
+    """
+    with os_errors(kind, path, "name another --output"):
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            return False
+    return True
+
+
+def is_at(file: IO[bytes], path: Path) -> bool:
+    """Whether an open file still is the one of that name."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
+
+
 def lock(file: IO[bytes], kind: type[TinyzoError], held: str) -> None:
     """Hold an open file for this process alone, until it is closed.
 

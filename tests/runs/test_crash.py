@@ -175,7 +175,7 @@ def test_the_events_are_all_there_is(home):
         "create run/journal 1", f"write run/journal {STEPS + 1}", "fsync run/journal 1",
         f"write run/metrics.jsonl {STEPS}", "replace run/weights-4.safetensors 1",
         "write run/.weights-2.safetensors.partial 5", "fsync run/.weights-2.safetensors.partial 1",
-        "replace run/run.toml 2", "write run/events.jsonl 6", "replace run/result.json 1",
+        "replace run/run.toml 1", "write run/events.jsonl 6", "replace run/result.json 1",
     ):  # fmt: skip
         assert what in events, what
     assert len(set(events)) == len(events)
@@ -469,6 +469,17 @@ def flipped(at: float) -> Callable[[bytes], bytes]:
     return flip
 
 
+def flipped_in(place: str) -> Callable[[bytes], bytes]:
+    """A flip in the first number of the data, the last of the checksums, or at a third of all."""
+
+    def flip(data: bytes) -> bytes:
+        begin = 8 + int.from_bytes(data[:8], "little")
+        at = {"first": begin, "third": begin + (len(data) - begin) // 3, "last": len(data) - 1}
+        return flipped(at[place] / (len(data) - 1) + 1e-9)(data)
+
+    return flip
+
+
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda data: b"",
     "five bytes": lambda data: data[:5],
@@ -477,6 +488,9 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "one byte more": lambda data: data + b"\0",
     "zeros": lambda data: bytes(len(data)),
     "its length": flipped(0),
+    "its first number": flipped_in("first"),
+    "a number": flipped_in("third"),
+    "its last checksum": flipped_in("last"),
     "its header": lambda data: data.replace(b'"journal"', b'"journak"', 1),
     "another type": lambda data: data.replace(b'"F32"', b'"I32"', 1),
     "another history": lambda data: re.sub(rb'("journal":")........', rb"\g<1>00000000", data),

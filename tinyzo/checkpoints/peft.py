@@ -17,15 +17,17 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, NoReturn, TypeVar
 
 from tinyzo.checkpoints.directory import (
     PEFT_PREFIX,
     check_type,
+    fingerprint,
     match_names,
     open_torch_bin,
     own_name,
@@ -42,6 +44,7 @@ from tinyzo.parsing import JsonObject, read_json
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 WEIGHTS_FILES = {WEIGHTS: open_safetensors, "adapter_model.bin": open_torch_bin}
+ORIGIN = "tinyzo.json"  # ours: the base relative to the adapter, and the SHA-256 that it has
 PREFIX = PEFT_PREFIX
 BASE = "base_model_name_or_path"
 MERGE = "only plain LoRA is read; if peft can merge it (merge_and_unload), save the whole model"
@@ -151,13 +154,24 @@ def parts(path: Path) -> list[Path]:
     weights = next(
         (path / name for name in WEIGHTS_FILES if os.path.isfile(path / name)), path / WEIGHTS
     )
-    for folder in (path / base, Path(base), cached_model(base, revision)):
+    named = (path / base, Path(base), cached_model(base, revision))
+    for folder in chain(named, _moved_base(path)):
         if folder and os.path.isdir(folder):
             return [folder, config, weights]
     raise ConfigError(
         f"{config}: its base {base!r:.200} is no folder here{looked_in(base, revision)}",
         f"download the base, and set {BASE} to its folder",
     )
+
+
+def _moved_base(path: Path) -> Iterator[Path]:
+    """The base of an adapter that moved with it, if it still has the hash that it had."""
+    if not os.path.isfile(path / ORIGIN):
+        return
+    origin = read_json(path / ORIGIN)
+    folder = path.resolve() / str(origin.get("base"))
+    if os.path.isdir(folder) and fingerprint(folder) == origin.get("sha256"):
+        yield folder
 
 
 def open_adapter(config: Path, file: Path, shapes: Shapes, layout: Layout) -> Adapter:

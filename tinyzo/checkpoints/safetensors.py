@@ -9,7 +9,6 @@ Source: github.com/huggingface/safetensors, whose crate the tests compare with.
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyzo import parsing, system
+from tinyzo.checkpoints import checksums
 from tinyzo.checkpoints.sources import Source, Stored, TensorInfo, is_shape, open_source
 from tinyzo.dtypes import STORAGE
 from tinyzo.errors import CheckpointError, ShapeError, refuse
@@ -33,6 +33,8 @@ _RANK = {tag: rank for rank, tag in enumerate(STORAGE)}  # by which the crate so
 class SafetensorsFile(Source):
     """One safetensors file; `metadata` is its `__metadata__`.
 
+    What has checksums is compared with them whenever it is read.
+
     raises: CheckpointError for whatever the crate refuses
     differs: also refuses what the crate lets pass: a header over 1 MB (the crate: 100), blanks
         before it, a name that is there twice, fields beyond the three, an entry written as a list,
@@ -40,6 +42,7 @@ class SafetensorsFile(Source):
     """
 
     metadata: dict[str, str]
+    checksums: checksums.Checksums | None
 
     def _load(self, opened: ExitStack) -> dict[str, Stored]:
         file, size = system.open_file(self.path, opened)
@@ -53,10 +56,22 @@ class SafetensorsFile(Source):
         text = system.read_bytes(file, header_size, _LENGTH_BYTES)
         header = _parse_header(text, size - data_start, self.path)
         self.metadata = header.metadata
-        return {
+        tensors = {
             name: Stored(info, file, name, data_start + start, _contiguous(info.shape))
             for name, info, start, _ in header.spans
         }
+        place = tensors.pop(checksums.TENSOR, None)
+        infos = {name: stored.info for name, stored in tensors.items()}
+        self.checksums = checksums.read(self.path, place, infos) if place else None
+        return tensors
+
+    def read_into(self, name: str, out: np.ndarray, start: int = 0) -> None:
+        if not self.checksums or not out.size:
+            super().read_into(name, out, start)
+            return
+        for at, rows in checksums.pieces(out):
+            super().read_into(name, rows, start + at)
+            self.checksums.check(self.path, name, rows, start + at)
 
 
 def open_safetensors(path: str | Path) -> Source:
@@ -191,20 +206,14 @@ class SafetensorsWriter(AbstractContextManager["SafetensorsWriter"]):
     def _begin(self, header: bytes, unfinished: ExitStack) -> None:
         """Take the partial file from other processes, and write all that is before the data."""
         system.lock(self._file, CheckpointError, f"{self.path}: another process is writing it")
-        if not self._has_partial():
+        # It may have got its name before the lock was ours, and is another process's then.
+        if not system.is_at(self._file, self.partial):
             refuse(
                 self.path, "another process was writing it until now", "look at it, or try again"
             )
         unfinished.callback(self.partial.unlink, missing_ok=True)
         self._file.truncate(0)  # a process that died may have left something
         self._file.write(len(header).to_bytes(_LENGTH_BYTES, "little") + header)
-
-    def _has_partial(self) -> bool:
-        """Whether the open file still is the partial one: it may have got its name before the lock
-        was ours, and is another process's then."""
-        with suppress(FileNotFoundError):
-            return os.path.samestat(os.fstat(self._file.fileno()), self.partial.stat())
-        return False
 
     def names(self) -> list[str]:
         """The order in which `write` wants the tensors."""

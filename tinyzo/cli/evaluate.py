@@ -12,6 +12,7 @@ def add_arguments(parser: Parser) -> None:
     parser.epilog = "a run knows its task and data: tinyzo evaluate --model RUN"
     model = parser.add_argument_group("model")
     shared.add_model(model)
+    shared.add_base(model)
     shared.add_dtype(model)
     model.add_argument(
         "--zero-shot",
@@ -35,7 +36,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     given = shared.given_settings(options)
     check_names(given.model, given.task)
-    opened = open_for_task(given, zero_shot=options.zero_shot)
+    opened = open_for_task(given, zero_shot=options.zero_shot, base=options.base)
     data = opened.data()
     found = evaluate(opened.loss(), data.test)
     if not options.json:

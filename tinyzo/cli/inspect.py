@@ -6,10 +6,11 @@ import argparse
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tinyzo.cli import options as shared
 from tinyzo.cli.parser import Parser
+from tinyzo.errors import TinyzoError
 from tinyzo.runs.defaults import MODEL
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def add_arguments(parser: Parser) -> None:
         default=MODEL,
         help=f"a model's folder, a run, or a name that ships; default: {MODEL}",
     )
+    shared.add_base(parser.add_argument_group("model"))
     plan = parser.add_argument_group("memory plan")
     shared.add_plan_sizes(plan)
     shared.add_memory_budget(plan)
@@ -44,52 +46,86 @@ def add_arguments(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """All that is known of a model before it computes anything."""
     from tinyzo.cli.suggest import check_model
-    from tinyzo.runs.run import prepare
+    from tinyzo.runs.run import is_run, prepare
 
     check_model(options.path)
-    model, settings, about_run = _open(options.path)
-    names = model.weights.names()  # the model's own: `prepare` may add adapters
-    if about_run:
-        prepare(model, settings)
-    settings = settings.replace(memory_budget=options.memory_budget)
-    chosen, plans = _plans(model, settings, options)
+    seen = _open_run(options) if is_run(Path(options.path)) else _open_model(options)
     result = {
-        **about_run,
-        "model": str(settings.model_path),
-        "family": model.family,
-        **_sizes(model.weights, names),
-        "plan_bytes": chosen.total,
-        "written": _written(model.weights, about_run.get("step_bytes", STEP_BYTES)),
+        **seen.about_run,
+        "model": str(seen.settings.model_path),
+        "family": seen.family,
     }
-    if not options.json:
-        _show(result, plans)
-    return result | {"plan": chosen.parts, "plans": [plan._asdict() for plan in plans]}
+    if seen.model is None:
+        shown = _show(result | {"missing": seen.missing}, [], options.json)
+        return shown | {"plan": {}, "plans": []}
+    names = seen.model.weights.names()  # the model's own: `prepare` may add adapters
+    if seen.about_run:
+        prepare(seen.model, seen.settings)
+    settings = seen.settings.replace(memory_budget=options.memory_budget)
+    chosen, plans = _plans(seen.model, settings, options)
+    step_bytes = seen.about_run.get("step_bytes", STEP_BYTES)
+    result |= {
+        **_sizes(seen.model.weights, names),
+        "plan_bytes": chosen.total,
+        "written": _written(seen.model.weights, step_bytes),
+    }
+    shown = _show(result, plans, options.json)
+    return shown | {"plan": chosen.parts, "plans": [plan._asdict() for plan in plans]}
 
 
-def _open(path: str) -> tuple[Model, RunSettings, dict[str, Any]]:
-    """A model, the settings of its run or the default ones, and what a run's files say."""
+class Seen(NamedTuple):
+    """What there is to inspect.
+
+    model:     None where a run's is gone
+    settings:  of the run, or the default ones
+    about_run: what a run's files say; nothing of a model
+    missing:   why there is no model
+    """
+
+    model: Model | None
+    settings: RunSettings
+    family: str
+    about_run: dict[str, Any]
+    missing: str = ""
+
+
+def _open_model(options: argparse.Namespace) -> Seen:
     from tinyzo.models.model import open_model
-    from tinyzo.runs.run import Run, is_run
+    from tinyzo.runs.opened import check_no_base
     from tinyzo.runs.settings import Settings
 
-    if is_run(Path(path)):
-        run = Run.open(Path(path))
-        model = open_model(run.settings.model_path, run.settings.dtype)
-        return model, run.settings, _about_run(run)
-    given = Settings(model=path)
+    given = Settings(model=options.path)
+    check_no_base(given, options.base)
     model = open_model(given.model_path)
-    return model, given.resolve(model.family), {}
+    return Seen(model, given.resolve(model.family), model.family, {})
+
+
+def _open_run(options: argparse.Namespace) -> Seen:
+    from tinyzo.models.model import open_model
+    from tinyzo.runs.places import first_there
+    from tinyzo.runs.run import Run
+
+    run = Run.open(Path(options.path), options.base)
+    seen = Seen(None, run.settings, run.about["family"], _about_run(run), run.missing_base())
+    path = first_there(run.models)
+    if not path.exists():
+        return seen
+    try:
+        return seen._replace(model=open_model(path, run.settings.dtype))
+    except TinyzoError as error:
+        return seen._replace(missing=error.message)
 
 
 def _about_run(run: Run) -> dict[str, Any]:
     from tinyzo.engine.noise import FORMAT
     from tinyzo.runs.journal import read_journal
 
+    best_step = run.best_step()  # first, since the journal of a run at work is ahead
     header, steps, _ = read_journal(run.journal_path)
     return {
         "run": str(run.path),
         "steps": len(steps),
-        "best_step": run.best_step(),
+        "best_step": best_step,
         "base": header.base,
         "noise_format": FORMAT,
         "step_bytes": header.record.size,
@@ -137,8 +173,12 @@ def _written(weights: Weights, step_bytes: int) -> str:
     )
 
 
-def _show(result: dict[str, Any], plans: list[Plan]) -> None:
+def _show(result: dict[str, Any], plans: list[Plan], is_json: bool) -> dict[str, Any]:
+    """Print what was found, if people are to read it; returns it."""
+    if is_json:
+        return result
     for name, value in result.items():
         print(f"{name:14} {value}")
     for plan in plans:
         print(f"{'plan':14} {plan}")
+    return result

@@ -57,6 +57,16 @@ def add_model(group: Group) -> None:
     )
 
 
+def add_base(group: Group, *other_names: str) -> None:
+    group.add_argument(
+        "--base",
+        *other_names,
+        metavar="DIR",
+        help="of a run: where the model that it began with is now; default: where it was, as "
+        "seen from the run or by its full path",
+    )
+
+
 def add_task(group: Group) -> None:
     group.add_argument(
         "--task",

@@ -24,6 +24,7 @@ def add_arguments(parser: Parser) -> None:
     )
     model = parser.add_argument_group("model")
     shared.add_model(model)
+    shared.add_base(model)
     shared.add_dtype(model)
     task = parser.add_argument_group("task")
     shared.add_task(task)
@@ -47,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
 
     given = shared.given_settings(options)
     check_names(given.model, given.task)
-    opened = open_for_task(given, needs_data=False)
+    opened = open_for_task(given, needs_data=False, base=options.base)
     fields = opened.bound.fields
     texts, again = tee(_texts(options.texts or sys.stdin or ()))
     rows = (_row(fields, text) for text in again)

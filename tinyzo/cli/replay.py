@@ -13,6 +13,7 @@ def add_arguments(parser: Parser) -> None:
         "Write a run's tuned model as a Hugging Face folder; of LoRA the adapter, as a PEFT folder."
     )
     parser.add_argument("path", metavar="RUN", help="directory of the run")
+    shared.add_base(parser.add_argument_group("model"), "--model")
     group = parser.add_argument_group("output")
     group.add_argument("--output", metavar="DIR", required=True, help="the new folder; needed")
     group.add_argument(
@@ -34,7 +35,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from tinyzo.runs import export
     from tinyzo.runs.run import Run
 
-    tuned = Run.open(Path(options.path))
+    tuned = Run.open(Path(options.path), options.base)
     output = export.replay(tuned, Path(options.output), options.step, options.merge)
     if not options.json:
         print(f"tuned model written to {output}")

@@ -17,7 +17,7 @@ from tinyzo.runs import export
 from tinyzo.runs.evaluate import Evaluation
 from tinyzo.runs.evaluate import evaluate as evaluate_examples
 from tinyzo.runs.evaluate import predict as predict_examples
-from tinyzo.runs.opened import Opened, check_same, open_for_task, row_of, with_task
+from tinyzo.runs.opened import Opened, check_no_base, check_same, open_for_task, row_of, with_task
 from tinyzo.runs.run import Run, is_run
 from tinyzo.runs.settings import FIELDS, Settings, model_path
 from tinyzo.runs.snapshots import tuned_model
@@ -30,6 +30,7 @@ def load(
     residency: str = "auto",
     dtype: str | None = None,
     threads: int | None = None,
+    base: str | Path | None = None,
 ) -> Model:
     """Open whatever `--model` takes: a folder, a run, a PEFT folder, or a shipped name.
 
@@ -40,6 +41,7 @@ def load(
     dtype:     how weights are stored: "f32", "bf16" or "f16"; None or "auto": as in the file; a
         run keeps its own
     threads:   of the numba engine; None: one on each fast CPU. NumPy's BLAS has its own
+    base:      of a run, where the model that it began with is now; None: where run.toml says
     raises: CheckpointError, ConfigError, RunError; UsageError for another dtype than a run's
 
         model = tinyzo.load("roberta-tiny")
@@ -47,10 +49,11 @@ def load(
     """
     found = model_path(str(path))
     if not is_run(found):
+        check_no_base(Settings(model=str(path)), as_text(base))
         return models.load(found, engine, residency, dtype, threads)
     check_choice("engine", engine, ENGINES)
     check_choice("residency", residency, RESIDENCIES)
-    run = Run.open(found)
+    run = Run.open(found, as_text(base))
     check_same(run.settings, Settings(dtype=dtype))
     return tuned_model(run, None, engine, residency, threads)
 
@@ -102,7 +105,7 @@ def finetune(
 
     output: the run's new directory; None: runs/<task>-<model>-<n>
     resume: go on with this run instead; then only steps, fold_every, residency, threads and
-        memory_budget may be chosen anew
+        memory_budget may be chosen anew, and model and data say where these are now
     All others are the fields of Settings, which says what each is; None leaves it to tinyzo.
     returns: the finished run; its `result` is the summary
     raises: TinyzoError; KeyboardInterrupt leaves a run that can be resumed
@@ -123,16 +126,19 @@ def evaluate(
     data_seed: int | None = None,
     limit: int | None = None,
     zero_shot: bool = False,
+    base: str | Path | None = None,
 ) -> Evaluation:
     """Accuracy and loss of a model or a run on a task.
 
     model:     what `load` takes, or what it gave
     task:      a name; None: a run's own, or the shipped task
-    data:      its folder or file; None: a run's own, or the shipped data
+    data:      its folder or file; None: a run's own, or the shipped data. Of a run whose data are
+        gone from where they were, the same elsewhere
     template, label_words, label_field: a task of your own instead
     data_seed: draws the rows where there are more than 1,000
     limit:     most rows to report on
     zero_shot: of a run, the model that it began with, and not its result
+    base:      of a run, where that model is now; None: where run.toml says
     returns: Evaluation(examples, accuracy, loss)
     raises: TinyzoError
     """
@@ -145,7 +151,7 @@ def evaluate(
         "data_seed": data_seed,
         "limit": limit,
     }
-    opened = _open(model, choices, zero_shot=zero_shot)
+    opened = _open(model, choices, zero_shot=zero_shot, base=base)
     loss = opened.loss()
     rows = opened.data().test
     with opened.model.weights.lock:  # of one theta, whoever else trains it
@@ -168,19 +174,20 @@ def predict(
     *,
     template: str | None = None,
     label_words: list[str] | None = None,
+    base: str | Path | None = None,
 ) -> list[Prediction]:
     """Label texts with a model or a run.
 
     model: what `load` takes, or what it gave
     texts: of a task of one column a text each, else a dictionary of its columns
-    task, template, label_words: as for `evaluate`
+    task, template, label_words, base: as for `evaluate`
     raises: TinyzoError
 
         tinyzo.predict("roberta-tiny", ["A good camera."], template="{text} It was <mask>.",
                        label_words=["bad", "good"])
     """
     choices = {"task": task, "template": template, "label_words": label_words}
-    opened = _open(model, choices, needs_data=False)
+    opened = _open(model, choices, needs_data=False, base=base)
     return list(predictions(opened, texts))
 
 
@@ -202,16 +209,21 @@ def predictions(
 
 
 def replay(
-    run: str | Path | Run, output: str | Path, step: int | None = None, merge: bool = False
+    run: str | Path | Run,
+    output: str | Path,
+    step: int | None = None,
+    merge: bool = False,
+    base: str | Path | None = None,
 ) -> Path:
     """Write a run's tuned model as a directory that transformers loads; of LoRA, that peft loads.
 
     step:  after so many steps; None: the best on dev
     merge: LoRA as a whole model too
+    base:  where the model that the run began with is now; None: where run.toml says
     returns: the directory
     raises: CheckpointError when `output` has a model already or cannot be written; RunError
     """
-    opened = run if isinstance(run, Run) else Run.open(Path(run))
+    opened = run if isinstance(run, Run) else Run.open(Path(run), as_text(base))
     return export.replay(opened, Path(output), step, merge)
 
 
@@ -220,15 +232,22 @@ def _open(
     choices: Mapping[str, object],
     needs_data: bool = True,
     zero_shot: bool = False,
+    base: str | Path | None = None,
 ) -> Opened:
     """A model that is open already, or what a path names, for the task of the choices."""
     path = model.directory if isinstance(model, Model) else model
     given = Settings.from_mapping({**choices, "model": path}, "the call")
     if isinstance(model, Model):
+        check_no_base(given, as_text(base))
         return with_task(model, given, needs_data)
-    return open_for_task(given, needs_data, zero_shot)
+    return open_for_task(given, needs_data, zero_shot, as_text(base))
 
 
 def as_path(path: str | Path | None) -> Path | None:
     """A path in whatever form it was given; None stays None."""
     return None if path is None else Path(path)
+
+
+def as_text(path: str | Path | None) -> str | None:
+    """A path in whatever form it was given, as text; None stays None."""
+    return None if path is None else str(path)

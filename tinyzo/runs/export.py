@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from tinyzo.checkpoints import peft
-from tinyzo.checkpoints.directory import WEIGHT_FILES, open_torch_bin, open_weights
+from tinyzo.checkpoints.directory import WEIGHT_FILES, fingerprint, open_torch_bin, open_weights
 from tinyzo.checkpoints.safetensors import Infos, SafetensorsWriter
 from tinyzo.dtypes import weight_type
 from tinyzo.engine.adapters import scale_of
-from tinyzo.errors import CheckpointError, RunError
+from tinyzo.errors import CheckpointError, RunError, refuse
 from tinyzo.models.model import Model
 from tinyzo.parsing import JsonObject, read_json
+from tinyzo.runs.places import relative
 from tinyzo.runs.run import Run
 from tinyzo.runs.snapshots import infos_of, steps_up_to, tuned_model
 from tinyzo.system import new_directory, write_file
@@ -24,7 +25,7 @@ from tinyzo.system import new_directory, write_file
 WEIGHTS = "model.safetensors"
 METADATA = {"format": "pt"}  # transformers looks for it
 # A directory with one of these is a model's already.
-TAKEN = ("config.json", peft.CONFIG, *WEIGHT_FILES)
+TAKEN = ("config.json", peft.CONFIG, peft.WEIGHTS, *WEIGHT_FILES)
 # The small files of a model's folder, which are copied; and those among them that are not.
 COMPANIONS = ("*.json", "merges.txt", "vocab.txt", "LICENSE*", "NOTICE*", "README*")
 NO_COMPANIONS = (".index.json", peft.CONFIG)
@@ -63,24 +64,26 @@ def _write_model(output: Path, model: Model) -> None:
 
 
 def _write_adapter(output: Path, model: Model) -> None:
-    """adapter_config.json comes last, since it makes the directory an adapter."""
     weights = model.weights
     names = sorted(name for name in weights.names() if ".lora_" in name)
     found = infos_of(weights, names)
     infos = {peft.PREFIX + name: info for name, info in found.items()}
-    with SafetensorsWriter(output / peft.WEIGHTS, infos, METADATA) as writer:
-
-        def write(name: str, raw: np.ndarray) -> None:
-            writer.write(peft.PREFIX + name, raw)
-
-        weights.write(write, names)
     ranks = {  # A is [r, in]
         name.removesuffix(".lora_A.weight"): weights.shape(name)[0]
         for name in names
         if name.endswith(".lora_A.weight")
     }
     config = peft.new_config(model.family, model.directory, ranks, scale_of(weights))
-    _write_json(output / peft.CONFIG, config)
+    with _new_weights(output / peft.WEIGHTS, peft.CONFIG, infos) as writer:
+
+        def write(name: str, raw: np.ndarray) -> None:
+            writer.write(peft.PREFIX + name, raw)
+
+        weights.write(write, names)
+        base = relative(str(model.directory.resolve()), output.resolve())
+        origin = {"base": base, "sha256": fingerprint(model.directory)}
+        _write_json(output / peft.ORIGIN, origin)
+        _write_json(output / peft.CONFIG, config)
 
 
 def convert(path: Path, output: Path) -> Path:
@@ -111,7 +114,8 @@ def convert(path: Path, output: Path) -> Path:
 
 def _make_new(output: Path) -> None:
     """Make a directory, or use one without a model, as an export that was interrupted left it."""
-    was_interrupted = (output / f".{WEIGHTS}.partial").exists()
+    partials = (output / f".{name}.partial" for name in (WEIGHTS, peft.WEIGHTS))
+    was_interrupted = any(partial.exists() for partial in partials)
     new_directory(output, CheckpointError, () if was_interrupted else TAKEN)
 
 
@@ -119,22 +123,37 @@ def _make_new(output: Path) -> None:
 def _new_model(
     output: Path, infos: Infos, source: Path, dtype: str | None = None
 ) -> Iterator[SafetensorsWriter]:
-    """Write a model's directory; it becomes one when its weights take their name, which comes last.
+    """Write a model's directory.
 
     source: the model's directory, of which the small files are copied
     dtype:  what config.json is to say of the weights; None: as in `source`
     """
-    writer = SafetensorsWriter(output / WEIGHTS, infos, METADATA)
+    with _new_weights(output / WEIGHTS, "config.json", infos) as writer:
+        yield writer
+        _copy_companions(source, output)
+        if dtype:
+            config = read_json(source / "config.json") | {"dtype": dtype}
+            config.pop("torch_dtype", None)  # as older versions call it
+            _write_json(output / "config.json", config)
+
+
+@contextmanager
+def _new_weights(path: Path, config: str, infos: Infos) -> Iterator[SafetensorsWriter]:
+    """Write the weights of a new directory, which is one when they take their name, at the end.
+
+    config: the file beside them, which does not stay without them
+    raises: CheckpointError when another process has written them meanwhile
+    """
+    is_ours = False
     try:
-        with writer:
+        with SafetensorsWriter(path, infos, METADATA) as writer:
+            is_ours = not path.exists()  # while the writer keeps others out
+            if not is_ours:
+                refuse(path, "another process has written it meanwhile", "name another --output")
             yield writer
-            _copy_companions(source, output)
-            if dtype:
-                config = read_json(source / "config.json") | {"dtype": dtype}
-                config.pop("torch_dtype", None)  # as older versions call it
-                _write_json(output / "config.json", config)
     except BaseException:
-        (output / "config.json").unlink(missing_ok=True)
+        if is_ours:
+            path.with_name(config).unlink(missing_ok=True)
         raise
 
 

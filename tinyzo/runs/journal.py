@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from tinyzo.engine import noise
 from tinyzo.errors import RunError
-from tinyzo.system import lock, os_errors
+from tinyzo.system import is_at, lock, os_errors
 from tinyzo.zo.mezo import Step
 
 MAGIC = b"tinyzo-j"
@@ -119,8 +119,11 @@ class Journal(AbstractContextManager["Journal"]):
     def append(self, step: Step) -> None:
         """Write the next step; it survives the death of this process.
 
-        raises: RunError when the disk is full; theta then is one step ahead of the journal
+        raises: RunError when the disk is full, or another file has the journal's name by now;
+            theta then is one step ahead of the journal
         """
+        if not is_at(self._file, self.path):
+            raise RunError(f"{self.path} has been deleted or replaced meanwhile", "begin a new run")
         record = self.header.pack_step(len(self.steps) + 1, step, self._crc)
         self._write(record)
         (self._crc,) = CRC.unpack(record[-CRC.size :])

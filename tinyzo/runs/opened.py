@@ -1,6 +1,7 @@
 """A model and a task, opened together: what evaluate and predict begin with."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from tinyzo.errors import DataError, UsageError
@@ -44,17 +45,22 @@ class Opened:
         return data
 
 
-def open_for_task(given: Settings, needs_data: bool = True, zero_shot: bool = False) -> Opened:
+def open_for_task(
+    given: Settings, needs_data: bool = True, zero_shot: bool = False, base: str | None = None
+) -> Opened:
     """Open what `given.model` names, for a task: a folder, a run, a PEFT folder, a shipped name.
 
     A run's own task and data count where none are given.
 
     needs_data: whether rows will be read
     zero_shot:  of a run, the model that it began with
+    base:       of a run, where that model is now; None: where run.toml says
     raises: UsageError for settings that do not fit the run, and as `load` and `tuned_model`
     """
     if is_run(given.model_path):
-        return _open_run(Run.open(given.model_path), given, needs_data, zero_shot)
+        run = Run.open(given.model_path, base)
+        return _open_run(run, given, needs_data, zero_shot)
+    check_no_base(given, base)
     return with_task(load(given.model_path, dtype=given.dtype), given, needs_data)
 
 
@@ -75,8 +81,27 @@ def _open_run(run: Run, given: Settings, needs_data: bool, zero_shot: bool) -> O
     settings = known.replace(**choices)
     model = tuned_model(run, 0 if zero_shot else None)
     resolved = settings.resolve(model.family, needs_data)
-    is_run_task = is_same_task and given.data is None
-    return Opened(model, resolved, bind_task(model, resolved), is_run_task)
+    if is_same_task and needs_data and given.data is None:
+        run.check_data()
+    is_own = given.data is None or (needs_data and _is_own_data(run, model, given.data))
+    bound = bind_task(model, resolved)
+    return Opened(model, resolved, bound, is_same_task and is_own)
+
+
+def _is_own_data(run: Run, model: Model, data: str) -> bool:
+    """Whether a path has the rows of a run whose own path has gone."""
+    if run.settings.data_path.exists():
+        return False
+    settings = run.settings.replace(data=data)
+    with suppress(DataError):
+        return load_data(bind_task(model, settings), settings).digest() == run.about.get("data")
+    return False
+
+
+def check_no_base(given: Settings, base: str | None) -> None:
+    """raises: UsageError when what is no run is given the base of one"""
+    if base is not None:
+        raise UsageError(f"--base, but {given.model_path} is no run", "leave it out")
 
 
 def check_same(known: RunSettings, given: Settings) -> None:

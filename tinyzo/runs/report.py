@@ -7,7 +7,7 @@ from typing import Any
 
 from tinyzo.packages import in_a_line, is_missing, optional
 from tinyzo.parsing import JsonObject
-from tinyzo.runs.run import read_lines
+from tinyzo.runs.lines import read_lines
 
 
 def say(text: str) -> None:

@@ -1,6 +1,6 @@
 """A run's directory: its settings, what it did, and the model that comes of it.
 
-run.toml        every setting; hashes of the base checkpoint and of the data; versions
+run.toml        every setting; hashes of the base checkpoint and of the data; versions; where it is
 journal         the terms of every step: the fine-tune itself
 metrics.jsonl   one object a step
 events.jsonl    evaluations and errors
@@ -14,7 +14,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-from contextlib import suppress
+import re
+import zlib
 from pathlib import Path
 from typing import TypeGuard
 
@@ -28,13 +29,17 @@ from tinyzo.models.trainable import train_only
 from tinyzo.parsing import JsonObject, read_toml
 from tinyzo.runs.data import bind_task
 from tinyzo.runs.journal import read_journal
+from tinyzo.runs.lines import EVENTS, FOLDER, read, read_lines, sealed
 from tinyzo.runs.methods import method_of
-from tinyzo.runs.settings import RunSettings, Settings
+from tinyzo.runs.places import first_there, is_name, lasting, places, relative
+from tinyzo.runs.settings import RunSettings, Settings, model_path, toml_lines
 from tinyzo.system import new_directory, os_errors, sync, write_file
 
-FOLDER = "check the folder of the run"
+RUN_TOML = "run.toml"
 RESUME = "then --resume"
 NOT_BEGUN = "or name another --output; nothing has been computed yet"
+NAME_BASE = "--base DIR names the folder it is in now (of finetune --resume: --model DIR)"
+SEAL = "# CRC-32 of what follows: "
 OLD_VALUES = {"update": {"adam": "adamezo"}}  # a setting -> its values of before 0.2 -> ours
 
 
@@ -42,15 +47,20 @@ class Run:
     """A run's directory.
 
     path:     the directory
-    settings: all that the run goes by
+    settings: all that the run goes by, with the model and the data where they are now
     about:    hashes of the base and the data, versions, the family of the model
+    models:   the places that its model may be at
     """
 
     def __init__(self, path: Path, settings: RunSettings, about: JsonObject) -> None:
         self.path = path
         self.settings = settings
         self.about = about
-        self.journal_path = path / "journal"
+        self.models = [settings.model_path]
+
+    @property
+    def journal_path(self) -> Path:
+        return self.path / "journal"
 
     @property
     def result(self) -> JsonObject:
@@ -59,64 +69,131 @@ class Run:
         raises: RunError before it is finished
         """
         try:
-            return dict(json.loads((self.path / "result.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            raise RunError(f"{self.path}: not finished", f"--resume {self.path}") from None
+            found = json.loads((self.path / "result.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise RunError(f"{self.path}: not finished", f"--resume {self.path}")
+        return found
 
-    def create(self) -> None:
-        """Make the directory, with its run.toml.
+    def make_directory(self) -> None:
+        """Make a new run's directory, or use one that is there.
 
         raises: RunError when there is a run or a model in it already, or it cannot be made
         """
-        new_directory(self.path, RunError, ("run.toml", "config.json"))
+        new_directory(self.path, RunError, (RUN_TOML, "config.json"))
+
+    def create(self, steps: int) -> None:
+        """Write a new run's run.toml; only who holds the journal may, since two may have begun.
+
+        steps: of the journal
+        raises: RunError when there is a run already
+        """
+        if is_run(self.path) or steps:
+            taken = RUN_TOML if is_run(self.path) else "journal"
+            raise RunError(f"{self.path} has a {taken} already", "name another --output")
         self.about |= {"numpy": np.__version__, "machine": platform.machine()}
         self.save(NOT_BEGUN)
 
     def save(self, then: str = RESUME) -> None:
         """Write run.toml, whole or not at all. then: as for `write`."""
-        about = "".join(f"{name} = {json.dumps(value)}\n" for name, value in self.about.items())
-        self.write("run.toml", f"[about]\n{about}\n[settings]\n{self.settings.to_toml()}", then)
+        here = self.path.resolve()
+        self.about["directory"] = os.fsencode(here).decode(errors="replace")
+        s = self.settings
+        data = relative(s.data, here) if s.data else None
+        stored = s.replace(model=relative(s.model, here), data=data)
+        text = f"[about]\n{toml_lines(self.about)}\n[settings]\n{stored.to_toml()}"
+        self.write(RUN_TOML, f"{SEAL}{zlib.crc32(text.encode()):08x}\n{text}", then)
 
     @classmethod
-    def open(cls, path: Path) -> Run:
+    def open(cls, path: Path, base: str | None = None, data: str | None = None) -> Run:
         """An existing run.
 
-        raises: RunError when the directory is not one
+        path: its directory, or a file in it
+        base: where its model is now, a path or a name; None: where run.toml says
+        data: the same of its data
+        raises: RunError when there is no run, or when its run.toml has changed
         """
         if not is_run(path):
             raise RunError(f"{path}: no run.toml, so not a run", "name the --output of finetune")
-        toml = read_toml(path / "run.toml")
+        directory = directory_of(path)
+        file = directory / RUN_TOML
+        _check_seal(file)
+        toml = read_toml(file)
         about = toml.get("about")
         values = toml.get("settings")
         if not isinstance(values, dict) or not _is_about_a_run(about):
-            raise RunError(f"{path}/run.toml is not a run's", "restore it from a copy")
+            raise RunError(f"{file} is not a run's", "restore it from a copy")
         for name, renamed in OLD_VALUES.items():
             if name in values:
                 values[name] = renamed.get(values[name], values[name])
-        given = Settings.from_mapping(values, f"{path}/run.toml")
-        return cls(path, given.resolve(about["family"]), about)
+        with os_errors(RunError, file, "restore it from a copy"):  # a path that no system takes
+            settings = Settings.from_mapping(values, str(file)).resolve(about["family"])
+            run = cls(directory, settings, about)
+            run._find(base, data)
+        return run
+
+    def _find(self, base: str | None, data: str | None) -> None:
+        """Say in the settings where the model and the data are now, or else where they may be."""
+        s = self.settings
+        directories = (self.path.resolve(), Path(str(self.about.get("directory", self.path))))
+        self.models = [model_path(base)] if base else places(s.model, *directories)
+        model = s.model if is_name(s.model) else str(first_there(self.models))
+        if base:
+            model = lasting(base)
+        if data:
+            data = str(Path(data).resolve())
+        elif s.data:
+            data = str(first_there(places(s.data, *directories)))
+        self.settings = s.replace(model=model, data=data)
 
     def base_model(self) -> Model:
         """The checkpoint that the run began with, its weights still in their file.
 
-        raises: RunError when its files have changed since
+        raises: RunError when it is nowhere, or its files have changed since
         """
-        s = self.settings
+        path = self._base()
+        if len(self.models) > 1:
+            self.settings = self.settings.replace(model=str(path))
+        return prepare(open_model(path, self.settings.dtype), self.settings)
+
+    def _base(self) -> Path:
+        """The first place of the model where its files have the hash of the base."""
+        there = [path for path in self.models if path.is_dir()]
+        if not there:
+            raise RunError(self.missing_base(), NAME_BASE)
         base = self.about["base"]
-        found = fingerprint(*peft.parts(s.model_path))
-        if found != base:
-            change = f"has changed since the run began ({found[:12]}, then {base[:12]})"
-            hint = "restore the checkpoint, or begin a new run"
-            raise RunError(f"{s.model_path} {change}", hint)
-        return prepare(open_model(s.model_path, s.dtype), s)
+        for path in there:
+            found = fingerprint(*peft.parts(path))
+            if found == base:
+                return path
+        change = f"has changed since the run began ({found[:12]}, then {base[:12]})"
+        raise RunError(f"{path} {change}", f"restore it; {NAME_BASE}")
+
+    def missing_base(self) -> str:
+        """What is said of a model that is at none of its places."""
+        tried = " or ".join(map(str, self.models))
+        return f"{self.path}: the model that it began with is not at {tried}"
+
+    def check_data(self) -> None:
+        """raises: RunError when the run's data are at none of their places"""
+        path = self.settings.data_path
+        if not path.exists():
+            found = f"{self.path}: its data are not at {path}"
+            raise RunError(found, "--data PATH names the folder or file they are in now")
 
     def evaluations(self, split: str) -> dict[int, JsonObject]:
-        """The evaluations on a split, by step."""
-        return {
-            event["step"]: event
-            for event in read_lines(self.path / "events.jsonl")
-            if event["event"] == "evaluation" and event["split"] == split
-        }
+        """The evaluations on a split, by step.
+
+        raises: RunError when a line of events.jsonl is damaged, since the best step depends on it
+        """
+        path = self.path / EVENTS
+        events, is_damaged = read(path)
+        if is_damaged:
+            why = f"{path}: line {len(events) + 1} is damaged"
+            raise RunError(why, f"finetune --resume {self.path} evaluates again")
+        found = (event for event in events if event.get("event") == "evaluation")
+        return {event["step"]: event for event in found if event["split"] == split}
 
     def best_step(self) -> int:
         """The step with the best dev accuracy (RoBERTa) or dev loss (OPT), as published.
@@ -148,10 +225,12 @@ class Run:
             write_file(self.path / file, text.encode())
 
     def record(self, file: str, line: JsonObject) -> None:
-        """Append an object to metrics.jsonl or events.jsonl.
+        """Append an object to metrics.jsonl or events.jsonl, in which each gets a CRC.
 
         raises: RunError when the disk is full
         """
+        if file == EVENTS:
+            line = sealed(line)
         path = self.path / file
         text = json.dumps(line) + "\n"
         with os_errors(RunError, path, FOLDER, RESUME), open(path, "ab") as lines:
@@ -164,18 +243,34 @@ class Run:
             sync(lines)
 
     def keep_lines(self, file: str, most: int | None = None) -> int:
-        """Drop a torn last line of a file, and what is beyond `most` lines.
+        """Drop a torn or damaged line of a file with all after it, and what is beyond `most` lines.
 
         returns: how many are left
         """
-        lines = [json.dumps(line) + "\n" for line in read_lines(self.path / file)[:most]]
-        self.write(file, "".join(lines))
+        lines = read_lines(self.path / file)[:most]
+        whole = map(sealed, lines) if file == EVENTS else lines
+        self.write(file, "".join(json.dumps(line) + "\n" for line in whole))
         return len(lines)
 
 
 def is_run(path: Path) -> bool:
-    """Whether this is the directory of a run."""
-    return os.path.isfile(path / "run.toml")
+    """Whether this is the directory of a run, or a file in one."""
+    return os.path.isfile(directory_of(path) / RUN_TOML)
+
+
+def directory_of(path: Path) -> Path:
+    """A run's directory, of which a file may be named instead."""
+    return path.parent if os.path.isfile(path) else path
+
+
+def _check_seal(file: Path) -> None:
+    """raises: RunError for a run.toml whose first line says another CRC than the rest has"""
+    with os_errors(RunError, file, "make it readable"):
+        seal, _, rest = file.read_bytes().replace(b"\r\n", b"\n").partition(b"\n")
+    found = re.fullmatch(f"{SEAL}([0-9a-f]{{8}})".encode(), seal)
+    if found and int(found[1], 16) != zlib.crc32(rest):
+        hint = "restore it from a copy; if the change is yours, remove its first line"
+        raise RunError(f"{file} is not as it was written", hint)
 
 
 def _is_about_a_run(about: object) -> TypeGuard[JsonObject]:
@@ -195,12 +290,3 @@ def prepare(model: Model, settings: RunSettings) -> Model:
     train_only(model, s.train, s.seed, s.lora_rank, s.lora_alpha, s.lora_targets, ids)
     method_of(s).begin(model.weights)
     return model
-
-
-def read_lines(path: Path) -> list[JsonObject]:
-    """The objects of a .jsonl file up to the first that is torn; none when there is no file."""
-    lines: list[JsonObject] = []
-    with os_errors(RunError, path, FOLDER), suppress(FileNotFoundError, ValueError):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            lines.append(json.loads(line))
-    return lines

@@ -291,12 +291,13 @@ class RunSettings:
 
     def to_toml(self) -> str:
         """The settings that have a value, a line each."""
-        lines = [
-            f"{name} = {json.dumps(value, ensure_ascii=False)}\n"
-            for name, value in vars(self).items()
-            if value is not None
-        ]
-        return "".join(lines).replace("\x7f", "\\u007f")  # JSON leaves it, TOML does not
+        return toml_lines({k: value for k, value in vars(self).items() if value is not None})
+
+
+def toml_lines(values: Mapping[str, object]) -> str:
+    """Texts, numbers and lists of texts as lines of TOML."""
+    lines = [f"{k} = {json.dumps(value, ensure_ascii=False)}\n" for k, value in values.items()]
+    return "".join(lines).replace("\x7f", "\\u007f")  # JSON leaves it, TOML does not
 
 
 # The defaults that stand in RunSettings.

@@ -1,11 +1,11 @@
 """The weights of a run, written now and then, so that few steps are ever redone.
 
-    weights-<step>.safetensors      theta after so many steps, in its storage type
+    weights-<step>.safetensors      theta after so many steps, in its storage type, with checksums
 
 A snapshot is only a cache: base and journal are enough. So one that is damaged, too short, or of
-another history is passed over. It is written beside the older ones, and a thread gives it its name
-once it is safe on the disk, while the next steps are under way. Two are kept: the newest, and the
-newest up to the best step.
+another history is passed over: all of it is read before it is used. It is written beside the older
+ones, and a thread gives it its name once it is safe on the disk, while the next steps are under
+way. Two are kept: the newest, and the newest up to the best step.
 
 Streamed weights are read from the newest snapshot. What was added since is pending, and its noise
 is made anew in each pass. So a snapshot is due when that noise has cost as much as writing does:
@@ -25,11 +25,14 @@ from timeit import timeit
 
 import numpy as np
 
+from tinyzo.checkpoints.checksums import TENSOR, Checksums
 from tinyzo.checkpoints.safetensors import SafetensorsFile, SafetensorsWriter
 from tinyzo.checkpoints.sources import TensorInfo
-from tinyzo.dtypes import weight_type
+from tinyzo.dtypes import STORAGE, weight_type
+from tinyzo.engine.stores.streamed import TILES
 from tinyzo.engine.terms import Direction
 from tinyzo.engine.threads import Pool
+from tinyzo.engine.tiles import tile_rows
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import CheckpointError, RunError
 from tinyzo.models.model import Model
@@ -89,9 +92,9 @@ def steps_up_to(run: Run, step: int | None) -> list[Step]:
 
     raises: RunError when it has no such step
     """
-    done = read_journal(run.journal_path).steps
     if step is None:
-        step = run.best_step()
+        step = run.best_step()  # before the journal is read, which a run at work is ahead with
+    done = read_journal(run.journal_path).steps
     if not 0 <= step <= len(done):
         raise RunError(f"{run.path}: no step {step}", f"it has {len(done)} steps")
     return done[:step]
@@ -128,12 +131,24 @@ class Snapshots(AbstractContextManager["Snapshots"]):
         returns: its step
         """
         for at, path in sorted(self._found().items(), reverse=True):
-            if at <= step and self._is_ours(path, at, model.weights):
-                model.weights.move(path)
+            if at <= step and self._has_moved(model.weights, path, at):
                 self._method.end_step(model.weights, at, is_written=True)
                 self._last = at
                 return at
         return 0
+
+    def _has_moved(self, weights: Weights, path: Path, step: int) -> bool:
+        """Go on with a snapshot, if it is whole; it may go meanwhile, when a newer one is there."""
+        if not self._is_ours(path, step, weights):
+            return False
+        try:
+            weights.move(path)
+        except CheckpointError as error:
+            if path.exists():
+                raise
+            report.say(f"passed over: {error.message}")
+            return False
+        return True
 
     def _found(self) -> dict[int, Path]:
         """The files, by step."""
@@ -142,16 +157,19 @@ class Snapshots(AbstractContextManager["Snapshots"]):
         return {int(step): path for path, step in steps.items() if step.isdecimal()}
 
     def _is_ours(self, path: Path, step: int, weights: Weights) -> bool:
-        """Whether a file holds what a snapshot of this step holds, by its header."""
+        """Whether a file holds what a snapshot of this step holds, and is whole."""
         try:
             with SafetensorsFile(path) as file:
                 infos = {name: file.info(name) for name in file.names()}
                 crc = file.metadata.get("journal")
+                expected = record_crc(self._run.journal_path, step)
+                is_ours = infos == infos_of(weights, weights.saved) and crc == expected
+                if is_ours and file.checksums:
+                    read_through(file)
         except CheckpointError as error:
             report.say(f"passed over: {error.message}")
             return False
-        expected = record_crc(self._run.journal_path, step)
-        return infos == infos_of(weights, weights.saved) and crc == expected
+        return is_ours
 
     def is_due(self, weights: Weights, steps: int, done: int) -> bool:
         """Whether a snapshot is due after so many steps.
@@ -182,10 +200,12 @@ class Snapshots(AbstractContextManager["Snapshots"]):
         start = time.perf_counter()
         path = self._run.path / f"weights-{step}.safetensors"
         metadata = {"format": "pt", "journal": record_crc(self._run.journal_path, step)}
+        infos = infos_of(weights, weights.saved)
         with ExitStack() as undone:
-            writer = SafetensorsWriter(path, infos_of(weights, weights.saved), metadata)
+            table = Checksums(infos)
+            writer = SafetensorsWriter(path, infos | {TENSOR: table.info}, metadata)
             undone.enter_context(writer)
-            weights.write(writer.write, writer.names())
+            write_checked(writer, table, weights)
             weights.move(writer.partial)
             undone.pop_all()
         self._writing = self._thread.submit(self._finish, writer, self._outdated(step), start)
@@ -215,6 +235,30 @@ class Snapshots(AbstractContextManager["Snapshots"]):
 
     def __exit__(self, *exc: object) -> None:
         self._thread.stop()
+
+
+def write_checked(writer: SafetensorsWriter, table: Checksums, weights: Weights) -> None:
+    """Write theta as it is now, and the checksums of its rows. table: none is made yet."""
+
+    def write(name: str, raw: np.ndarray) -> None:
+        table.make(name, raw)
+        writer.write(name, raw)
+
+    weights.write(write, [name for name in writer.names() if name != TENSOR])
+    writer.write(TENSOR, table.table)
+
+
+def read_through(file: SafetensorsFile) -> None:
+    """Read a snapshot once, which compares all of it with its checksums.
+
+    raises: CheckpointError for a row that has changed since it was written
+    """
+    for name in file.names():
+        dtype, (rows, *rest) = file.info(name)
+        step = TILES * tile_rows((rows, *rest))
+        for start in range(0, rows, step):
+            block = np.empty((min(step, rows - start), *rest), STORAGE[dtype])
+            file.read_into(name, block, start)
 
 
 def seconds_a_term(weights: Weights) -> float:

@@ -6,6 +6,7 @@ the journal may have some; and reports on the best one.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -16,7 +17,6 @@ from pathlib import Path
 from tinyzo import __version__
 from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import fingerprint
-from tinyzo.checkpoints.hub import name_of
 from tinyzo.engine.select import engine_here
 from tinyzo.errors import NumericError, RunError, UsageError
 from tinyzo.machine.memory import peak_bytes
@@ -27,10 +27,13 @@ from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.runs.data import Data, bind_task, load_data
 from tinyzo.runs.evaluate import evaluate
 from tinyzo.runs.journal import Header, Journal
+from tinyzo.runs.lines import read_lines
 from tinyzo.runs.methods import RunMethod, method_of
-from tinyzo.runs.run import Run, is_run, prepare, read_lines
-from tinyzo.runs.settings import RunSettings, Settings
+from tinyzo.runs.places import lasting
+from tinyzo.runs.run import Run, is_run, prepare
+from tinyzo.runs.settings import Settings
 from tinyzo.runs.snapshots import Snapshots, tuned_model
+from tinyzo.system import claim_directory
 from tinyzo.text.packing import batch_rows, packed_size
 from tinyzo.text.tasks import Example
 from tinyzo.zo.mezo import Step
@@ -61,14 +64,19 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
     plan = _plan(run, model, method, loads, is_new)
     if is_new:  # made only now, so that a mistake in the settings leaves no directory behind
         _settle(run, model, plan)
-        run.create()
+        _make_directory(run, output)
     header = Header(*method.journal_shape, model.weights.direction.kind, run.about["base"])
     passes = math.ceil(step_load.tokens / plan.micro_batch_tokens)
     snapshots = Snapshots(run, method, run.settings.fold_every, passes)
     with Journal(run.journal_path, header) as journal, snapshots:
         done = len(journal.steps)
-        _check_steps(run.settings.steps, done)
-        run.save()
+        if is_new:
+            run.create(done)
+        else:
+            _check_steps(run.settings.steps, done)
+            run.save()
+        run.keep_lines("events.jsonl")
+        report.say(f"run {run.path}")
         start = snapshots.restore(model, _first_unevaluated(run, data, done))
         if not is_new:
             _settle(run, model, plan)
@@ -96,27 +104,29 @@ def _begin(given: Settings, output: Path | None) -> tuple[Run, Model]:
     model = open_model(given.model_path, given.dtype)
     settings = given.resolve(model.family)
     path = settings.model_path
-    name = path.name if settings.is_shipped_model else str(path.resolve())
     data = str(settings.data_path.resolve()) if settings.data else None
-    settings = settings.replace(model=name, data=data)
+    settings = settings.replace(model=lasting(settings.model), data=data)
     about = {
         "format": 1,
         "tinyzo": __version__,
         "family": model.family,
         "base": fingerprint(*peft.parts(path)),
     }
-    run = Run(output or _free_path(settings), settings, about)
+    name = f"{settings.task or 'custom'}-{name_of(path)}".lower()
+    run = Run(output or Path("runs") / name, settings, about)
     return run, prepare(model, settings)
 
 
 def _reopen(given: Settings, path: Path) -> tuple[Run, Model]:
     """An old run, with what may be chosen anew, and its model, still in its file."""
-    run = Run.open(path)
-    choices = given.given()
+    run = Run.open(path, given.model, given.data)
+    run.check_data()
+    choices = given.replace(model=None, data=None).given()
     others = sorted(choices.keys() - set(FREE))
     if others:
         found = f"--resume keeps the run's settings; {', '.join(others)} cannot change"
-        raise UsageError(found, f"only {', '.join(FREE)} may be given with --resume")
+        hint = f"only {', '.join(FREE)} may be given with --resume, and where model and data are"
+        raise UsageError(found, hint)
     before = run.settings
     run.settings = before.replace(**choices)
     run.settings.check()
@@ -127,11 +137,16 @@ def _reopen(given: Settings, path: Path) -> tuple[Run, Model]:
     return run, run.base_model()
 
 
-def _free_path(settings: RunSettings) -> Path:
-    """A directory under runs/ that is not there yet."""
-    stem = f"{settings.task or 'custom'}-{name_of(settings.model_path)}".lower()
-    paths = (Path("runs") / f"{stem}-{n}" for n in range(1, 1_000_000))
-    return next(path for path in paths if not path.exists())
+def _make_directory(run: Run, output: Path | None) -> None:
+    """Make the directory of a new run; without an output, of the first number that is free.
+
+    raises: RunError when there is something in it already, or it cannot be made
+    """
+    if output:
+        run.make_directory()
+        return
+    numbered = (run.path.with_name(f"{run.path.name}-{n}") for n in itertools.count(1))
+    run.path = next(path for path in numbered if claim_directory(path, RunError))
 
 
 def _check_digest(run: Run, digest: str) -> None:
@@ -181,7 +196,7 @@ def _plan(
 
 def _settle(run: Run, model: Model, plan: memory.Plan) -> None:
     """Log the plan, and make the model ready by it."""
-    report.say(f"run {run.path}\nmemory plan: {plan}")
+    report.say(f"memory plan: {plan}")
     engine = run.settings.engine
     if plan.engine == "numpy":
         engine = "numpy"
@@ -247,7 +262,6 @@ class Training:
         """Mend what a kill leaves: torn lines, and a metrics.jsonl shorter than the journal."""
         steps = self.journal.steps
         kept = self.run.keep_lines("metrics.jsonl", len(steps))
-        self.run.keep_lines("events.jsonl")
         for number in range(kept, len(steps)):
             self._record(number, steps[number], seconds=None)
 

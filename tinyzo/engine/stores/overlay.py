@@ -52,14 +52,17 @@ class Overlay:
         return self.base.block_bytes(tiles) + own // 2  # a plan counts two blocks
 
     def move(self, path: Path) -> None:
-        """Take the trained tensors of a snapshot, and all others if it has them."""
+        """Take the trained tensors of a snapshot, and all others if it has them.
+
+        raises: CheckpointError when it cannot be opened; nothing has changed then
+        """
         with open_safetensors(path) as file:
             found = set(file.names())
+            is_whole = self.base.shapes.keys() <= found
+            if is_whole or isinstance(self.base, Overlay):
+                self.base.move(path)
             for name in self.own.tensors.keys() & found:
                 self.own.tensors[name][...] = file.read(name)
-        is_whole = self.base.shapes.keys() <= found
-        if is_whole or isinstance(self.base, Overlay):
-            self.base.move(path)
 
     def close(self) -> None:
         self.base.close()

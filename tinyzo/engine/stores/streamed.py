@@ -164,9 +164,13 @@ class Streamed:
         return convert(place.name, raw, self.dtypes[place.name])
 
     def move(self, path: Path) -> None:
-        """Go on with another file, which holds the same tensors as they are handed out."""
+        """Go on with another file, which holds the same tensors as they are handed out.
+
+        raises: CheckpointError when it cannot be opened; nothing has changed then
+        """
+        source = open_safetensors(path)
         self.close()
-        self._source = open_safetensors(path)
+        self._source = source
         self._names = {name: name for name in self._names}
         self.resize(self._tiles)
 
