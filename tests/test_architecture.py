@@ -42,7 +42,7 @@ CAUGHT = {
     "parsing.py": {"ValueError"},  # the same
     "runs/journal.py": {"OSError"},  # a short write; the same handler as for a failed one
     "engine/numba/engine.py": {"error"},  # what a thread met, for the caller
-    "cli/": {"argparse.ArgumentTypeError"},  # argparse's own way out of a type
+    "cli/": {"argparse.ArgumentTypeError", "KeyboardInterrupt"},  # ways of Python's own
     "__init__.py": {"AttributeError"},  # what a module says of a name it has not
 }
 

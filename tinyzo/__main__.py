@@ -2,7 +2,16 @@
 
 import sys
 
-from tinyzo.cli import main
+
+def main() -> int:
+    """The command `tinyzo`; Ctrl-C before it has begun is no traceback either."""
+    try:
+        from tinyzo.cli import main as command
+
+        return command()
+    except KeyboardInterrupt:
+        return 130
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -16,7 +16,7 @@ from commands import command
 
 import tinyzo
 from tinyzo.cli import build_parser
-from tinyzo.cli.parser import Parser, names
+from tinyzo.cli.parser import Parser, names, path
 from tinyzo.runs.settings import CHOICES, Settings
 from tinyzo.zo.methods import METHODS
 
@@ -146,7 +146,7 @@ def test_every_setting_is_one_option_and_the_other_way_round() -> None:
     actions = [a for a in parser_of("finetune")._actions if a.dest not in OF_FINETUNE]
     assert sorted(action.dest for action in actions) == sorted(settings)
     hints = typing.get_type_hints(Settings)
-    types: dict[Any, Any] = {names: list[str], None: str}
+    types: dict[Any, Any] = {names: list[str], path: str, None: str}
     for action in actions:
         assert action.option_strings == [f"--{action.dest.replace('_', '-')}"]
         assert types.get(action.type, action.type) == kind(hints[action.dest]), action.dest

@@ -86,10 +86,10 @@ def test_labels_are_what_the_files_call_them_where_words_are_columns(
 def test_what_is_no_object(home: Path, capsys: Capture, text: str) -> None:
     assert command("predict", "--model", home / "opt", "--task", "RTE", text) == 1
     error = capsys.readouterr().err
-    assert f"tinyzo: {text[:40]!r}: the task reads premise, hypothesis\n" in error
+    assert f"tinyzo: text 1: {text[:40]!r}: the task reads premise, hypothesis\n" in error
     assert "give each text as a JSON object of these columns" in error
 
 
 def test_an_object_without_a_column(home: Path, capsys: Capture) -> None:
     assert command("predict", "--model", home / "opt", "--task", "RTE", '{"premise": "a"}') == 1
-    assert "no text under 'hypothesis'" in capsys.readouterr().err
+    assert "tinyzo: text 1: no text under 'hypothesis'\n" in capsys.readouterr().err

@@ -320,28 +320,42 @@ import signal, sys
 from tinyzo.cli import main
 from tinyzo.runs.journal import Journal
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+number = signal.Signals[sys.argv.pop(1)]
+ours = {signal.SIGINT: signal.default_int_handler}  # a shell's background jobs ignore some
+signal.signal(number, ours.get(number, signal.SIG_DFL))
 append = Journal.append
 
 def append_and_interrupt(self, step):
     append(self, step)
     if len(self.steps) == 2:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
 
 Journal.append = append_and_interrupt
 sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_ctrl_c_is_130_and_the_run_goes_on(home, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("SIGINT", 130, "interrupted"),
+        ("SIGTERM", 143, "stopped by SIGTERM"),
+        pytest.param(
+            *("SIGHUP", 129, "stopped by SIGHUP"),
+            marks=pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP here"),
+        ),
+    ],
+)
+def test_a_signal_stops_a_run_that_then_goes_on(home, tmp_path, name, code, said):
     """A real signal to a real process, which sends it to itself after its second step."""
-    output = tmp_path / "run"
+    output = tmp_path / "a run"
     command = ["--model", str(home / "opt"), "--task", "reviews", "--data", str(home / "data")]
     command += ["--output", str(output), *SEED_3, "--steps", "6", "--eval-every", "2"]
-    process = python("-c", INTERRUPTED, "finetune", *command, "--batch-size", "4")
+    process = python("-c", INTERRUPTED, name, "finetune", *command, "--batch-size", "4")
     printed, log = process.communicate()
-    assert (process.returncode, printed) == (130, "")
-    assert log.endswith("tinyzo: interrupted; a run goes on with --resume RUN\n")
+    assert (process.returncode, printed) == (code, "")
+    hint = f"tinyzo finetune --resume '{output}' goes on"
+    assert log.endswith(f"tinyzo: {said}\n  hint: {hint}\n")
     assert "Traceback" not in log
     assert len(read_journal(output / "journal")[1]) == 2
     assert resume(output) == 0

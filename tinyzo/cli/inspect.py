@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinyzo.cli import options as shared
-from tinyzo.cli.parser import Parser
+from tinyzo.cli.parser import Parser, path
+from tinyzo.cli.streams import put
 from tinyzo.runs.defaults import MODEL
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ STEP_BYTES = 56  # a step of MeZO in the journal
 def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "path",
+        type=path,
         nargs="?",
         metavar="DIR|RUN",
         default=MODEL,
@@ -139,6 +141,6 @@ def _written(weights: Weights, step_bytes: int) -> str:
 
 def _show(result: dict[str, Any], plans: list[Plan]) -> None:
     for name, value in result.items():
-        print(f"{name:14} {value}")
+        put(f"{name:14} {value}")
     for plan in plans:
-        print(f"{'plan':14} {plan}")
+        put(f"{'plan':14} {plan}")

@@ -62,7 +62,9 @@ def open_for_task(given: Settings, needs_data: bool = True, zero_shot: bool = Fa
 
 def with_task(model: Model, given: Settings, needs_data: bool = True) -> Opened:
     """A model that is open already, for the task of the settings."""
-    return Opened(model, given.resolve(model.family, needs_data), is_run_task=False)
+    settings = given.resolve(model.family, needs_data)
+    given.check_used(settings)
+    return Opened(model, settings, is_run_task=False)
 
 
 def _open_run(run: Run, given: Settings, needs_data: bool, zero_shot: bool) -> Opened:
