@@ -72,9 +72,7 @@ def test_a_run_is_named_only_while_it_is_there(tmp_path: Path) -> None:
     assert failure_of(stop) == Failure("interrupted", "", 130)
 
 
-def test_a_fault_of_tinyzos_own_is_a_traceback(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fault_of_tinyzos_own_is_a_traceback(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def faulty(*_: object) -> NoReturn:
         raise ZeroDivisionError
 

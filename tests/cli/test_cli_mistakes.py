@@ -11,7 +11,6 @@ import pytest
 from commands import command
 from folders import SHAPES, finetune, write_model
 
-
 Capture = pytest.CaptureFixture[str]
 
 

@@ -178,7 +178,14 @@ def test_without_a_budget_weights_that_take_half_the_memory_stay_in_their_file(m
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("400MB", 400e6), ("1.5G", 1.5e9), ("256MiB", 256 << 20), ("7", 7), ("30 kb", 30_000)],
+    [
+        ("400MB", 400e6),
+        ("1.5G", 1.5e9),
+        ("256MiB", 256 << 20),
+        ("7", 7),
+        ("30 kb", 30_000),
+        ("2TB", 2e12),
+    ],
 )
 def test_sizes(text, size):
     assert parse_bytes(text) == size

@@ -561,10 +561,16 @@ def test_a_checkpoint_that_is_not_finite(home, tmp_path, capsys, family, value):
 
 
 def test_steps_that_are_too_large(home, tmp_path, capsys):
-    assert start(home, tmp_path / "run", "--lr", "1e25") == 1
+    assert start(home, tmp_path / "run", "--lr", "1e25", "--weight-decay", "0") == 1
     error = capsys.readouterr().err
     assert "hint" in error and "Traceback" not in error
     assert lines(tmp_path / "run" / "events.jsonl")[-1]["event"] == "error"
+
+
+def test_losses_that_diverge_at_the_first_step_are_of_too_large_an_eps(home, tmp_path, capsys):
+    """No rate has been at the weights yet."""
+    assert start(home, tmp_path / "run", "--eps", "1e25") == 1
+    assert capsys.readouterr().err.endswith("\n  hint: begin a new run with --eps 1e+24\n")
 
 
 def test_a_run_that_diverges_says_so_and_names_a_smaller_rate(home, tmp_path, capsys):

@@ -31,7 +31,7 @@ def given_settings(options: argparse.Namespace) -> Settings:
 
 def describe_methods() -> str:
     """The methods that --method takes, a line each."""
-    width = shutil.get_terminal_size().columns - 2  # as argparse has it
+    width = max(40, shutil.get_terminal_size().columns - 2)  # the latter as argparse has it
     lines = (
         textwrap.fill(
             method.summary,

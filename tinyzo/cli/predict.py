@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
     given = shared.given_settings(options)
     check_names(given.model, given.task)
     opened = open_for_task(given, needs_data=False)
-    texts = _numbered("text", options.texts) if options.texts else _lines_of_stdin()
+    texts = _numbered("text {}", options.texts) if options.texts else _lines_of_stdin()
     for where, text in texts:
         found = _predict(opened, where, text)
         line = f"{found.label}\t{found.scores[found.label]:.3f}\t{in_a_line(text)}"
@@ -62,13 +62,13 @@ def run(options: argparse.Namespace) -> None:
         put(line)
 
 
-def _numbered(name: str, texts: Iterable[str | bytes]) -> Iterator[tuple[str, str]]:
-    """(where it is, in words; a text), without the ends of lines and a byte order mark.
+def _numbered(place: str, texts: Iterable[str | bytes]) -> Iterator[tuple[str, str]]:
+    """(where it is, in words; the text), for each.
 
     raises: DataError for a text that is not UTF-8
     """
     for number, given in enumerate(texts, 1):
-        where = f"{name} {number}"
+        where = place.format(number)
         try:
             text = given.decode() if isinstance(given, bytes) else given
             text.encode()
@@ -85,11 +85,10 @@ def _lines_of_stdin() -> Iterator[tuple[str, str]]:
     if not sys.stdin.isatty():
         lines = getattr(sys.stdin, "buffer", sys.stdin)
     with os_errors(DataError, "stdin", "give it a file of lines, or the texts as arguments"):
-        for number, (where, line) in enumerate(_numbered("line", lines)):
-            text = line.removesuffix("\n").removesuffix("\r")
-            if number == 0:
-                text = text.removeprefix("\ufeff")
-            yield f"{where} of stdin", text
+        mark = "\ufeff"  # of the byte order, which only the first line may begin with
+        for where, line in _numbered("line {} of stdin", lines):
+            yield where, line.removeprefix(mark).removesuffix("\n").removesuffix("\r")
+            mark = ""
 
 
 def _predict(opened: "Opened", where: str, text: str) -> "Prediction":

@@ -31,7 +31,7 @@ def open_streams() -> None:
         stream = getattr(sys, name)
         if stream is None:
             nothing = os.open(os.devnull, os.O_RDWR)
-            setattr(sys, name, open(nothing, mode, errors=ESCAPED, closefd=False))
+            setattr(sys, name, os.fdopen(nothing, mode, errors=ESCAPED, closefd=False))
         elif isinstance(stream, io.TextIOWrapper) and stream.errors in LOSING:
             stream.reconfigure(errors=ESCAPED)
 

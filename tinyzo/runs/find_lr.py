@@ -59,6 +59,7 @@ def find_lr(given: Settings) -> Found:
         return losses[at]
 
     rates = [settings.lr * ratio for ratio in LR_RATIOS]
+    rates = [rate for rate in rates if rate * settings.weight_decay <= 1]  # others are refused
     lr = first_near_least(rates, lambda lr: loss(Found(lr, settings.eps)))
     if losses[Found(lr, settings.eps)] == math.inf:
         found = f"every lr from {min(rates):.2g} to {max(rates):.2g} diverges"

@@ -15,6 +15,7 @@ from tinyzo.parsing import JsonObject
 from tinyzo.runs.run import read_lines
 
 LINE_SECONDS = 30.0  # between lines of progress, at least
+BAR_COLUMNS = 40
 
 
 def say(text: str) -> None:
@@ -42,13 +43,21 @@ def number(x: float) -> str:
 
 def progress(done: int, steps: int) -> Any:  # a tqdm, whose package has no types, or Lines
     """What shows the steps on stderr: a bar of tqdm where a terminal can draw it, else lines."""
-    can_draw = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-    if can_draw:
+    if _can_draw():
         with suppress(ImportError):
             from tqdm import tqdm
 
             return tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True, file=sys.stderr)
     return Lines(done, steps)
+
+
+def _can_draw() -> bool:
+    """Whether stderr is a terminal that goes back in a line, of which a bar takes BAR_COLUMNS."""
+    try:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):  # a file, a pipe, or no descriptor, as in a notebook
+        return False
+    return columns >= BAR_COLUMNS and os.environ.get("TERM") != "dumb"
 
 
 class Lines:

@@ -290,7 +290,7 @@ class RunSettings:
         check_combination(self)
         for name, value in vars(self).items():
             try:
-                str(value).encode()
+                json.dumps(value, ensure_ascii=False).encode()
             except UnicodeEncodeError:
                 hint = "it is written to run.toml: take a path and words that are"
                 raise UsageError(f"{name} = {value!a} is not UTF-8", hint) from None
