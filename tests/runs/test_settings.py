@@ -101,10 +101,14 @@ def test_toml_there_and_back(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    "given", [{"model": "\udcff"}, {**OWN, "label_words": ["a", "\udcff"]}, {"train": "\udcff"}]
+    ("name", "given"),
+    [
+        ("model", {"model": "\udcff"}),
+        ("label_words", {**OWN, "label_words": ["a", "\udcff"]}),
+        ("train", {"train": "\udcff"}),
+    ],
 )
-def test_text_that_is_not_utf8_is_refused_by_name(given):
-    *_, name = given
+def test_text_that_is_not_utf8_is_refused_by_name(name, given):
     with pytest.raises(UsageError, match=rf"{name} = .*\\udcff'\]? is not UTF-8\n  hint: it is wr"):
         Settings(**given).resolve("roberta")
 

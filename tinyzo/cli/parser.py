@@ -83,7 +83,13 @@ class Parser(argparse.ArgumentParser):
             hint = f"did you mean {near}?"
         raise UsageError(f"unknown argument {name}", hint)
 
-    # argparse reads values in two places, neither public; its public `error` has only their text.
+    # argparse reads values in these places, none public; its public `error` has only their text.
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        values = super()._get_values(action, arg_strings)
+        if action.nargs is None and values == []:  # of --option=--, before Python 3.13
+            self.error(f"argument {_name(action)}: expected one argument")
+        return values
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         try:
