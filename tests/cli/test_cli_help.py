@@ -133,6 +133,16 @@ def test_every_method_is_in_the_help_wrapped(
     assert found == [(name, method.summary) for name, method in METHODS.items()]
 
 
+@pytest.mark.parametrize("columns", [-1, 0, 1, 2, 10, 22, 40])
+def test_a_terminal_of_few_columns(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    """The help of finetune is made with every command's."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert command("--version") == 0
+    assert "backpropagation" in help_of(capsys, "finetune")
+
+
 def kind(annotation: Any) -> Any:
     """The type of a setting: without the None that it may be, a Literal as str."""
     kinds = [each for each in typing.get_args(annotation) if each is not type(None)]

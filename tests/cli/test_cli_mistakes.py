@@ -62,8 +62,8 @@ def mistakes(home: Path) -> dict[str, tuple[int, str]]:
         f"finetune --resume {run} --lr 1": (2, "lr cannot change"),
         f"finetune --resume {run} --output {home}/x": (2, "--resume with --output"),
         f"finetune --resume {run} --steps 1": (2, "the run has done 6"),
-        f"finetune --config {home}/none.toml": (1, "none.toml"),
-        f"finetune --config {home}": (1, "Is a directory"),
+        f"finetune --config {home}/none.toml": (1, "none.toml: no such file"),
+        f"finetune --config {home}": (1, "it is not a file"),
         "--json finetune": (2, "unknown argument --json\n  hint: give --json after the command"),
         "--print-completion fish": (2, "--print-completion takes bash or zsh, not 'fish'"),
         f"evaluate {opt}": (2, f"unknown argument {opt}\n  hint: tinyzo evaluate -h lists"),
@@ -224,7 +224,7 @@ def test_a_folder_that_cannot_be_read(
     monkeypatch.setattr(pathlib.Path, "is_dir", denied)
     assert command("inspect", home / "opt") == 1
     error = capsys.readouterr().err
-    assert f"{home / 'opt'}: Permission denied\n  hint: you may not: check its" in error
+    assert f"{home / 'opt'}: Permission denied\n  hint: check the path, and who may" in error
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,19 @@ SIZES = (
 )
 # Relative ones are in an empty folder, but for `file`, `nul` and `empty`.
 PATHS = (
-    *("", "-", "~", "~/nowhere", "~no-such-user/x", "file", "empty", "nul", "file/x", ".", "nowhere"),
+    *(
+        "",
+        "-",
+        "~",
+        "~/nowhere",
+        "~no-such-user/x",
+        "file",
+        "empty",
+        "nul",
+        "file/x",
+        ".",
+        "nowhere",
+    ),
     *("a b", "a\nb", "größe", "\udcff", "\ud800", "x" * 300, "x/" * 3000, "a\0b", "/dev/null"),
     *("{data}", "{data}/dev.jsonl", "{opt}/config.json", "-x", "*", "\x1b[31m"),
 )
@@ -80,17 +92,17 @@ def paths() -> Iterator[Line]:
         yield ["finetune", f"--resume={path}"]
         yield [*TUNE, f"--config={path}"]
         yield ["finetune", MODEL, "--task=reviews", "--steps=0", "--output=run", f"--data={path}"]
-        if path not in (".", "{data}"):  # where a run may well begin
-            yield [*TUNE, f"--output={path}"]
         yield ["evaluate", *DATA, f"--model={path}"]
         yield ["evaluate", MODEL, "--task=reviews", f"--data={path}"]
         yield ["predict", "a", f"--model={path}"]
         yield ["replay", "--output=new", "--", path]
-        yield ["replay", "{run}", f"--output={path}"]
         yield ["convert", "--output=new", "--", path]
-        yield ["convert", "{opt}", f"--output={path}"]
         yield ["inspect", "--", path]
         yield ["doctor", "--json", "--", path]
+        if path != "{data}":  # which stays as it is
+            yield [*TUNE, f"--output={path}"]
+            yield ["replay", "{run}", f"--output={path}"]
+            yield ["convert", "{opt}", f"--output={path}"]
 
 
 def words() -> Iterator[Line]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import tinyzo
-from tinyzo.errors import ConfigError, UsageError
+from tinyzo.errors import CheckpointError, ConfigError, UsageError
 from tinyzo.parsing import read_toml
 from tinyzo.runs import defaults
 from tinyzo.runs.settings import CHOICES, FIELDS, RANGES, SHIPPED, RunSettings, Settings, kinds
@@ -46,6 +46,13 @@ def test_a_shipped_model_is_known_by_its_path_too():
     settings = Settings(model=str(SHIPPED / "roberta-tiny")).resolve("roberta")
     assert settings.is_shipped_model
     assert (settings.lr, settings.steps) == (defaults.SHIPPED["lr"], defaults.SHIPPED["steps"])
+
+
+def test_a_path_that_the_system_does_not_take(tmp_path):
+    with pytest.raises(CheckpointError, match=r"xxx: File name too long\n  hint: check the path"):
+        Settings(model="x" * 5000).resolve("roberta")
+    (tmp_path / "link").symlink_to(tmp_path / "link")
+    assert not Settings(model=str(tmp_path / "link")).resolve("roberta").is_shipped_model
 
 
 def test_a_folder_comes_before_a_shipped_name(tmp_path, monkeypatch):

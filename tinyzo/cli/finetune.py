@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tinyzo.cli import options as shared
 from tinyzo.cli.parser import Parser
 from tinyzo.cli.streams import put
-from tinyzo.errors import UsageError
+from tinyzo.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from tinyzo.runs.settings import Settings
@@ -80,6 +80,9 @@ def _read_config(path: str | None) -> Settings:
 
     if path is None:
         return Settings()
+    if not Path(path).is_file():
+        found = "it is not a file" if Path(path).exists() else "no such file"
+        raise ConfigError(f"{path}: {found}", "--config takes a file of lines such as lr = 1e-6")
     return Settings.from_mapping(read_toml(Path(path)), path)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -70,11 +71,20 @@ def _numbered(place: str, texts: Iterable[str | bytes]) -> Iterator[tuple[str, s
     for number, given in enumerate(texts, 1):
         where = place.format(number)
         try:
-            text = given.decode() if isinstance(given, bytes) else given
-            text.encode()
+            yield where, _decoded(given)
         except UnicodeError:
             raise DataError(f"{where} is not UTF-8", "save or give the texts as UTF-8") from None
-        yield where, text
+
+
+def _decoded(given: str | bytes) -> str:
+    """A text; of an argument in a locale without its letters Python keeps the bytes, escaped.
+
+    raises: UnicodeError
+    """
+    try:
+        return (given.encode() if isinstance(given, str) else given).decode()
+    except UnicodeEncodeError:
+        return os.fsencode(given).decode()
 
 
 def _lines_of_stdin() -> Iterator[tuple[str, str]]:

@@ -22,10 +22,11 @@ from typing import Any, NamedTuple, TypeGuard
 
 from tinyzo.dtypes import DTYPES
 from tinyzo.engine.select import ENGINES
-from tinyzo.errors import UsageError, check_choice
+from tinyzo.errors import CheckpointError, UsageError, check_choice
 from tinyzo.models.model import RESIDENCIES
 from tinyzo.runs import defaults
 from tinyzo.runs.spelling import closest
+from tinyzo.system import os_errors
 from tinyzo.zo.directions import DIRECTIONS
 from tinyzo.zo.estimators import ESTIMATORS
 from tinyzo.zo.methods import METHODS, check_combination
@@ -393,16 +394,20 @@ def _are_texts(value: object) -> TypeGuard[Sequence[str]]:
 
 
 def model_path(model: str) -> Path:
-    """The folder of a model that a setting names: a path, or else the name of a shipped one."""
+    """The folder of a model that a setting names: a path, or else the name of a shipped one.
+
+    raises: CheckpointError for what the system does not take for a path
+    """
     shipped = SHIPPED / model
-    if shipped.is_dir() and not Path(model).is_dir():
-        return shipped
+    with os_errors(CheckpointError, model, "check the path, and who may read the folders above"):
+        if shipped.is_dir() and not Path(model).is_dir():
+            return shipped
     return Path(model)
 
 
 def is_shipped_model(path: Path) -> bool:
     """Whether the folder is that of a model that ships."""
-    return path.resolve().parent == SHIPPED
+    return Path(os.path.realpath(path)).parent == SHIPPED  # for `resolve` a circle of links fails
 
 
 def parse_bytes(text: str) -> int:
