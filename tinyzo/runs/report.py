@@ -45,10 +45,14 @@ def progress(done: int, steps: int) -> Any:  # a tqdm, whose package has no type
     """What shows the steps on stderr: a bar of tqdm where a terminal can draw it, else lines."""
     if _can_draw():
         with suppress(ImportError):
-            from tqdm import tqdm
-
-            return tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True, file=sys.stderr)
+            return _bar(done, steps)
     return Lines(done, steps)
+
+
+def _bar(done: int, steps: int) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True, file=sys.stderr)
 
 
 def _can_draw() -> bool:
