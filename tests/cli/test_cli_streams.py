@@ -71,6 +71,14 @@ def test_each_letter_is_escaped_only_where_the_user_has_not_said_what_else() -> 
         assert stream.errors == kept
 
 
+def test_stdin_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have been read from, after which nothing of it can be changed."""
+    monkeypatch.setattr(sys, "stdin", stdin := io.TextIOWrapper(io.BytesIO(b"a\nb\n"), "utf-8"))
+    stdin.readline()
+    streams.open_streams()
+    assert stdin.errors == "strict" and stdin.readline() == "b\n"
+
+
 def test_streams_that_are_no_files_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a notebook."""
     monkeypatch.setattr(sys, "stdout", output := io.StringIO())

@@ -553,7 +553,7 @@ def test_a_checkpoint_that_is_not_finite(home, tmp_path, capsys, family, value):
     whole = path.read_bytes()
     path.write_bytes(whole[:-400] + np.full(100, value, "<f4").tobytes())
     assert finetune(model, home / "data", tmp_path / "run") == 1
-    assert "on 8 rows\n  hint: its weights hold values that are" in capsys.readouterr().err
+    assert "on 8 rows\n  hint: tinyzo doctor finds weights that" in capsys.readouterr().err
     (event,) = lines(tmp_path / "run" / "events.jsonl")
     assert (event["event"], event["step"]) == ("error", 0)
     assert main(["predict", "--model", str(model), "--task", "reviews", "a"]) == 1

@@ -32,8 +32,12 @@ def open_streams() -> None:
         if stream is None:
             nothing = os.open(os.devnull, os.O_RDWR)
             setattr(sys, name, os.fdopen(nothing, mode, errors=ESCAPED, closefd=False))
-        elif isinstance(stream, io.TextIOWrapper) and stream.errors in LOSING:
+        elif name != "stdin" and _loses_letters(stream):
             stream.reconfigure(errors=ESCAPED)
+
+
+def _loses_letters(stream: object) -> bool:
+    return isinstance(stream, io.TextIOWrapper) and stream.errors in LOSING
 
 
 def put(text: str) -> None:
