@@ -1,14 +1,15 @@
 """python -m tinyzo"""
 
 import sys
+from collections.abc import Sequence
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """The command `tinyzo`; Ctrl-C before it has begun is no traceback either."""
     try:
         from tinyzo.cli import main as command
 
-        return command()
+        return command(arguments)
     except KeyboardInterrupt:
         return 130
 
