@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from commands import command, document
@@ -167,9 +168,24 @@ def test_folders_of_any_name(home: Path, tmp_path: Path, capsys: Capture) -> Non
     assert command("replay", place / "run", "--output", place / "tuned") == 0
 
 
-def test_the_command_of_the_package_is_the_same() -> None:
+def test_the_command_of_the_package_is_the_same(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tinyzo import __main__ as entry
-    from tinyzo.cli import main
 
     assert 'tinyzo = "tinyzo.__main__:main"' in (ROOT / "pyproject.toml").read_text()
-    assert vars(entry)["main"] is main
+    monkeypatch.setattr("sys.argv", ["tinyzo", "--version"])
+    assert entry.main() == 0
+    assert capsys.readouterr().out.startswith("tinyzo ")
+
+
+def test_ctrl_c_before_a_command_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tinyzo import __main__ as entry
+
+    def interrupted(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.__import__", interrupted)
+    code = entry.main()
+    monkeypatch.undo()
+    assert code == 130

@@ -10,6 +10,7 @@ import pytest
 from commands import command, document
 
 import tinyzo
+from tinyzo.runs.settings import SHIPPED
 
 Capture = pytest.CaptureFixture[str]
 FAMILIES = pytest.mark.parametrize("family", ["roberta", "opt"])
@@ -77,3 +78,45 @@ def test_replay_and_convert_say_where(home: Path, tmp_path: Path, capsys: Captur
     assert capsys.readouterr().out == f"tuned model written to {tmp_path / 'a'}\n"
     assert command("convert", home / "opt", "--output", tmp_path / "b") == 0
     assert capsys.readouterr().out == f"converted to {tmp_path / 'b' / 'model.safetensors'}\n"
+
+
+def test_convert_takes_a_name_that_ships(tmp_path: Path, capsys: Capture) -> None:
+    assert command("convert", "opt-tiny", "--output", tmp_path / "a") == 0
+    assert command("convert", SHIPPED / "opt-tiny", "--output", tmp_path / "b") == 0
+    a, b = (tmp_path / name / "model.safetensors" for name in "ab")
+    assert a.read_bytes() == b.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("convert {run} --output {new}", "tinyzo replay writes the model of a run"),
+        ("doctor {run}", "name the folder that the run began with, or what replay writes"),
+    ],
+)
+def test_a_run_where_a_model_is_due(
+    home: Path, tmp_path: Path, capsys: Capture, line: str, hint: str
+) -> None:
+    run = home / "opt-run"
+    assert command(*line.format(run=run, new=tmp_path / "new").split()) == 2
+    said = f"tinyzo: {run} is a run, not a model's folder\n  hint: {hint}\n"
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("line", ["replay {run} --output {run}", "convert {opt} --output {run}"])
+def test_no_model_is_written_into_a_run(home: Path, capsys: Capture, line: str) -> None:
+    run = home / "opt-run"
+    before = sorted(run.iterdir())
+    assert command(*line.format(run=run, opt=home / "opt").split()) == 1
+    assert "opt-run has a run.toml already\n  hint: name another" in capsys.readouterr().err
+    assert sorted(run.iterdir()) == before
+
+
+def test_a_run_that_is_nearly_named(home: Path, tmp_path: Path, capsys: Capture) -> None:
+    near = home / "opt-rum"
+    for line in (("replay", near, "--output", tmp_path / "new"), ("finetune", "--resume", near)):
+        assert command(*line) == 1
+        hint = f"did you mean {home / 'opt-run'}?"
+        assert capsys.readouterr().err == f"tinyzo: {near}: no such folder\n  hint: {hint}\n"
+    assert command("replay", home / "nothing", "--output", tmp_path / "new") == 1
+    assert "no such folder\n  hint: name the --output of finetune\n" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from commands import command
 
 import tinyzo
 from tinyzo.cli import build_parser
-from tinyzo.cli.parser import Parser, names
+from tinyzo.cli.parser import Parser, names, path
 from tinyzo.runs.settings import CHOICES, Settings
 from tinyzo.zo.methods import METHODS
 
@@ -134,6 +134,16 @@ def test_every_method_is_in_the_help_wrapped(
     assert found == [(name, method.summary) for name, method in METHODS.items()]
 
 
+@pytest.mark.parametrize("columns", [-1, 0, 1, 2, 10, 22, 40])
+def test_a_terminal_of_few_columns(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    """The help of finetune is made with every command's."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert command("--version") == 0
+    assert "backpropagation" in help_of(capsys, "finetune")
+
+
 def kind(annotation: Any) -> Any:
     """The type of a setting: without the None that it may be, a Literal as str."""
     kinds = [each for each in typing.get_args(annotation) if each is not type(None)]
@@ -147,7 +157,7 @@ def test_every_setting_is_one_option_and_the_other_way_round() -> None:
     actions = [a for a in parser_of("finetune")._actions if a.dest not in OF_FINETUNE]
     assert sorted(action.dest for action in actions) == sorted(settings)
     hints = typing.get_type_hints(Settings)
-    types: dict[Any, Any] = {names: list[str], None: str}
+    types: dict[Any, Any] = {names: list[str], path: str, None: str}
     for action in actions:
         assert action.option_strings == [f"--{action.dest.replace('_', '-')}"]
         assert types.get(action.type, action.type) == kind(hints[action.dest]), action.dest

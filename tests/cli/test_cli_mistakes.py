@@ -11,8 +11,6 @@ import pytest
 from commands import command
 from folders import SHAPES, finetune, write_model
 
-from tinyzo.cli.suggest import closest
-
 Capture = pytest.CaptureFixture[str]
 
 
@@ -66,8 +64,13 @@ def mistakes(home: Path) -> dict[str, tuple[int, str]]:
         f"finetune --resume {run} --lr 1": (2, "lr cannot change"),
         f"finetune --resume {run} --output {home}/x": (2, "--resume with --output"),
         f"finetune --resume {run} --steps 1": (2, "the run has done 6"),
-        f"finetune --config {home}/none.toml": (1, "none.toml"),
-        f"finetune --config {home}": (1, "Is a directory"),
+        f"finetune --resume {run} --find-lr": (2, "--find-lr with --resume\n  hint: a run keeps"),
+        f"finetune --model {opt} {reviews} --window 5": (2, "window counts for nothing here"),
+        f"finetune --model {opt} {reviews} --output=": (2, "--output takes a path, not ''"),
+        f"replay {run} --output {home}/x --step=--": (2, "--step"),
+        f"evaluate --model {opt} {reviews} --label-field x": (2, "label_field counts for nothing"),
+        f"finetune --config {home}/none.toml": (1, "none.toml: no such file"),
+        f"finetune --config {home}": (1, "it is not a file"),
         "--json finetune": (2, "unknown argument --json\n  hint: give --json after the command"),
         "--print-completion fish": (2, "--print-completion takes bash or zsh, not 'fish'"),
         f"evaluate {opt}": (2, f"unknown argument {opt}\n  hint: tinyzo evaluate -h lists"),
@@ -154,12 +157,6 @@ def test_a_name_that_means_something_in_another_spelling(home: Path, capsys: Cap
     assert "--task sst2 without --data" in capsys.readouterr().err
 
 
-def test_closest() -> None:
-    assert closest("STEBS", ["batch_size", "Steps"]) == "Steps"
-    assert closest("nonsense", ["steps"]) is None
-    assert closest("", []) is None
-
-
 # --- files ---
 
 
@@ -234,11 +231,12 @@ def test_a_folder_that_cannot_be_read(
     monkeypatch.setattr(pathlib.Path, "is_dir", denied)
     assert command("inspect", home / "opt") == 1
     error = capsys.readouterr().err
-    assert f"{home / 'opt'}: Permission denied\n  hint: check the path and its" in error
+    assert f"{home / 'opt'}: Permission denied\n  hint: check the path, and who may" in error
 
 
 @pytest.mark.parametrize(
-    ("error", "said"), [(MemoryError(), "MemoryError"), (MemoryError("too much"), "too much")]
+    ("error", "said"),
+    [(MemoryError(), "no memory is left"), (MemoryError("too much"), "too much")],
 )
 def test_memory_that_is_not_there(
     home: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, error: MemoryError, said: str
@@ -248,4 +246,5 @@ def test_memory_that_is_not_there(
 
     monkeypatch.setattr("tinyzo.models.model.open_model", open_model)
     assert command("inspect", home / "opt") == 1
-    assert f"tinyzo: {said}\n  hint: check the path" in capsys.readouterr().err
+    hint = "close other programs; finetune takes --memory-budget SIZE or --residency streamed"
+    assert f"tinyzo: {said}\n  hint: {hint}\n" in capsys.readouterr().err

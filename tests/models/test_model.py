@@ -283,12 +283,12 @@ def test_what_is_not_a_number_stays_so(engine):
         (
             [[3, VOCABULARY]],
             f"token id {VOCABULARY} is outside the vocabulary of {VOCABULARY}",
-            "two different models",
+            f"ids go from 0 to {VOCABULARY - 1}; a tokenizer that",
         ),
         (
             [[3], [4, -1]],
             f"token id -1 is outside the vocabulary of {VOCABULARY}",
-            "two different models",
+            f"ids go from 0 to {VOCABULARY - 1}; a tokenizer that",
         ),
         ([[3] * 21], "a sequence of 21 tokens; the model has ", "shorten the text"),
         ([[3], []], "an empty sequence", "at least one token id"),

@@ -276,6 +276,15 @@ def test_an_adapter_is_trained_alone_and_whole(runs, tmp_path, capsys, options):
     assert "the model has an adapter\n  hint: --train lora goes on with all of it" in said
 
 
+@pytest.mark.parametrize("option", ["--lora-rank", "--lora-alpha"])
+def test_an_adapter_has_a_rank_of_its_own(runs, tmp_path, capsys, option):
+    data, adapter = write_reviews(tmp_path / "data"), runs["opt lora"].path.parent / "adapter"
+    assert finetune(adapter, data, tmp_path / "run", "--train", "lora", option, "4") == 2
+    said = "--lora-rank and --lora-alpha are of a new adapter, and the model has one\n  hint: leave"
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("file", [CONFIG, WEIGHTS, "base"])
 def test_an_adapter_that_has_changed_is_refused(runs, tmp_path, file):
     adapter = shutil.copytree(runs["opt lora"].path.parent / "adapter", tmp_path / "adapter")

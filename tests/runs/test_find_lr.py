@@ -51,6 +51,23 @@ def test_the_rates_are_around_the_methods_own(monkeypatch, capsys):
     assert "lr 5e-06, eps 0.001: " in capsys.readouterr().err
 
 
+def test_rates_that_a_weight_decay_rules_out_are_not_tried(monkeypatch, capsys):
+    monkeypatch.setattr(module, "tune", Found)
+    module.find_lr(Settings(lr=1e-5, weight_decay=3e4))
+    assert capsys.readouterr().err.count("find-lr: lr ") == 5 + 2
+
+
+def test_when_every_rate_diverges_none_is_taken(monkeypatch):
+    monkeypatch.setattr(module, "tune", Found)
+    with pytest.raises(NumericError, match=r"every lr from 0.032 to 32 diverges\n.*a smaller --lr"):
+        module.find_lr(Settings(lr=1.0))
+
+
+def test_there_is_nothing_around_a_rate_of_0():
+    with pytest.raises(UsageError, match="--find-lr with --lr 0\n  hint: give the lr to search"):
+        module.find_lr(Settings(lr=0.0))
+
+
 def test_without_dev_rows_it_is_refused(monkeypatch):
     monkeypatch.setattr(Found, "evaluations", lambda self, split: {})
     monkeypatch.setattr(module, "tune", Found)

@@ -178,13 +178,20 @@ def test_without_a_budget_weights_that_take_half_the_memory_stay_in_their_file(m
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("400MB", 400e6), ("1.5G", 1.5e9), ("256MiB", 256 << 20), ("7", 7), ("30 kb", 30_000)],
+    [
+        ("400MB", 400e6),
+        ("1.5G", 1.5e9),
+        ("256MiB", 256 << 20),
+        ("7", 7),
+        ("30 kb", 30_000),
+        ("2TB", 2e12),
+    ],
 )
 def test_sizes(text, size):
     assert parse_bytes(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "MB", "4 T", "-1GB", "1e9", "nan"])
+@pytest.mark.parametrize("text", ["", "MB", "4 Z", "-1GB", "1e9", "nan"])
 def test_what_is_no_size(text):
     with pytest.raises(UsageError, match=r"a size such as 400MB or 1\.5GB"):
         parse_bytes(text)

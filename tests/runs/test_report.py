@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import math
+import os
+import re
 import sys
 
 import pytest
@@ -87,31 +90,117 @@ def test_numbers_for_people(value, text):
     assert report.number(value) == text
 
 
-def test_progress_is_on_stderr(capsys):
-    metrics = {"loss": 0.12345, "seconds": 0.5, "peak_bytes": 64 << 20}
+# --- progress ---
+
+METRICS = {"loss": 0.12345, "seconds": 0.5, "peak_bytes": 64 << 20}
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Makes stderr a terminal of so many columns, or of none where it is a file."""
+
+    def make(columns, term="xterm"):
+        def size(descriptor):
+            if columns is None:
+                raise OSError(errno.ENOTTY, "Inappropriate ioctl for device")
+            return os.terminal_size((columns, 25))
+
+        monkeypatch.setattr(os, "get_terminal_size", size)
+        monkeypatch.setattr(sys.stderr, "fileno", lambda: 2)
+        monkeypatch.setenv("TERM", term)
+
+    return make
+
+
+def test_a_bar_in_a_terminal(terminal, capsys):
+    pytest.importorskip("tqdm", reason="it draws the bar")
+    terminal(120)
     with report.progress(2, 4) as bar:
-        report.show(bar, metrics, None)
-        report.show(bar, metrics, 0.75)
+        report.show(bar, METRICS, None)
+        report.show(bar, METRICS, 0.75)
         bar.refresh()
     output, log = capsys.readouterr()
     assert output == ""
-    assert "4/4" in log and "loss=0.1235" in log and "dev=0.750" in log
+    assert "4/4" in log and "loss=0.1235" in log and "dev=0.750" in log and "\r" in log
     assert "s/step=0.500" in log and "peak=64MB" in log
 
 
-@pytest.mark.parametrize("is_broken", [True, False])
-def test_without_tqdm_there_is_no_bar(tmp_path, monkeypatch, capsys, is_broken):
-    say_once.cache_clear()
+@pytest.mark.parametrize(
+    ("columns", "term"), [(None, "xterm"), (80, "dumb"), (0, "xterm"), (1, "")]
+)
+def test_lines_where_no_bar_can_be_drawn(terminal, columns, term):
+    terminal(columns, term)
+    assert isinstance(report.progress(0, 1), report.Lines)
+
+
+def test_lines_in_a_notebook_and_without_tqdm(terminal, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())  # it has no descriptor
+    assert isinstance(report.progress(0, 1), report.Lines)
+    terminal(80)
     monkeypatch.setitem(sys.modules, "tqdm", None)
-    if is_broken:
-        break_package(monkeypatch, tmp_path, "tqdm")
-    metrics = {"loss": 0.12345, "seconds": 0.5, "peak_bytes": 64 << 20}
-    with report.progress(2, 4) as bar:
-        report.show(bar, metrics, 0.75)
+    assert isinstance(report.progress(0, 1), report.Lines)
+
+
+def test_a_line_now_and_then(monkeypatch, capsys):
+    """A step takes 7 s here: so a line for the first, each fifth after it, and the last."""
+    clock = iter(range(1000, 2000, 7))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with report.Lines(10, 30) as lines:
+        for step in range(11, 31):
+            report.show(lines, METRICS, None if step < 15 else 0.75)
+    output, log = capsys.readouterr()
+    found = [re.fullmatch(LINE, line) for line in log.splitlines()]
+    assert output == "" and all(found)
+    assert [each["step"] for each in found] == ["11", "16", "21", "26", "30"]
+    assert [each["dev"] for each in found] == [None, "0.750", "0.750", "0.750", "0.750"]
+    assert [each["left"] for each in found] == [
+        "0:02:13",
+        "0:01:38",
+        "0:01:03",
+        "0:00:28",
+        "0:00:00",
+    ]
+
+
+LINE = (
+    r"step (?P<step>\d+)/30, loss=0\.1235, s/step=0\.500, peak=64MB(, dev=(?P<dev>[\d.]+))?, "
+    r"left=(?P<left>\d+:\d\d:\d\d)"
+)
+
+
+def test_a_long_run_has_days_left(monkeypatch, capsys):
+    clock = iter((0, 864))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    report.show(report.Lines(0, 301), METRICS, None)
+    assert capsys.readouterr().err.endswith(", left=3 days, 0:00:00\n")
+
+
+def test_a_broken_tqdm_is_said_once(terminal, tmp_path, monkeypatch, capsys):
+    say_once.cache_clear()
+    terminal(80)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    break_package(monkeypatch, tmp_path, "tqdm")
+    for _ in range(2):
+        assert isinstance(report.progress(2, 4), report.Lines)
     line = "tinyzo: tqdm cannot be used (SystemError: bad): no bar is shown\n"
-    assert capsys.readouterr() == ("", line if is_broken else "")
+    assert sys.stderr.getvalue() == line
 
 
 def test_say(capsys):
     report.say("a line")
     assert capsys.readouterr() == ("", "a line\n")
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    report.say("a line")
+
+
+def test_the_run_that_goes_on_is_in_the_interrupt(tmp_path):
+    with pytest.raises(KeyboardInterrupt) as stop, report.resumable(tmp_path):
+        raise KeyboardInterrupt
+    assert vars(stop.value)["run"] == tmp_path

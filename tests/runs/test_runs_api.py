@@ -23,6 +23,7 @@ from tinyzo.errors import (
     UsageError,
 )
 from tinyzo.runs import report
+from tinyzo.runs.api import as_path
 from tinyzo.runs.snapshots import tuned_model
 
 IDS = [[0, 9, 8, 2]]
@@ -227,3 +228,12 @@ def test_a_disk_that_is_full_before_a_run_begins(home, tmp_path, monkeypatch):
     monkeypatch.setattr("tinyzo.runs.run.write_file", full)
     with pytest.raises(RunError, match=r"run.toml: No space left on device\n  hint: make room"):
         tinyzo.finetune(tmp_path / "run", model=home / "model", data=home / "data", task="reviews")
+
+
+def test_paths_as_a_call_gives_them(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("USERPROFILE", "/home/me")
+    assert as_path(None) is None
+    assert as_path("~/run") == as_path(Path("~/run")) == Path("/home/me/run")
+    with pytest.raises(UsageError, match="a path is empty\n  hint: name a folder, or leave it out"):
+        tinyzo.finetune("")

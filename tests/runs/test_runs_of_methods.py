@@ -246,7 +246,7 @@ def test_first_order_steps_are_in_memory_however_resumed(home, tmp_path):
         (("--update", "adamezo", "--window", "256"), 2, "window is from 1 to 255"),
         (("--lora-rank", "0"), 2, "lora_rank = 0"),
         (("--train", "head"), 1, "'head' names no tensor of the model"),
-        (("--train", "lora", "--lora-targets", "layer_norm"), 1, "'lora' names no tensor"),
+        (("--train", "lora", "--lora-targets", "layer_norm"), 1, "layer_norm names no matrix"),
     ],
 )
 def test_mistakes_of_methods_leave_no_directory(home, tmp_path, capsys, choices, code, message):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import tinyzo
-from tinyzo.errors import ConfigError, UsageError
+from tinyzo.errors import CheckpointError, ConfigError, UsageError
 from tinyzo.parsing import read_toml
 from tinyzo.runs import defaults
 from tinyzo.runs.settings import CHOICES, FIELDS, RANGES, SHIPPED, RunSettings, Settings, kinds
@@ -46,6 +46,13 @@ def test_a_shipped_model_is_known_by_its_path_too():
     settings = Settings(model=str(SHIPPED / "roberta-tiny")).resolve("roberta")
     assert settings.is_shipped_model
     assert (settings.lr, settings.steps) == (defaults.SHIPPED["lr"], defaults.SHIPPED["steps"])
+
+
+def test_a_path_that_the_system_does_not_take(tmp_path):
+    with pytest.raises(CheckpointError, match=r"xxx: File name too long\n  hint: check the path"):
+        Settings(model="x" * 5000).resolve("roberta")
+    (tmp_path / "link").symlink_to(tmp_path / "link")
+    assert not Settings(model=str(tmp_path / "link")).resolve("roberta").is_shipped_model
 
 
 def test_a_folder_comes_before_a_shipped_name(tmp_path, monkeypatch):
@@ -84,12 +91,13 @@ def test_numbers_out_of_range(name):
     for value in (least - 1, most * 2, float("nan")):
         with pytest.raises(UsageError, match=rf"{name} = .*\n  hint: {name} is from {least} to"):
             Settings(**{name: value}).resolve("roberta")
+    rate = {} if name == "lr" else {"lr": 0.0}  # at which any weight decay will do
     for value in (least, most):
-        Settings(**{name: value}).resolve("roberta")
+        Settings(**{name: value}, **rate).resolve("roberta")
 
 
 @pytest.mark.parametrize(
-    "text", ["plain", "", "größer 一 😀", 'a " and \\ back\\slash', "tab\tend\r\n", "\x00\x1f\x7f"]
+    "text", ["plain", "größer 一 😀", 'a " and \\ back\\slash', "tab\tend\r\n", "\x00\x1f\x7f"]
 )
 def test_toml_there_and_back(tmp_path, text):
     settings = Settings(task="topics", lr=1e-7, eps=3.0, steps=5).resolve("roberta")
@@ -99,9 +107,76 @@ def test_toml_there_and_back(tmp_path, text):
     assert there.given() == {n: v for n, v in vars(settings).items() if v is not None}
 
 
-def test_a_path_that_is_not_utf8_is_refused():
-    with pytest.raises(UsageError, match="not UTF-8"):
-        Settings(model="\udcff").resolve("roberta")
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("model", {"model": "\udcff"}),
+        ("label_words", {**OWN, "label_words": ["a", "\udcff"]}),
+        ("train", {"train": "\udcff"}),
+    ],
+)
+def test_text_that_is_not_utf8_is_refused_by_name(name, given):
+    with pytest.raises(UsageError, match=rf"{name} = .*\\udcff'\]? is not UTF-8\n  hint: it is wr"):
+        Settings(**given).resolve("roberta")
+
+
+@pytest.mark.parametrize("name", [name for name, kind in FIELDS.items() if kind is str])
+def test_a_text_that_is_empty_is_refused(name):
+    with pytest.raises(UsageError, match=f"c.toml: {name} is empty\n  hint: give it a value, or"):
+        Settings.from_mapping({name: ""}, "c.toml")
+
+
+def test_the_home_folder_is_where_a_path_may_begin(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("USERPROFILE", "/home/me")
+    given = {"model": "~/m", "data": Path("~/d"), "train": "~/t"}
+    found = Settings.from_mapping(given, "")
+    assert (found.model, found.data, found.train) == ("/home/me/m", "/home/me/d", "~/t")
+
+
+def test_a_decay_that_takes_more_than_all_is_refused():
+    with pytest.raises(UsageError, match=r"lr = 0.1 and weight_decay = 11\n  hint: .*at most 1"):
+        Settings(lr=0.1, weight_decay=11.0).resolve("roberta")
+    Settings(lr=0.1, weight_decay=10.0).resolve("roberta")
+
+
+@pytest.mark.parametrize("size", ["much", "9" * 400 + "GB", "1e9", "-1"])
+def test_a_budget_that_is_no_size_is_refused_before_anything_is_opened(size):
+    with pytest.raises(UsageError, match=r"memory_budget = .*\n  hint: a size such as 400MB"):
+        Settings(memory_budget=size).resolve("roberta")
+
+
+@pytest.mark.parametrize(
+    ("given", "need"),
+    [
+        ({"lora_rank": 4}, "--train lora"),
+        ({"train": "bias", "lora_alpha": 4.0}, "--train lora"),
+        ({"method": "p-rge", "train": "full", "lora_targets": ["query"]}, "--train lora"),
+        ({"window": 5}, "--update momentum or adamezo, or --direction low-rank"),
+        ({"task": "topics", "label_field": "mood"}, "a task of your own"),
+        ({"k_shot": 5, "train_rows": 5}, "not with --k-shot"),
+    ],
+)
+def test_a_choice_that_counts_for_nothing_is_refused(given, need):
+    *_, name = given
+    settings = Settings(**given)
+    with pytest.raises(UsageError, match=rf"{name} counts for nothing here\n  hint: .*{need}"):
+        settings.check_used(settings.resolve("roberta"))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"method": "p-rge", "lora_rank": 4, "lora_alpha": 2.0, "lora_targets": ["query"]},
+        {"method": "lozo", "window": 5},
+        {"update": "momentum", "window": 5},
+        {**OWN, "label_field": "mood"},
+        {"train_rows": 5},
+    ],
+)
+def test_a_choice_that_counts_is_not(given):
+    settings = Settings(**given)
+    settings.check_used(settings.resolve("roberta"))
 
 
 def test_dashes_integers_paths_tuples_and_none():
@@ -194,5 +269,10 @@ def test_choices_that_are_not_built_are_refused():
 
 
 def test_a_name_that_is_no_setting():
-    with pytest.raises(UsageError, match=r"c.toml: no setting is called 'learning_rate'"):
+    hint = "see tinyzo finetune -h"
+    with pytest.raises(
+        UsageError, match=rf"c.toml: no setting is called 'learning_rate'\n.*{hint}"
+    ):
         Settings.from_mapping({"learning-rate": 1e-3}, "c.toml")
+    with pytest.raises(UsageError, match=r"'batchsize'\n  hint: did you mean batch_size\?"):
+        Settings.from_mapping({"batchsize": 3}, "c.toml")

@@ -321,28 +321,42 @@ import signal, sys
 from tinyzo.cli import main
 from tinyzo.runs.journal import Journal
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+number = signal.Signals[sys.argv.pop(1)]
+ours = {signal.SIGINT: signal.default_int_handler}  # a shell's background jobs ignore some
+signal.signal(number, ours.get(number, signal.SIG_DFL))
 append = Journal.append
 
 def append_and_interrupt(self, step):
     append(self, step)
     if len(self.steps) == 2:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
 
 Journal.append = append_and_interrupt
 sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_ctrl_c_is_130_and_the_run_goes_on(home, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("SIGINT", 130, "interrupted"),
+        ("SIGTERM", 143, "stopped by SIGTERM"),
+        pytest.param(
+            *("SIGHUP", 129, "stopped by SIGHUP"),
+            marks=pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP here"),
+        ),
+    ],
+)
+def test_a_signal_stops_a_run_that_then_goes_on(home, tmp_path, name, code, said):
     """A real signal to a real process, which sends it to itself after its second step."""
-    output = tmp_path / "run"
+    output = tmp_path / "a run"
     command = ["--model", str(home / "opt"), "--task", "reviews", "--data", str(home / "data")]
     command += ["--output", str(output), *SEED_3, "--steps", "6", "--eval-every", "2"]
-    process = python("-c", INTERRUPTED, "finetune", *command, "--batch-size", "4")
+    process = python("-c", INTERRUPTED, name, "finetune", *command, "--batch-size", "4")
     printed, log = process.communicate()
-    assert (process.returncode, printed) == (130, "")
-    assert log.endswith("tinyzo: interrupted; a run goes on with --resume RUN\n")
+    assert (process.returncode, printed) == (code, "")
+    hint = f"tinyzo finetune --resume '{output}' goes on"
+    assert log.endswith(f"tinyzo: {said}\n  hint: {hint}\n")
     assert "Traceback" not in log
     assert len(read_journal(output / "journal")[1]) == 2
     assert resume(output) == 0
@@ -540,7 +554,7 @@ def test_a_checkpoint_that_is_not_finite(home, tmp_path, capsys, family, value):
     whole = path.read_bytes()
     path.write_bytes(whole[:-400] + np.full(100, value, "<f4").tobytes())
     assert finetune(model, home / "data", tmp_path / "run") == 1
-    assert "on 8 rows\n  hint: its weights hold values that are" in capsys.readouterr().err
+    assert "on 8 rows\n  hint: tinyzo doctor finds weights that" in capsys.readouterr().err
     (event,) = lines(tmp_path / "run" / "events.jsonl")
     assert (event["event"], event["step"]) == ("error", 0)
     assert main(["predict", "--model", str(model), "--task", "reviews", "a"]) == 1
@@ -548,10 +562,16 @@ def test_a_checkpoint_that_is_not_finite(home, tmp_path, capsys, family, value):
 
 
 def test_steps_that_are_too_large(home, tmp_path, capsys):
-    assert start(home, tmp_path / "run", "--lr", "1e25") == 1
+    assert start(home, tmp_path / "run", "--lr", "1e25", "--weight-decay", "0") == 1
     error = capsys.readouterr().err
     assert "hint" in error and "Traceback" not in error
     assert lines(tmp_path / "run" / "events.jsonl")[-1]["event"] == "error"
+
+
+def test_losses_that_diverge_at_the_first_step_are_of_too_large_an_eps(home, tmp_path, capsys):
+    """No rate has been at the weights yet."""
+    assert start(home, tmp_path / "run", "--eps", "1e25") == 1
+    assert capsys.readouterr().err.endswith("\n  hint: begin a new run with --eps 1e+24\n")
 
 
 def test_a_run_that_diverges_says_so_and_names_a_smaller_rate(home, tmp_path, capsys):

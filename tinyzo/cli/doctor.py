@@ -4,7 +4,9 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from tinyzo.cli import options as shared
-from tinyzo.cli.parser import Parser
+from tinyzo.cli.parser import Parser, path
+from tinyzo.cli.streams import put
+from tinyzo.errors import shown
 from tinyzo.runs.defaults import MODEL
 
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "path",
+        type=path,
         nargs="?",
         metavar="DIR",
         default=MODEL,
@@ -24,22 +27,22 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Make all checks; `ok` is whether nothing needed is broken."""
-    from tinyzo.cli.suggest import check_model
+    from tinyzo.cli.suggest import check_no_run
     from tinyzo.runs import doctor
     from tinyzo.runs.settings import model_path
 
-    check_model(options.path)
+    check_no_run(options.path, "name the folder that the run began with, or what replay writes")
     checks = []
     for check in doctor.examine(model_path(options.path)):
         checks.append(check)
         if not options.json:
-            print(_line(check))
+            put(_line(check))
     return {"ok": all(check["ok"] for check in checks), "checks": checks}
 
 
 def _line(check: "Check") -> str:
     mark = "ok" if check["ok"] else "BAD"
-    line = f"{mark:4}{check['name']:13}{check['value']}"
+    line = f"{mark:4}{check['name']:13}{shown(check['value'])}"
     if check["hint"]:
-        line += f"\n{'':17}hint: {check['hint']}"
+        line += f"\n{'':17}hint: {shown(check['hint'])}"
     return line

@@ -5,6 +5,7 @@ from typing import Any
 
 from tinyzo.cli import options as shared
 from tinyzo.cli.parser import Parser
+from tinyzo.cli.streams import put
 
 
 def add_arguments(parser: Parser) -> None:
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     found = evaluate(opened.loss(), data.test)
     if not options.json:
         scores = f"accuracy {found.accuracy:.4f}, loss {found.loss:.4g}"
-        print(f"{scores} on {found.examples} {data.reported} rows")
+        put(f"{scores} on {found.examples} {data.reported} rows")
     return {
         "model": given.model or opened.settings.model,
         "task": opened.settings.task or "custom",

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from tinyzo.cli import options as shared
 from tinyzo.cli.parser import Parser
+from tinyzo.cli.streams import put
+from tinyzo.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from tinyzo.runs.settings import Settings
@@ -49,7 +51,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Tune, or go on tuning, and say what came of it."""
-    from tinyzo.cli.suggest import check_names
+    from tinyzo.cli.suggest import check_names, check_run
     from tinyzo.runs.api import as_path
     from tinyzo.runs.find_lr import find_lr
     from tinyzo.runs.train import tune
@@ -57,27 +59,31 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     given = shared.given_settings(options).given()
     settings = _read_config(options.config).replace(**given)
     check_names(settings.model, settings.task)
+    if options.resume is not None:
+        check_run(options.resume)
     if options.find_lr:
+        if options.resume is not None:
+            raise UsageError("--find-lr with --resume", "a run keeps its lr and eps: leave it out")
         found = find_lr(settings)
         settings = settings.replace(lr=found.lr, eps=found.eps)
     tuned = tune(settings, as_path(options.output), as_path(options.resume))
     result = tuned.result
     if not options.json:
-        print(_summary(result, tuned.journal_path))
+        put(_summary(result, tuned.journal_path))
     return result
 
 
 def _read_config(path: str | None) -> Settings:
     """The settings of a file; none without one."""
-    from tinyzo.cli.suggest import check_settings
     from tinyzo.parsing import read_toml
-    from tinyzo.runs.settings import FIELDS, Settings
+    from tinyzo.runs.settings import Settings
 
     if path is None:
         return Settings()
-    values = read_toml(Path(path))
-    check_settings(values, FIELDS, path)
-    return Settings.from_mapping(values, path)
+    if not Path(path).is_file():
+        found = "it is not a file" if Path(path).exists() else "no such file"
+        raise ConfigError(f"{path}: {found}", "--config takes a file of lines such as lr = 1e-6")
+    return Settings.from_mapping(read_toml(Path(path)), path)
 
 
 def _summary(result: dict[str, Any], journal: Path) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tinyzo.cli import options as shared
-from tinyzo.cli.parser import Parser
+from tinyzo.cli.parser import Parser, path
+from tinyzo.cli.streams import put
 from tinyzo.errors import TinyzoError
 from tinyzo.runs.defaults import MODEL
 
@@ -26,6 +27,7 @@ STEP_BYTES = 56  # a step of MeZO in the journal
 def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "path",
+        type=path,
         nargs="?",
         metavar="DIR|RUN",
         default=MODEL,
@@ -178,7 +180,7 @@ def _show(result: dict[str, Any], plans: list[Plan], is_json: bool) -> dict[str,
     if is_json:
         return result
     for name, value in result.items():
-        print(f"{name:14} {value}")
+        put(f"{name:14} {value}")
     for plan in plans:
-        print(f"{'plan':14} {plan}")
+        put(f"{'plan':14} {plan}")
     return result

@@ -2,15 +2,14 @@
 
 import argparse
 import json
-import os
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from tinyzo.cli import convert, doctor, evaluate, finetune, inspect, predict, replay
 from tinyzo.cli.completion import SHELLS, completion
+from tinyzo.cli.failures import failure_of, heed_signals, report
 from tinyzo.cli.parser import Parser
-from tinyzo.errors import TinyzoError
+from tinyzo.cli.streams import leave_stderr, open_streams, put
 
 ABOUT = "Fine-tune RoBERTa and OPT with forward passes only."
 BEGIN = f"""\
@@ -82,16 +81,19 @@ def build_parser() -> Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. `-h` leaves by SystemExit, as argparse has it."""
-    if sys.stderr is None:  # closed, as by `2>&-`: else the journal would become file 2
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
+    open_streams()
     try:
-        return _run(arguments)
-    except TinyzoError as error:
-        return _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _fail("interrupted; a run goes on with --resume RUN", 130)
-    except (OSError, MemoryError, UnicodeError) as error:
-        return _fail_of_system(error)
+        with heed_signals():
+            return _run(arguments)
+    except BrokenPipeError:  # the reader has seen enough, as `| head -1`
+        return 1
+    except (Exception, KeyboardInterrupt) as error:
+        failure = failure_of(error)
+        if failure is None:
+            raise
+        return report(failure)
+    finally:
+        leave_stderr()
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -102,13 +104,13 @@ def _run(arguments: Sequence[str] | None) -> int:
     if options.version:
         from tinyzo import __version__
 
-        print(f"tinyzo {__version__}", flush=True)
+        put(f"tinyzo {__version__}")
         return 0
     if options.print_completion:
-        print(completion(parser, options.print_completion), flush=True)
+        put(completion(parser, options.print_completion))
         return 0
     if options.command is None:
-        print(BEGIN, flush=True)
+        put(BEGIN)
         return 0
     return _run_command(options)
 
@@ -119,25 +121,6 @@ def _run_command(options: argparse.Namespace) -> int:
     with np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite has an error
         result = options.run(options) or {}
     if options.json and result:
-        print(json.dumps(result))
-    print(end="", flush=True)
+        put(json.dumps(result))
     is_ok = result.get("ok", True)  # the doctor's
     return 0 if is_ok else 1
-
-
-def _fail(why: str, code: int) -> int:
-    print(f"tinyzo: {why}", file=sys.stderr)
-    return code
-
-
-def _fail_of_system(error: OSError | MemoryError | UnicodeError) -> int:
-    """Say what the system refuses: a file, memory, or stdout; returns the exit code."""
-    is_stdout = isinstance(error, OSError) and error.filename is None
-    if is_stdout and sys.stdout is not None:  # its flush at exit would fail again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if isinstance(error, BrokenPipeError):  # the reader has seen enough, as `| head -1`
-        return 1
-    hint = "check the path and its permissions, and room on the disk and in memory"
-    if isinstance(error, UnicodeError):
-        hint = "PYTHONIOENCODING=utf-8 prints every letter"
-    return _fail(f"{str(error) or type(error).__name__}\n  hint: {hint}", 1)

@@ -11,7 +11,7 @@ import shutil
 import textwrap
 from typing import TYPE_CHECKING
 
-from tinyzo.cli.parser import names, size
+from tinyzo.cli.parser import names, path, size
 from tinyzo.zo.methods import METHODS
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def given_settings(options: argparse.Namespace) -> Settings:
 
 def describe_methods() -> str:
     """The methods that --method takes, a line each."""
-    width = shutil.get_terminal_size().columns - 2  # as argparse has it
+    width = max(40, shutil.get_terminal_size().columns - 2)  # the latter as argparse has it
     lines = (
         textwrap.fill(
             method.summary,
@@ -52,6 +52,7 @@ def add_model(group: Group) -> None:
     group.add_argument(
         "--model",
         metavar="DIR",
+        type=path,
         help="folder of a RoBERTa or OPT model, or of an adapter, a run of finetune, or a name "
         "that ships: roberta-tiny, opt-tiny; default: roberta-tiny",
     )
@@ -80,6 +81,7 @@ def add_data(group: Group) -> None:
     group.add_argument(
         "--data",
         metavar="PATH",
+        type=path,
         help="folder with the task's files, or one file of rows; default: the "
         "reviews that ship, for topics and reviews, or the data of a run",
     )
@@ -146,6 +148,12 @@ def add_json(group: Group) -> None:
         "--json",
         action="store_true",
         help="print one JSON document, the last line of stdout; default: lines for people",
+    )
+
+
+def add_new_folder(group: Group) -> None:
+    group.add_argument(
+        "--output", metavar="DIR", type=path, required=True, help="the new folder; needed"
     )
 
 
@@ -322,12 +330,14 @@ def add_course(group: Group) -> None:
     group.add_argument(
         "--resume",
         metavar="RUN",
+        type=path,
         help="go on with a run; --steps, --fold-every, --residency, --threads and --memory-budget "
         "may be given anew; default: a new run",
     )
     group.add_argument(
         "--config",
         metavar="FILE.toml",
+        type=path,
         help="file of settings, a line each as lr = 1e-6; options count before it; default: none",
     )
 
@@ -365,6 +375,7 @@ def add_output(group: Group) -> None:
     group.add_argument(
         "--output",
         metavar="RUN",
+        type=path,
         help="the run's new directory; default: runs/TASK-MODEL-N",
     )
 

@@ -1,12 +1,14 @@
 """argparse, with errors of two lines: the option and what it takes, then what to do."""
 
 import argparse
+import os
 import textwrap
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from tinyzo.cli.suggest import closest
+from tinyzo.cli.streams import put
 from tinyzo.errors import UsageError
+from tinyzo.runs.spelling import closest
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
@@ -17,6 +19,13 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(text, width, break_on_hyphens=False)
+
+
+def path(text: str) -> str:
+    """A path; ~ at its start is the home folder, also where a shell leaves it."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError
+    return os.path.expanduser(text)
 
 
 def names(text: str) -> list[str]:
@@ -44,6 +53,7 @@ TAKES = {
     float: "a number",
     count: "a whole number from 0 up",
     size: "a whole number from 1 up",
+    path: "a path",
 }
 
 
@@ -59,8 +69,8 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(message.removeprefix("argument "), f"{self.prog} -h shows how")
 
     def print_help(self, file: Any = None) -> None:
-        """Print the help to a text file, or stdout; raises OSError, which argparse passes over."""
-        print(self.format_help(), end="", file=file, flush=True)
+        """Print the help to stdout; raises as `put` does, where argparse passes over it."""
+        put(self.format_help().removesuffix("\n"))
 
     def refuse(self, unknown: str) -> NoReturn:
         """raises: UsageError for an argument that the command does not take"""
@@ -73,7 +83,13 @@ class Parser(argparse.ArgumentParser):
             hint = f"did you mean {near}?"
         raise UsageError(f"unknown argument {name}", hint)
 
-    # argparse reads values in two places, neither public; its public `error` has only their text.
+    # argparse reads values in these places, none public; its public `error` has only their text.
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        values = super()._get_values(action, arg_strings)
+        if action.nargs is None and values == []:  # of --option=--, before Python 3.13
+            self.error(f"argument {_name(action)}: expected one argument")
+        return values
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         try:

@@ -2,14 +2,20 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import tee
+from typing import TYPE_CHECKING
 
 from tinyzo.cli import options as shared
 from tinyzo.cli.parser import Parser
+from tinyzo.cli.streams import escaped, put
 from tinyzo.errors import DataError
+
+if TYPE_CHECKING:
+    from tinyzo.runs.api import Prediction
+    from tinyzo.runs.opened import Opened
 
 
 def add_arguments(parser: Parser) -> None:
@@ -41,32 +47,75 @@ def run(options: argparse.Namespace) -> None:
     """Print a line a text: its label, which is the label's word, and how likely it is.
 
     The labels of a task whose words are columns (COPA) are what its files call them.
+    raises: DataError for the first text that cannot be labelled, after the lines of those before it
     """
     from tinyzo.cli.suggest import check_names
-    from tinyzo.runs.api import predictions
     from tinyzo.runs.opened import open_for_task
 
     given = shared.given_settings(options)
     check_names(given.model, given.task)
     opened = open_for_task(given, needs_data=False, base=options.base)
-    fields = opened.bound.fields
-    texts, again = tee(_texts(options.texts or sys.stdin or ()))
-    rows = (_row(fields, text) for text in again)
-    for text, found in zip(texts, predictions(opened, rows), strict=True):
-        line = f"{found.label}\t{found.scores[found.label]:.3f}\t{text}"
+    texts = _numbered("text {}", options.texts) if options.texts else _lines_of_stdin()
+    for where, text in texts:
+        found = _predict(opened, where, text)
+        line = f"{found.label}\t{found.scores[found.label]:.3f}\t{escaped(text)}"
         if options.json:
             line = json.dumps({"text": text, "label": found.label, "scores": found.scores})
-        print(line, flush=True)
+        put(line)
 
 
-def _texts(given: Iterable[str]) -> Iterator[str]:
-    """The texts without the ends of their lines; raises DataError for one that is not UTF-8."""
+def _numbered(place: str, texts: Iterable[str | bytes]) -> Iterator[tuple[str, str]]:
+    """(where it is, in words; the text), for each.
+
+    raises: DataError for a text that is not UTF-8
+    """
+    for number, given in enumerate(texts, 1):
+        where = place.format(number)
+        try:
+            yield where, _decoded(given)
+        except UnicodeError:
+            raise DataError(f"{where} is not UTF-8", "save or give the texts as UTF-8") from None
+
+
+def _decoded(given: str | bytes) -> str:
+    """A text; of an argument in a locale without its letters Python keeps the bytes, escaped.
+
+    raises: UnicodeError
+    """
     try:
-        for text in given:
-            text.encode()
-            yield text.removesuffix("\n")
-    except UnicodeError:
-        raise DataError("a text that is not UTF-8", "save the texts as UTF-8") from None
+        return (given.encode() if isinstance(given, str) else given).decode()
+    except UnicodeEncodeError:
+        return os.fsencode(given).decode()
+
+
+def _lines_of_stdin() -> Iterator[tuple[str, str]]:
+    """The lines of stdin: UTF-8 whatever the locale says, but of a terminal in its own encoding."""
+    from tinyzo.system import os_errors
+
+    lines: Iterable[str | bytes] = sys.stdin
+    if not sys.stdin.isatty():
+        lines = getattr(sys.stdin, "buffer", sys.stdin)
+    with os_errors(DataError, "stdin", "give it a file of lines, or the texts as arguments"):
+        mark = "\ufeff"  # of the byte order, which only the first line may begin with
+        for where, line in _numbered("line {} of stdin", lines):
+            yield where, line.removeprefix(mark).removesuffix("\n").removesuffix("\r")
+            mark = ""
+
+
+def _predict(opened: "Opened", where: str, text: str) -> "Prediction":
+    """raises: DataError that says where the text is, when it cannot be labelled"""
+    from tinyzo.runs.api import predictions
+    from tinyzo.text.tasks import NO_FILE
+
+    try:
+        (found,) = predictions(opened, [_row(opened.bound.fields, text)])
+    except DataError as error:
+        what = error.message.removeprefix(f"{NO_FILE}: ")
+        raise DataError(f"{where}: {what}", error.hint) from None
+    except UnicodeEncodeError:
+        hint = r"its JSON holds half of a letter, as \ud800"
+        raise DataError(f"{where} is no Unicode text", hint) from None
+    return found
 
 
 def _row(fields: Sequence[str], text: str) -> str | dict[str, object]:

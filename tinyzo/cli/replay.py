@@ -5,17 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from tinyzo.cli import options as shared
-from tinyzo.cli.parser import Parser, count
+from tinyzo.cli.parser import Parser, count, path
+from tinyzo.cli.streams import put
 
 
 def add_arguments(parser: Parser) -> None:
     parser.description = (
         "Write a run's tuned model as a Hugging Face folder; of LoRA the adapter, as a PEFT folder."
     )
-    parser.add_argument("path", metavar="RUN", help="directory of the run")
+    parser.add_argument("path", type=path, metavar="RUN", help="directory of the run")
     shared.add_base(parser.add_argument_group("model"), "--model")
     group = parser.add_argument_group("output")
-    group.add_argument("--output", metavar="DIR", required=True, help="the new folder; needed")
+    shared.add_new_folder(group)
     group.add_argument(
         "--step",
         metavar="N",
@@ -32,11 +33,13 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Write the folder."""
+    from tinyzo.cli.suggest import check_run
     from tinyzo.runs import export
     from tinyzo.runs.run import Run
 
+    check_run(options.path)
     tuned = Run.open(Path(options.path), options.base)
     output = export.replay(tuned, Path(options.output), options.step, options.merge)
     if not options.json:
-        print(f"tuned model written to {output}")
+        put(f"tuned model written to {output}")
     return {"run": str(tuned.path), "output": str(output)}

@@ -1,20 +1,12 @@
 """Names that were nearly right: what a misspelt one most likely means."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from difflib import get_close_matches
 from pathlib import Path
 
-from tinyzo.errors import CheckpointError, DataError, UsageError
-
-
-def closest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that a misspelt one most likely means, in any case; None if none is near."""
-    by_lower = {each.lower(): each for each in known}
-    for match in get_close_matches(name.lower(), by_lower, n=1):
-        return by_lower[match]
-    return None
+from tinyzo.errors import CheckpointError, DataError, RunError, UsageError
+from tinyzo.runs.spelling import closest
 
 
 def check_names(model: str | None, task: str | None) -> None:
@@ -33,11 +25,33 @@ def check_model(model: str) -> None:
     """raises: CheckpointError for no folder and no shipped name, but nearly one"""
     from tinyzo.runs.settings import model_path
 
-    if os.path.exists(model_path(model)):
+    if not os.path.exists(model_path(model)) and (near := _near(Path(model))):
+        raise CheckpointError(f"{model}: no such folder", f"did you mean {near}?")
+
+
+def check_no_run(path: str, hint: str) -> None:
+    """raises: UsageError, with the hint, for a run where only a model's folder will do"""
+    from tinyzo.runs.run import is_run
+
+    check_model(path)
+    if is_run(Path(path)):
+        raise UsageError(f"{path} is a run, not a model's folder", hint)
+
+
+def check_run(path: str) -> None:
+    """raises: RunError for a run's directory that is not there"""
+    if os.path.exists(path):
         return
-    path = Path(model)
-    if near := closest(path.name, _models_in(path.parent)):
-        raise CheckpointError(f"{model}: no such folder", f"did you mean {path.parent / near}?")
+    hint = "name the --output of finetune"
+    if near := _near(Path(path)):
+        hint = f"did you mean {near}?"
+    raise RunError(f"{path}: no such folder", hint)
+
+
+def _near(path: Path) -> Path | None:
+    """The model or run beside a path that its last name most likely means."""
+    near = closest(path.name, _models_in(path.parent))
+    return path.parent / near if near else None
 
 
 def _models_in(folder: Path) -> Iterator[str]:
@@ -60,13 +74,3 @@ def check_task(task: str) -> None:
             return
     if near := closest(task, (known.name for known in TASKS)):
         raise DataError(f"task {task!r} is not known", f"did you mean {near}?")
-
-
-def check_settings(names: Iterable[str], known: Iterable[str], where: str) -> None:
-    """raises: UsageError for a name in a file of settings that is no setting, but nearly one"""
-    known = set(known)
-    unknown = {name for name in names if name.replace("-", "_") not in known}
-    for name in unknown:
-        if near := closest(name, known):
-            message = f"{where}: no setting is called {name!r}"
-            raise UsageError(message, f"did you mean {near}?")

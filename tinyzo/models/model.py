@@ -98,7 +98,8 @@ class Model:
         outside = ids[(ids < 0) | (ids >= vocabulary)]
         if outside.size:
             found = f"token id {outside[0]} is outside the vocabulary of {vocabulary}"
-            hint = "the tokenizer's files and the weights are of two different models"
+            why = "a tokenizer that gives others is another model's"
+            hint = f"ids go from 0 to {vocabulary - 1}; {why}"
             raise DataError(found, hint)
         length = int(batch.positions.max()) + 1
         if length > longest:

@@ -128,7 +128,12 @@ def lora(model: Model, request: Request) -> Trained:
     if own:
         return Trained(own, own, weights.adapter_scale)
     ends = tuple(f".{target}.weight" for target in request.targets or TARGETS)
-    matrices = [name for name in matrices_of(weights) if name.endswith(ends)]
+    known = matrices_of(weights)
+    matrices = [name for name in known if name.endswith(ends)]
+    if not matrices:
+        found = f"--lora-targets {','.join(request.targets or TARGETS)} names no matrix"
+        ends_known = ", ".join(dict.fromkeys(name.split(".")[-2] for name in known))
+        raise ConfigError(f"{found} of the model", f"some of {ends_known}")
     own = new_adapters(weights, matrices, request.rank, request.seed)
     return Trained(own, own, request.alpha / request.rank)
 

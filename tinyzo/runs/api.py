@@ -5,12 +5,13 @@ Each but `load` does what the command of its name does.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tinyzo.engine.select import ENGINES
-from tinyzo.errors import check_choice
+from tinyzo.errors import UsageError, check_choice
 from tinyzo.models import model as models
 from tinyzo.models.model import RESIDENCIES, Model
 from tinyzo.runs import export
@@ -244,10 +245,18 @@ def _open(
 
 
 def as_path(path: str | Path | None) -> Path | None:
-    """A path in whatever form it was given; None stays None."""
-    return None if path is None else Path(path)
+    """A path in whatever form it was given, ~ the home folder; None stays None.
+
+    raises: UsageError for one that is empty
+    """
+    if path is None:
+        return None
+    if path == "":
+        raise UsageError("a path is empty", "name a folder, or leave it out")
+    return Path(os.path.expanduser(path))
 
 
 def as_text(path: str | Path | None) -> str | None:
     """A path in whatever form it was given, as text; None stays None."""
-    return None if path is None else str(path)
+    found = as_path(path)
+    return None if found is None else str(found)

@@ -96,5 +96,5 @@ def _check_labelled(examples: Sequence[Example]) -> None:
 
 def _check_finite(value: float, rows: int) -> None:
     if not math.isfinite(value):
-        hint = "its weights hold values that are not finite, or grew too large: try a smaller lr"
+        hint = "tinyzo doctor finds weights that are not finite; a smaller lr keeps a run's finite"
         raise NumericError(f"the model gives {value} on {rows} rows", hint)

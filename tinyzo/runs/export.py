@@ -24,8 +24,8 @@ from tinyzo.system import new_directory, write_file
 
 WEIGHTS = "model.safetensors"
 METADATA = {"format": "pt"}  # transformers looks for it
-# A directory with one of these is a model's already.
-TAKEN = ("config.json", peft.CONFIG, peft.WEIGHTS, *WEIGHT_FILES)
+# A directory with one of these is a model's or a run's already.
+TAKEN = ("config.json", "run.toml", peft.CONFIG, peft.WEIGHTS, *WEIGHT_FILES)
 # The small files of a model's folder, which are copied; and those among them that are not.
 COMPANIONS = ("*.json", "merges.txt", "vocab.txt", "LICENSE*", "NOTICE*", "README*")
 NO_COMPANIONS = (".index.json", peft.CONFIG)

@@ -42,11 +42,13 @@ def find_lr(given: Settings) -> Found:
     logged.
 
     given: the search begins at its lr and eps, or at their defaults
-    raises: UsageError when there are no dev rows
+    raises: UsageError when there are no dev rows; NumericError when every rate diverges
     """
     folder, *_ = peft.parts(given.model_path)
     family, _ = read_config(folder)
     settings = given.resolve(family)
+    if settings.lr == 0:
+        raise UsageError("--find-lr with --lr 0", "give the lr to search around, or leave it out")
     trial = replace(given, steps=STEPS, eval_every=STEPS, limit=1, fold_every=0)
     losses: dict[Found, float] = {}
 
@@ -57,7 +59,11 @@ def find_lr(given: Settings) -> Found:
         return losses[at]
 
     rates = [settings.lr * ratio for ratio in LR_RATIOS]
+    rates = [rate for rate in rates if rate * settings.weight_decay <= 1]  # others are refused
     lr = first_near_least(rates, lambda lr: loss(Found(lr, settings.eps)))
+    if losses[Found(lr, settings.eps)] == math.inf:
+        found = f"every lr from {min(rates):.2g} to {max(rates):.2g} diverges"
+        raise NumericError(f"--find-lr: {found}", "begin with a smaller --lr or --eps")
     sizes = [settings.eps * ratio for ratio in EPS_RATIOS]
     eps = first_near_least(sizes, lambda eps: loss(Found(lr, eps)))
     return Found(lr, eps)

@@ -67,6 +67,7 @@ def open_for_task(
 def with_task(model: Model, given: Settings, needs_data: bool = True) -> Opened:
     """A model that is open already, for the task of the settings."""
     settings = given.resolve(model.family, needs_data)
+    given.check_used(settings)
     return Opened(model, settings, bind_task(model, settings), is_run_task=False)
 
 

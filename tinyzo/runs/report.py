@@ -1,7 +1,13 @@
 """A run as a person sees it: a line of progress, and a picture of the losses."""
 
+from __future__ import annotations
+
+import os
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +15,24 @@ from tinyzo.packages import in_a_line, is_missing, optional
 from tinyzo.parsing import JsonObject
 from tinyzo.runs.lines import read_lines
 
+LINE_SECONDS = 30.0  # between lines of progress, at least
+BAR_COLUMNS = 40
+
 
 def say(text: str) -> None:
-    """Print a line of log to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a line of log to stderr; one that cannot be written stops nothing."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def resumable(run: Path) -> Iterator[None]:
+    """Put the run that goes on into the `run` of a KeyboardInterrupt that stops what is inside."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        vars(stop)["run"] = run
+        raise
 
 
 def say_all(lines: Iterable[str]) -> None:
@@ -27,23 +47,12 @@ def number(x: float) -> str:
     return f"{x:.4g}"
 
 
-class NoBar:
-    """What shows nothing, where there is no tqdm."""
-
-    def __enter__(self) -> "NoBar":
-        return self
-
-    def __exit__(self, *error: object) -> None: ...
-
-    def set_postfix_str(self, text: str, refresh: bool) -> None: ...
-
-    def update(self) -> None: ...
-
-
-def progress(done: int, steps: int) -> Any:  # a tqdm, whose package has no types
-    """A bar over the steps, on stderr."""
-    bar = optional("tqdm", "no bar is shown", lambda: _bar(done, steps))
-    return NoBar() if bar is None else bar
+def progress(done: int, steps: int) -> Any:  # a tqdm, whose package has no types, or Lines
+    """What shows the steps on stderr: a bar of tqdm where a terminal can draw it, else lines."""
+    bar = None
+    if _can_draw():
+        bar = optional("tqdm", "no bar is shown", lambda: _bar(done, steps))
+    return Lines(done, steps) if bar is None else bar
 
 
 def _bar(done: int, steps: int) -> Any:
@@ -60,6 +69,52 @@ def _bar(done: int, steps: int) -> Any:
         dynamic_ncols=True,
         file=sys.stderr,
     )
+
+
+def _can_draw() -> bool:
+    """Whether stderr is a terminal that goes back in a line, of which a bar takes BAR_COLUMNS."""
+    try:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):  # a file, a pipe, or no descriptor, as in a notebook
+        return False
+    return columns >= BAR_COLUMNS and os.environ.get("TERM") != "dumb"
+
+
+class Lines:
+    """Progress for a log file, by the names that a bar of tqdm has.
+
+    A line for the first step, for the last, and between them for the newest every LINE_SECONDS:
+
+        step 120/400, loss=0.6931, s/step=0.123, peak=64MB, dev=0.750, left=0:00:34
+    """
+
+    def __init__(self, done: int, steps: int) -> None:
+        self._done = done
+        self._first = done
+        self._steps = steps
+        self._text = ""
+        self._start = time.monotonic()
+        self._next = self._start  # when a line is due
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def set_postfix_str(self, text: str, refresh: bool) -> None:
+        self._text = text
+
+    def update(self) -> None:
+        """Count a step, and say so if a line is due."""
+        self._done += 1
+        now = time.monotonic()
+        if now >= self._next or self._done == self._steps:
+            self._next = now + LINE_SECONDS
+            taken = self._done - self._first
+            seconds = (now - self._start) * (self._steps - self._done) / taken
+            left = timedelta(seconds=round(seconds))
+            say(f"step {self._done}/{self._steps}, {self._text}, left={left}")
 
 
 def show(bar: Any, metrics: JsonObject, accuracy: float | None) -> None:

@@ -15,10 +15,10 @@ import os
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 from tinyzo.checkpoints.hub import cached_model
 from tinyzo.dtypes import DTYPES
@@ -26,6 +26,7 @@ from tinyzo.engine.select import ENGINES
 from tinyzo.errors import UsageError, check_choice
 from tinyzo.models.model import RESIDENCIES
 from tinyzo.runs import defaults
+from tinyzo.runs.spelling import closest
 from tinyzo.text.tasks import get_task
 from tinyzo.zo.directions import DIRECTIONS
 from tinyzo.zo.estimators import ESTIMATORS
@@ -43,7 +44,7 @@ LARGE = 1 << 32
 RANGES: dict[str, tuple[float, float]] = {
     "queries": (1, 255),
     "window": (1, 255),
-    "clip": (0, 1e30),
+    "clip": (1e-30, 1e30),
     "lora_rank": (1, 4096),
     "lora_alpha": (1e-30, 1e30),
     "steps": (0, LARGE - 1),
@@ -60,8 +61,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "eval_every": (1, LARGE),
     "micro_batch_tokens": (1, LARGE),
     "fold_every": (0, LARGE),
-    "threads": (1, 65536),
+    "threads": (1, 1024),
 }
+PATHS = ("model", "data")
 CHOICES: dict[str, tuple[str, ...]] = {
     "method": tuple(METHODS),
     "estimator": tuple(ESTIMATORS),
@@ -140,9 +142,9 @@ class Settings:
         for key, value in values.items():
             name = key.replace("-", "_")
             if name not in FIELDS:
-                raise UsageError(
-                    f"{where}: no setting is called {name!r}", "see tinyzo finetune -h"
-                )
+                near = closest(name, FIELDS)
+                hint = f"did you mean {near}?" if near else "see tinyzo finetune -h"
+                raise UsageError(f"{where}: no setting is called {name!r}", hint)
             if value is not None:
                 given[name] = typed(name, value, where)
         return cls(**given)
@@ -184,6 +186,17 @@ class Settings:
             settings = settings.replace(task=SHIPPED_TASKS[0])
         settings.check()
         return settings
+
+    def check_used(self, settings: RunSettings) -> None:
+        """Check that each choice counts for something in what they were resolved to.
+
+        raises: UsageError
+        """
+        for name in self.given():
+            need = NEEDS.get(name)
+            if need and not need.is_met(settings):
+                hint = f"it goes with {need.what}: choose that, or leave it out"
+                raise UsageError(f"{name} counts for nothing here", hint)
 
     def _check_task(self, family: str, needs_data: bool) -> None:
         """raises: UsageError for a task that is not said, said twice, or without its rows;
@@ -279,15 +292,26 @@ class RunSettings:
         raises: UsageError for a number out of range, for parts that do not go together, or for
             text that run.toml cannot hold
         """
+        self._check_numbers()
+        check_combination(self)
+        for name, value in vars(self).items():
+            try:
+                json.dumps(value, ensure_ascii=False).encode()
+            except UnicodeEncodeError:
+                hint = "it is written to run.toml: take a path and words that are"
+                raise UsageError(f"{name} = {value!a} is not UTF-8", hint) from None
+
+    def _check_numbers(self) -> None:
         for name, (least, most) in RANGES.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 raise UsageError(f"{name} = {value}", f"{name} is from {least} to {most}")
-        check_combination(self)
-        try:
-            self.to_toml().encode()
-        except UnicodeEncodeError:
-            raise UsageError("a path or text that is not UTF-8", "rename the folder") from None
+        if self.memory_budget is not None:
+            parse_bytes(self.memory_budget)
+        if self.lr * self.weight_decay > 1:
+            found = f"lr = {self.lr:g} and weight_decay = {self.weight_decay:g}"
+            hint = "a step takes lr * weight_decay of the matrices away: at most 1"
+            raise UsageError(found, hint)
 
     def to_toml(self) -> str:
         """The settings that have a value, a line each."""
@@ -299,6 +323,26 @@ def toml_lines(values: Mapping[str, object]) -> str:
     lines = [f"{k} = {json.dumps(value, ensure_ascii=False)}\n" for k, value in values.items()]
     return "".join(lines).replace("\x7f", "\\u007f")  # JSON leaves it, TOML does not
 
+
+class Need(NamedTuple):
+    """What a setting counts with."""
+
+    what: str
+    is_met: Callable[[RunSettings], bool]
+
+
+LORA = Need("--train lora or lora-fa", lambda s: s.train in ("lora", "lora-fa"))
+NEEDS = {
+    "lora_rank": LORA,
+    "lora_alpha": LORA,
+    "lora_targets": LORA,
+    "window": Need(
+        "--update momentum or adamezo, or --direction low-rank",
+        lambda s: s.update in ("momentum", "adamezo") or s.direction == "low-rank",
+    ),
+    "label_field": Need("a task of your own, by --template", lambda s: s.task is None),
+    "train_rows": Need("all rows, not with --k-shot", lambda s: s.k_shot is None),
+}
 
 # The defaults that stand in RunSettings.
 GENERAL: dict[str, Any] = {
@@ -336,7 +380,11 @@ def typed(name: str, value: object, where: str) -> Any:
     """
     kind = FIELDS[name]
     if kind is str and isinstance(value, os.PathLike):
-        return os.fspath(value)
+        value = os.fspath(value)
+    if value == "":
+        raise UsageError(f"{where}: {name} is empty", "give it a value, or leave it out")
+    if name in PATHS and isinstance(value, str):
+        return os.path.expanduser(value)
     if kind is float and type(value) is int and abs(value) < 1 << 53:
         return float(value)
     if kind == list[str] and _are_texts(value):
@@ -364,7 +412,7 @@ def model_path(model: str) -> Path:
 
 def is_shipped_model(path: Path) -> bool:
     """Whether the folder is that of a model that ships."""
-    return path.resolve().parent == SHIPPED
+    return Path(os.path.realpath(path)).parent == SHIPPED  # for `resolve` a circle of links fails
 
 
 def parse_bytes(text: str) -> int:
@@ -372,10 +420,10 @@ def parse_bytes(text: str) -> int:
 
     raises: UsageError for another text
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]?)(i?)B?", text, re.IGNORECASE)
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]+)?) ?([KMGT]?)(i?)B?", text, re.IGNORECASE)
     if not match:
         raise UsageError(f"memory_budget = {text!r}", "a size such as 400MB or 1.5GB")
     number, unit, binary = match.groups()
     base = 1024 if binary else 1000
-    power = " KMG".index(unit.upper() or " ")
+    power = " KMGT".index(unit.upper() or " ")
     return int(float(number) * base**power)

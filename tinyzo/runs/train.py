@@ -17,10 +17,12 @@ from pathlib import Path
 from tinyzo import __version__
 from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import fingerprint
+from tinyzo.checkpoints.hub import name_of
 from tinyzo.engine.select import engine_here
 from tinyzo.errors import NumericError, RunError, UsageError
 from tinyzo.machine.memory import peak_bytes
 from tinyzo.models.model import Model, open_model
+from tinyzo.models.trainable import adapters_of
 from tinyzo.parsing import JsonObject
 from tinyzo.runs import memory, report
 from tinyzo.runs.bounded import BoundedLoss
@@ -68,7 +70,7 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
     header = Header(*method.journal_shape, model.weights.direction.kind, run.about["base"])
     passes = math.ceil(step_load.tokens / plan.micro_batch_tokens)
     snapshots = Snapshots(run, method, run.settings.fold_every, passes)
-    with Journal(run.journal_path, header) as journal, snapshots:
+    with report.resumable(run.path), Journal(run.journal_path, header) as journal, snapshots:
         done = len(journal.steps)
         if is_new:
             run.create(done)
@@ -103,6 +105,10 @@ def _begin(given: Settings, output: Path | None) -> tuple[Run, Model]:
         raise UsageError(f"{given.model} is a run", "--resume it, or tune what replay writes")
     model = open_model(given.model_path, given.dtype)
     settings = given.resolve(model.family)
+    given.check_used(settings)
+    if (given.lora_rank or given.lora_alpha) and adapters_of(model.weights):
+        found = "--lora-rank and --lora-alpha are of a new adapter, and the model has one"
+        raise UsageError(found, "leave them out: --train lora goes on with it as it is")
     path = settings.model_path
     data = str(settings.data_path.resolve()) if settings.data else None
     settings = settings.replace(model=lasting(settings.model), data=data)
@@ -276,13 +282,21 @@ class Training:
         try:
             step = self._step_from_batch(number)
         except NumericError as error:
-            raise diverged(error.message, self.run.settings.lr) from None
+            raise self._diverged(error.message, number) from None
         first = self.journal.steps[0] if self.journal.steps else step
         if step.loss > DIVERGED * (first.loss + 1):
             found = f"a loss of {step.loss:.4g}, {first.loss:.4g} at its first step"
-            raise diverged(found, self.run.settings.lr)
+            raise self._diverged(found, number)
         self.journal.append(step)
         return self._record(number, step, time.perf_counter() - start)
+
+    def _diverged(self, found: str, number: int) -> NumericError:
+        """The error of a run whose losses will not come back. found: what they are."""
+        s = self.run.settings
+        smaller = f"--lr {s.lr / 10:.2g}"
+        if number == 0 and not self.method.keeps_gradients:  # the weights are the base's own
+            smaller = f"--eps {s.eps / 10:.2g}"
+        return NumericError(f"the run has diverged: {found}", f"begin a new run with {smaller}")
 
     def _step_from_batch(self, number: int) -> Step:
         """Draw the batch of a step and update the weights by it."""
@@ -372,10 +386,3 @@ class Training:
             "seconds_per_step": sum(seconds) / max(1, len(seconds)),
             "peak_bytes": peak_bytes(),
         }
-
-
-def diverged(found: str, lr: float) -> NumericError:
-    """The error of a run whose losses will not come back. found: what they are."""
-    return NumericError(
-        f"the run has diverged: {found}", f"begin a new run with --lr {lr / 10:.2g}"
-    )

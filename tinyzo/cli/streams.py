@@ -1,0 +1,79 @@
+"""The standard streams: results on stdout, words to a person on stderr.
+
+A letter that a stream's encoding has not is escaped, as \\xfc. Results that cannot be written are
+an error; words that cannot be written are left out.
+"""
+
+import io
+import os
+import sys
+from contextlib import suppress
+from typing import TextIO
+
+from tinyzo.errors import TinyzoError
+
+ESCAPED = "backslashreplace"
+LOSING = ("strict", "surrogateescape")  # what Python does unless told otherwise
+# Letters that would end a line or command the terminal; a tab is none of them.
+CONTROLS = {
+    code: chr(code).encode("unicode_escape").decode()
+    for code in (*range(32), *range(127, 160))
+    if chr(code) != "\t"
+}
+
+
+def open_streams() -> None:
+    """Make the streams ready for every letter.
+
+    One that is closed, as by `2>&-`, is opened on nothing: else a file would get its number.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(nothing, mode, errors=ESCAPED, closefd=False))
+        elif name != "stdin" and _loses_letters(stream):
+            stream.reconfigure(errors=ESCAPED)
+
+
+def _loses_letters(stream: object) -> bool:
+    return isinstance(stream, io.TextIOWrapper) and stream.errors in LOSING
+
+
+def put(text: str) -> None:
+    """Print a line to stdout, at once.
+
+    raises: TinyzoError when it cannot be written; BrokenPipeError when nobody reads on
+    """
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        _give_up(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            raise
+        hint = "nothing more can be written where the output goes: a full disk, most often"
+        raise TinyzoError(f"stdout: {error.strerror}", hint) from None
+
+
+def tell(text: str) -> None:
+    """Print a line to stderr, if somebody listens."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def leave_stderr() -> None:
+    """End with what stderr still holds, even where that cannot be written."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _give_up(sys.stderr)
+
+
+def _give_up(stream: TextIO) -> None:
+    """Lead a stream to nothing, or what it holds would fail again as Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def escaped(text: str) -> str:
+    """A text that may hold anything, with what would break the line escaped, as \\n."""
+    return text.translate(CONTROLS)
