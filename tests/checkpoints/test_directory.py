@@ -403,6 +403,11 @@ def test_a_folder_that_is_not_there_or_has_no_weights(make: Make, tmp_path: Path
     folder.write().joinpath("model.safetensors").unlink()
     names = "none of model.safetensors, model.safetensors.index.json, pytorch_model.bin"
     check_refused(tmp_path, CheckpointError, names, "download the model's weights into it")
+    folder.write().joinpath("model.safetensors").unlink()
+    (tmp_path / "model.safetensors").symlink_to("../blobs/gone")
+    check_refused(
+        tmp_path, CheckpointError, "model.safetensors: No such", "a link to ../blobs/gone"
+    )
 
 
 # -- config.json -------------------------------------------------------------------------------

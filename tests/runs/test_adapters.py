@@ -305,7 +305,7 @@ def test_an_adapter_that_has_changed_is_refused(runs, tmp_path, file):
         data = bytearray((tmp_path / "copy").read_bytes())
         data[-1] ^= 1
         (adapter / WEIGHTS).write_bytes(data)
-    with pytest.raises(RunError, match="has changed since the run began"):
+    with pytest.raises(RunError, match="not the model that the run began with"):
         tuned_model(Run.open(tmp_path / "run"))
 
 

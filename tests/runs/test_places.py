@@ -255,7 +255,10 @@ def test_other_files_are_not_taken_for_them(scattered, tmp_path, capsys):
         ["finetune", "--resume", str(scattered), "--model", "other", "--data", "rows"],
     ):
         assert main(command) == 1
-        assert "other has changed since the run began (" in capsys.readouterr().err
+        assert (
+            "other has changed, or is not the model that the run began with ("
+            in capsys.readouterr().err
+        )
     resume = ["finetune", "--resume", str(scattered), "--model", "base", "--data", "fewer"]
     assert main(resume) == 1
     assert "fewer: the data have changed since the run began" in capsys.readouterr().err

@@ -450,7 +450,7 @@ def test_a_base_that_has_changed_is_refused_with_both_hashes(tmp_path, file):
     with pytest.raises(RunError) as error:
         tinyzo.finetune(resume=tmp_path / "run")
     found = tinyzo.checkpoints.directory.fingerprint(model)
-    assert f"model has changed since the run began ({found[:12]}, then {known[:12]})" in str(error)
+    assert f"not the model that the run began with ({found[:12]}, then {known[:12]})" in str(error)
     assert found[:12] != known[:12]
     path.write_bytes(whole)
     assert resume(tmp_path / "run") == 0

@@ -184,7 +184,10 @@ def test_labels_are_names_or_json_values_in_any_case():
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        ({"text": "a", "label": "meh"}, "label is 'meh', not one of bad, good"),
+        (
+            {"text": "a", "label": "meh"},
+            "label is 'meh', not one of bad, good\n  hint: labels are these names",
+        ),
         ({"text": "a", "label": "0"}, "label is '0', not one of bad, good"),
         ({"text": "a", "label": "x" * 99}, "label is '" + "x" * 41 + ", not"),
         ({"text": "a", "label": 2.5}, "label is 2.5, not one of bad, good"),

@@ -60,7 +60,9 @@ def weights_file(directory: Path) -> Path:
     if not is_folder:
         refuse(directory, found, f"name a model's folder{looked_in(directory.as_posix())}")
     for name in WEIGHT_FILES:
-        if (directory / name).is_file():
+        if (directory / name).is_file() or (
+            directory / name
+        ).is_symlink():  # which may lead nowhere
             return directory / name
     refuse(directory, f"none of {', '.join(WEIGHT_FILES)}", "download the model's weights into it")
 

@@ -26,7 +26,8 @@ def check_model(model: str) -> None:
     from tinyzo.runs.settings import model_path
 
     if not os.path.exists(model_path(model)) and (near := _near(Path(model))):
-        raise CheckpointError(f"{model}: no such folder", f"did you mean {near}?")
+        hint = f"did you mean {near}? If not, name a folder that is here: nothing is downloaded"
+        raise CheckpointError(f"{model}: no such folder", hint)
 
 
 def check_no_run(path: str, hint: str) -> None:

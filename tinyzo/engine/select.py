@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.engine.protocols import Engine
 from tinyzo.errors import ConfigError, TinyzoError, check_choice
-from tinyzo.packages import in_a_line, is_missing, say_once
+from tinyzo.packages import in_a_line, say_once
 
 ENGINES = ("auto", "numba", "numpy")
 
@@ -33,6 +33,8 @@ def why_no_numba() -> str:
 @functools.cache
 def _why_broken() -> str:
     """Load Numba and our kernels; returns what stands against them, or ""."""
+    if not find_spec("numba"):
+        return "Numba is not installed: pip install numba (Termux: its User Repository has a wheel)"
     try:
         from tinyzo.engine.numba.engine import ensure_compiled
 
@@ -40,8 +42,6 @@ def _why_broken() -> str:
     except TinyzoError as error:
         return f"{error.message}: {error.hint}"
     except Exception as error:
-        if is_missing(error, "numba"):
-            return f"{error}: pip install numba (Termux: a wheel of the Termux User Repository)"
         way_out = "pip install --force-reinstall numba, or set TINYZO_NO_NUMBA=1"
         return f"numba cannot be used ({in_a_line(error)}): {way_out}"
     return ""

@@ -167,8 +167,8 @@ class Run:
             found = fingerprint(*peft.parts(path))
             if found == base:
                 return path
-        change = f"has changed since the run began ({found[:12]}, then {base[:12]})"
-        raise RunError(f"{path} {change}", f"restore it; {NAME_BASE}")
+        found = f"not the model that the run began with ({found[:12]}, then {base[:12]})"
+        raise RunError(f"{path} has changed, or is {found}", f"restore it, or {NAME_BASE}")
 
     def missing_base(self) -> str:
         """What is said of a model that is at none of its places."""

@@ -209,7 +209,10 @@ class Settings:
         if self.task:
             get_task(self.task, family)
         if self.data and not (self.task or self.is_custom):
-            raise UsageError("--data without --task or --template", "say what the rows are")
+            hint = (
+                "--task says what the rows are; or --template and --label-words, of your own task"
+            )
+            raise UsageError("--data without --task or --template", hint)
         if self.data or not needs_data:
             return
         if self.is_custom:

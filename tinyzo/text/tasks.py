@@ -141,7 +141,13 @@ class Task:
         elif self.numbers and name.isdecimal() and column not in self.numbers:
             hint = f"give their names: {', '.join(self.labels)}"
             raise _bad_row(row, f"{found}, and what numbers mean under this name is unknown", hint)
-        raise _bad_row(row, f"{found}, not one of {', '.join(self.labels)}")
+        hint = self._how_to_label(column) if self.is_labelled(row) else ""
+        raise _bad_row(row, f"{found}, not one of {', '.join(self.labels)}", hint)
+
+    def _how_to_label(self, column: str) -> str:
+        """A hint what a column of labels may hold."""
+        numbers = ", or their numbers from 0" if column in self.numbers else ""
+        return f"labels are these names{numbers}; they were looked for under {column}"
 
     def _label_name(self, row: Row, value: object) -> str:
         """A label as one of `labels` in lower case, where it is one; else what the row says."""
