@@ -17,7 +17,7 @@ from tinyzo.checkpoints.safetensors import SafetensorsWriter, open_safetensors
 from tinyzo.cli import main
 from tinyzo.errors import CheckpointError, RunError, TinyzoError
 from tinyzo.runs.journal import Journal
-from tinyzo.runs.lines import read_lines
+from tinyzo.runs.lines import read, read_lines
 from tinyzo.runs.run import Run
 from tinyzo.runs.snapshots import tuned_model
 
@@ -273,3 +273,19 @@ def test_a_result_that_is_none(run, damage):
 def test_results_are_said_as_they_are(run):
     assert Run.open(run).result == json.loads((run / "result.json").read_text())
     assert np.isfinite(Run.open(run).result["loss"])
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"note": "x" * (1 << 16)},
+        {"note": [{}]},
+        {"note": {}},
+        {f"note{i}": 0 for i in range(33)},
+    ],
+)
+def test_a_line_that_would_take_much_memory_is_damaged(tmp_path, more):
+    good = {"event": "error", "step": 1, "message": "a"}
+    file = tmp_path / "events.jsonl"
+    file.write_text("".join(json.dumps(each) + "\n" for each in (good, good | more)))
+    assert read(file) == ([good], True)

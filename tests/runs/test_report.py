@@ -186,6 +186,11 @@ def test_a_broken_tqdm_is_said_once(terminal, tmp_path, monkeypatch, capsys):
     assert sys.stderr.getvalue() == line
 
 
+def test_a_name_in_a_log_commands_no_terminal(capsys):
+    report.say("run x\x1b[31m")
+    assert capsys.readouterr().err == "run x\\x1b[31m\n"
+
+
 def test_say(capsys):
     report.say("a line")
     assert capsys.readouterr() == ("", "a line\n")

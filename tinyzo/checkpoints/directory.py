@@ -6,6 +6,7 @@ refused by name; a tensor is the model's, or tied, or known to be idle, or is re
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -60,9 +61,7 @@ def weights_file(directory: Path) -> Path:
     if not is_folder:
         refuse(directory, found, f"name a model's folder{looked_in(directory.as_posix())}")
     for name in WEIGHT_FILES:
-        if (directory / name).is_file() or (
-            directory / name
-        ).is_symlink():  # which may lead nowhere
+        if os.path.lexists(directory / name):  # a link may lead nowhere: opening it says so
             return directory / name
     refuse(directory, f"none of {', '.join(WEIGHT_FILES)}", "download the model's weights into it")
 

@@ -9,7 +9,7 @@ from tinyzo.cli import convert, doctor, evaluate, finetune, inspect, predict, re
 from tinyzo.cli.completion import SHELLS, completion
 from tinyzo.cli.failures import failure_of, heed_signals, report
 from tinyzo.cli.parser import Parser
-from tinyzo.cli.streams import leave_stderr, open_streams, put
+from tinyzo.cli.streams import leave_stderr, open_streams, put, put_as_is
 
 ABOUT = "Fine-tune RoBERTa and OPT with forward passes only."
 BEGIN = f"""\
@@ -107,10 +107,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         put(f"tinyzo {__version__}")
         return 0
     if options.print_completion:
-        put(completion(parser, options.print_completion))
+        put_as_is(completion(parser, options.print_completion))
         return 0
     if options.command is None:
-        put(BEGIN)
+        put_as_is(BEGIN)
         return 0
     return _run_command(options)
 

@@ -41,7 +41,12 @@ def _loses_letters(stream: object) -> bool:
 
 
 def put(text: str) -> None:
-    """Print a line to stdout, at once.
+    """Print lines with names and texts of others to stdout; raises as `put_as_is` does."""
+    put_as_is("\n".join(map(escaped, text.split("\n"))))
+
+
+def put_as_is(text: str) -> None:
+    """Print a text of our own to stdout as it is, at once.
 
     raises: TinyzoError when it cannot be written; BrokenPipeError when nobody reads on
     """

@@ -18,6 +18,8 @@ from tinyzo.system import os_errors
 FOLDER = "check the folder of the run"
 EVENTS = "events.jsonl"
 NUMBER = (int, float)
+LONGEST = 1 << 16  # bytes of a line; what a run writes has some 300
+MOST_KEYS = 32
 # What there is in a line at least: of an event, by its name; of metrics.jsonl, which names none.
 KEYS: dict[str, dict[str, tuple[type, ...]]] = {
     "None": {"step": (int,), "loss": NUMBER, "seconds": (*NUMBER, type(None)), "forwards": (int,)},
@@ -67,16 +69,24 @@ def read(path: Path) -> Lines:
 
 
 def _parse_line(text: bytes) -> JsonObject | None:
-    """An object with the keys of its kind and, if it says a CRC, with this CRC; else None."""
+    """A flat object with the keys of its kind and, if it says a CRC, with this CRC; else None."""
+    if len(text) > LONGEST:
+        return None
     try:
         line = json.loads(text.decode())
     except (ValueError, RecursionError):
         return None
-    if not isinstance(line, dict) or line.pop("crc", None) not in (None, _crc(line)):
+    if not isinstance(line, dict) or len(line) > MOST_KEYS or _has_parts(line):
+        return None
+    if line.pop("crc", None) not in (None, _crc(line)):
         return None
     keys = KEYS.get(str(line.get("event")), {"event": ()})
     is_whole = all(isinstance(line.get(key), kinds) for key, kinds in keys.items())
     return line if is_whole else None
+
+
+def _has_parts(line: JsonObject) -> bool:
+    return any(isinstance(value, dict | list) for value in line.values())
 
 
 def sealed(line: JsonObject) -> JsonObject:
