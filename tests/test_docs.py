@@ -74,6 +74,15 @@ def test_each_option_is_documented(command, option):
     assert option == "--help" or re.search(rf"(?<![\w-]){option}(?![\w-])", TEXT)
 
 
+def test_the_architecture_names_each_file():
+    rows = re.findall(
+        r"^\| `(\w+)/` \|(.*)", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE
+    )
+    named = {room: set(re.findall(r"`(\w+)/?`", row)) for room, row in rows}
+    for file in (ROOT / "tinyzo").glob("*/[a-z]*.py"):
+        assert file.stem in named[file.parent.name] | set(COMMANDS), file
+
+
 # -- what the pages name exists --------------------------------------------------------------------
 
 
