@@ -24,6 +24,7 @@ Parts = dict[str, int]  # bytes, by what they are for
 FLOAT_BYTES = 4
 NUMBA_BYTES = 107 << 20  # Numba and LLVM, loaded: measured
 KERNELS_BYTES = 8 << 20  # our compiled kernels: measured
+SPARE_MB = 1  # by which the interpreter may be larger the next time: measured
 
 
 class Load(NamedTuple):
@@ -114,7 +115,7 @@ def choose(
     for plan in every:
         if plan.total <= budget:
             return plan
-    least = math.ceil(min(plan.total for plan in every) / 1e6)
+    least = math.ceil(min(plan.total for plan in every) / 1e6 + SPARE_MB)
     why = f"--memory-budget {asked} is too small"
     raise ConfigError(why, f"the smallest that fits is {least}MB")
 
