@@ -124,6 +124,13 @@ FAULTS = (
         "test_system.py::test_threads_read_one_file_without_preadv",
     ),
     Fault(
+        "system.py",
+        "    check_start(path, data[:START], kind, own)\n",
+        "",
+        "a page of HTML is taken for a configuration",
+        "cli/test_cli_folders.py",
+    ),
+    Fault(
         "machine/cpus.py",
         "speed < start and ratio >= least",
         "speed < max(speeds.values())",

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import pytest
+from stand_ins import ALL
 
 from tinyzo import system
-from tinyzo.errors import CheckpointError, RunError
+from tinyzo.errors import CheckpointError, DataError, RunError, TinyzoError
 from tinyzo.packages import say_once
 
 fcntl = pytest.importorskip("fcntl", reason="these are calls of POSIX")
@@ -131,36 +132,52 @@ def test_a_disk_that_fails_is_named(ten: Path, monkeypatch: pytest.MonkeyPatch) 
     assert caught.value.hint == "the disk fails: check it, and copy what is on it"
 
 
-@pytest.mark.parametrize(
-    ("content", "message", "hint"),
-    [
-        (None, "No such file or directory", "check the path"),
-        (b"", "it is empty", "download or copy it again"),
-        (
-            b"version https://git-lfs.github.com/spec/v1\n",
-            "it is a git-lfs pointer",
-            "git lfs pull",
-        ),
-    ],
-)
-def test_what_is_no_weights_file(
-    tmp_path: Path, content: bytes | None, message: str, hint: str
-) -> None:
-    path = tmp_path / "file"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(CheckpointError) as caught, ExitStack() as opened:
+def read_bytes(path: Path) -> bytes:
+    return system.read_file(path, DataError, "check the path")
+
+
+def open_one(path: Path) -> None:
+    with ExitStack() as opened:
         system.open_file(path, opened)
+
+
+@pytest.mark.parametrize("read", [read_bytes, open_one])
+@pytest.mark.parametrize("name", ALL)
+def test_what_stands_for_a_file_is_named(
+    tmp_path: Path, name: str, read: Callable[[Path], object]
+) -> None:
+    content, message, hint = ALL[name]
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(TinyzoError) as caught:
+        read(path)
     assert caught.value.message.startswith(f"{path}: {message}")
     assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("read", [read_bytes, open_one])
+def test_a_file_that_is_not_there(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    with pytest.raises(TinyzoError, match="No such file or directory\n  hint: check the path"):
+        read(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"<a/>", b"<htmlx>", b"GGUF,label\n", bytes(15), b"BZh9", b"PK", b"text <html>", b"\n"],
+)
+def test_what_only_looks_like_it_is_read(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    assert read_bytes(path) == content
 
 
 def test_a_folder_or_a_pipe_is_no_file(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path in (tmp_path, pipe):
-        with pytest.raises(CheckpointError, match="it is not a file"), ExitStack() as opened:
-            system.open_file(path, opened)
+        for read in (read_bytes, open_one):
+            with pytest.raises(TinyzoError, match="it is not a file"):
+                read(path)
 
 
 # -- writing -------------------------------------------------------------------------------

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
 from commands import command, document
+from folders import finetune, write_model
+from stand_ins import ALL, STAND_INS
 
 import tinyzo
 from tinyzo.runs.settings import SHIPPED
@@ -120,3 +123,77 @@ def test_a_run_that_is_nearly_named(home: Path, tmp_path: Path, capsys: Capture)
         assert capsys.readouterr().err == f"tinyzo: {near}: no such folder\n  hint: {hint}\n"
     assert command("replay", home / "nothing", "--output", tmp_path / "new") == 1
     assert "no such folder\n  hint: name the --output of finetune\n" in capsys.readouterr().err
+
+
+# -- what stands for a file ------------------------------------------------------------
+
+
+def packed(folder: Path, name: str, kind: str) -> str:
+    """Put what stands for it in the place of a file; returns what an error has to begin with."""
+    content, found, _ = ALL[kind]
+    (folder / name).write_bytes(content)
+    return f"tinyzo: {folder / name}: {found}"
+
+
+@pytest.mark.parametrize("kind", STAND_INS)
+@pytest.mark.parametrize(
+    "name", ["config.json", "vocab.json", "merges.txt", "tokenizer.json", "model.safetensors"]
+)
+def test_what_stands_for_a_file_of_a_model(
+    tmp_path: Path, capsys: Capture, name: str, kind: str
+) -> None:
+    model = write_model(tmp_path / "model", "opt")
+    said = packed(model, name, kind)
+    assert command("predict", "--model", model, "--task", "reviews", "fine") == 1
+    assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize("kind", STAND_INS)
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json"]
+)
+def test_what_stands_for_weights(tmp_path: Path, capsys: Capture, name: str, kind: str) -> None:
+    model = write_model(tmp_path / "model", "opt")
+    (model / "model.safetensors").unlink()
+    said = packed(model, name, kind)
+    assert command("inspect", model) == 1
+    assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_what_stands_for_a_file_of_an_adapter(
+    home: Path, tmp_path: Path, capsys: Capture, name: str
+) -> None:
+    finetune(home / "opt", home / "data", tmp_path / "run", "--train", "lora")
+    assert command("replay", tmp_path / "run", "--output", tmp_path / "adapter") == 0
+    for kind in STAND_INS:
+        said = packed(tmp_path / "adapter", name, kind)
+        capsys.readouterr()
+        assert command("inspect", tmp_path / "adapter") == 1
+        assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize("kind", STAND_INS)
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a.jsonl", "a.json", "a.parquet", "a.jsonl.gz"])
+def test_what_stands_for_data(
+    home: Path, tmp_path: Path, capsys: Capture, name: str, kind: str
+) -> None:
+    said = packed(tmp_path, name, kind)
+    line = ("--model", home / "opt", "--task", "reviews", "--data", tmp_path / name)
+    assert command("evaluate", *line) == 1
+    assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize("kind", STAND_INS)
+def test_what_stands_for_settings(tmp_path: Path, capsys: Capture, kind: str) -> None:
+    said = packed(tmp_path, "a.toml", kind)
+    assert command("finetune", "--config", tmp_path / "a.toml") == 1
+    assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize("kind", STAND_INS)
+def test_what_stands_for_a_run_toml(home: Path, tmp_path: Path, capsys: Capture, kind: str) -> None:
+    copytree(home / "opt-run", tmp_path / "run")
+    said = packed(tmp_path / "run", "run.toml", kind)
+    assert command("inspect", tmp_path / "run") == 1
+    assert capsys.readouterr().err.startswith(said)

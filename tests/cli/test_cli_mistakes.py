@@ -190,7 +190,7 @@ def test_in_a_file_of_settings(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rows.jsonl", b"", "rows.jsonl: no rows"),
+        ("rows.jsonl", b"", "rows.jsonl: it is empty"),
         ("rows.csv", b"text,mood\n", "rows.csv: no rows"),
         ("rows.jsonl", b"{", "rows.jsonl line 1: not a JSON object"),
         ("rows.jsonl", b'{"text": null, "mood": "great"}\n' * 9, "'text' is null"),
@@ -231,7 +231,7 @@ def test_a_folder_that_cannot_be_read(
     monkeypatch.setattr(pathlib.Path, "is_dir", denied)
     assert command("inspect", home / "opt") == 1
     error = capsys.readouterr().err
-    assert f"{home / 'opt'}: Permission denied\n  hint: check the path, and who may" in error
+    assert f"{home / 'opt'}: Permission denied\n  hint: check the permissions of the file" in error
 
 
 @pytest.mark.parametrize(

@@ -217,7 +217,7 @@ class Sharded(Source):
 
     def _weight_map(self, opened: ExitStack) -> dict[str, str]:
         """The name of the file that each tensor is in."""
-        file, size = system.open_file(self.path, opened)
+        file, size = system.open_file(self.path, opened, rb"\{")
         if size > parsing.MAX_BYTES:
             found = f"it has {size} bytes, more than {parsing.MAX_BYTES}"
             refuse(self.path, found, "no model that tinyzo reads has so many tensors")

@@ -40,7 +40,7 @@ class TorchBin(Source):
     """
 
     def _load(self, opened: ExitStack) -> dict[str, Stored]:
-        file, size = system.open_file(self.path, opened)
+        file, size = system.open_file(self.path, opened, _OWN)
         members = _list_members(file, size)
         prefix = _find_prefix(members, self.path)
         byteorder = members.get(f"{prefix}byteorder")
@@ -65,6 +65,7 @@ class TorchBin(Source):
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, length of the name, length of the rest
 _LOCAL_SIGNATURE = b"PK\3\4"
+_OWN = rb"PK\x03\x04|.*l\xfc\x9cF\xf9 j\xa8P\x19"  # and what is refused by a name of its own
 _LEGACY_MAGIC = b"l\xfc\x9cF\xf9 j\xa8P\x19"  # what torch.save began with from 0.1.10 on
 _TAR_MAGIC = b"ustar"  # at byte 257: what it wrote before
 
