@@ -88,6 +88,21 @@ def test_other_errors_pass_as_they_are() -> None:
         raise CheckpointError("x")
 
 
+@pytest.mark.parametrize(
+    ("other", "hint"),
+    [
+        ("Train.JSONL", "there is Train.JSONL, and names differ by case: rename it"),
+        ("train.jsonl.part", "there is train.jsonl.part: unpack it, or finish its download"),
+        ("train.json", "check the path"),
+    ],
+)
+def test_what_stands_in_the_folder_instead(tmp_path: Path, other: str, hint: str) -> None:
+    (tmp_path / other).touch()
+    with pytest.raises(DataError) as caught:
+        system.read_file(tmp_path / "train.jsonl", DataError, "check the path")
+    assert caught.value.hint == hint
+
+
 # -- reading -------------------------------------------------------------------------------
 
 

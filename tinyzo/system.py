@@ -92,9 +92,22 @@ def os_errors(
 def advise(error: OSError, path: object, then: str = "") -> str:
     """What to do about an error of the system, by its errno; "" where that does not say it."""
     found = HINTS.get(error.errno or 0, "")
-    if error.errno == errno.ENOENT and os.path.islink(str(path)):
-        found = f"it is a link to {os.readlink(str(path))}, which is not there: download it again"
+    if error.errno == errno.ENOENT:
+        found = why_not_there(Path(str(path)))
     return f"{found}, {then}" if found and then else found
+
+
+def why_not_there(path: Path) -> str:
+    """What stands in a folder for a file that is not there: a link to nothing, or another name."""
+    if path.is_symlink():
+        return f"it is a link to {os.readlink(path)}, which is not there: download it again"
+    with suppress(OSError):
+        for name in sorted(os.listdir(path.parent)):
+            if name.lower() == path.name.lower() and name != path.name:
+                return f"there is {name}, and names differ by case: rename it"
+            if name.startswith(f"{path.name}."):
+                return f"there is {name}: unpack it, or finish its download"
+    return ""
 
 
 # -- reading ---------------------------------------------------------------------------

@@ -168,8 +168,11 @@ def test_other_files_are_refused_with_what_to_do(path: Path, tmp_path: Path) -> 
 
 
 def test_a_training_checkpoint_is_refused_by_the_entry_that_is_no_tensor(path: Path) -> None:
-    state = {"state_dict": {"x": tensor("F32", FLOATS)}, "epoch": 3}
-    refused(path, hostile.torch_bin(state), "'state_dict' is a dict, not a tensor")
+    for name in ("state_dict", "module", "model", "model_state_dict"):
+        state = {name: {"x": tensor("F32", FLOATS)}, "epoch": 3}
+        found = f"it is a checkpoint of a training, which has its weights in {name!r}"
+        error = refused(path, hostile.torch_bin(state), found)
+        assert error.hint.endswith(f"torch.save(torch.load(path)[{name!r}], new)")
     state = {"x": tensor("F32", FLOATS), "epoch": 3}
     refused(path, hostile.torch_bin(state), "'epoch' is a int, not a tensor")
     refused(path, hostile.torch_bin({"model": 3}), "'model' is a int, not a tensor")

@@ -14,7 +14,6 @@ from commands import command
 from tinyzo.cli import failures
 from tinyzo.cli.failures import Failure, failure_of, heed_signals
 from tinyzo.errors import DataError, UsageError
-from tinyzo.system import HINTS
 
 Capture = pytest.CaptureFixture[str]
 
