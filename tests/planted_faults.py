@@ -885,7 +885,14 @@ FAULTS = (
         "if is_ours and file.checksums:",
         "if False:",
         "a damaged snapshot is taken",
-        "runs/test_flips.py",
+        "runs/test_flips.py::test_the_older_snapshot_is_next",
+    ),
+    Fault(
+        "runs/snapshots.py",
+        "self._useless.add(at)",
+        "pass",
+        "a snapshot that was passed over outlives a sound one",
+        "runs/test_run.py::test_a_damaged_snapshot_does_not_displace_a_sound_one",
     ),
     Fault(
         "runs/places.py",
@@ -906,7 +913,7 @@ FAULTS = (
         "if found and int(found[1], 16) != zlib.crc32(rest):",
         "if False:",
         "a setting with a flipped bit is taken",
-        "runs/test_flips.py",
+        "runs/test_flips.py::test_a_run_toml_that_is_another",
     ),
     Fault(
         "runs/lines.py",

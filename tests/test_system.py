@@ -264,6 +264,38 @@ def test_a_directory_that_cannot_be_made(ten: Path) -> None:
     assert caught.value.message == f"{ten / 'below'}: Not a directory"
 
 
+@pytest.mark.parametrize("make", [system.new_directory, system.claim_directory])
+def test_folders_are_made_all_or_none(tmp_path: Path, make: Any) -> None:
+    (tmp_path / "there").mkdir()
+    deep = tmp_path / "there" / "a" / "b" / ("c" * 300)
+    taken = ((),) if make is system.new_directory else ()
+    with pytest.raises(RunError, match="File name too long"):
+        make(deep, RunError, *taken)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+
+
+def test_a_name_that_windows_does_not_take(tmp_path: Path, monkeypatch: Any) -> None:
+    path = tmp_path / "runs" / "nul.txt"
+    assert system.claim_directory(path, RunError)  # elsewhere it is a name as any other
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(RunError) as caught:
+        system.new_directory(path, RunError, ())
+    assert caught.value.message == f"{path}: 'nul.txt' is a device of Windows"
+    assert caught.value.hint == "name another --output"
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o002, 0o664), (0o022, 0o644), (0o077, 0o600)])
+def test_who_may_read_a_file_is_as_the_umask_has_it(tmp_path: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        system.write_file(tmp_path / "file", b"new")
+        system.new_directory(tmp_path / "a" / "b", RunError, ())
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == mode
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o777 & ~mask
+
+
 def test_a_lock_keeps_others_out_until_the_file_is_closed(ten: Path) -> None:
     with open(ten, "ab") as mine, open(ten, "ab") as other:
         system.lock(mine, RunError, "held")

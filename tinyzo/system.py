@@ -230,7 +230,7 @@ def new_directory(path: Path, kind: type[TinyzoError], taken: Iterable[str]) -> 
         for name in taken:
             if (path / name).exists():
                 raise kind(f"{path} has a {name} already", "name another --output")
-        path.mkdir(parents=True, exist_ok=True)
+        _make_folders(path, kind, exist_ok=True)
 
 
 def claim_directory(path: Path, kind: type[TinyzoError]) -> bool:
@@ -240,10 +240,27 @@ def claim_directory(path: Path, kind: type[TinyzoError]) -> bool:
     """
     with os_errors(kind, path, "name another --output"):
         try:
-            path.mkdir(parents=True)
+            _make_folders(path, kind)
         except FileExistsError:
             return False
     return True
+
+
+def _make_folders(path: Path, kind: type[TinyzoError], exist_ok: bool = False) -> None:
+    """Make a directory and those above it, all or none.
+
+    raises: OSError; an error of `kind` for a name that Windows does not take
+    """
+    if sys.platform == "win32" and (why := windows.why_no_name(path)):
+        raise kind(f"{path}: {why}", "name another --output")
+    missing = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=exist_ok)
+    except OSError:
+        for folder in missing:
+            with suppress(OSError):  # another process has put something there
+                folder.rmdir()
+        raise
 
 
 def is_at(file: IO[bytes], path: Path) -> bool:

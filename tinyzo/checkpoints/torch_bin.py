@@ -65,7 +65,7 @@ class TorchBin(Source):
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, length of the name, length of the rest
 _LOCAL_SIGNATURE = b"PK\3\4"
-_OWN = rb"PK\x03\x04|.*l\xfc\x9cF\xf9 j\xa8P\x19"  # and what is refused by a name of its own
+_OWN = rb"PK\x03\x04|\x80"  # and pickles, of which there is more to say
 _LEGACY_MAGIC = b"l\xfc\x9cF\xf9 j\xa8P\x19"  # what torch.save began with from 0.1.10 on
 _TAR_MAGIC = b"ustar"  # at byte 257: what it wrote before
 

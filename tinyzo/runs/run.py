@@ -16,6 +16,7 @@ import os
 import platform
 import re
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeGuard
 
@@ -66,12 +67,13 @@ class Run:
     def result(self) -> JsonObject:
         """The summary of a finished run.
 
-        raises: RunError before it is finished
+        raises: RunError before it is finished, or when it cannot be read
         """
-        try:
-            found = json.loads((self.path / "result.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            found = None
+        path = self.path / "result.json"
+        found = None
+        torn = suppress(FileNotFoundError, ValueError, RecursionError)
+        with os_errors(RunError, path, FOLDER), torn:
+            found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise RunError(f"{self.path}: not finished", f"--resume {self.path}")
         return found
