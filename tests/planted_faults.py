@@ -1071,6 +1071,20 @@ FAULTS = (
         "runs/test_doctor.py::test_a_broken_checkpoint",
     ),
     Fault(
+        "cli/streams.py",
+        "print(text.translate(IN_LINES), flush=True)",
+        "print(text, flush=True)",
+        "a name from a file commands the terminal",
+        "cli/test_cli_folders.py::test_names_from_files_are_escaped",
+    ),
+    Fault(
+        "runs/lines.py",
+        "        json.dumps(found, allow_nan=False)\n",
+        "",
+        "a line says NaN, which is no JSON",
+        "runs/test_flips.py::test_lines_that_are_none",
+    ),
+    Fault(
         "cli/completion.py",
         "dict.fromkeys(FOLDERS, shtab.DIRECTORY)",
         "dict.fromkeys(FOLDERS, shtab.FILE)",

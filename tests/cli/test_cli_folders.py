@@ -7,9 +7,10 @@ from pathlib import Path
 from shutil import copytree
 from typing import Any
 
+import numpy as np
 import pytest
 from commands import command, document
-from folders import finetune, write_model
+from folders import finetune, write_model, write_tensors
 from stand_ins import ALL, STAND_INS
 
 import tinyzo
@@ -197,3 +198,31 @@ def test_what_stands_for_a_run_toml(home: Path, tmp_path: Path, capsys: Capture,
     said = packed(tmp_path / "run", "run.toml", kind)
     assert command("inspect", tmp_path / "run") == 1
     assert capsys.readouterr().err.startswith(said)
+
+
+# -- names that command a terminal -----------------------------------------------------
+
+
+def test_names_from_files_are_escaped(home: Path, tmp_path: Path, capsys: Capture) -> None:
+    evil = "\x1b]0;owned\x07\x1b[2J"
+    model = write_model(tmp_path / f"model{evil}", "opt")
+    for name in ("inspect", "doctor"):
+        assert command(name, model) == 0
+        output = capsys.readouterr().out
+        assert "\\x1b]0;owned\\x07\\x1b[2J" in output and "\x1b" not in output
+    tensor = f"a{evil}\nb"
+    write_tensors(model / "model.safetensors", {tensor: np.zeros(2, np.float32)})
+    for name in ("inspect", "doctor"):
+        assert command(name, model) == 1
+        said = "".join(capsys.readouterr())
+        assert "\\x1b" in said and "\x1b" not in said and "\nb" not in said
+
+
+def test_labels_are_cells(home: Path, capsys: Capture) -> None:
+    """What --label-words says may hold anything, and so may a text."""
+    words = ("--label-words", "one\t\x1b[2J1,two\t\x1b[2J2")
+    line = ("predict", "--model", home / "opt", "--template", "{text} is", *words)
+    assert command(*line, "a\tb") == 0
+    label, odds, text = capsys.readouterr().out.removesuffix("\n").split("\t")
+    assert label in (r"one\t\x1b[2J1", r"two\t\x1b[2J2") and text == r"a\tb"
+    assert 0 < float(odds) < 1

@@ -251,6 +251,8 @@ def test_a_resumption_mends_reports(home, run, name, draw):
         b"[]", b"1", b'"step"', b"{}", b'{"step": "1"}', b"\xff", b"[" * 5000,
         b'{"event": [], "step": 1}', b'{"event": "evaluation", "step": 1, "split": "dev"}',
         b'{"step": 1, "loss": null, "seconds": 1.0, "forwards": 2}',
+        b'{"step": 1, "loss": NaN, "seconds": 1.0, "forwards": 2}',
+        b'{"step": 1, "loss": -1e999, "seconds": 1.0, "forwards": 2}',
         b'{"event": "error", "step": 1, "crc": "00000000"}', b"9" * 5000,
     ],
 )  # fmt: skip
@@ -261,7 +263,16 @@ def test_lines_that_are_none(tmp_path, line):
     assert read_lines(path) == [{"event": "error", "step": 1}]
 
 
-@pytest.mark.parametrize("damage", [b"[1]", b"[" * 5000, b"\xff", b"null"])
+def test_a_line_of_metrics_among_the_events_is_no_evaluation(run):
+    """Which it has none of the keys of."""
+    best = Run.open(run).best_step()
+    metrics = (run / "metrics.jsonl").read_bytes()
+    with open(run / "events.jsonl", "ab") as events:
+        events.write(metrics)
+    assert Run.open(run).best_step() == best
+
+
+@pytest.mark.parametrize("damage", [b"[1]", b"[" * 5000, b"\xff", b"null", b'{"loss": Infinity}'])
 def test_a_result_that_is_none(run, damage):
     (run / "result.json").write_bytes(damage)
     with pytest.raises(RunError, match="not finished\n  hint: --resume"):

@@ -178,7 +178,7 @@ def test_a_result_that_cannot_be_read(run, monkeypatch, code):
     def refused(*_, **__):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(Path, "read_text", refused)
+    monkeypatch.setattr(Path, "read_bytes", refused)
     with pytest.raises(RunError) as caught:
         _ = run.result
     assert caught.value.message == f"{run.path / 'result.json'}: {os.strerror(code)}"

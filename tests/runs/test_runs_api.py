@@ -235,5 +235,7 @@ def test_paths_as_a_call_gives_them(monkeypatch):
     monkeypatch.setenv("USERPROFILE", "/home/me")
     assert as_path(None) is None
     assert as_path("~/run") == as_path(Path("~/run")) == Path("/home/me/run")
+    with pytest.raises(UsageError, match=r"path 'a\\x00'\n  hint: no path has a NUL in it"):
+        as_path("a\0")
     with pytest.raises(UsageError, match="a path is empty\n  hint: name a folder, or leave it out"):
         tinyzo.finetune("")

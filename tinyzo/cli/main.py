@@ -121,6 +121,6 @@ def _run_command(options: argparse.Namespace) -> int:
     with np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite has an error
         result = options.run(options) or {}
     if options.json and result:
-        put(json.dumps(result))
+        put(json.dumps(result, allow_nan=False))
     is_ok = result.get("ok", True)  # the doctor's
     return 0 if is_ok else 1

@@ -58,9 +58,10 @@ def run(options: argparse.Namespace) -> None:
     texts = _numbered("text {}", options.texts) if options.texts else _lines_of_stdin()
     for where, text in texts:
         found = _predict(opened, where, text)
-        line = f"{found.label}\t{found.scores[found.label]:.3f}\t{escaped(text)}"
+        line = f"{escaped(found.label)}\t{found.scores[found.label]:.3f}\t{escaped(text)}"
         if options.json:
-            line = json.dumps({"text": text, "label": found.label, "scores": found.scores})
+            answer = {"text": text, "label": found.label, "scores": found.scores}
+            line = json.dumps(answer, allow_nan=False)
         put(line)
 
 

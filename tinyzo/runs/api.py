@@ -247,12 +247,14 @@ def _open(
 def as_path(path: str | Path | None) -> Path | None:
     """A path in whatever form it was given, ~ the home folder; None stays None.
 
-    raises: UsageError for one that is empty
+    raises: UsageError for one that is empty, or that no system takes
     """
     if path is None:
         return None
     if path == "":
         raise UsageError("a path is empty", "name a folder, or leave it out")
+    if "\0" in str(path):
+        raise UsageError(f"path {str(path)!r}", "no path has a NUL in it")
     return Path(os.path.expanduser(path))
 
 

@@ -68,15 +68,22 @@ def read(path: Path) -> Lines:
 
 def _parse_line(text: bytes) -> JsonObject | None:
     """An object with the keys of its kind and, if it says a CRC, with this CRC; else None."""
-    try:
-        line = json.loads(text.decode())
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(line, dict) or line.pop("crc", None) not in (None, _crc(line)):
+    line = parse_object(text)
+    if line is None or line.pop("crc", None) not in (None, _crc(line)):
         return None
     keys = KEYS.get(str(line.get("event")), {"event": ()})
     is_whole = all(isinstance(line.get(key), kinds) for key, kinds in keys.items())
     return line if is_whole else None
+
+
+def parse_object(text: bytes) -> JsonObject | None:
+    """A JSON object, whose numbers are finite as JSON's are; None for all else."""
+    try:
+        found = json.loads(text.decode())
+        json.dumps(found, allow_nan=False)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def sealed(line: JsonObject) -> JsonObject:

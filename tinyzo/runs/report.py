@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from tinyzo.errors import shown
 from tinyzo.packages import in_a_line, is_missing, optional
 from tinyzo.parsing import JsonObject
 from tinyzo.runs.lines import read_lines
@@ -24,7 +25,7 @@ BAR_COLUMNS = 40
 def say(text: str) -> None:
     """Print a line of log to stderr; one that cannot be written stops nothing."""
     with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        print(shown(text), file=sys.stderr, flush=True)
 
 
 @contextmanager

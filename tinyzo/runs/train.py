@@ -361,7 +361,7 @@ class Training:
             self.model.weights = tuned_model(self.run, best).weights
         final = self._evaluate(best, "test", self.data.test)
         result = self._summary(best, final)
-        self.run.write("result.json", json.dumps(result) + "\n")
+        self.run.write("result.json", json.dumps(result, allow_nan=False) + "\n")
         report.say(report.plot(self.run.path))
 
     def _summary(self, best_step: int, final: JsonObject) -> JsonObject:
