@@ -895,6 +895,13 @@ FAULTS = (
         "runs/test_run.py::test_a_damaged_snapshot_does_not_displace_a_sound_one",
     ),
     Fault(
+        "runs/data.py",
+        "    if both:\n",
+        "    if False:\n",
+        "nobody is told that test rows are training rows",
+        "runs/test_data.py::test_training_rows_among_those_that_are_reported_on",
+    ),
+    Fault(
         "runs/places.py",
         "return list(dict.fromkeys(found))",
         "return list(dict.fromkeys(found))[-1:]",

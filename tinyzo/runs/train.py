@@ -58,7 +58,7 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
     run, model = _open(settings, output, resume)
     bound = bind_task(model, run.settings)
     data = load_data(bound, run.settings)
-    report.say_all(data.left_out)
+    report.say_all(data.left_out + data.oddities)
     _check_digest(run, data.digest())
     method = method_of(run.settings)
     step_load = _step_load(data.train, run.settings.batch_size, method)
