@@ -239,3 +239,27 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_jsonl_row_is_what_json_says():
     path = DATA / "superglue/WSC/val.jsonl"
     assert read_rows(path)[0] == json.loads(path.read_text().split("\n")[0])
+
+
+# -- names of columns ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "Text,LABEL,Other\na,good,1\n"),
+        ("a.tsv", "Text\tLABEL\tOther\na\tgood\t1\n"),
+        ("a.jsonl", '{"Text": "a", "LABEL": "good", "Other": "1"}\n'),
+        ("a.json", '[{"Text": "a", "LABEL": "good", "Other": "1"}]'),
+    ],
+)
+def test_a_column_may_be_called_in_another_case(write, name, content):
+    (row,) = read_rows(write(name, content), names=("text", "label"))
+    assert list(row.items()) == [("text", "a"), ("label", "good"), ("Other", "1")]
+
+
+def test_a_name_that_is_there_as_it_is_comes_first(write):
+    lines = '{"Text": "a", "text": "b"}\n{"Text": "c"}\n{"text": "d"}\n{"TEXT": "e", "Text": "f"}\n'
+    rows = read_rows(write("a.jsonl", lines), names=("text",))
+    both = [{"Text": "a", "text": "b"}, {"text": "c"}, {"text": "d"}, {"text": "e", "Text": "f"}]
+    assert list(map(dict, rows)) == both

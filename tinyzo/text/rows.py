@@ -58,6 +58,30 @@ class Layout:
         return not self.columns or has_name
 
 
+class Renamed:
+    """The names of a file's columns as the task has them, where they differ by case alone.
+
+    names: those that the task knows
+    """
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._known = {name.lower(): name for name in names}
+        self._columns: list[str] = []  # of the last row, which the next one shares most often
+        self._changes: dict[str, str] = {}
+
+    def fields(self, fields: dict[str, object]) -> dict[str, object]:
+        """A row under the task's names, in the same order; the same one if nothing differs."""
+        if self._columns != list(fields):
+            self._columns = list(fields)
+            first: dict[str, str] = {}
+            for name in fields:
+                first.setdefault(self._known.get(name.lower(), name), name)
+            self._changes = {name: own for own, name in first.items() if own not in fields}
+        if not self._changes:
+            return fields
+        return {self._changes.get(name, name): value for name, value in fields.items()}
+
+
 def read_rows(path: Path, columns: Columns | None = None, names: Collection[str] = ()) -> list[Row]:
     """Every row of a file, in order; its suffix says what it is.
 
@@ -72,8 +96,9 @@ def read_rows(path: Path, columns: Columns | None = None, names: Collection[str]
         raise DataError(f"{path}: not a kind of file that can be read", f"use {SUFFIXES}")
     rows = []
     file = str(path)
+    renamed = Renamed(names)
     for place, fields in reader(path, Layout(columns, names)):
-        row = Row(fields)
+        row = Row(renamed.fields(fields))
         row.where = f"{file} {place}"
         rows.append(row)
     if not rows:
