@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import tinyzo
-from tinyzo.errors import CheckpointError, ConfigError, UsageError
+from tinyzo.errors import ConfigError, UsageError
 from tinyzo.parsing import read_toml
 from tinyzo.runs import defaults
 from tinyzo.runs.settings import CHOICES, FIELDS, RANGES, SHIPPED, RunSettings, Settings, kinds
@@ -49,8 +49,7 @@ def test_a_shipped_model_is_known_by_its_path_too():
 
 
 def test_a_path_that_the_system_does_not_take(tmp_path):
-    with pytest.raises(CheckpointError, match=r"xxx: File name too long\n  hint: check the path"):
-        Settings(model="x" * 5000).resolve("roberta")
+    assert not Settings(model="x" * 5000).resolve("roberta").is_shipped_model
     (tmp_path / "link").symlink_to(tmp_path / "link")
     assert not Settings(model=str(tmp_path / "link")).resolve("roberta").is_shipped_model
 

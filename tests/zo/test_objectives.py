@@ -164,7 +164,9 @@ def test_micro_batches_change_nothing(name, loss):
 def test_a_sequence_or_token_beyond_the_model_is_refused():
     model = MODELS["opt"]()
     objective, theta = Objective(model, toy_task("opt")), model.weights.view()
-    with pytest.raises(DataError, match=r"token id 29 is outside the vocabulary of 29\n.*files"):
+    with pytest.raises(
+        DataError, match=r"token id 29 is outside the vocabulary of 29\n.*another model"
+    ):
         objective(theta, [Example((2, VOCABULARY), ((3,), (4,)), -1, 0, "")])
     with pytest.raises(DataError, match="a sequence of 21 tokens; the model has 20 positions"):
         objective(theta, [Example((2,) * 21, ((3,), (4,)), -1, 0, "")])

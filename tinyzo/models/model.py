@@ -259,7 +259,7 @@ def attach_adapter(
                 peft.refuse_copy(file, copy, own)
         tensors = Streamed(adapter.source, adapter.names, "<f4").load().tensors
     for half, factor in adapter.factors.items():
-        tensors[half] = (tensors[half] * np.float64(factor)).astype(np.float32)
+        tensors[half] = (tensors[half].astype(np.float64) * factor).astype(np.float32)
     weights.store = Overlay(weights.store, tensors)
     weights.trained = weights.saved = dict.fromkeys(adapter.names)
     weights.adapter_scale = adapter.scale

@@ -49,7 +49,7 @@ def is_name(stored: str) -> bool:
 
 def first_there(paths: Sequence[Path]) -> Path:
     """The first path at which there is something; the first of all, if there is none."""
-    return next((path for path in paths if path.exists()), paths[0])
+    return next((path for path in paths if os.path.exists(path)), paths[0])
 
 
 def lasting(model: str) -> str:
@@ -57,7 +57,7 @@ def lasting(model: str) -> str:
     path = model_path(model)
     if is_shipped_model(path):
         return path.name
-    return str(path.resolve()) if Path(model).is_dir() else model
+    return str(path.resolve()) if os.path.isdir(model) else model
 
 
 def _is_absolute(path: str) -> bool:

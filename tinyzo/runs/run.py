@@ -160,7 +160,7 @@ class Run:
 
     def _base(self) -> Path:
         """The first place of the model where its files have the hash of the base."""
-        there = [path for path in self.models if path.is_dir()]
+        there = [path for path in self.models if os.path.isdir(path)]
         if not there:
             raise RunError(self.missing_base(), NAME_BASE)
         base = self.about["base"]
@@ -179,7 +179,7 @@ class Run:
     def check_data(self) -> None:
         """raises: RunError when the run's data are at none of their places"""
         path = self.settings.data_path
-        if not path.exists():
+        if not os.path.exists(path):
             found = f"{self.path}: its data are not at {path}"
             raise RunError(found, "--data PATH names the folder or file they are in now")
 

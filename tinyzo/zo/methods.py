@@ -109,8 +109,8 @@ class Refusal(NamedTuple):
 def is_not_plain(parts: Parts) -> bool:
     """True when anything is chosen that only a zeroth-order step has."""
     plain = METHODS["mezo"]
-    chosen = (parts.estimator, parts.queries, parts.direction, parts.update, parts.clip or 0)
-    return chosen != (plain.estimator, plain.queries, plain.direction, plain.update, 0)
+    chosen = (parts.estimator, parts.queries, parts.direction, parts.update, parts.clip)
+    return chosen != (plain.estimator, plain.queries, plain.direction, plain.update, None)
 
 
 NO_GRADIENT = "a gradient needs a loss that has one"
