@@ -14,6 +14,7 @@ from folders import finetune, write_model, write_tensors
 from stand_ins import ALL, STAND_INS
 
 import tinyzo
+from tinyzo.runs import doctor
 from tinyzo.runs.settings import SHIPPED
 
 Capture = pytest.CaptureFixture[str]
@@ -203,7 +204,10 @@ def test_what_stands_for_a_run_toml(home: Path, tmp_path: Path, capsys: Capture,
 # -- names that command a terminal -----------------------------------------------------
 
 
-def test_names_from_files_are_escaped(home: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_names_from_files_are_escaped(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "try_apart", lambda statement: "")  # which takes seconds
     evil = "\x1b]0;owned\x07\x1b[2J"
     model = write_model(tmp_path / f"model{evil}", "opt")
     for name in ("inspect", "doctor"):
