@@ -116,7 +116,7 @@ def test_a_file_that_cannot_be_opened_is_named_with_the_reason(
 ) -> None:
     for path, reason in (
         (tmp_path / "absent", "No such file or directory"),
-        (tmp_path, "Is a directory"),
+        (tmp_path, "it is not a file"),
         (tmp_path / ("x" * 300), "File name too long"),
     ):
         with pytest.raises(ConfigError) as caught:
@@ -183,5 +183,5 @@ def test_a_pipe_is_refused_instead_of_waited_for(
     tmp_path: Path, read: Callable[[Path], object]
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ConfigError, match="pipe: it is a pipe"):
+    with pytest.raises(ConfigError, match="pipe: it is not a file"):
         read(tmp_path / "pipe")

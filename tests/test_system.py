@@ -17,9 +17,10 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import pytest
+from stand_ins import ALL
 
 from tinyzo import system
-from tinyzo.errors import CheckpointError, RunError
+from tinyzo.errors import CheckpointError, DataError, RunError, TinyzoError
 from tinyzo.packages import say_once
 
 fcntl = pytest.importorskip("fcntl", reason="these are calls of POSIX")
@@ -87,6 +88,21 @@ def test_other_errors_pass_as_they_are() -> None:
         raise CheckpointError("x")
 
 
+@pytest.mark.parametrize(
+    ("other", "hint"),
+    [
+        ("Train.JSONL", "there is Train.JSONL, and names differ by case: rename it"),
+        ("train.jsonl.part", "there is train.jsonl.part: unpack it, or finish its download"),
+        ("train.json", "check the path"),
+    ],
+)
+def test_what_stands_in_the_folder_instead(tmp_path: Path, other: str, hint: str) -> None:
+    (tmp_path / other).touch()
+    with pytest.raises(DataError) as caught:
+        system.read_file(tmp_path / "train.jsonl", DataError, "check the path")
+    assert caught.value.hint == hint
+
+
 # -- reading -------------------------------------------------------------------------------
 
 
@@ -131,36 +147,52 @@ def test_a_disk_that_fails_is_named(ten: Path, monkeypatch: pytest.MonkeyPatch) 
     assert caught.value.hint == "the disk fails: check it, and copy what is on it"
 
 
-@pytest.mark.parametrize(
-    ("content", "message", "hint"),
-    [
-        (None, "No such file or directory", "check the path"),
-        (b"", "it is empty", "download or copy it again"),
-        (
-            b"version https://git-lfs.github.com/spec/v1\n",
-            "it is a git-lfs pointer",
-            "git lfs pull",
-        ),
-    ],
-)
-def test_what_is_no_weights_file(
-    tmp_path: Path, content: bytes | None, message: str, hint: str
-) -> None:
-    path = tmp_path / "file"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(CheckpointError) as caught, ExitStack() as opened:
+def read_bytes(path: Path) -> bytes:
+    return system.read_file(path, DataError, "check the path")
+
+
+def open_one(path: Path) -> None:
+    with ExitStack() as opened:
         system.open_file(path, opened)
+
+
+@pytest.mark.parametrize("read", [read_bytes, open_one])
+@pytest.mark.parametrize("name", ALL)
+def test_what_stands_for_a_file_is_named(
+    tmp_path: Path, name: str, read: Callable[[Path], object]
+) -> None:
+    content, message, hint = ALL[name]
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(TinyzoError) as caught:
+        read(path)
     assert caught.value.message.startswith(f"{path}: {message}")
     assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("read", [read_bytes, open_one])
+def test_a_file_that_is_not_there(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    with pytest.raises(TinyzoError, match="No such file or directory\n  hint: check the path"):
+        read(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"<a/>", b"<htmlx>", b"GGUF,label\n", bytes(15), b"BZh9", b"PK", b"text <html>", b"\n"],
+)
+def test_what_only_looks_like_it_is_read(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    assert read_bytes(path) == content
 
 
 def test_a_folder_or_a_pipe_is_no_file(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path in (tmp_path, pipe):
-        with pytest.raises(CheckpointError, match="it is not a file"), ExitStack() as opened:
-            system.open_file(path, opened)
+        for read in (read_bytes, open_one):
+            with pytest.raises(TinyzoError, match="it is not a file"):
+                read(path)
 
 
 # -- writing -------------------------------------------------------------------------------
@@ -230,6 +262,38 @@ def test_a_directory_that_cannot_be_made(ten: Path) -> None:
     with pytest.raises(RunError) as caught:
         system.new_directory(ten / "below", RunError, ())
     assert caught.value.message == f"{ten / 'below'}: Not a directory"
+
+
+@pytest.mark.parametrize("make", [system.new_directory, system.claim_directory])
+def test_folders_are_made_all_or_none(tmp_path: Path, make: Any) -> None:
+    (tmp_path / "there").mkdir()
+    deep = tmp_path / "there" / "a" / "b" / ("c" * 300)
+    taken = ((),) if make is system.new_directory else ()
+    with pytest.raises(RunError, match="File name too long"):
+        make(deep, RunError, *taken)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+
+
+def test_a_name_that_windows_does_not_take(tmp_path: Path, monkeypatch: Any) -> None:
+    path = tmp_path / "runs" / "nul.txt"
+    assert system.claim_directory(path, RunError)  # elsewhere it is a name as any other
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(RunError) as caught:
+        system.new_directory(path, RunError, ())
+    assert caught.value.message == f"{path}: 'nul.txt' is a device of Windows"
+    assert caught.value.hint == "name another --output"
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o002, 0o664), (0o022, 0o644), (0o077, 0o600)])
+def test_who_may_read_a_file_is_as_the_umask_has_it(tmp_path: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        system.write_file(tmp_path / "file", b"new")
+        system.new_directory(tmp_path / "a" / "b", RunError, ())
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == mode
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o777 & ~mask
 
 
 def test_a_lock_keeps_others_out_until_the_file_is_closed(ten: Path) -> None:

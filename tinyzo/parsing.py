@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from tinyzo.errors import ConfigError, refuse
-from tinyzo.system import os_errors
+from tinyzo.system import read_file
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -126,11 +126,7 @@ def _parse_file(path: Path, parse: Callable[[str], Any], limit: int, hint: str) 
 
 def _read_text(path: Path, limit: int, hint: str) -> str:
     """The text of a file, without a byte order mark."""
-    with os_errors(ConfigError, path, hint):
-        if path.is_fifo():  # opening it would wait for ever
-            raise ConfigError(f"{path}: it is a pipe", hint)
-        with open(path, "rb") as file:
-            data = file.read(limit + 1)
+    data = read_file(path, ConfigError, hint, limit + 1)
     if len(data) > limit:
         raise ConfigError(f"{path}: it has more than {limit} bytes", hint)
     return data.decode("utf-8-sig")

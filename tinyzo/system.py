@@ -9,6 +9,7 @@ lacking    what a disk or a system cannot do, and what is done instead
 import errno
 import io
 import os
+import re
 import stat
 import sys
 import threading
@@ -19,7 +20,7 @@ from typing import IO
 
 import numpy as np
 
-from tinyzo.errors import CheckpointError, TinyzoError, refuse
+from tinyzo.errors import DAMAGED, CheckpointError, TinyzoError, refuse
 from tinyzo.machine import windows
 from tinyzo.packages import say_once
 
@@ -91,31 +92,108 @@ def os_errors(
 def advise(error: OSError, path: object, then: str = "") -> str:
     """What to do about an error of the system, by its errno; "" where that does not say it."""
     found = HINTS.get(error.errno or 0, "")
-    if error.errno == errno.ENOENT and os.path.islink(str(path)):
-        found = f"it is a link to {os.readlink(str(path))}, which is not there: download it again"
+    if error.errno == errno.ENOENT:
+        found = why_not_there(Path(str(path)))
     return f"{found}, {then}" if found and then else found
+
+
+def why_not_there(path: Path) -> str:
+    """What stands in a folder for a file that is not there: a link to nothing, or another name."""
+    if path.is_symlink():
+        return f"it is a link to {os.readlink(path)}, which is not there: download it again"
+    with suppress(OSError):
+        for name in sorted(os.listdir(path.parent)):
+            if name.lower() == path.name.lower() and name != path.name:
+                return f"there is {name}, and names differ by case: rename it"
+            if name.startswith(f"{path.name}."):
+                return f"there is {name}: unpack it, or finish its download"
+    return ""
 
 
 # -- reading ---------------------------------------------------------------------------
 
-_LFS_POINTER = b"version https://git-lfs"
+_UNPACK = "unpack it, and give what is in it"
+_AS_SAFETENSORS = "load it with transformers, and save_pretrained writes model.safetensors"
+# What stands where a file should be, by its first bytes: what it is, and what to do about it.
+_STAND_INS = {
+    rb"\Z": ("empty", DAMAGED),
+    rb"\x00{16}": ("zeros, as an unfinished download has them", "download it again"),
+    rb"version https://git-lfs": (
+        "a git-lfs pointer, not the file",
+        "run `git lfs pull` in its clone",
+    ),
+    rb"(?i)(\xef\xbb\xbf)?\s*<(!doctype html|html[\s>])": (
+        "a page of HTML, not the file",
+        "download the file itself: on a hub its address has /resolve/, the page's has /blob/",
+    ),
+    rb"\x1f\x8b\x08": ("compressed by gzip", "unpack it: gzip -d"),
+    rb"\xfd7zXZ\x00": ("compressed by xz", "unpack it: xz -d"),
+    rb"\x28\xb5\x2f\xfd": ("compressed by zstd", "unpack it: zstd -d"),
+    rb"BZh[1-9]1AY&SY": ("compressed by bzip2", "unpack it: bzip2 -d"),
+    rb"7z\xbc\xaf\x27\x1c": ("an archive of 7-Zip", _UNPACK),
+    rb"PK\x03\x04": (
+        "a ZIP, as torch.save and spreadsheets write them",
+        f"{_UNPACK}; a file of torch.save is a .bin, a spreadsheet has to be exported as CSV",
+    ),
+    rb".{4}\x00{4}\{": ("a safetensors file", "its name has to end in .safetensors"),
+    rb"\x80[\x02-\x05]": ("a pickle, as older versions of torch.save write", _AS_SAFETENSORS),
+    rb"GGUF.\x00\x00\x00": ("a GGUF, as llama.cpp has", "take the model in safetensors"),
+    rb"\x89HDF": ("HDF5, as Keras writes it", _AS_SAFETENSORS),
+    rb"PAR1": ("Parquet", "its name has to end in .parquet"),
+}
+_NONE = rb"(?!)"  # matches nothing
+START = 64  # bytes of a file that say what it is
 
 
-def open_file(path: Path, opened: ExitStack) -> tuple[io.FileIO, int]:
+def check_start(path: Path, start: bytes, kind: type[TinyzoError], own: bytes = _NONE) -> None:
+    """Check that a file begins with nothing that only stands for it.
+
+    start: its first bytes, 64 where there are as many
+    own:   how a file of the kind that is wanted begins, a regular expression
+    raises: an error of `kind` that says what it is
+    """
+    if re.match(own, start, re.DOTALL):
+        return
+    for pattern, (found, hint) in _STAND_INS.items():
+        if re.match(pattern, start, re.DOTALL):
+            raise kind(f"{path}: it is {found}", hint)
+
+
+def _check_regular(path: Path, kind: type[TinyzoError], hint: str) -> None:
+    """raises: an error of `kind` for a folder or a pipe, which would be waited for for ever"""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise kind(f"{path}: it is not a file", hint)
+
+
+def open_file(path: Path, opened: ExitStack, own: bytes = _NONE) -> tuple[io.FileIO, int]:
     """A regular file, closed when `opened` is, and its size, which is not 0.
 
-    raises: CheckpointError for a folder, a pipe, an empty file, or what stands for a file in git
+    own: as for `check_start`
+    raises: CheckpointError for a folder, a pipe, or what stands for a file
     """
     with os_errors(CheckpointError, path, "check the path"):
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
-            refuse(path, "it is not a file", "give the weights file itself")
+        _check_regular(path, CheckpointError, "give the weights file itself")
         file = opened.enter_context(io.FileIO(path, opener=OPENER))
         size = os.fstat(file.fileno()).st_size
-    if not size:
-        refuse(path, "it is empty")
-    if read_bytes(file, min(size, len(_LFS_POINTER)), 0) == _LFS_POINTER:
-        refuse(path, "it is a git-lfs pointer, not the file", "run `git lfs pull` in its clone")
+    check_start(path, read_bytes(file, min(size, START), 0), CheckpointError, own)
     return file, size
+
+
+def read_file(
+    path: Path, kind: type[TinyzoError], hint: str, most: int = -1, own: bytes = _NONE
+) -> bytes:
+    """The bytes of a regular file, or the first `most`.
+
+    hint: what to do when it cannot be read and the reason does not say it
+    own:  as for `check_start`
+    raises: an error of `kind`, also for what stands for a file
+    """
+    with os_errors(kind, path, hint):
+        _check_regular(path, kind, hint)
+        with open(path, "rb", opener=OPENER) as file:
+            data = file.read(most)
+    check_start(path, data[:START], kind, own)
+    return data
 
 
 def read_at(file: io.FileIO, out: np.ndarray, offset: int) -> None:
@@ -152,7 +230,7 @@ def new_directory(path: Path, kind: type[TinyzoError], taken: Iterable[str]) -> 
         for name in taken:
             if (path / name).exists():
                 raise kind(f"{path} has a {name} already", "name another --output")
-        path.mkdir(parents=True, exist_ok=True)
+        _make_folders(path, kind, exist_ok=True)
 
 
 def claim_directory(path: Path, kind: type[TinyzoError]) -> bool:
@@ -162,10 +240,27 @@ def claim_directory(path: Path, kind: type[TinyzoError]) -> bool:
     """
     with os_errors(kind, path, "name another --output"):
         try:
-            path.mkdir(parents=True)
+            _make_folders(path, kind)
         except FileExistsError:
             return False
     return True
+
+
+def _make_folders(path: Path, kind: type[TinyzoError], exist_ok: bool = False) -> None:
+    """Make a directory and those above it, all or none.
+
+    raises: OSError; an error of `kind` for a name that Windows does not take
+    """
+    if sys.platform == "win32" and (why := windows.why_no_name(path)):
+        raise kind(f"{path}: {why}", "name another --output")
+    missing = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=exist_ok)
+    except OSError:
+        for folder in missing:
+            with suppress(OSError):  # another process has put something there
+                folder.rmdir()
+        raise
 
 
 def is_at(file: IO[bytes], path: Path) -> bool:

@@ -178,7 +178,7 @@ def test_tied_tensors_may_have_either_name_or_both_but_not_two_values(
         message = f"{second}: shape {list(other.shape)}, the configuration asks for"
         check_refused(folder.write(), CheckpointError, message, "two different models")
     folder.tensors[second] = values.astype(np.int64)
-    check_refused(folder.write(), CheckpointError, f"{first}: I64 weights", "only F32, F16, BF16")
+    check_refused(folder.write(), CheckpointError, f"{first} is of I64", "only F32, F16, BF16")
 
 
 @families
@@ -287,7 +287,7 @@ TENSOR_FAULTS = {
     ),
     "whole numbers": (
         lambda t, table: t.update({table: t[table].astype(np.int64)}),
-        f"{ROBERTA_TABLE}: I64 weights",
+        f"model.safetensors: {ROBERTA_TABLE} is of I64",
         "only F32, F16, BF16, F64 are read",
     ),
 }
@@ -410,6 +410,36 @@ def test_a_folder_that_is_not_there_or_has_no_weights(make: Make, tmp_path: Path
     )
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.fp16.safetensors", "Model.Safetensors", "model.safetensors.incomplete",
+        "pytorch_model.bin.part", "model-00001-of-00002.safetensors", "tf_model.h5",
+        "flax_model.msgpack", "opt.gguf", "model.onnx", "consolidated.00.pth",
+    ],
+)  # fmt: skip
+def test_weights_of_another_name_are_named(make: Make, tmp_path: Path, name: str) -> None:
+    folder = make("opt").write()
+    folder.joinpath("model.safetensors").rename(folder / name)
+    found = f"pytorch_model.bin.index.json, but {name}"
+    check_refused(folder, CheckpointError, found, "give such a file its name")
+
+
+def test_a_name_in_another_case_is_named(make: Make) -> None:
+    folder = make("opt").write()
+    folder.joinpath("config.json").rename(folder / "Config.JSON")
+    hint = "there is Config.JSON, and names differ by case: rename it"
+    check_refused(folder, ConfigError, "config.json: No such file or directory", hint)
+
+
+def test_opt_needs_no_padding(make: Make) -> None:
+    """transformers reads it so; RoBERTa counts its positions from that id."""
+    folder = make("opt").write()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": None}))
+    assert tinyzo.load(folder).config.vocab_size == config["vocab_size"]
+
+
 # -- config.json -------------------------------------------------------------------------------
 
 ROBERTA_BASE = """{"architectures": ["RobertaForMaskedLM"], "attention_probs_dropout_prob": 0.1,
@@ -493,7 +523,8 @@ CONFIG_FAULTS = [
     ("opt", {"num_attention_heads": -2}, "num_attention_heads = -2", COUNT),
     ("opt", {"vocab_size": 2**31}, "vocab_size = 2147483648", COUNT),
     ("opt", {"word_embed_proj_dim": 0}, "word_embed_proj_dim = 0", COUNT),
-    ("opt", {"pad_token_id": -1}, "pad_token_id = -1", "expected int from 0 to 2^31"),
+    ("roberta", {"pad_token_id": -1}, "pad_token_id = -1", "expected int from 0 to 2^31"),
+    ("roberta", {"pad_token_id": None}, "pad_token_id = None", "expected int from 0 to 2^31"),
     ("opt", {"enable_bias": 1}, "enable_bias = 1", "expected bool"),
     ("roberta", {"layer_norm_eps": "1e-5"}, "layer_norm_eps = '1e-5'", SIZE),
     ("roberta", {"layer_norm_eps": -1e-5}, "layer_norm_eps = -1e-05", SIZE),

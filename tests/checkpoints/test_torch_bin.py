@@ -154,9 +154,11 @@ def test_reading_into_what_does_not_fit_is_a_shape_error(path: Path) -> None:
 def test_other_files_are_refused_with_what_to_do(path: Path, tmp_path: Path) -> None:
     legacy = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."
     assert "1.6 or newer" in refused(path, legacy, "the format of PyTorch before 1.6").hint
-    refused(path, b"\0" * 257 + b"ustar" + b"\0" * 250, "the format of PyTorch before 1.6")
+    refused(
+        path, b"storages" + b"\0" * 249 + b"ustar" + b"\0" * 250, "the format of PyTorch before 1.6"
+    )
     refused(path, b"", "it is empty")
-    refused(path, b"<html>", "it starts with b'<html>', so torch.save did not write it")
+    refused(path, b"torch!", "it starts with b'torch!', so torch.save did not write it")
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
     assert "git lfs pull" in refused(path, pointer, "it is a git-lfs pointer").hint
     with pytest.raises(CheckpointError, match="it is not a file"):
@@ -166,8 +168,11 @@ def test_other_files_are_refused_with_what_to_do(path: Path, tmp_path: Path) -> 
 
 
 def test_a_training_checkpoint_is_refused_by_the_entry_that_is_no_tensor(path: Path) -> None:
-    state = {"state_dict": {"x": tensor("F32", FLOATS)}, "epoch": 3}
-    refused(path, hostile.torch_bin(state), "'state_dict' is a dict, not a tensor")
+    for name in ("state_dict", "module", "model", "model_state_dict"):
+        state = {name: {"x": tensor("F32", FLOATS)}, "epoch": 3}
+        found = f"it is a checkpoint of a training, which has its weights in {name!r}"
+        error = refused(path, hostile.torch_bin(state), found)
+        assert error.hint.endswith(f"torch.save(torch.load(path)[{name!r}], new)")
     state = {"x": tensor("F32", FLOATS), "epoch": 3}
     refused(path, hostile.torch_bin(state), "'epoch' is a int, not a tensor")
     refused(path, hostile.torch_bin({"model": 3}), "'model' is a int, not a tensor")

@@ -159,6 +159,16 @@ def test_settings_of_a_file_and_options_over_them(
     assert (b.steps, b.batch_size, b.lr, b.seed) == (4, 3, 1e-3, 3)
 
 
+def test_settings_with_a_byte_order_mark(home: Path, tmp_path: Path, capsys: Capture) -> None:
+    """As Notepad writes it, with its line ends."""
+    text = (
+        f"model = '{home / 'opt'}'\r\ntask = 'reviews'\r\ndata = '{home / 'data'}'\r\nsteps = 1\r\n"
+    )
+    (tmp_path / "a.toml").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    line = ("finetune", "--config", tmp_path / "a.toml", "--output", tmp_path / "run")
+    assert document(capsys, *line)["steps"] == 1
+
+
 def test_folders_of_any_name(home: Path, tmp_path: Path, capsys: Capture) -> None:
     place = tmp_path / "größe 一 😀 'a' \"b\" $x$"
     model, data = write_model(place / "model"), write_reviews(place / "data")

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
+import numpy as np
 import pytest
 from commands import command, document
+from folders import finetune, write_model, write_tensors
+from stand_ins import ALL, STAND_INS
 
 import tinyzo
+from tinyzo.runs import doctor
 from tinyzo.runs.settings import SHIPPED
 
 Capture = pytest.CaptureFixture[str]
@@ -120,3 +125,108 @@ def test_a_run_that_is_nearly_named(home: Path, tmp_path: Path, capsys: Capture)
         assert capsys.readouterr().err == f"tinyzo: {near}: no such folder\n  hint: {hint}\n"
     assert command("replay", home / "nothing", "--output", tmp_path / "new") == 1
     assert "no such folder\n  hint: name the --output of finetune\n" in capsys.readouterr().err
+
+
+# -- what stands for a file ------------------------------------------------------------
+
+
+def packed(folder: Path, name: str, kind: str) -> str:
+    """Put what stands for it in the place of a file; returns what an error has to begin with."""
+    content, found, _ = ALL[kind]
+    (folder / name).write_bytes(content)
+    return f"tinyzo: {folder / name}: {found}"
+
+
+@pytest.mark.parametrize("kind", STAND_INS)
+@pytest.mark.parametrize(
+    "name", ["config.json", "vocab.json", "merges.txt", "tokenizer.json", "model.safetensors"]
+)
+def test_what_stands_for_a_file_of_a_model(
+    tmp_path: Path, capsys: Capture, name: str, kind: str
+) -> None:
+    model = write_model(tmp_path / "model", "opt")
+    said = packed(model, name, kind)
+    assert command("predict", "--model", model, "--task", "reviews", "fine") == 1
+    assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize("kind", STAND_INS)
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json"]
+)
+def test_what_stands_for_weights(tmp_path: Path, capsys: Capture, name: str, kind: str) -> None:
+    model = write_model(tmp_path / "model", "opt")
+    (model / "model.safetensors").unlink()
+    said = packed(model, name, kind)
+    assert command("inspect", model) == 1
+    assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_what_stands_for_a_file_of_an_adapter(
+    home: Path, tmp_path: Path, capsys: Capture, name: str
+) -> None:
+    finetune(home / "opt", home / "data", tmp_path / "run", "--train", "lora")
+    assert command("replay", tmp_path / "run", "--output", tmp_path / "adapter") == 0
+    for kind in STAND_INS:
+        said = packed(tmp_path / "adapter", name, kind)
+        capsys.readouterr()
+        assert command("inspect", tmp_path / "adapter") == 1
+        assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize("kind", STAND_INS)
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a.jsonl", "a.json", "a.parquet", "a.jsonl.gz"])
+def test_what_stands_for_data(
+    home: Path, tmp_path: Path, capsys: Capture, name: str, kind: str
+) -> None:
+    said = packed(tmp_path, name, kind)
+    line = ("--model", home / "opt", "--task", "reviews", "--data", tmp_path / name)
+    assert command("evaluate", *line) == 1
+    assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize("kind", STAND_INS)
+def test_what_stands_for_settings(tmp_path: Path, capsys: Capture, kind: str) -> None:
+    said = packed(tmp_path, "a.toml", kind)
+    assert command("finetune", "--config", tmp_path / "a.toml") == 1
+    assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize("kind", STAND_INS)
+def test_what_stands_for_a_run_toml(home: Path, tmp_path: Path, capsys: Capture, kind: str) -> None:
+    copytree(home / "opt-run", tmp_path / "run")
+    said = packed(tmp_path / "run", "run.toml", kind)
+    assert command("inspect", tmp_path / "run") == 1
+    assert capsys.readouterr().err.startswith(said)
+
+
+# -- names that command a terminal -----------------------------------------------------
+
+
+def test_names_from_files_are_escaped(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "try_apart", lambda statement: "")  # which takes seconds
+    evil = "\x1b]0;owned\x07\x1b[2J"
+    model = write_model(tmp_path / f"model{evil}", "opt")
+    for name in ("inspect", "doctor"):
+        assert command(name, model) == 0
+        output = capsys.readouterr().out
+        assert "\\x1b]0;owned\\x07\\x1b[2J" in output and "\x1b" not in output
+    tensor = f"a{evil}\nb"
+    write_tensors(model / "model.safetensors", {tensor: np.zeros(2, np.float32)})
+    for name in ("inspect", "doctor"):
+        assert command(name, model) == 1
+        said = "".join(capsys.readouterr())
+        assert "\\x1b" in said and "\x1b" not in said and "\nb" not in said
+
+
+def test_labels_are_cells(home: Path, capsys: Capture) -> None:
+    """What --label-words says may hold anything, and so may a text."""
+    words = ("--label-words", "one\t\x1b[2J1,two\t\x1b[2J2")
+    line = ("predict", "--model", home / "opt", "--template", "{text} is", *words)
+    assert command(*line, "a\tb") == 0
+    label, odds, text = capsys.readouterr().out.removesuffix("\n").split("\t")
+    assert label in (r"one\t\x1b[2J1", r"two\t\x1b[2J2") and text == r"a\tb"
+    assert 0 < float(odds) < 1

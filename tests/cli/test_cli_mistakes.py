@@ -190,7 +190,7 @@ def test_in_a_file_of_settings(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rows.jsonl", b"", "rows.jsonl: no rows"),
+        ("rows.jsonl", b"", "rows.jsonl: it is empty"),
         ("rows.csv", b"text,mood\n", "rows.csv: no rows"),
         ("rows.jsonl", b"{", "rows.jsonl line 1: not a JSON object"),
         ("rows.jsonl", b'{"text": null, "mood": "great"}\n' * 9, "'text' is null"),

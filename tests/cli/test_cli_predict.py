@@ -105,7 +105,7 @@ def test_a_text_is_a_line_whatever_it_holds(home: Path, capsys: Capture) -> None
     capsys.readouterr()
     assert command("predict", "--model", home / "opt", "a\nb\x1b[31m\tc") == 0
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.split("\t")[2:] == [r"a\nb\x1b[31m", "c"]
+    assert line.split("\t")[2:] == [r"a\nb\x1b[31m\tc"]
 
 
 @pytest.mark.parametrize(

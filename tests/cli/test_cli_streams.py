@@ -141,9 +141,9 @@ def test_words_that_cannot_be_written_are_left_out(
 
 def test_what_breaks_a_line_or_commands_a_terminal_is_escaped() -> None:
     assert streams.escaped("a\nb\r\x1b[31m\x7f\x85\0") == r"a\nb\r\x1b[31m\x7f\x85\x00"
-    assert streams.escaped("größer\t日本 😀") == "größer\t日本 😀"
+    assert streams.escaped("größer\t日本 😀") == r"größer\t日本 😀"
 
 
-def test_no_name_commands_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    streams.put("run\nx\x1b[31m\r")
-    assert capsys.readouterr().out == "run\nx\\x1b[31m\\r\n"
+def test_what_is_put_commands_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    streams.put("a\tb\n\x1b]0;title\x07 größer 日本 😀")
+    assert capsys.readouterr().out == "a\tb\n\\x1b]0;title\\x07 größer 日本 😀\n"

@@ -171,7 +171,7 @@ def test_what_was_interrupted_can_be_done_again(runs, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(export, "write_file", fails)
-        with pytest.raises(OSError, match="the disk is full"):
+        with pytest.raises(CheckpointError, match="json: the disk is full"):
             replay(runs["opt lora"], tmp_path, step=6)
     assert list(tmp_path.iterdir()) == []
     replay(runs["opt lora"], tmp_path, step=6)

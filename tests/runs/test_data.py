@@ -181,3 +181,41 @@ def test_minus_one_for_a_second_label_is_noticed(model, tmp_path):
     expected = r"10 of 20 rows have no label, .*the others all have one label(.|\n)*from 0"
     with pytest.raises(DataError, match=expected):
         load_data(bind_task(model, settings), settings)
+
+
+def oddities(tmp_path, train, test=(), **settings):
+    """What is said of rows, with RoBERTa and the words great and terrible."""
+    write_jsonl(tmp_path / "train.jsonl", list(train))
+    if test:
+        write_jsonl(tmp_path / "test.jsonl", list(test))
+    own = {"template": "{text} is <mask>", "label_words": ["great", "terrible"]}
+    given = Settings(data=str(tmp_path), **own | settings).resolve("roberta")
+    model = load(write_model(tmp_path / "model"))
+    return load_data(bind_task(model, given), given).oddities
+
+
+def labelled(*labels):
+    return [{"text": f"No {n}", "label": label} for n, label in enumerate(labels)]
+
+
+def test_rows_as_they_should_be(tmp_path):
+    rows = labelled(*["great", "terrible"] * 10)
+    assert oddities(tmp_path, rows, [{"text": "another", "label": "great"}]) == ()
+
+
+def test_one_class_only(tmp_path):
+    assert oddities(tmp_path, labelled(*["great"] * 10)) == (
+        "no training row has the label terrible",
+    )
+
+
+def test_training_rows_among_those_that_are_reported_on(tmp_path):
+    rows = labelled(*["great", "terrible"] * 10)
+    (found,) = oddities(tmp_path, rows, [*rows[:5], {"text": "another", "label": "great"}])
+    assert found in [f"{n} of 6 test rows are training rows, too" for n in range(1, 6)]
+
+
+def test_a_template_that_says_the_label(tmp_path):
+    rows = labelled(*["great", "terrible"] * 10)
+    found = oddities(tmp_path, rows, template="{text} {label} is <mask>")
+    assert found == ("the template says the label itself: {label}",)

@@ -104,7 +104,7 @@ def test_json_of_a_sound_machine(tmp_path, capsys):
     found = by_name(document["checks"])
     engine = choose_engine("auto").name
     assert engine == "numba"
-    assert list(found) == [*NAMES, "z numba", "z numpy", "checkpoint"]
+    assert list(found) == [*NAMES, "z numba", "z numpy", "checkpoint", "tokenizer"]
     pattern = r"numba, threads: \d+ of our own, no threading layer; .*: Tile\(lanes=\d+, .*"
     assert re.fullmatch(pattern, found["engine"]["value"]) and not found["engine"]["hint"]
     assert re.fullmatch(r"numba [\d.]+ GF/s, NumPy alone [\d.]+", found["matmul"]["value"])
@@ -246,7 +246,12 @@ def test_numpy_built_without_blas(monkeypatch):
 def test_without_numba(monkeypatch, tmp_path, unmeasured):
     monkeypatch.setattr(doctor, "why_no_numba", lambda: "none is here: pip install numba")
     found = by_name(doctor.examine(write_model(tmp_path / "model")))
-    assert list(found) == [*(n for n in NAMES if n != "kernels"), "z numpy", "checkpoint"]
+    assert list(found) == [
+        *(n for n in NAMES if n != "kernels"),
+        "z numpy",
+        "checkpoint",
+        "tokenizer",
+    ]
     assert found["engine"]["value"] == "numpy" and "pip install numba" in found["engine"]["hint"]
     assert found["noise"]["value"].startswith("numpy ")
     assert all(check["ok"] for check in found.values())
@@ -294,7 +299,7 @@ def test_an_engine_that_fails_is_a_finding(monkeypatch, tmp_path, unmeasured):
 CHECKS = ("python", "numpy_build", "package", "cpu", "fastest", "kernels", "matmul", "noise", "z")
 
 
-@pytest.mark.parametrize("broken", [*CHECKS, "checkpoint"])
+@pytest.mark.parametrize("broken", [*CHECKS, "checkpoint", "vocabulary"])
 def test_a_check_that_fails_is_a_finding(monkeypatch, tmp_path, unmeasured, broken):
     """Whichever it is, and whatever it raises; all others are made."""
 
@@ -303,7 +308,8 @@ def test_a_check_that_fails_is_a_finding(monkeypatch, tmp_path, unmeasured, brok
 
     monkeypatch.setattr(doctor, broken, fails)
     found = by_name(doctor.examine(write_model(tmp_path / "model")))
-    assert list(found) == [*NAMES, "z numba", "z numpy", "checkpoint"]
+    read = ["tokenizer"] if broken != "checkpoint" else []
+    assert list(found) == [*NAMES, "z numba", "z numpy", "checkpoint", *read]
     failed = [check for check in found.values() if not check["ok"]]
     assert len(failed) == {"package": len(doctor.PACKAGES), "z": 2}.get(broken, 1)
     said = {(each["value"], each["hint"]) for each in failed}
@@ -404,6 +410,45 @@ def test_at_most_three_names(tmp_path):
     assert check["hint"].count("roberta.encoder") == 3
 
 
+@FAMILIES
+def test_a_token_table_of_zeros(tmp_path, family):
+    """As an export that failed leaves it; the engines agree on that, of course."""
+    table = {"roberta": "word_embeddings.weight", "opt": "embed_tokens.weight"}[family]
+    path = broken_model(tmp_path / "model", family)
+    size = len(json.loads((path / "vocab.json").read_text()))
+    tensors = random_tensors(family, **SHAPES[family], vocab_size=size)
+    next(t for n, t in tensors.items() if n.endswith(table))[:] = 0
+    write_tensors(path / "model.safetensors", tensors)
+    check = by_name(doctor.checkpoint(ENGINES, path))["checkpoint"]
+    assert not check["ok"] and check["hint"].endswith(
+        f"{table} is all zeros: download the weights again"
+    )
+
+
+# --- the tokenizer ---
+
+
+@FAMILIES
+def test_a_tokenizer_that_fits(tmp_path, family):
+    path = write_model(tmp_path / "model", family)
+    size = tinyzo.load(path).config.vocab_size
+    check = by_name(doctor.checkpoint(ENGINES, path))["tokenizer"]
+    assert check["ok"] and not check["hint"]
+    assert re.fullmatch(rf"{size} items, by \w+; the model has {size} rows", check["value"])
+
+
+def test_the_tokenizer_of_another_model(tmp_path):
+    path = write_model(tmp_path / "model")
+    ids = json.loads((path / "vocab.json").read_text())
+    (path / "vocab.json").write_text(json.dumps(ids | {"Ġanother": len(ids)}))
+    check = by_name(doctor.checkpoint(ENGINES, path))["tokenizer"]
+    assert not check["ok"] and check["value"].startswith(f"{len(ids) + 1} items")
+    assert check["hint"].startswith(f"ids from {len(ids)} on have no row: copy the tokenizer")
+    (path / "vocab.json").unlink()
+    check = by_name(doctor.checkpoint(ENGINES, path))["tokenizer"]
+    assert not check["ok"] and check["value"] == f"{path / 'vocab.json'}: No such file or directory"
+
+
 # --- known checkpoints ---
 
 
@@ -446,4 +491,4 @@ def test_another_shape_is_not_compared(tmp_path, monkeypatch, place):
     monkeypatch.setattr(doctor, "PUBLISHED", [known])
     assert "known" in by_name(doctor.checkpoint(ENGINES, path))
     known.shape[place] = "opt" if place == 0 else shape[place] + 1
-    assert list(by_name(doctor.checkpoint(ENGINES, path))) == ["checkpoint"]
+    assert list(by_name(doctor.checkpoint(ENGINES, path))) == ["checkpoint", "tokenizer"]

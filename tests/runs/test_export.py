@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from tinyzo.checkpoints.directory import WEIGHT_FILES, fingerprint
 from tinyzo.cli import main
 from tinyzo.errors import CheckpointError
 from tinyzo.models.model import load
-from tinyzo.runs import report
+from tinyzo.runs import export, report
 from tinyzo.runs.export import convert, replay
 from tinyzo.runs.run import Run
 from tinyzo.runs.snapshots import tuned_model
@@ -230,3 +232,37 @@ def test_converting_holds_about_one_tensor(tmp_path):
     command = [sys.executable, "-c", code, str(tmp_path / "weights.bin"), str(tmp_path / "new")]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert int(result.stdout) < 3 * (4 << 20)
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt", "config.json"])
+def test_small_files_that_cannot_be_written(tmp_path, monkeypatch, capsys, name):
+    write = export.write_file
+
+    def full(path, data):
+        if path.name == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, data)
+
+    monkeypatch.setattr(export, "write_file", full)
+    model, new = write_model(tmp_path / "model", "opt"), tmp_path / "new"
+    assert main(["convert", str(model), "--output", str(new)]) == 1
+    hint = "make room on the disk, or name another --output"
+    said = f"tinyzo: {new / name}: No space left on device\n  hint: {hint}\n"
+    assert capsys.readouterr().err == said
+    assert not (new / "config.json").exists() and not (new / "model.safetensors").exists()
+
+
+def test_small_files_that_cannot_be_read(tmp_path, monkeypatch, capsys):
+    model = write_model(tmp_path / "model", "opt")
+    (model / "README.md").write_text("a model")
+    read = Path.read_bytes
+
+    def refused(path):
+        if path.name == "README.md":
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    assert main(["convert", str(model), "--output", str(tmp_path / "new")]) == 1
+    said = f"tinyzo: {model / 'README.md'}: Permission denied\n  hint: check the permissions"
+    assert capsys.readouterr().err.startswith(said)

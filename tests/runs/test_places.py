@@ -348,3 +348,14 @@ def test_a_path_that_is_too_long(project, path):
     replace(run / "run.toml", "../../model", path)
     with pytest.raises(RunError, match=r"the model that it began with is not at .*aaa"):
         Run.open(run).base_model()
+
+
+@pytest.mark.parametrize("name", ["model", "data"])
+def test_a_path_with_a_nul(project, name, capsys):
+    run = project / "runs" / "one"
+    text = re.sub("^#.*\n", "", (run / "run.toml").read_text())
+    (run / "run.toml").write_text(re.sub(f'^{name} = "', rf'{name} = "./\\u0000', text, flags=re.M))
+    for command in (["inspect", str(run)], ["finetune", "--resume", str(run)]):
+        assert main(command) == 2
+        said = capsys.readouterr().err
+        assert rf"run.toml: {name} = './\x00" in said and "hint: no path has a NUL in it" in said

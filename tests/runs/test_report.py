@@ -13,6 +13,7 @@ import sys
 import pytest
 from broken import break_package
 
+from tinyzo import system
 from tinyzo.packages import say_once
 from tinyzo.runs import report
 
@@ -71,6 +72,19 @@ def test_a_disk_without_room_for_the_picture_does_not_fail_the_run(run, monkeypa
 
     monkeypatch.setattr(figure, "savefig", full)
     assert report.plot(run).endswith("loss.png: No space left on device")
+
+
+def test_the_picture_is_whole_or_as_it_was(run, monkeypatch):
+    pytest.importorskip("matplotlib.figure", reason=DRAWS)
+
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (run / "loss.png").write_bytes(b"old")
+    monkeypatch.setattr(system, "sync", full)
+    assert report.plot(run).endswith("loss.png: No space left on device")
+    assert (run / "loss.png").read_bytes() == b"old"
+    assert not list(run.glob("*.partial"))
 
 
 @pytest.mark.parametrize(

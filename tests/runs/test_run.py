@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +17,10 @@ from tinyzo.models.model import load
 from tinyzo.runs import report
 from tinyzo.runs.journal import read_journal
 from tinyzo.runs.lines import read_lines
+from tinyzo.runs.methods import method_of
 from tinyzo.runs.run import Run
-from tinyzo.runs.snapshots import tuned_model
+from tinyzo.runs.snapshots import Snapshots, tuned_model
+from tinyzo.system import HINTS
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +166,62 @@ def test_events_say_what_was_evaluated(run):
         keys = {"event", "step", "split", "examples", "accuracy", "loss", "crc"}
         assert event.keys() == keys
     assert json.loads((run.path / "result.json").read_text()) == run.result
+
+
+# -- what is refused by the system ------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
+def test_a_result_that_cannot_be_read(run, monkeypatch, code):
+    """It is finished all the same, which `not finished` would deny."""
+
+    def refused(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(RunError) as caught:
+        _ = run.result
+    assert caught.value.message == f"{run.path / 'result.json'}: {os.strerror(code)}"
+    assert caught.value.hint in HINTS.values()
+
+
+def test_records_of_a_run_that_has_gone(run):
+    """The hint is not to make room."""
+    shutil.rmtree(run.path)
+    with pytest.raises(RunError) as caught:
+        run.record("metrics.jsonl", {"step": 1})
+    assert caught.value.message == f"{run.path / 'metrics.jsonl'}: No such file or directory"
+    assert caught.value.hint == "check the folder of the run"
+    run.path.mkdir()
+    (run.path / "metrics.jsonl").mkdir()
+    with pytest.raises(RunError) as caught:
+        run.record("metrics.jsonl", {"step": 1})
+    assert caught.value.message == f"{run.path / 'metrics.jsonl'}: Is a directory"
+    assert caught.value.hint.startswith("there is a folder of that name: move it away")
+
+
+# -- snapshots --------------------------------------------------------------------------
+
+
+def test_a_damaged_snapshot_does_not_displace_a_sound_one(home, run):
+    """And goes as soon as the next one is there."""
+    snapshots = Snapshots(run, method_of(run.settings), every=1)
+    places = {step: run.path / f"weights-{step}.safetensors" for step in (2, 4, 6)}
+    with snapshots:
+        for step in (2, 4):
+            model = tuned_model(run, step)
+            snapshots.take(model.weights, step)
+            snapshots.wait()
+            (run.path / "kept").mkdir(exist_ok=True)
+            shutil.copy(places[step], run.path / "kept")
+    for path in (run.path / "kept").iterdir():
+        shutil.copy(path, run.path)
+    data = bytearray(places[4].read_bytes())
+    data[-5] ^= 1
+    places[4].write_bytes(data)
+    assert run.best_step() == 4
+    with snapshots:
+        assert snapshots.restore(run.base_model(), 5) == 2
+        snapshots.take(tuned_model(run, 6).weights, 6)
+        snapshots.wait()
+    assert [path.exists() for path in places.values()] == [True, False, True]

@@ -235,5 +235,42 @@ def test_paths_as_a_call_gives_them(monkeypatch):
     monkeypatch.setenv("USERPROFILE", "/home/me")
     assert as_path(None) is None
     assert as_path("~/run") == as_path(Path("~/run")) == Path("/home/me/run")
+    with pytest.raises(UsageError, match=r"path 'a\\x00'\n  hint: no path has a NUL in it"):
+        as_path("a\0")
     with pytest.raises(UsageError, match="a path is empty\n  hint: name a folder, or leave it out"):
         tinyzo.finetune("")
+
+
+# -- texts as people give them -----------------------------------------------------------
+
+
+class Series:
+    """A row of pandas: it has keys, and iterates over its values."""
+
+    def keys(self):
+        return ["text"]
+
+    def __getitem__(self, name):
+        return np.str_("fine")
+
+    def __iter__(self):
+        return iter(["fine"])
+
+
+def test_a_row_of_pandas_is_a_row(home):
+    own = {"template": "{text} is <mask>", "label_words": ["great", "terrible"]}
+    expected = tinyzo.predict(home / "model", [{"text": "fine"}], **own)
+    (found,) = tinyzo.predict(home / "model", [Series()], **own)
+    assert found.scores == expected[0].scores
+
+
+@pytest.mark.parametrize("texts", ["fine", b"fine", {"text": "fine"}, Series()])
+def test_one_text_is_no_list(home, texts):
+    with pytest.raises(DataError, match=r"texts is a \w+\n  hint: predict takes a list"):
+        tinyzo.predict(home / "model", texts, task="reviews")
+
+
+@pytest.mark.parametrize("text", [3, None, b"fine", ["fine"], np.int64(3)])
+def test_what_is_no_text(home, text):
+    with pytest.raises(DataError, match=r"is no text\n  hint: give a str, or a dictionary"):
+        tinyzo.predict(home / "model", [text], task="reviews")

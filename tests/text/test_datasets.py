@@ -40,6 +40,18 @@ def test_splits_are_found_by_name(write, tmp_path):
     assert texts == ["a", "b", "c"] and splits.evaluation == ("test", splits.test)
 
 
+def test_packed_files_are_named(write, tmp_path, capsys):
+    write("train.jsonl.gz", b"\x1f\x8b\x08")
+    assert f"{tmp_path} holds no data, only train.jsonl.gz\n" in message(
+        load_splits, TASK, tmp_path
+    )
+    assert f"{tmp_path / 'train.jsonl.gz'} is not read: unpack it" in capsys.readouterr().err
+    write("dev.tsv", "text\tlabel\nb\tbad\n")
+    write("dev.tsv.gz", b"\x1f\x8b\x08")
+    assert load_splits(TASK, tmp_path).dev
+    assert "dev.tsv.gz" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["test.tsv", "test.csv"])
 def test_a_test_file_without_labels_is_no_test(write, tmp_path, name):
     write("train.tsv", "text\tlabel\na\tbad\n")

@@ -188,9 +188,9 @@ def test_annotators_labels_may_be_fewer_or_more_than_the_header_says(write):
         ("a.txt", "What is a caul ?\n", "a.txt line 1: not a TREC question: 'What is a caul ?'"),
         ("a.txt", "LOC:city\n", "a.txt line 1: not a TREC question: 'LOC:city'"),
         ("a.tsv", b"text\nok\nna\xefve\n", "a.tsv line 3 column 3: byte 0xEF is not UTF-8"),
-        ("a.tsv", "", "a.tsv: no rows"),
+        ("a.tsv", "", "a.tsv: it is empty"),
         ("a.csv", "\n\n", "a.csv: no rows"),
-        ("a.jsonl", "", "a.jsonl: no rows"),
+        ("a.jsonl", "", "a.jsonl: it is empty"),
         ("a.tsv", "text\tlabel\n", "a.tsv: no rows"),
         ("a.tsv", "text\ttext\na\tb\n", "a.tsv: columns 1 and 2 are both called 'text'"),
         ("a.csv", "text,, text \na,b,c\n", "a.csv: columns 1 and 3 are both called 'text'"),
@@ -213,16 +213,16 @@ def test_annotators_labels_may_be_fewer_or_more_than_the_header_says(write):
         ("a.json", "[" * 100_000, "a.json: maximum recursion depth exceeded"),
         ("a.json", "[]", "a.json: no rows"),
         ("a.json", "{}", "a.json: no rows"),
-        ("a.jsonl", "version https://git-lfs.github.com/spec/v1\n", "a.jsonl: a git-lfs pointer"),
+        ("a.jsonl", "version https://git-lfs.github.com/spec/v1\n", "a.jsonl: it is a git-lfs"),
         (
             "a.parquet",
             "version https://git-lfs.github.com/spec/v1\n",
-            "a.parquet: a git-lfs pointer",
+            "a.parquet: it is a git-lfs pointer",
         ),
         ("a.jsonl", "{}\n" * 1_000_000, "would take"),
         ("a.csv", "a,b\n" * 1_000_000, "would take"),
         ("a.txt", "\n" * 1_500_000, "would take"),
-        ("a.xlsx", "", "a.xlsx: not a kind of file that can be read"),
+        ("a.xls", "\xd0\xcf", "a.xls: not a kind of file that can be read"),
     ],
 )
 def test_a_bad_file_is_named_with_its_line(write, name, content, expected):
@@ -232,10 +232,34 @@ def test_a_bad_file_is_named_with_its_line(write, name, content, expected):
 def test_a_missing_file_is_named(tmp_path):
     assert "none.tsv: No such file" in message(read_rows, tmp_path / "none.tsv")
     (tmp_path / "folder.tsv").mkdir()
-    assert "folder.tsv: Is a directory" in message(read_rows, tmp_path / "folder.tsv")
+    assert "folder.tsv: it is not a file" in message(read_rows, tmp_path / "folder.tsv")
 
 
 @needs_data
 def test_a_jsonl_row_is_what_json_says():
     path = DATA / "superglue/WSC/val.jsonl"
     assert read_rows(path)[0] == json.loads(path.read_text().split("\n")[0])
+
+
+# -- names of columns ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "Text,LABEL,Other\na,good,1\n"),
+        ("a.tsv", "Text\tLABEL\tOther\na\tgood\t1\n"),
+        ("a.jsonl", '{"Text": "a", "LABEL": "good", "Other": "1"}\n'),
+        ("a.json", '[{"Text": "a", "LABEL": "good", "Other": "1"}]'),
+    ],
+)
+def test_a_column_may_be_called_in_another_case(write, name, content):
+    (row,) = read_rows(write(name, content), names=("text", "label"))
+    assert list(row.items()) == [("text", "a"), ("label", "good"), ("Other", "1")]
+
+
+def test_a_name_that_is_there_as_it_is_comes_first(write):
+    lines = '{"Text": "a", "text": "b"}\n{"Text": "c"}\n{"text": "d"}\n{"TEXT": "e", "Text": "f"}\n'
+    rows = read_rows(write("a.jsonl", lines), names=("text",))
+    both = [{"Text": "a", "text": "b"}, {"text": "c"}, {"text": "d"}, {"text": "e", "Text": "f"}]
+    assert list(map(dict, rows)) == both

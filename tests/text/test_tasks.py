@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from refusals import message
 from words import Words
 
 from tinyzo.errors import TokenizerError
+from tinyzo.packages import say_once
 from tinyzo.text.rows import Row, read_rows
 from tinyzo.text.tasks import TASKS, Task, custom_task, get_task, task_of_row
 
@@ -389,3 +391,56 @@ def test_the_shipped_reviews(family):
     task = get_task("reviews", family)
     examples = [task.bind(Words()).encode(row) for row in rows]
     assert [e.label for e in examples] == [["terrible", "great"].index(r["mood"]) for r in rows]
+
+
+# -- values as libraries have them, and texts that are too long --------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (np.str_("a"), "a"), (np.int64(3), "3"), (np.float32(1.5), "1.5"), (np.bool_(True), "true"),
+        (np.float64(0.25), "0.25"),
+    ],
+)  # fmt: skip
+def test_scalars_of_numpy_stand_as_pythons(value, text):
+    assert get_task("SST-2", "roberta").text({"sentence": value}, "sentence") == text
+
+
+class NAType:
+    """pandas has one of that name, whose truth is an error."""
+
+    def __bool__(self):
+        raise TypeError("boolean value of NA is ambiguous")
+
+
+@pytest.mark.parametrize("value", [NAType(), np.float32("nan"), None])
+def test_nothing_of_pandas_is_null(value):
+    task = get_task("SST-2", "roberta")
+    assert "'sentence' is null" in message(task.text, {"sentence": value}, "sentence")
+    assert not task.is_labelled({"label": value})
+
+
+@pytest.mark.parametrize("value", [b"a", np.bytes_(b"a"), np.array("a")])
+def test_what_is_no_text(value):
+    found = message(get_task("SST-2", "roberta").text, {"sentence": value}, "sentence")
+    assert "'sentence' is <" in found and "a template takes texts, numbers" in found
+
+
+def test_labels_of_numpy():
+    task = get_task("SST-2", "roberta")
+    assert [task.label({"label": value}) for value in (np.int64(1), np.str_("0"))] == [1, 0]
+
+
+@pytest.mark.parametrize(("family", "part"), [("roberta", "end"), ("opt", "beginning")])
+def test_a_text_that_is_cut_is_told_once(family, part, capsys):
+    say_once.cache_clear()
+    words = ("great", "terrible")
+    template = "{text} is <mask>" if family == "roberta" else "{text} is"
+    bound = custom_task(template, words, family, "label").bind(Words(), 10)
+    bound.encode({"text": "one"}, labelled=False)
+    assert capsys.readouterr().err == ""
+    for _ in range(2):
+        bound.encode({"text": "one " * 1000}, labelled=False)
+    said = f"tinyzo: texts of more than 10 tokens lose their {part}\n"
+    assert capsys.readouterr().err == said

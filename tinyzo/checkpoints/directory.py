@@ -7,10 +7,11 @@ refused by name; a tensor is the model's, or tied, or known to be idle, or is re
 import dataclasses
 import hashlib
 import os
+import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
 
 from tinyzo.checkpoints.hub import looked_in
 from tinyzo.checkpoints.layout import Layout
@@ -48,6 +49,10 @@ WEIGHT_FILES: dict[str, Callable[[Path], Source]] = {
     "pytorch_model.bin": open_torch_bin,
     "pytorch_model.bin.index.json": open_torch_bin,
 }
+# What weights are called in other formats, as variants, and while they are downloaded.
+OTHER_WEIGHTS = re.compile(
+    r"\.(safetensors|bin|h5|msgpack|ckpt|pth?|gguf|onnx)(\.|$)|^(model|pytorch_model)[.-]", re.I
+)
 
 
 def weights_file(directory: Path) -> Path:
@@ -63,7 +68,18 @@ def weights_file(directory: Path) -> Path:
     for name in WEIGHT_FILES:
         if os.path.lexists(directory / name):  # a link may lead nowhere: opening it says so
             return directory / name
-    refuse(directory, f"none of {', '.join(WEIGHT_FILES)}", "download the model's weights into it")
+    _refuse_others(directory)
+
+
+def _refuse_others(directory: Path) -> NoReturn:
+    """Refuse a folder without weights of a known name, and name those of others that it has."""
+    found = f"none of {', '.join(WEIGHT_FILES)}"
+    with os_errors(CheckpointError, directory, "check its permissions"):
+        others = sorted(name for name in os.listdir(directory) if OTHER_WEIGHTS.search(name))
+    if not others:
+        refuse(directory, found, "download the model's weights into it")
+    hint = "give such a file its name; finish a download; save_pretrained changes other formats"
+    refuse(directory, f"{found}, but {', '.join(others[:4])}", hint)
 
 
 def open_weights(directory: Path) -> Source:

@@ -26,6 +26,7 @@ Infos = Mapping[str, TensorInfo]
 Metadata = Mapping[str, str] | None
 
 _LENGTH_BYTES = 8
+_OWN = rb".{4}\x00{4}\{"  # how a file with a header of a sane length begins
 _MAX_DIGITS = 19  # the most that fit 64 bits for certain
 _RANK = {tag: rank for rank, tag in enumerate(STORAGE)}  # by which the crate sorts a file
 
@@ -45,7 +46,7 @@ class SafetensorsFile(Source):
     checksums: checksums.Checksums | None
 
     def _load(self, opened: ExitStack) -> dict[str, Stored]:
-        file, size = system.open_file(self.path, opened)
+        file, size = system.open_file(self.path, opened, _OWN)
         header_size = int.from_bytes(system.read_bytes(file, _LENGTH_BYTES, 0), "little")
         data_start = _LENGTH_BYTES + header_size
         if data_start > size:

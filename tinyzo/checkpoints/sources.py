@@ -210,14 +210,18 @@ class Sharded(Source):
         for place, names in promised.items():
             if not _is_plain_name(place):
                 refuse(self.path, f"the shard {place!r:.80} is not a plain file name")
-            held = opened.enter_context(self._kind(self.path.with_name(place)))._tensors
+            shard = self.path.with_name(place)
+            if not shard.exists():
+                hint = system.why_not_there(shard) or "download it too"
+                refuse(self.path, f"its shard {place} is not there", hint)
+            held = opened.enter_context(self._kind(shard))._tensors
             self._check_shard(place, held.keys(), names, places)
             tensors |= {name: held[name] for name in held if name in names}
         return tensors
 
     def _weight_map(self, opened: ExitStack) -> dict[str, str]:
         """The name of the file that each tensor is in."""
-        file, size = system.open_file(self.path, opened)
+        file, size = system.open_file(self.path, opened, rb"\{")
         if size > parsing.MAX_BYTES:
             found = f"it has {size} bytes, more than {parsing.MAX_BYTES}"
             refuse(self.path, found, "no model that tinyzo reads has so many tensors")

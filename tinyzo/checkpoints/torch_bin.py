@@ -33,14 +33,14 @@ _HOSTILE = f"if you do not trust its author, do not use it; else {_RESAVE}"
 
 class TorchBin(Source):
     """A state dict by torch.save: {name: tensor}, bare or as the only entry of
-    {"state_dict": ...} or {"model": ...}.
+    {"state_dict": ...}, {"model": ...} or {"module": ...}.
 
     raises: CheckpointError for all else, which is most of what torch.load takes
     differs: the ZIP's checksums are not compared
     """
 
     def _load(self, opened: ExitStack) -> dict[str, Stored]:
-        file, size = system.open_file(self.path, opened)
+        file, size = system.open_file(self.path, opened, _OWN)
         members = _list_members(file, size)
         prefix = _find_prefix(members, self.path)
         byteorder = members.get(f"{prefix}byteorder")
@@ -65,6 +65,7 @@ class TorchBin(Source):
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, length of the name, length of the rest
 _LOCAL_SIGNATURE = b"PK\3\4"
+_OWN = rb"PK\x03\x04|\x80"  # and pickles, of which there is more to say
 _LEGACY_MAGIC = b"l\xfc\x9cF\xf9 j\xa8P\x19"  # what torch.save began with from 0.1.10 on
 _TAR_MAGIC = b"ustar"  # at byte 257: what it wrote before
 
@@ -192,15 +193,21 @@ def load_state_dict(program: bytes, path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict):
         refuse(path, f"it holds a {type(state).__name__}, not a state dict", _RESAVE)
     for name, value in state.items():
+        if isinstance(value, dict) and name in _WRAPPERS:
+            found = f"it is a checkpoint of a training, which has its weights in {name!r}"
+            refuse(path, found, f"save those alone: torch.save(torch.load(path)[{name!r}], new)")
         if not isinstance(value, Tensor):
             refuse(path, f"{name!r:.80} is a {type(value).__name__}, not a tensor", _RESAVE)
     return state
 
 
+_WRAPPERS = ("state_dict", "model", "module", "model_state_dict")  # Lightning's, DeepSpeed's
+
+
 def _unwrap(state: object) -> object:
-    """The dict in {"state_dict": {...}} or {"model": {...}}; anything else as it is."""
+    """The dict in {"state_dict": {...}} and the like; anything else as it is."""
     if isinstance(state, dict) and len(state) == 1:
-        for wrapper in ("state_dict", "model"):
+        for wrapper in _WRAPPERS:
             if isinstance(state.get(wrapper), dict):
                 return state[wrapper]
     return state

@@ -9,7 +9,7 @@ from tinyzo.cli import convert, doctor, evaluate, finetune, inspect, predict, re
 from tinyzo.cli.completion import SHELLS, completion
 from tinyzo.cli.failures import failure_of, heed_signals, report
 from tinyzo.cli.parser import Parser
-from tinyzo.cli.streams import leave_stderr, open_streams, put, put_as_is
+from tinyzo.cli.streams import leave_stderr, open_streams, put
 
 ABOUT = "Fine-tune RoBERTa and OPT with forward passes only."
 BEGIN = f"""\
@@ -107,10 +107,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         put(f"tinyzo {__version__}")
         return 0
     if options.print_completion:
-        put_as_is(completion(parser, options.print_completion))
+        put(completion(parser, options.print_completion))
         return 0
     if options.command is None:
-        put_as_is(BEGIN)
+        put(BEGIN)
         return 0
     return _run_command(options)
 
@@ -121,6 +121,6 @@ def _run_command(options: argparse.Namespace) -> int:
     with np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite has an error
         result = options.run(options) or {}
     if options.json and result:
-        put(json.dumps(result))
+        put(json.dumps(result, allow_nan=False))
     is_ok = result.get("ok", True)  # the doctor's
     return 0 if is_ok else 1

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from tinyzo.cli.streams import put_as_is
+from tinyzo.cli.streams import put
 from tinyzo.errors import UsageError
 from tinyzo.runs.spelling import closest
 
@@ -69,8 +69,8 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(message.removeprefix("argument "), f"{self.prog} -h shows how")
 
     def print_help(self, file: Any = None) -> None:
-        """Print the help to stdout; raises as `put_as_is` does, where argparse passes over it."""
-        put_as_is(self.format_help().removesuffix("\n"))
+        """Print the help to stdout; raises as `put` does, where argparse passes over it."""
+        put(self.format_help().removesuffix("\n"))
 
     def refuse(self, unknown: str) -> NoReturn:
         """raises: UsageError for an argument that the command does not take"""

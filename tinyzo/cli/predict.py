@@ -60,7 +60,8 @@ def run(options: argparse.Namespace) -> None:
         found = _predict(opened, where, text)
         line = f"{escaped(found.label)}\t{found.scores[found.label]:.3f}\t{escaped(text)}"
         if options.json:
-            line = json.dumps({"text": text, "label": found.label, "scores": found.scores})
+            answer = {"text": text, "label": found.label, "scores": found.scores}
+            line = json.dumps(answer, allow_nan=False)
         put(line)
 
 

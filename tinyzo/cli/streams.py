@@ -14,12 +14,11 @@ from tinyzo.errors import TinyzoError
 
 ESCAPED = "backslashreplace"
 LOSING = ("strict", "surrogateescape")  # what Python does unless told otherwise
-# Letters that would end a line or command the terminal; a tab is none of them.
+# Letters that would end a cell or a line, or command the terminal.
 CONTROLS = {
-    code: chr(code).encode("unicode_escape").decode()
-    for code in (*range(32), *range(127, 160))
-    if chr(code) != "\t"
+    code: chr(code).encode("unicode_escape").decode() for code in (*range(32), *range(127, 160))
 }
+IN_LINES = {code: letters for code, letters in CONTROLS.items() if chr(code) not in "\t\n"}
 
 
 def open_streams() -> None:
@@ -41,17 +40,13 @@ def _loses_letters(stream: object) -> bool:
 
 
 def put(text: str) -> None:
-    """Print lines with names and texts of others to stdout; raises as `put_as_is` does."""
-    put_as_is("\n".join(map(escaped, text.split("\n"))))
-
-
-def put_as_is(text: str) -> None:
-    """Print a text of our own to stdout as it is, at once.
+    """Print a line, or several, to stdout, at once. Names in it may come from files, so what a
+    terminal would obey is escaped.
 
     raises: TinyzoError when it cannot be written; BrokenPipeError when nobody reads on
     """
     try:
-        print(text, flush=True)
+        print(text.translate(IN_LINES), flush=True)
     except OSError as error:
         _give_up(sys.stdout)
         if isinstance(error, BrokenPipeError):
@@ -80,5 +75,5 @@ def _give_up(stream: TextIO) -> None:
 
 
 def escaped(text: str) -> str:
-    """A text that may hold anything, with what would break the line escaped, as \\n."""
+    """A text that may hold anything as a cell of a line: what would end it is escaped, as \\t."""
     return text.translate(CONTROLS)

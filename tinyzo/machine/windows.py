@@ -3,6 +3,7 @@
 import ctypes
 import os
 from ctypes import wintypes
+from pathlib import PurePath, PureWindowsPath
 from typing import Any
 
 HELD = (33, 997)  # ERROR_LOCK_VIOLATION, ERROR_IO_PENDING
@@ -13,6 +14,24 @@ READ = 0x80000000  # GENERIC_READ
 WRITE = 0x40000000  # GENERIC_WRITE
 ACCESS = {os.O_RDONLY: READ, os.O_WRONLY: WRITE, os.O_RDWR: READ | WRITE}
 CREATE_ALWAYS, OPEN_EXISTING, OPEN_ALWAYS = 2, 3, 4
+
+
+DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
+DEVICES |= {f"{device}{number}" for device in ("COM", "LPT") for number in "123456789¹²³"}
+NO_LETTERS = frozenset('<>:"|?*').union(map(chr, range(32)))
+
+
+def why_no_name(path: PurePath) -> str:
+    """Why Windows makes no file or folder of that name; "" where it does."""
+    found = PureWindowsPath(path)
+    for part in found.relative_to(found.anchor).parts:
+        if part.partition(".")[0].rstrip().upper() in DEVICES:
+            return f"{part!r} is a device of Windows"
+        if part.strip(".") and part[-1] in " .":
+            return f"{part!r} ends in {part[-1]!r}, which Windows leaves out"
+        if letters := sorted(NO_LETTERS.intersection(part)):
+            return f"{part!r} has {letters[0]!r}, which Windows takes in no name"
+    return ""
 
 
 class MemoryStatus(ctypes.Structure):

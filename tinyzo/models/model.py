@@ -193,7 +193,7 @@ def read_config(directory: Path) -> tuple[str, ModelConfig]:
     raises: ConfigError
     """
     raw = read_json(directory / "config.json")
-    family = str(raw.get("model_type"))
+    family = str(raw.get("model_type", "(none)"))
     if family not in MODELS:
         found = f"{directory}: model_type {family!r:.80} is not built"
         raise ConfigError(found, f"built: {', '.join(MODELS)}")

@@ -45,7 +45,6 @@ class Config:
     enable_bias: bool = True  # of the linears
     layer_norm_elementwise_affine: bool = True  # whether LayerNorms have a weight and a bias
     tie_word_embeddings: bool = True
-    pad_token_id: int = 1
 
     @property
     def embed_size(self) -> int:

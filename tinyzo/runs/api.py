@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinyzo.engine.select import ENGINES
-from tinyzo.errors import UsageError, check_choice
+from tinyzo.errors import DataError, UsageError, check_choice
 from tinyzo.models import model as models
 from tinyzo.models.model import RESIDENCIES, Model
 from tinyzo.runs import export
@@ -187,6 +187,9 @@ def predict(
         tinyzo.predict("roberta-tiny", ["A good camera."], template="{text} It was <mask>.",
                        label_words=["bad", "good"])
     """
+    if isinstance(texts, str | bytes) or hasattr(texts, "keys"):
+        hint = "predict takes a list: [text], or of a pandas table df.to_dict('records')"
+        raise DataError(f"texts is a {type(texts).__name__}", hint)
     choices = {"task": task, "template": template, "label_words": label_words}
     opened = _open(model, choices, needs_data=False, base=base)
     return list(predictions(opened, texts))
@@ -247,12 +250,14 @@ def _open(
 def as_path(path: str | Path | None) -> Path | None:
     """A path in whatever form it was given, ~ the home folder; None stays None.
 
-    raises: UsageError for one that is empty
+    raises: UsageError for one that is empty, or that no system takes
     """
     if path is None:
         return None
     if path == "":
         raise UsageError("a path is empty", "name a folder, or leave it out")
+    if "\0" in str(path):
+        raise UsageError(f"path {str(path)!r}", "no path has a NUL in it")
     return Path(os.path.expanduser(path))
 
 

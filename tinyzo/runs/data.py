@@ -1,7 +1,7 @@
 """From a task and its files to encoded examples: to train on, to choose by, to report."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from tinyzo.errors import DataError
@@ -13,6 +13,7 @@ from tinyzo.text.tasks import BoundTask, Example, Task, custom_task, get_task
 
 MOST_EVALUATED = 1000  # rows of a larger test set that published figures use
 PUBLISHED_SEED = 42  # which draws them for RoBERTa, whatever the seed of the k-shot split
+LISTED = 5  # labels that a line names
 SHARE = 5  # where nothing is published, one row in so many is for dev, or for the report
 
 
@@ -21,6 +22,7 @@ class Data(NamedTuple):
 
     reported: the split that `test` really is
     left_out: of splits with rows that have no label, a line each
+    oddities: what else a person should know of the rows, a line each
     """
 
     train: list[Example]
@@ -28,6 +30,7 @@ class Data(NamedTuple):
     test: list[Example]
     reported: str
     left_out: tuple[str, ...] = ()
+    oddities: tuple[str, ...] = ()
 
     def digest(self) -> str:
         """SHA-256 of the examples: a run goes on only with the data that it began with."""
@@ -102,7 +105,23 @@ def load_data(bound: BoundTask, settings: RunSettings) -> Data:
         raise DataError(found, "-1 means no label: number the labels from 0")
     dev = _encode(bound, chosen.dev)
     test = _encode(bound, chosen.test)
-    return Data(train, dev, test, reported, tuple(splits.left_out.values()))
+    data = Data(train, dev, test, reported, tuple(splits.left_out.values()))
+    return data._replace(oddities=tuple(_oddities(bound, data)))
+
+
+def _oddities(bound: BoundTask, data: Data) -> Iterator[str]:
+    """What makes a figure worth less than it seems."""
+    task = bound.task
+    if task.label_field in bound.fields:
+        yield f"the template says the label itself: {{{task.label_field}}}"
+    seen = {example.label for example in data.train}
+    lacking = [label for number, label in enumerate(task.labels) if number not in seen]
+    if lacking:
+        yield f"no training row has the label {', '.join(lacking[:LISTED])}"
+    known = {(example.prompt, example.candidates) for example in data.train}
+    both = sum((example.prompt, example.candidates) in known for example in data.test)
+    if both:
+        yield f"{both} of {len(data.test)} {data.reported} rows are training rows, too"
 
 
 def load_evaluation(bound: BoundTask, settings: RunSettings) -> Data:

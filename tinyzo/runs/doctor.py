@@ -270,7 +270,8 @@ def z(name: str, engine: Engine) -> Iterator[Check]:
 
 
 def checkpoint(engines: Engines, path: Path) -> Iterator[Check]:
-    """Whether the weights are finite, the engines agree on logits, and these are as published."""
+    """Whether the weights are sound, the engines agree on logits, and these are as published, and
+    whether the tokenizer fits."""
     model = load(path, engine="numpy")
     weights = model.weights
     config = model.config
@@ -282,9 +283,13 @@ def checkpoint(engines: Engines, path: Path) -> Iterator[Check]:
     ids = [i % config.vocab_size for i in IDS][: config.max_length]
     gap = largest_gap([each.logits([ids])[0] for each in models])
     bad = [name for name in tensors if not np.isfinite(weights.read(name)).all()]
+    is_blank = not tensors[model.architecture.TOKENS].any()
     value = f"{path}: {' and '.join(engines)} agree to {gap:.1e} of max |logit|"
     hint = f"agreement to {NEAR:g} is due; not finite: {', '.join(bad[:3]) or 'none'}"
-    yield check("checkpoint", value, gap < NEAR and not bad, hint)
+    if is_blank:
+        hint = f"{model.architecture.TOKENS} is all zeros: download the weights again"
+    yield check("checkpoint", value, gap < NEAR and not bad and not is_blank, hint)
+    yield from guarded("tokenizer", vocabulary, model)
     yield from published(models[0], ids)
 
 
@@ -292,7 +297,16 @@ def largest_gap(logits: Sequence[Array]) -> float:
     """The largest distance of any logit from the first engine's, as a share of the largest."""
     every = np.stack(logits)
     gaps = np.abs(every - every[0])
-    return float(gaps.max() / np.abs(every).max())
+    return float(gaps.max() / (np.abs(every).max() or 1))
+
+
+def vocabulary(model: Model) -> Iterator[Check]:
+    """Whether the model has an embedding for each id of its tokenizer."""
+    tokenizer = model.tokenizer
+    size = model.config.vocab_size
+    value = f"{tokenizer.vocab_size} items, by {tokenizer.backend}; the model has {size} rows"
+    hint = f"ids from {size} on have no row: copy the tokenizer of this model again"
+    yield check("tokenizer", value, tokenizer.vocab_size <= size, hint)
 
 
 def published(model: Model, ids: list[int]) -> Iterator[Check]:

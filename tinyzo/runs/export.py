@@ -20,9 +20,10 @@ from tinyzo.parsing import JsonObject, read_json
 from tinyzo.runs.places import relative
 from tinyzo.runs.run import Run
 from tinyzo.runs.snapshots import infos_of, steps_up_to, tuned_model
-from tinyzo.system import new_directory, write_file
+from tinyzo.system import new_directory, os_errors, write_file
 
 WEIGHTS = "model.safetensors"
+OTHER_OUTPUT = "name another --output"
 METADATA = {"format": "pt"}  # transformers looks for it
 # A directory with one of these is a model's or a run's already.
 TAKEN = ("config.json", "run.toml", peft.CONFIG, peft.WEIGHTS, *WEIGHT_FILES)
@@ -149,7 +150,7 @@ def _new_weights(path: Path, config: str, infos: Infos) -> Iterator[SafetensorsW
         with SafetensorsWriter(path, infos, METADATA) as writer:
             is_ours = not path.exists()  # while the writer keeps others out
             if not is_ours:
-                refuse(path, "another process has written it meanwhile", "name another --output")
+                refuse(path, "another process has written it meanwhile", OTHER_OUTPUT)
             yield writer
     except BaseException:
         if is_ours:
@@ -160,9 +161,16 @@ def _new_weights(path: Path, config: str, infos: Infos) -> Iterator[SafetensorsW
 def _copy_companions(source: Path, output: Path) -> None:
     for path in chain.from_iterable(map(source.glob, COMPANIONS)):
         if path.is_file() and not path.name.endswith(NO_COMPANIONS):
-            write_file(output / path.name, path.read_bytes())
+            with os_errors(CheckpointError, path, "check the model's folder"):
+                data = path.read_bytes()
+            _write(output / path.name, data)
 
 
 def _write_json(path: Path, value: JsonObject) -> None:
     text = json.dumps(value, indent=2) + "\n"
-    write_file(path, text.encode())
+    _write(path, text.encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    with os_errors(CheckpointError, path, OTHER_OUTPUT, f"or {OTHER_OUTPUT}"):
+        write_file(path, data)

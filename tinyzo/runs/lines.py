@@ -70,13 +70,8 @@ def read(path: Path) -> Lines:
 
 def _parse_line(text: bytes) -> JsonObject | None:
     """A flat object with the keys of its kind and, if it says a CRC, with this CRC; else None."""
-    if len(text) > LONGEST:
-        return None
-    try:
-        line = json.loads(text.decode())
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(line, dict) or len(line) > MOST_KEYS or _has_parts(line):
+    line = parse_object(text) if len(text) <= LONGEST else None
+    if line is None or len(line) > MOST_KEYS or _has_parts(line):
         return None
     if line.pop("crc", None) not in (None, _crc(line)):
         return None
@@ -87,6 +82,16 @@ def _parse_line(text: bytes) -> JsonObject | None:
 
 def _has_parts(line: JsonObject) -> bool:
     return any(isinstance(value, dict | list) for value in line.values())
+
+
+def parse_object(text: bytes) -> JsonObject | None:
+    """A JSON object, whose numbers are finite as JSON's are; None for all else."""
+    try:
+        found = json.loads(text.decode())
+        json.dumps(found, allow_nan=False)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def sealed(line: JsonObject) -> JsonObject:

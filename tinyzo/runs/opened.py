@@ -1,8 +1,9 @@
 """A model and a task, opened together: what evaluate and predict begin with."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from tinyzo.errors import DataError, UsageError
 from tinyzo.models.model import Model, load
@@ -114,13 +115,22 @@ def check_same(known: RunSettings, given: Settings) -> None:
             raise UsageError(f"the run's {name} is {value}", f"leave out --{option}")
 
 
+def _columns_of(row: Any) -> Mapping[str, object]:
+    """A row that is no text: a dictionary, or what can be one, as a row of pandas."""
+    if isinstance(row, Mapping):
+        return row
+    if isinstance(row, Sequence) or not hasattr(row, "keys"):
+        raise DataError(f"{row!r:.40} is no text", "give a str, or a dictionary of columns")
+    return dict(row)
+
+
 def row_of(bound: BoundTask, text: str | Mapping[str, object]) -> Mapping[str, object]:
     """A text, or the columns that it stands for, as a row of the task.
 
     raises: DataError when the task has several columns, and a text cannot say them all
     """
     if not isinstance(text, str):
-        return text
+        return _columns_of(text)
     if len(bound.fields) == 1:
         return {bound.fields[0]: text}
     found = f"{text[:40]!r}: the task reads {', '.join(bound.fields)}"

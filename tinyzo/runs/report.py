@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -15,6 +16,7 @@ from tinyzo.errors import shown
 from tinyzo.packages import in_a_line, is_missing, optional
 from tinyzo.parsing import JsonObject
 from tinyzo.runs.lines import read_lines
+from tinyzo.system import write_file
 
 LINE_SECONDS = 30.0  # between lines of progress, at least
 BAR_COLUMNS = 40
@@ -152,7 +154,9 @@ def plot(run: Path) -> str:
         axes.plot(*_curve(dev), "o-", label="dev")
         axes.set(xlabel="step", ylabel="loss")
         axes.legend()
-        figure.savefig(picture, dpi=120, bbox_inches="tight")
+        drawn = io.BytesIO()
+        figure.savefig(drawn, dpi=120, bbox_inches="tight")
+        write_file(picture, drawn.getvalue())
     except Exception as error:  # of matplotlib's import, or its drawing
         if is_missing(error, "matplotlib"):
             return "no plot of the loss: pip install 'tinyzo[plot]' draws it"

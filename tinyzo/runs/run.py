@@ -16,6 +16,7 @@ import os
 import platform
 import re
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeGuard
 
@@ -29,7 +30,7 @@ from tinyzo.models.trainable import train_only
 from tinyzo.parsing import JsonObject, read_toml
 from tinyzo.runs.data import bind_task
 from tinyzo.runs.journal import read_journal
-from tinyzo.runs.lines import EVENTS, FOLDER, read, read_lines, sealed
+from tinyzo.runs.lines import EVENTS, FOLDER, parse_object, read, read_lines, sealed
 from tinyzo.runs.methods import method_of
 from tinyzo.runs.places import first_there, is_name, lasting, places, relative
 from tinyzo.runs.settings import RunSettings, Settings, model_path, toml_lines
@@ -66,13 +67,13 @@ class Run:
     def result(self) -> JsonObject:
         """The summary of a finished run.
 
-        raises: RunError before it is finished
+        raises: RunError before it is finished, or when it cannot be read
         """
-        try:
-            found = json.loads((self.path / "result.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict):
+        path = self.path / "result.json"
+        found = None
+        with os_errors(RunError, path, FOLDER), suppress(FileNotFoundError):
+            found = parse_object(path.read_bytes())
+        if found is None:
             raise RunError(f"{self.path}: not finished", f"--resume {self.path}")
         return found
 
@@ -232,7 +233,7 @@ class Run:
         if file == EVENTS:
             line = sealed(line)
         path = self.path / file
-        text = json.dumps(line) + "\n"
+        text = json.dumps(line, allow_nan=False) + "\n"
         with os_errors(RunError, path, FOLDER, RESUME), open(path, "ab") as lines:
             lines.write(text.encode())
 

@@ -387,6 +387,8 @@ def typed(name: str, value: object, where: str) -> Any:
     if value == "":
         raise UsageError(f"{where}: {name} is empty", "give it a value, or leave it out")
     if name in PATHS and isinstance(value, str):
+        if "\0" in value:
+            raise UsageError(f"{where}: {name} = {value!r}", "no path has a NUL in it")
         return os.path.expanduser(value)
     if kind is float and type(value) is int and abs(value) < 1 << 53:
         return float(value)

@@ -38,8 +38,10 @@ from tinyzo.errors import CheckpointError, RunError
 from tinyzo.models.model import Model
 from tinyzo.runs import report
 from tinyzo.runs.journal import read_journal, record_crc
+from tinyzo.runs.lines import FOLDER
 from tinyzo.runs.methods import RunMethod, method_of, no_batch
 from tinyzo.runs.run import Run
+from tinyzo.system import os_errors
 from tinyzo.zo.mezo import Step
 
 MOST = 1000  # steps between two snapshots
@@ -117,12 +119,13 @@ class Snapshots(AbstractContextManager["Snapshots"]):
         self._thread = Pool(1)
         self._writing: Future[None] | None = None
         self._last = 0  # the step of the newest
+        self._useless: set[int] = set()  # the steps of those that were passed over
         self._write_seconds = 0.0  # 0: not measured yet
         self._term_seconds = 0.0
 
     def __enter__(self) -> Snapshots:
         for partial in self._run.path.glob(".weights-*.partial"):
-            partial.unlink()  # of a process that died
+            _remove(partial)  # of a process that died
         return self
 
     def restore(self, model: Model, step: int) -> int:
@@ -131,10 +134,13 @@ class Snapshots(AbstractContextManager["Snapshots"]):
         returns: its step
         """
         for at, path in sorted(self._found().items(), reverse=True):
-            if at <= step and self._has_moved(model.weights, path, at):
+            if at > step:
+                continue
+            if self._has_moved(model.weights, path, at):
                 self._method.end_step(model.weights, at, is_written=True)
                 self._last = at
                 return at
+            self._useless.add(at)
         return 0
 
     def _has_moved(self, weights: Weights, path: Path, step: int) -> bool:
@@ -212,17 +218,19 @@ class Snapshots(AbstractContextManager["Snapshots"]):
         self._last = step
 
     def _outdated(self, step: int) -> list[Path]:
-        """The files that go once this step's is safe: all but the newest up to the best step."""
+        """The files that go once this step's is safe: all but the newest up to the best step that
+        is sound."""
         found = self._found()
         best = self._run.best_step()
-        up_to_best = [n for n in (step, *found) if n <= best]
+        self._useless.discard(step)
+        up_to_best = [n for n in (step, *(found.keys() - self._useless)) if n <= best]
         kept = {step, max(up_to_best, default=step)}
         return [path for n, path in found.items() if n not in kept]
 
     def _finish(self, writer: SafetensorsWriter, old: list[Path], start: float) -> None:
         writer.close()
         for path in old:
-            path.unlink(missing_ok=True)
+            _remove(path)
         self._write_seconds = time.perf_counter() - start
 
     def wait(self) -> None:
@@ -235,6 +243,11 @@ class Snapshots(AbstractContextManager["Snapshots"]):
 
     def __exit__(self, *exc: object) -> None:
         self._thread.stop()
+
+
+def _remove(path: Path) -> None:
+    with os_errors(RunError, path, FOLDER):
+        path.unlink(missing_ok=True)
 
 
 def write_checked(writer: SafetensorsWriter, table: Checksums, weights: Weights) -> None:

@@ -58,7 +58,7 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
     run, model = _open(settings, output, resume)
     bound = bind_task(model, run.settings)
     data = load_data(bound, run.settings)
-    report.say_all(data.left_out)
+    report.say_all(data.left_out + data.oddities)
     _check_digest(run, data.digest())
     method = method_of(run.settings)
     step_load = _step_load(data.train, run.settings.batch_size, method)
@@ -361,7 +361,7 @@ class Training:
             self.model.weights = tuned_model(self.run, best).weights
         final = self._evaluate(best, "test", self.data.test)
         result = self._summary(best, final)
-        self.run.write("result.json", json.dumps(result) + "\n")
+        self.run.write("result.json", json.dumps(result, allow_nan=False) + "\n")
         report.say(report.plot(self.run.path))
 
     def _summary(self, best_step: int, final: JsonObject) -> JsonObject:

@@ -1,7 +1,7 @@
 """Data files as rows, and the draws by which the papers chose some of them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyzo.errors import DataError
+from tinyzo.packages import say_once
 from tinyzo.text.rows import READERS, SUFFIXES, Row, read_rows
 from tinyzo.text.tasks import Task
 
@@ -78,7 +79,9 @@ def load_splits(task: Task, path: Path) -> Splits:
         files = _split_files(path) or _split_files(path / "data")
     if not files:
         names = ", ".join(stem for stems in STEMS.values() for stem in stems)
-        raise DataError(f"{path} holds no data", f"name the files {names}, ending in {SUFFIXES}")
+        held = ", ".join(sorted(each.name for each in path.iterdir())[:5])
+        found = f"{path} holds no data" + (f", only {held}" if held else "")
+        raise DataError(found, f"name the files {names}, ending in {SUFFIXES}, not packed")
     splits = Splits([], [], [])
     for split, parts in files.items():
         _add_rows(splits, split, parts, task)
@@ -93,7 +96,17 @@ def _split_files(folder: Path) -> dict[str, list[Path]]:
         parts = next(filter(None, (_parts(folder, *name) for name in names)), None)
         if parts:
             found[split] = parts
+        else:
+            _say_packed(folder, stems)
     return found
+
+
+def _say_packed(folder: Path, stems: Iterable[str]) -> None:
+    """Say of the files of a split that is not there which ones are passed over."""
+    for stem in stems:
+        for path in folder.glob(f"{stem}.*.*"):
+            if path.with_suffix("").suffix in READERS:
+                say_once(f"{path} is not read: unpack it if its rows are wanted")
 
 
 def _parts(folder: Path, stem: str, suffix: str) -> list[Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyzo.errors import DataError
-from tinyzo.system import os_errors
+from tinyzo.system import START, os_errors, read_file
 from tinyzo.text.csv_cells import csv_records, csv_separator
 
 TREC_LINE = re.compile(r"([^ :]*):[^ :]* (.*)", re.DOTALL)  # LOC:city What city ... ?
@@ -19,7 +19,6 @@ MARKS = {  # with which a file says what its text is encoded in
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-LFS_POINTER = b"version https://git-lfs"
 
 # A file may take MOST_GROWTH times its size in memory, and any file LEAST_ROOM.
 MOST_GROWTH = 10
@@ -59,6 +58,30 @@ class Layout:
         return not self.columns or has_name
 
 
+class Renamed:
+    """The names of a file's columns as the task has them, where they differ by case alone.
+
+    names: those that the task knows
+    """
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._known = {name.lower(): name for name in names}
+        self._columns: list[str] = []  # of the last row, which the next one shares most often
+        self._changes: dict[str, str] = {}
+
+    def fields(self, fields: dict[str, object]) -> dict[str, object]:
+        """A row under the task's names, in the same order; the same one if nothing differs."""
+        if self._columns != list(fields):
+            self._columns = list(fields)
+            first: dict[str, str] = {}
+            for name in fields:
+                first.setdefault(self._known.get(name.lower(), name), name)
+            self._changes = {name: own for own, name in first.items() if own not in fields}
+        if not self._changes:
+            return fields
+        return {self._changes.get(name, name): value for name, value in fields.items()}
+
+
 def read_rows(path: Path, columns: Columns | None = None, names: Collection[str] = ()) -> list[Row]:
     """Every row of a file, in order; its suffix says what it is.
 
@@ -69,11 +92,13 @@ def read_rows(path: Path, columns: Columns | None = None, names: Collection[str]
     """
     reader = READERS.get(path.suffix.lower())
     if reader is None:
+        _read_bytes(path, START)  # a file that is compressed is named as such
         raise DataError(f"{path}: not a kind of file that can be read", f"use {SUFFIXES}")
     rows = []
     file = str(path)
+    renamed = Renamed(names)
     for place, fields in reader(path, Layout(columns, names)):
-        row = Row(fields)
+        row = Row(renamed.fields(fields))
         row.where = f"{file} {place}"
         rows.append(row)
     if not rows:
@@ -252,7 +277,7 @@ def _read_json_text(path: Path) -> str:
 
 def _read_parquet(path: Path, layout: Layout) -> Records:
     """A table of pyarrow's, batch by batch."""
-    _read_bytes(path, most=len(LFS_POINTER))
+    read_file(path, DataError, _PARQUET_HINT, START, rb"PAR1")
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
@@ -339,11 +364,7 @@ def _place(before: str) -> str:
 
 def _read_bytes(path: Path, most: int = -1) -> bytes:
     """A file's bytes, or the first of them; raises DataError."""
-    with os_errors(DataError, path, "check the path of the data"), path.open("rb") as file:
-        data = file.read(most)
-    if data.startswith(LFS_POINTER):
-        raise DataError(f"{path}: a git-lfs pointer, not the file", "run `git lfs pull` there")
-    return data
+    return read_file(path, DataError, "check the path of the data", most)
 
 
 def _check_room(path: Path, size: int, rows: int, values: int) -> None:

@@ -15,7 +15,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
+import numpy as np
+
 from tinyzo.errors import DataError
+from tinyzo.packages import say_once
 from tinyzo.parsing import read_toml
 from tinyzo.text.templates import parse_template
 from tinyzo.text.tokenizer import Tokenizer
@@ -120,7 +123,7 @@ class Task:
 
     def is_labelled(self, row: Row) -> bool:
         """Whether the row has a label: not null, NaN, "", "-" or -1, unless one is called so."""
-        value = self.find(row, self.label_field)
+        value = plain(self.find(row, self.label_field))
         name = self._label_name(row, value)
         return name in self._names or not (_is_nothing(value) or name in UNLABELLED)
 
@@ -130,7 +133,7 @@ class Task:
         raises: DataError naming the row, for a label that is missing or unknown, or a number of
             which nobody says what it means
         """
-        value = self.find(row, self.label_field)
+        value = plain(self.find(row, self.label_field))
         name = self._label_name(row, value)
         if name in self._names:
             return self._names.index(name)
@@ -177,7 +180,7 @@ class Task:
 
         raises: DataError naming row and column, for a list, an object, null, or nothing at all
         """
-        value = self.find(row, name, MISSING)
+        value = plain(self.find(row, name, MISSING))
         if value is MISSING:
             raise _bad_row(row, f"no text under {name!r}")
         if _is_nothing(value):
@@ -287,6 +290,7 @@ class BoundTask:
                  until everything fits
         """
         prompt = self._parts_of_prompt(row)
+        self._say_cut(prompt.length, "end")
         is_mask_lost = prompt.mask_at >= self.max_length
         if is_mask_lost and not prompt.shorten_to(self.max_length):
             message = f"the template alone has {prompt.length} tokens, {self.max_length} fit"
@@ -301,6 +305,7 @@ class BoundTask:
         for is_field, text in self.task.fill(self.task.template, row):
             ids = self.tokenizer.encode(text)
             if is_field:
+                self._say_cut(len(ids), "end")
                 ids = ids[:limit]
                 limit = self.max_length
                 prompt.texts.append(ids)
@@ -328,8 +333,13 @@ class BoundTask:
             fault = "the candidates do not continue one prompt"
             message = f"{fault} within {self.max_length} tokens"
             raise _bad_row(row, message, "let each begin a word of its own")
+        self._say_cut(too_many + self.max_length, "beginning")
         (prompt,) = prompts
         return Example((self.bos_id, *prompt[too_many:]), candidates, -1, label, text)
+
+    def _say_cut(self, length: int, part: str) -> None:
+        if length > self.max_length:
+            say_once(f"texts of more than {self.max_length} tokens lose their {part}")
 
     def _encode_whole(self, template: str, row: Row) -> tuple[int, ...]:
         """The ids of a filled template, without the spaces around it."""
@@ -338,6 +348,13 @@ class BoundTask:
 
 
 MISSING = object()
+
+
+def plain(value: object) -> object:
+    """NumPy's scalars as Python's, and what stands for nothing in pandas as None."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return None if type(value).__name__ in ("NAType", "NaTType") else value
 
 
 def _is_nothing(value: object) -> bool:

@@ -2,14 +2,13 @@
 
 import json
 import os
-import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
 from tinyzo.errors import TokenizerError
 from tinyzo.parsing import JsonObject, each_name_once
-from tinyzo.system import os_errors
+from tinyzo.system import read_file
 
 T = TypeVar("T")
 
@@ -69,17 +68,10 @@ def understand(path: Path, parse: Callable[[], T]) -> T:
 
 
 def _read(path: Path) -> bytes:
-    with os_errors(TokenizerError, path, COPY):
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # to read a pipe would wait for ever
-            raise TokenizerError(f"{path}: it is not a file", COPY)
-        if status.st_size > LARGEST:
-            message = f"{path}: {status.st_size >> 20} MB; a tokenizer has {LARGEST >> 20} at most"
-            raise TokenizerError(message, "is it another file by mistake?")
-        data = path.read_bytes()
-    if data.startswith(b"version https://git-lfs"):
-        hint = "run `git lfs pull` in its clone"
-        raise TokenizerError(f"{path}: it is a git-lfs pointer, not the file", hint)
+    data = read_file(path, TokenizerError, COPY, LARGEST + 1)
+    if len(data) > LARGEST:
+        message = f"{path}: over {LARGEST >> 20} MB, which no tokenizer has"
+        raise TokenizerError(message, "is it another file by mistake?")
     return data
 
 

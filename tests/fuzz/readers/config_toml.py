@@ -22,7 +22,8 @@ def read(data: bytes) -> None:
 READER = Reader(
     read,
     seeds=[
-        b"",
+        b"\n",
+        b"\xef\xbb\xbflr = 1e-3\r\n",
         b'model = "opt-tiny"\ntask = "reviews"\nsteps = 3\nlr = 1e-3\nmemory-budget = "1.5GB"\n',
         b'method = "lozo"\nwindow = 5\nseed = 7\ntrain = "full"\nschedule = "linear"\r\n',
         b"template = '''{x}\n<mask>'''\nlabel-words = ['a', \"b\"]\ndata = 'rows.csv'\n",

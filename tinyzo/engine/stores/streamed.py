@@ -66,8 +66,9 @@ class Streamed:
         self._names = names
         for name in names:
             if self._tag(name) not in FLOATS:
-                hint = f"only {', '.join(FLOATS)} are read"
-                raise CheckpointError(f"{name}: {self._tag(name)} weights", hint)
+                found = f"{source.path}: {name} is of {self._tag(name)}"
+                hint = f"only {', '.join(FLOATS)} are read: take the model before it was quantised"
+                raise CheckpointError(found, hint)
         self.shapes = {name: source.info(file).shape for name, file in names.items()}
         self.dtypes = {name: np.dtype(dtype or self._own_type(name)) for name in names}
         self._reader = Pool(1)
