@@ -101,7 +101,13 @@ def advise(error: OSError, path: object, then: str = "") -> str:
 _LFS_POINTER = b"version https://git-lfs"
 
 
-def open_file(path: Path, opened: ExitStack) -> tuple[io.FileIO, int]:
+class ReadFile(io.FileIO):
+    """A file that is only read. version: its size and the time of its last change when opened."""
+
+    version: tuple[int, int]
+
+
+def open_file(path: Path, opened: ExitStack) -> tuple[ReadFile, int]:
     """A regular file, closed when `opened` is, and its size, which is not 0.
 
     raises: CheckpointError for a folder, a pipe, an empty file, or what stands for a file in git
@@ -109,8 +115,9 @@ def open_file(path: Path, opened: ExitStack) -> tuple[io.FileIO, int]:
     with os_errors(CheckpointError, path, "check the path"):
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
             refuse(path, "it is not a file", "give the weights file itself")
-        file = opened.enter_context(io.FileIO(path, opener=OPENER))
-        size = os.fstat(file.fileno()).st_size
+        file = opened.enter_context(ReadFile(path, opener=OPENER))
+        file.version = _version(file)
+    size, _ = file.version
     if not size:
         refuse(path, "it is empty")
     if read_bytes(file, min(size, len(_LFS_POINTER)), 0) == _LFS_POINTER:
@@ -131,6 +138,20 @@ def read_at(file: io.FileIO, out: np.ndarray, offset: int) -> None:
             refuse(file.name, f"it is truncated: {len(left)} bytes are missing at {offset}")
         left = left[count:]
         offset += count
+
+
+def check_unchanged(file: ReadFile) -> None:
+    """raises: CheckpointError when somebody has written into a file since it was opened"""
+    with os_errors(CheckpointError, file.name, "check the disk"):
+        is_same = _version(file) == file.version
+    if not is_same:
+        why = "it has changed since it was opened"
+        refuse(file.name, why, "begin again; replace a file that is in use, never write into it")
+
+
+def _version(file: io.FileIO) -> tuple[int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns
 
 
 def read_bytes(file: io.FileIO, size: int, offset: int) -> bytes:

@@ -8,7 +8,6 @@
 Nothing is mapped and nothing is cached: reading costs the memory of the buffer that is filled.
 """
 
-import io
 import math
 import sys
 from abc import ABC, abstractmethod
@@ -49,7 +48,7 @@ class Stored(NamedTuple):
     """
 
     info: TensorInfo
-    file: io.FileIO
+    file: system.ReadFile
     storage: str
     start: int
     stride: tuple[int, ...]
@@ -79,6 +78,8 @@ class Source(ABC):
 
     raises: CheckpointError for a file that is missing, damaged or hostile
     """
+
+    is_compared = False  # whether all that is read is compared with checksums
 
     def __init__(self, path: str | Path) -> None:
         self._opened = ExitStack()  # what `close` closes: nothing yet, and all once it is checked
@@ -119,7 +120,7 @@ class Source(ABC):
 
         out: writable, C-contiguous, of the type in STORAGE and of the tensor's shape[1:]
         raises: ShapeError when `out` is not so or more rows are asked for than there are;
-            CheckpointError when the file cannot be read or has shrunk
+            CheckpointError when the file cannot be read, or has changed since it was opened
         """
         info = self.info(name)
         dtype = STORAGE[info.dtype]
@@ -134,7 +135,10 @@ class Source(ABC):
                 f"give a writable C-contiguous array of {dtype}, no longer than the rest",
             )
         if out.size:
-            _fill(out, self._tensors[name], start)
+            place = self._tensors[name]
+            _fill(out, place, start)
+            if not self.is_compared:  # such a file may be ours, and not yet synced
+                system.check_unchanged(place.file)
 
     def read(self, name: str) -> np.ndarray:
         """The whole tensor, in its type of STORAGE."""
