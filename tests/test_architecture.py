@@ -16,7 +16,7 @@ PACKAGE = ROOT / "tinyzo"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # A file imports from its own room and from those before it; "" is tinyzo/__init__.py.
 ROOMS = [
-    "errors", "packages", "dtypes", "batch", "machine", "system", "parsing", "checkpoints", "text",
+    "errors", "unique", "packages", "dtypes", "batch", "machine", "system", "parsing", "checkpoints", "text",
     "engine",
     "models", "zo", "autodiff", "runs", "", "cli", "__main__",
 ]  # fmt: skip

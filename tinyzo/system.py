@@ -128,8 +128,10 @@ def open_file(path: Path, opened: ExitStack) -> tuple[ReadFile, int]:
 def read_at(file: io.FileIO, out: np.ndarray, offset: int) -> None:
     """Fill a C-contiguous array with the file's bytes from `offset` on.
 
-    raises: CheckpointError when the disk fails or the file ends before
+    raises: CheckpointError when the disk fails, or the file ends before or is closed
     """
+    if file.closed:
+        refuse(file.name, "it is closed", "load the model again")
     left = out.reshape(-1).view(np.uint8).data
     while left:
         with os_errors(CheckpointError, file.name, "check the disk"):

@@ -105,3 +105,12 @@ def test_a_snapshot_has_checksums_and_may_get_another_time_when_it_is_synced(tmp
         with open_safetensors(writer.partial) as source:
             os.utime(writer.partial, (1, 1))
             assert np.array_equal(source.read("w"), ONES["w"])
+
+
+def test_a_closed_file_says_so(tmp_path):
+    path, _ = safetensors(tmp_path)
+    source = open_safetensors(path)
+    source.close()
+    with pytest.raises(CheckpointError) as caught:
+        source.read("w")
+    assert str(caught.value) == f"{path}: it is closed\n  hint: load the model again"

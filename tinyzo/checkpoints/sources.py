@@ -22,6 +22,7 @@ from tinyzo import parsing, system
 from tinyzo.dtypes import STORAGE
 from tinyzo.errors import ShapeError, refuse
 from tinyzo.packages import say_once
+from tinyzo.unique import Unique
 
 _MIXED = "index and shards are of two different versions: download the folder again"
 _MAX_AXES = 32  # of an array in NumPy 1; NumPy 2 has 64
@@ -71,7 +72,7 @@ def is_shape(shape: tuple[object, ...], dtype: str) -> TypeGuard[tuple[int, ...]
     return size <= sys.maxsize
 
 
-class Source(ABC):
+class Source(Unique, ABC):
     """Tensors by name, in the file's order, of which any run of rows can be read alone.
 
     It is closed by `close`, at the end of a `with`, or when the last reference to it is gone.

@@ -8,6 +8,7 @@ needed, in both processes.
 
 from __future__ import annotations
 
+import _thread
 import os
 import threading
 from collections.abc import Callable, Iterator, Set
@@ -16,8 +17,10 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 from weakref import ref
 
+from tinyzo.unique import Unique
+
 T = TypeVar("T")
-Lock = Any  # an RLock, whose type has no name before Python 3.13, or a Pool
+Lock = Any  # an _RLock or a Pool
 
 # What a fork takes. A thread that has one may wait for one of a later kind only.
 WEIGHTS: list[ref[Lock]] = []
@@ -28,14 +31,18 @@ _forking = threading.RLock()
 _held: list[Lock] = []  # by the thread that forks
 
 
+class _RLock(Unique, _thread.RLock):  # type: ignore[misc]  # final to mypy, not to Python
+    """An RLock, taken by one instruction, that says that it is not pickled."""
+
+
 def new_lock(kind: list[ref[Lock]]) -> Lock:
     """A lock, which its holder may take again, of WEIGHTS or ENGINES."""
-    lock = threading.RLock()
+    lock = _RLock()
     kind.append(ref(lock, kind.remove))
     return lock
 
 
-class Pool:
+class Pool(Unique):
     """Threads that start when they are needed.
 
     size:    how many there are at most

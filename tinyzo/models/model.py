@@ -25,12 +25,13 @@ from tinyzo.models.architecture import Architecture, ModelConfig
 from tinyzo.parsing import read_json
 from tinyzo.text.packing import pack_sequences
 from tinyzo.text.tokenizer import Tokenizer, load_tokenizer
+from tinyzo.unique import Unique
 
 MODELS: dict[str, Architecture] = {"roberta": roberta, "opt": opt}
 RESIDENCIES = ("auto", "resident", "streamed")
 
 
-class Model:
+class Model(Unique):
     """A checkpoint ready to compute.
 
     family:       "roberta" or "opt"
