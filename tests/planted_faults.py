@@ -541,6 +541,13 @@ FAULTS = (
         "engine/test_threads.py::test_a_fork_waits_for_what_a_pool_was_given",
     ),
     Fault(
+        "engine/threads.py",
+        "if not future.done():",
+        "if True:",
+        "a task is done twice where a thread cannot be had",
+        "engine/test_threads.py::test_the_threads_that_there_are_do_what_others_cannot_be_had_for",
+    ),
+    Fault(
         "engine/numba/engine.py",
         "with self._lock, pinned(self._cpus):",
         "pin(self._cpus)\n        with self._lock:",

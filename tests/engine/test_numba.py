@@ -279,6 +279,25 @@ def test_what_a_thread_meets_reaches_the_caller():
     engine.run(lambda scratch, counters: None)  # and the threads go on
 
 
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_pass_has_the_same_bits_with_the_threads_that_can_be_had(monkeypatch, count):
+    start, left = threading.Thread.start, iter(range(count))
+
+    def starting(thread: threading.Thread) -> None:
+        if next(left, None) is None:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    model = MODELS["roberta"]("bf16", NumbaEngine(3))
+    with monkeypatch.context() as few:
+        few.setattr(threading.Thread, "start", starting)
+        found = [model.logits([[0, 5, 7], [3]]) for _ in range(2)]
+    model.weights.engine = NumbaEngine(3)
+    expected = model.logits([[0, 5, 7], [3]])
+    for scores in found:
+        assert all(map(np.array_equal, scores, expected))
+
+
 def test_a_thread_that_an_interrupt_left_in_a_kernel_is_waited_for(monkeypatch):
     """It has the same scratch memory as the next kernel's."""
     engine, order, go_on, interrupts = NumbaEngine(2), [], threading.Event(), [1]

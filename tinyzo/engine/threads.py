@@ -11,12 +11,14 @@ from __future__ import annotations
 import _thread
 import os
 import threading
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar
 from weakref import ref
 
+from tinyzo.packages import say_once
 from tinyzo.unique import Unique
 
 T = TypeVar("T")
@@ -57,11 +59,23 @@ class Pool(Unique):
         POOLS.append(ref(self, POOLS.remove))
 
     def submit(self, task: Callable[..., T], *arguments: object) -> Future[T]:
-        """Let a thread do a task, after those that were there before."""
+        """Let a thread do a task, after those that were there before.
+
+        Where the system gives no thread, the caller does it, before this returns.
+        """
+        future: Future[T] = Future()
+        work = partial(_settle, future, task, arguments)
         with self._lock:
-            if self._executor is None:
-                self._executor = ThreadPoolExecutor(self._size, initializer=self._prepare)
-            return self._executor.submit(task, *arguments)
+            try:
+                if self._executor is None:
+                    self._executor = ThreadPoolExecutor(self._size, initializer=self._prepare)
+                self._executor.submit(work)
+            except RuntimeError as error:
+                say_once(f"fewer threads than wanted ({error}): slower, with the same results")
+                self.stop()  # the task is queued though, and done if there is any thread
+                if not future.done():
+                    work()
+        return future
 
     def stop(self) -> None:
         """Wait until all tasks are done, and end the threads."""
@@ -77,6 +91,14 @@ class Pool(Unique):
 
     def release(self) -> None:
         self._lock.release()
+
+
+def _settle(future: Future[T], task: Callable[..., T], arguments: Sequence[object]) -> None:
+    """Do a task; the future gets what it returns or raises."""
+    try:
+        future.set_result(task(*arguments))
+    except BaseException as error:
+        future.set_exception(error)
 
 
 @contextmanager
