@@ -258,6 +258,13 @@ FAULTS = (
         "checkpoints/test_safetensors.py::test_a_buffer_that_does_not_fit_is_a_shape_error",
     ),
     Fault(
+        "unique.py",
+        "def __reduce_ex__(",
+        "def reduce(",
+        "a copy of a model shares its weights",
+        "test_unique.py",
+    ),
+    Fault(
         "checkpoints/sources.py",
         "if not self.is_compared:",
         "if self.is_compared:",
@@ -514,8 +521,8 @@ FAULTS = (
     ),
     Fault(
         "engine/weights.py",
-        "with self.lock:\n            if self.pending",
-        "if True:\n            if self.pending",
+        "with self.lock, uninterrupted():",
+        "with uninterrupted():",
         "another thread reads weights of which some have moved",
         "models/test_sharing.py::test_whoever_reads_or_changes_holds_the_lock",
     ),
@@ -539,6 +546,13 @@ FAULTS = (
         "self._executor.shutdown(wait=False)",
         "a fork does not wait for what a pool was given",
         "engine/test_threads.py::test_a_fork_waits_for_what_a_pool_was_given",
+    ),
+    Fault(
+        "engine/threads.py",
+        "heeded = {number: handler for number, handler in found.items() if callable(handler)}",
+        "heeded = {}",
+        "an interrupt within a fold leaves tensors that count an update twice",
+        "engine/test_weights.py::test_an_interrupt_within_a_fold_comes_after_it",
     ),
     Fault(
         "engine/threads.py",

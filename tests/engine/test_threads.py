@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import threading
 
 import pytest
 from sharing import LONGEST, in_a_child, together
 
 from tinyzo.engine import threads
-from tinyzo.engine.threads import ENGINES, POOLS, WEIGHTS, Pool, new_lock, pin, pinned
+from tinyzo.engine.threads import (
+    ENGINES,
+    POOLS,
+    WEIGHTS,
+    Pool,
+    new_lock,
+    pin,
+    pinned,
+    uninterrupted,
+)
 from tinyzo.packages import say_once
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
@@ -88,6 +98,33 @@ def test_the_caller_does_it_where_there_is_no_thread_and_a_later_one_may(monkeyp
 
 def refuse(_: object) -> None:
     raise RuntimeError("can't start new thread")
+
+
+# -- signals
+
+
+def test_a_signal_waits_for_the_end_and_finds_its_handler_as_it_was():
+    done: list[str] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: done.append("handled"))
+    try:
+        with uninterrupted():
+            signal.raise_signal(signal.SIGTERM)
+            done.append("work")
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert done == ["work", "handled", "handled"]
+
+
+def test_other_threads_hear_no_signal_and_an_error_within_leaves_the_handlers():
+    def work() -> str:
+        with uninterrupted():
+            return "done"
+
+    assert Pool(1).submit(work).result() == "done"
+    with pytest.raises(MemoryError), uninterrupted():
+        raise MemoryError
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 # -- forks

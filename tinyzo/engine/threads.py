@@ -1,4 +1,4 @@
-"""Locks and threads that a fork finds at rest.
+"""Locks and threads that a fork finds at rest, and work that no signal cuts in two.
 
 A fork copies the calling thread alone. In the child, a lock that another thread holds would stay
 held for ever, and a pool would have no threads. So a fork waits for every lock, until no pass and
@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import _thread
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
+from types import FrameType
 from typing import Any, TypeVar
 from weakref import ref
 
@@ -28,6 +30,10 @@ Lock = Any  # an _RLock or a Pool
 WEIGHTS: list[ref[Lock]] = []
 ENGINES: list[ref[Lock]] = []
 POOLS: list[ref[Lock]] = []
+
+# Those that a program may turn into an exception, as Python does with SIGINT.
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGBREAK")
+SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
 _forking = threading.RLock()
 _held: list[Lock] = []  # by the thread that forks
@@ -121,6 +127,28 @@ def pin(cpus: Set[int]) -> None:
     if cpus:
         with suppress(OSError):
             os.sched_setaffinity(0, cpus)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let what is inside come to its end: a signal that comes meanwhile is handled after it.
+
+    Else a KeyboardInterrupt, or what another handler raises, would leave half of a change.
+    """
+    heeded: dict[int, Callable[[int, FrameType | None], Any]] = {}
+    waiting: list[tuple[int, FrameType | None]] = []
+    if threading.current_thread() is threading.main_thread():  # where Python calls them
+        found = {number: signal.getsignal(number) for number in SIGNALS}
+        heeded = {number: handler for number, handler in found.items() if callable(handler)}
+    try:
+        for number in heeded:
+            signal.signal(number, lambda *arrived: waiting.append(arrived))
+        yield
+    finally:
+        for number, handler in heeded.items():
+            signal.signal(number, handler)
+        for number, frame in waiting:
+            heeded[number](number, frame)
 
 
 def _rest() -> None:

@@ -185,7 +185,9 @@ class Weights(Parameters):
 
     def fold(self) -> None:
         """All that is pending into the bytes, in one sweep, where they are in memory."""
-        with self.lock:
+        from tinyzo.engine.threads import uninterrupted  # not of the mathematics
+
+        with self.lock, uninterrupted():
             if self.pending and self.store.is_resident:
                 for name in self.trained:
                     self.engine.fold(self, name, self.stored(name), 0)
