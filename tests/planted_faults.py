@@ -521,8 +521,8 @@ FAULTS = (
     ),
     Fault(
         "engine/weights.py",
-        "with self.lock, uninterrupted():",
-        "with uninterrupted():",
+        "with self.lock, uninterrupted(),",
+        "with uninterrupted(),",
         "another thread reads weights of which some have moved",
         "models/test_sharing.py::test_whoever_reads_or_changes_holds_the_lock",
     ),

@@ -89,12 +89,13 @@ def first_order_step(
     """
     # A loss computes on Variables as it does on arrays, which its type does not say.
     theta = cast(View, GradientView(weights))
-    value = cast(Variable, loss(theta, batch))
-    losses = check_finite(value.value)
-    gradients = value.backward()
-    norm = finite_norm(gradients.values())
+    with np.errstate(under="ignore"):
+        value = cast(Variable, loss(theta, batch))
+        losses = check_finite(value.value)
+        gradients = value.backward()
+        norm = finite_norm(gradients.values())
     step = int(state.get("step", 0)) + 1
-    with weights.lock, uninterrupted():
+    with weights.lock, uninterrupted(), np.errstate(under="ignore"):
         state["step"] = np.array(step)
         for name, g in gradients.items():
             moments = [state.setdefault(f"{m}.{name}", np.zeros_like(g)) for m in rule.moments]

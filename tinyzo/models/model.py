@@ -115,7 +115,7 @@ class Model(Unique):
         returns: f32[T_i, D] of each
         """
         batch = self.check(pack_sequences(input_ids))
-        with self.weights.lock:
+        with self.weights.lock, np.errstate(under="ignore"):
             h = self.architecture.hidden(self.weights.view(), self.config, batch)
         return np.split(h[0], batch.starts[1:-1])
 
@@ -137,13 +137,13 @@ class Model(Unique):
 
         theta: a view of these weights; returns f32[P, M, V or R]
         """
-        with self.weights.lock:
+        with self.weights.lock, np.errstate(under="ignore"):
             h = self.architecture.hidden(theta, self.config, batch)
             return self.architecture.logits(theta, self.config, h, rows)
 
     def nll(self, theta: View, batch: Batch) -> Array:
         """-log p of each target token of the batch: f32[P, K]."""
-        with self.weights.lock:
+        with self.weights.lock, np.errstate(under="ignore"):
             h = self.architecture.hidden(theta, self.config, batch)
             return self.architecture.nll(theta, self.config, h, batch.at, batch.targets)
 
