@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import wait
 from pathlib import Path
 
@@ -25,7 +26,10 @@ from tinyzo.zo.objectives import Objective
 
 numba = pytest.importorskip("numba", reason="the fast engine needs Numba")
 
+from llvmlite import ir  # noqa: E402
 from llvmlite.binding import llvm_version_info  # noqa: E402
+from numba import types  # noqa: E402
+from numba.extending import intrinsic  # noqa: E402
 
 from tinyzo.engine.numba import engine as numba_engine  # noqa: E402
 from tinyzo.engine.numba import kernels as numba_kernels  # noqa: E402
@@ -381,6 +385,52 @@ def test_every_16_bit_number_is_folded_as_by_numpy(dtype, coefficient):
 
 
 # -- compilation ---------------------------------------------------------------------------------
+
+
+@intrinsic
+def load_mxcsr(context, value):
+    """Set the rounding, exceptions and subnormals of this thread's float arithmetic, on x86."""
+
+    def generate(context, builder, signature, arguments):
+        place = builder.alloca(ir.IntType(32))
+        builder.store(arguments[0], place)
+        address = ir.IntType(8).as_pointer()
+        load = ir.Function(
+            builder.module, ir.FunctionType(ir.VoidType(), [address]), "llvm.x86.sse.ldmxcsr"
+        )
+        builder.call(load, [builder.bitcast(place, address)])
+        return context.get_dummy_value()
+
+    return types.void(types.uint32), generate
+
+
+@pytest.fixture
+def flushed_subnormals() -> Iterator[None]:
+    """As when a library is loaded that GCC made with -ffast-math: subnormal numbers are 0."""
+    set_mode = numba.njit(lambda mode: load_mxcsr(np.uint32(mode)))
+    set_mode(0x9FC0)
+    yield
+    set_mode(0x1F80)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="it is x86's MXCSR")
+@pytest.mark.parametrize("dtype", ["<u2", "<f2"])
+def test_no_subnormal_float32_is_needed_for_16_bit_weights(request, dtype):
+    """float16 has its smallest numbers, which a float32 holds as normal ones."""
+    every = np.arange(65536, dtype=np.uint16).view(dtype).reshape(-1, 256)
+    x = np.eye(256, dtype=np.float32)[None]
+    results = []
+    for _ in range(2):
+        tensors = {"w.weight": every.copy()}
+        weights = Weights(tensors, NumbaEngine(1))
+        weights.add([(3, 1e-6)])
+        tensors["w.weight"][~np.isfinite(widen(tensors["w.weight"]))] = 0
+        results.append((tensors["w.weight"].tobytes(), weights.view().linear("w", x).tobytes()))
+        request.getfixturevalue("flushed_subnormals")
+    assert np.float32(1e-40) * np.ones(1, np.float32) == 0, "they are flushed"
+    assert results[0][0] == results[1][0]
+    if dtype == "<f2":
+        assert results[0][1] == results[1][1]
 
 
 def kernels() -> dict[str, int]:
