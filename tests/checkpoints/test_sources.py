@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from tinyzo.checkpoints.safetensors import SafetensorsWriter, open_safetensors
 from tinyzo.checkpoints.sources import TensorInfo
 from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.engine.weights import Weights
-from tinyzo.errors import CheckpointError
+from tinyzo.errors import CheckpointError, ConfigError
 from tinyzo.runs.snapshots import write_checked
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -114,3 +115,12 @@ def test_a_closed_file_says_so(tmp_path):
     with pytest.raises(CheckpointError) as caught:
         source.read("w")
     assert str(caught.value) == f"{path}: it is closed\n  hint: load the model again"
+
+
+def test_a_big_endian_machine_is_refused(tmp_path, monkeypatch):
+    path, _ = safetensors(tmp_path)
+    monkeypatch.setattr(sys, "byteorder", "big")
+    with pytest.raises(ConfigError) as caught:
+        open_safetensors(path)
+    assert caught.value.message == "this machine is big-endian"
+    assert caught.value.hint.startswith("take a little-endian one")

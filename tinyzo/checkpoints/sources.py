@@ -20,7 +20,7 @@ import numpy as np
 
 from tinyzo import parsing, system
 from tinyzo.dtypes import STORAGE
-from tinyzo.errors import ShapeError, refuse
+from tinyzo.errors import ConfigError, ShapeError, refuse
 from tinyzo.packages import say_once
 from tinyzo.unique import Unique
 
@@ -77,13 +77,17 @@ class Source(Unique, ABC):
 
     It is closed by `close`, at the end of a `with`, or when the last reference to it is gone.
 
-    raises: CheckpointError for a file that is missing, damaged or hostile
+    raises: CheckpointError for a file that is missing, damaged or hostile, and ConfigError on a
+        big-endian machine, whose arrays are not those of the files
     """
 
     is_compared = False  # whether all that is read is compared with checksums
 
     def __init__(self, path: str | Path) -> None:
         self._opened = ExitStack()  # what `close` closes: nothing yet, and all once it is checked
+        if sys.byteorder != "little":
+            hint = "take a little-endian one, as all x86 and nearly all ARM machines are"
+            raise ConfigError("this machine is big-endian", hint)
         self.path = Path(path)
         with ExitStack() as opened:
             self._tensors = self._load(opened)
