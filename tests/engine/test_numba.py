@@ -357,7 +357,7 @@ def test_threads_are_on_fast_cpus_unless_they_do_not_fit(monkeypatch, threads):
 def test_every_thread_of_an_engine_is_kept_on_the_fast_cpus(monkeypatch):
     fast = set(sorted(CPUS)[1:])
     monkeypatch.setattr(numba_engine, "fast_cpus", lambda: fast)
-    engine, seen = NumbaEngine(), []
+    engine, seen = NumbaEngine(len(fast)), []
     engine.threads = 2
     engine._scratch.append(engine._scratch[0])
     engine.run(lambda scratch, counters: seen.append(os.sched_getaffinity(0)))
