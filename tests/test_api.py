@@ -7,9 +7,11 @@ import inspect
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+from folders import write_model
 
 import tinyzo
 from tinyzo import errors
@@ -63,3 +65,26 @@ def test_an_import_loads_what_it_needs():
     assert not any(name.startswith("tinyzo.runs") for name in loaded("import tinyzo.engine.noise"))
     heavy = {"numba", "tokenizers", "matplotlib", "tqdm", "tinyzo.autodiff"}
     assert not heavy & loaded("import tinyzo; tinyzo.load; tinyzo.finetune")
+
+
+def test_a_package_in_a_zip_labels_texts(tmp_path):
+    """As a zipapp, or what a phone's launcher makes: its own tables are no files then."""
+    archive = tmp_path / "tinyzo.zip"
+    package = Path(tinyzo.__file__).parent
+    with zipfile.ZipFile(archive, "w") as packed:
+        for file in [*package.rglob("*.py"), *package.rglob("*.toml")]:
+            packed.write(file, file.relative_to(package.parent))
+    model = write_model(tmp_path / "m")
+    program = f"""
+import tinyzo
+assert tinyzo.__file__.startswith({str(archive)!r})
+model = tinyzo.load({str(model)!r})
+print(model.engine.name, tinyzo.predict(model, ["a good film"], "sst2")[0].label)
+"""
+    environment = os.environ | {"PYTHONPATH": str(archive), "TINYZO_NO_NUMBA": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment, cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    (label,) = tinyzo.predict(tinyzo.load(model, engine="numpy"), ["a good film"], "sst2")
+    assert done.stdout.split() == ["numpy", label.label]

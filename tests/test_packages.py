@@ -9,8 +9,8 @@ import pytest
 from broken import BREAKS, break_package, path_with
 
 from tinyzo import packages
-from tinyzo.errors import DataError
-from tinyzo.packages import in_a_line, optional, say_once, try_apart
+from tinyzo.errors import ConfigError, DataError
+from tinyzo.packages import in_a_line, is_unwanted, optional, say_once, try_apart
 
 
 @pytest.fixture(autouse=True)
@@ -119,3 +119,24 @@ def test_a_program_around_a_python_is_not_started_again(monkeypatch):
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     with pytest.raises(OSError, match="no Python"):
         try_apart("pass")
+
+
+@pytest.mark.parametrize("value", ["1", "true", "Yes", " ON "])
+def test_the_environment_does_without_a_package(monkeypatch, value):
+    monkeypatch.setenv("TINYZO_NO_NUMBA", value)
+    assert is_unwanted("numba") and not is_unwanted("tokenizers")
+
+
+@pytest.mark.parametrize("value", ["", "0", "False", "no", "OFF", " "])
+def test_the_environment_does_with_a_package(monkeypatch, value):
+    monkeypatch.setenv("TINYZO_NO_NUMBA", value)
+    assert not is_unwanted("numba")
+
+
+@pytest.mark.parametrize("value", ["2", "maybe", "-1", "n o"])
+def test_the_environment_says_neither(monkeypatch, value):
+    monkeypatch.setenv("TINYZO_NO_NUMBA", value)
+    with pytest.raises(ConfigError) as caught:
+        is_unwanted("numba")
+    assert caught.value.message == f"TINYZO_NO_NUMBA is {value!r}, neither yes nor no"
+    assert caught.value.hint == "set it to 1 or to 0"

@@ -511,7 +511,7 @@ def hold(path: Path) -> None:
 
 CALLS = {
     "stat": Call(Path, "stat", read),
-    "open to read": Call(io, "FileIO", read),
+    "open to read": Call(system, "ReadFile", read),
     "fstat": Call(os, "fstat", read),
     "preadv": Call(os, "preadv", read, LACKING),
     "open to write": Call(builtins, "open", write),

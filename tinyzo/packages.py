@@ -5,12 +5,13 @@ error a broken one raises is not known before, so here, and around a compiler, a
 """
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from tinyzo.errors import TinyzoError, shown
+from tinyzo.errors import ConfigError, TinyzoError, shown
 
 T = TypeVar("T")
 KILLED = "killed by"
@@ -44,6 +45,20 @@ def in_a_line(error: BaseException) -> str:
 def is_missing(error: Exception, name: str) -> bool:
     """True when an import failed since there is no such package, not since it is broken."""
     return isinstance(error, ModuleNotFoundError) and error.name == name
+
+
+def is_unwanted(package: str) -> bool:
+    """Whether the environment says to do without a package: TINYZO_NO_NUMBA=1 of numba.
+
+    raises: ConfigError when it says neither yes nor no
+    """
+    variable = f"TINYZO_NO_{package.upper()}"
+    value = os.environ.get(variable, "")
+    if value.strip().lower() in ("1", "true", "yes", "on"):
+        return True
+    if value.strip().lower() not in ("", "0", "false", "no", "off"):
+        raise ConfigError(f"{variable} is {value!r}, neither yes nor no", "set it to 1 or to 0")
+    return False
 
 
 def optional(package: str, instead: str, make: Callable[[], T]) -> T | None:

@@ -1,6 +1,7 @@
 """JSON and TOML from files that may be damaged or hostile."""
 
 import json
+import pkgutil
 import sys
 from collections.abc import Callable, Iterable
 from itertools import chain
@@ -105,6 +106,12 @@ def read_toml(path: Path) -> JsonObject:
     hint = "a file of lines such as lr = 1e-6"
     value: JsonObject = _parse_file(path, _parse_toml, _MAX_TOML_BYTES, hint)
     return value
+
+
+def own_toml(name: str) -> JsonObject:
+    """A TOML file of the package itself, which may be in a ZIP. name: such as "text/tasks.toml"."""
+    data = pkgutil.get_data("tinyzo", name) or b""
+    return tomllib.loads(data.decode())
 
 
 def _parse_toml(text: str) -> JsonObject:

@@ -165,7 +165,13 @@ def _check_regular(path: Path, kind: type[TinyzoError], hint: str) -> None:
         raise kind(f"{path}: it is not a file", hint)
 
 
-def open_file(path: Path, opened: ExitStack, own: bytes = _NONE) -> tuple[io.FileIO, int]:
+class ReadFile(io.FileIO):
+    """A file that is only read. version: its size and the time of its last change when opened."""
+
+    version: tuple[int, int]
+
+
+def open_file(path: Path, opened: ExitStack, own: bytes = _NONE) -> tuple[ReadFile, int]:
     """A regular file, closed when `opened` is, and its size, which is not 0.
 
     own: as for `check_start`
@@ -173,8 +179,9 @@ def open_file(path: Path, opened: ExitStack, own: bytes = _NONE) -> tuple[io.Fil
     """
     with os_errors(CheckpointError, path, "check the path"):
         _check_regular(path, CheckpointError, "give the weights file itself")
-        file = opened.enter_context(io.FileIO(path, opener=OPENER))
-        size = os.fstat(file.fileno()).st_size
+        file = opened.enter_context(ReadFile(path, opener=OPENER))
+        file.version = _version(file)
+    size, _ = file.version
     check_start(path, read_bytes(file, min(size, START), 0), CheckpointError, own)
     return file, size
 
@@ -199,8 +206,10 @@ def read_file(
 def read_at(file: io.FileIO, out: np.ndarray, offset: int) -> None:
     """Fill a C-contiguous array with the file's bytes from `offset` on.
 
-    raises: CheckpointError when the disk fails or the file ends before
+    raises: CheckpointError when the disk fails, or the file ends before or is closed
     """
+    if file.closed:
+        refuse(file.name, "it is closed", "load the model again")
     left = out.reshape(-1).view(np.uint8).data
     while left:
         with os_errors(CheckpointError, file.name, "check the disk"):
@@ -209,6 +218,20 @@ def read_at(file: io.FileIO, out: np.ndarray, offset: int) -> None:
             refuse(file.name, f"it is truncated: {len(left)} bytes are missing at {offset}")
         left = left[count:]
         offset += count
+
+
+def check_unchanged(file: ReadFile) -> None:
+    """raises: CheckpointError when somebody has written into a file since it was opened"""
+    with os_errors(CheckpointError, file.name, "check the disk"):
+        is_same = _version(file) == file.version
+    if not is_same:
+        why = "it has changed since it was opened"
+        refuse(file.name, why, "begin again; replace a file that is in use, never write into it")
+
+
+def _version(file: io.FileIO) -> tuple[int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns
 
 
 def read_bytes(file: io.FileIO, size: int, offset: int) -> bytes:

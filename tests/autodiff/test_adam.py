@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 
 import numpy as np
 import pytest
@@ -170,3 +171,22 @@ def test_streamed_weights_are_refused():
     weights.store.is_resident = False
     with pytest.raises(ConfigError, match="streamed"):
         first_order_step(weights, linear_loss("w", np.ones(1)), None, {}, LR)
+
+
+def test_an_interrupt_within_a_step_comes_after_it(monkeypatch):
+    """Weights, moments and the count of the steps are of the same step."""
+    models = [tiny_model("roberta", "f32") for _ in range(2)]
+    states: list[dict] = [{}, {}]
+    steps(models[0], 1, states[0])
+    change = Adam.change
+
+    def interrupted(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        return change(*arguments)
+
+    monkeypatch.setattr(Adam, "change", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        steps(models[1], 1, states[1])
+    assert raw_bytes(models[0].weights) == raw_bytes(models[1].weights)
+    assert states[0].keys() == states[1].keys()
+    assert all(np.array_equal(state, states[1][name]) for name, state in states[0].items())

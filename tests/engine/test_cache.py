@@ -10,6 +10,8 @@ import pickle
 import shutil
 import subprocess
 import sys
+import zipfile
+import zipimport
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -205,6 +207,18 @@ def test_code_of_another_user_is_not_run(folder, monkeypatch):
     sources = cache.ENGINE.stat().st_uid
     owners = {mine: "", sources: "", 0: "", 54321: "is another user's"}
     assert {owner: cache.read(Other(owner))[1] for owner in owners} == owners
+
+
+def test_sources_in_a_zip_have_a_digest_and_no_owner(tmp_path, monkeypatch):
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for source in cache.SOURCES:
+            packed.write(cache.ENGINE / source, f"engine/{source}")
+    name = cache.of_sources()
+    monkeypatch.setattr(cache, "LOADER", zipimport.zipimporter(str(archive)))
+    monkeypatch.setattr(cache, "ENGINE", archive / "engine")
+    assert cache.of_sources() == name
+    assert cache.trusted_owners() == {getattr(os, "getuid", int)(), 0}
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

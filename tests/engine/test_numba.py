@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import wait
 from pathlib import Path
 
@@ -25,7 +26,10 @@ from tinyzo.zo.objectives import Objective
 
 numba = pytest.importorskip("numba", reason="the fast engine needs Numba")
 
+from llvmlite import ir  # noqa: E402
 from llvmlite.binding import llvm_version_info  # noqa: E402
+from numba import types  # noqa: E402
+from numba.extending import intrinsic  # noqa: E402
 
 from tinyzo.engine.numba import engine as numba_engine  # noqa: E402
 from tinyzo.engine.numba import kernels as numba_kernels  # noqa: E402
@@ -279,6 +283,25 @@ def test_what_a_thread_meets_reaches_the_caller():
     engine.run(lambda scratch, counters: None)  # and the threads go on
 
 
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_pass_has_the_same_bits_with_the_threads_that_can_be_had(monkeypatch, count):
+    start, left = threading.Thread.start, iter(range(count))
+
+    def starting(thread: threading.Thread) -> None:
+        if next(left, None) is None:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    model = MODELS["roberta"]("bf16", NumbaEngine(3))
+    with monkeypatch.context() as few:
+        few.setattr(threading.Thread, "start", starting)
+        found = [model.logits([[0, 5, 7], [3]]) for _ in range(2)]
+    model.weights.engine = NumbaEngine(3)
+    expected = model.logits([[0, 5, 7], [3]])
+    for scores in found:
+        assert all(map(np.array_equal, scores, expected))
+
+
 def test_a_thread_that_an_interrupt_left_in_a_kernel_is_waited_for(monkeypatch):
     """It has the same scratch memory as the next kernel's."""
     engine, order, go_on, interrupts = NumbaEngine(2), [], threading.Event(), [1]
@@ -334,7 +357,7 @@ def test_threads_are_on_fast_cpus_unless_they_do_not_fit(monkeypatch, threads):
 def test_every_thread_of_an_engine_is_kept_on_the_fast_cpus(monkeypatch):
     fast = set(sorted(CPUS)[1:])
     monkeypatch.setattr(numba_engine, "fast_cpus", lambda: fast)
-    engine, seen = NumbaEngine(1), []
+    engine, seen = NumbaEngine(len(fast)), []
     engine.threads = 2
     engine._scratch.append(engine._scratch[0])
     engine.run(lambda scratch, counters: seen.append(os.sched_getaffinity(0)))
@@ -362,6 +385,52 @@ def test_every_16_bit_number_is_folded_as_by_numpy(dtype, coefficient):
 
 
 # -- compilation ---------------------------------------------------------------------------------
+
+
+@intrinsic
+def load_mxcsr(context, value):
+    """Set the rounding, exceptions and subnormals of this thread's float arithmetic, on x86."""
+
+    def generate(context, builder, signature, arguments):
+        place = builder.alloca(ir.IntType(32))
+        builder.store(arguments[0], place)
+        address = ir.IntType(8).as_pointer()
+        load = ir.Function(
+            builder.module, ir.FunctionType(ir.VoidType(), [address]), "llvm.x86.sse.ldmxcsr"
+        )
+        builder.call(load, [builder.bitcast(place, address)])
+        return context.get_dummy_value()
+
+    return types.void(types.uint32), generate
+
+
+@pytest.fixture
+def flushed_subnormals() -> Iterator[None]:
+    """As when a library is loaded that GCC made with -ffast-math: subnormal numbers are 0."""
+    set_mode = numba.njit(lambda mode: load_mxcsr(np.uint32(mode)))
+    set_mode(0x9FC0)
+    yield
+    set_mode(0x1F80)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="it is x86's MXCSR")
+@pytest.mark.parametrize("dtype", ["<u2", "<f2"])
+def test_no_subnormal_float32_is_needed_for_16_bit_weights(request, dtype):
+    """float16 has its smallest numbers, which a float32 holds as normal ones."""
+    every = np.arange(65536, dtype=np.uint16).view(dtype).reshape(-1, 256)
+    x = np.eye(256, dtype=np.float32)[None]
+    results = []
+    for _ in range(2):
+        tensors = {"w.weight": every.copy()}
+        weights = Weights(tensors, NumbaEngine(1))
+        weights.add([(3, 1e-6)])
+        tensors["w.weight"][~np.isfinite(widen(tensors["w.weight"]))] = 0
+        results.append((tensors["w.weight"].tobytes(), weights.view().linear("w", x).tobytes()))
+        request.getfixturevalue("flushed_subnormals")
+    assert np.float32(1e-40) * np.ones(1, np.float32) == 0, "they are flushed"
+    assert results[0][0] == results[1][0]
+    if dtype == "<f2":
+        assert results[0][1] == results[1][1]
 
 
 def kernels() -> dict[str, int]:

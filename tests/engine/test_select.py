@@ -105,7 +105,7 @@ def test_numba_that_is_not_wanted(monkeypatch, capsys):
     with pytest.raises(ConfigError, match=r"cannot be had here\n.*NO_NUMBA is set: unset it; or"):
         choose_engine("numba")
     assert capsys.readouterr().err == ""
-    monkeypatch.setenv("TINYZO_NO_NUMBA", "0")
+    monkeypatch.setenv("TINYZO_NO_NUMBA", "false")
     with monkeypatch.context() as patch:
         patch.setattr(select, "_why_broken", lambda: "")
         assert (why_no_numba(), engine_here("auto"), engine_here("numba")) == ("", "numba", "numba")

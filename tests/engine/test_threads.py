@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import threading
 
 import pytest
 from sharing import LONGEST, in_a_child, together
 
 from tinyzo.engine import threads
-from tinyzo.engine.threads import ENGINES, POOLS, WEIGHTS, Pool, new_lock, pin, pinned
+from tinyzo.engine.threads import (
+    ENGINES,
+    POOLS,
+    WEIGHTS,
+    Pool,
+    new_lock,
+    pin,
+    pinned,
+    uninterrupted,
+)
+from tinyzo.packages import say_once
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 CPUS = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
@@ -45,6 +56,75 @@ def test_what_is_gone_is_forgotten():
     del kept
     gc.collect()
     assert [len(kind) for kind in (WEIGHTS, ENGINES, POOLS)] <= before
+
+
+@pytest.fixture
+def no_more_threads(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """As on a system that gives no thread but the first; set once another was asked for."""
+    start, refused, given = threading.Thread.start, threading.Event(), []
+
+    def starting(thread: threading.Thread) -> None:
+        if given:
+            refused.set()
+            raise RuntimeError("can't start new thread")
+        given.append(thread)
+        start(thread)
+
+    say_once.cache_clear()
+    monkeypatch.setattr(threading.Thread, "start", starting)
+    return refused
+
+
+def test_the_threads_that_there_are_do_what_others_cannot_be_had_for(no_more_threads, capfd):
+    pool, done = Pool(2), []
+    first = pool.submit(no_more_threads.wait, LONGEST)
+    second = pool.submit(done.append, threading.get_ident())
+    assert first.result() and second.result() is None and len(done) == 1
+    said = "tinyzo: fewer threads than wanted (can't start new thread): slower, with the same"
+    assert capfd.readouterr().err == f"{said} results\n"
+
+
+def test_the_caller_does_it_where_there_is_no_thread_and_a_later_one_may(monkeypatch):
+    pool = Pool(2)
+    with monkeypatch.context() as none:
+        none.setattr(threading.Thread, "start", refuse)
+        here = [pool.submit(threading.get_ident).result() for _ in range(2)]
+        failed = pool.submit(int, "x")
+    assert here == [threading.get_ident()] * 2
+    with pytest.raises(ValueError, match="invalid literal"):
+        failed.result()
+    assert pool.submit(threading.get_ident).result() not in here
+
+
+def refuse(_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+# -- signals
+
+
+def test_a_signal_waits_for_the_end_and_finds_its_handler_as_it_was():
+    done: list[str] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: done.append("handled"))
+    try:
+        with uninterrupted():
+            signal.raise_signal(signal.SIGTERM)
+            done.append("work")
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert done == ["work", "handled", "handled"]
+
+
+def test_other_threads_hear_no_signal_and_an_error_within_leaves_the_handlers():
+    def work() -> str:
+        with uninterrupted():
+            return "done"
+
+    assert Pool(1).submit(work).result() == "done"
+    with pytest.raises(MemoryError), uninterrupted():
+        raise MemoryError
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 # -- forks

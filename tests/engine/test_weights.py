@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+from typing import Any
+
 import numpy as np
 import pytest
-from tiny import DTYPE_NAMES, MODELS, raw_bytes
+from tiny import DTYPE_NAMES, ENGINES, MODELS, raw_bytes
 
 import tinyzo
 from tinyzo.dtypes import DTYPES, narrow, widen
@@ -175,3 +178,29 @@ def test_an_exception_within_a_loss_leaves_theta_exact(monkeypatch):
         theta = model.weights.view([Probe(0, 1.0)])
         model.architecture.hidden(theta, model.config, batch)
     assert raw_bytes(model.weights) == before
+
+
+class Interrupted:
+    """An engine that a signal reaches as it folds the third tensor."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine, self.folds = engine, 0
+
+    def fold(self, *arguments: Any) -> None:
+        self.folds += 1
+        if self.folds == 3:
+            signal.raise_signal(signal.SIGINT)
+        self.engine.fold(*arguments)
+
+
+@pytest.mark.parametrize("dtype", DTYPE_NAMES)
+@pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+def test_an_interrupt_within_a_fold_comes_after_it(engine, dtype):
+    """Else some tensors would have the update in their bytes and among what is pending."""
+    whole, stopped = (MODELS["roberta"](dtype, engine).weights for _ in range(2))
+    whole.add([(3, 0.1)])
+    stopped.engine = Interrupted(engine)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.add([(3, 0.1)])
+    assert not stopped.pending
+    assert raw_bytes(stopped) == raw_bytes(whole)

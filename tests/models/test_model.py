@@ -13,11 +13,15 @@ from tiny import (
     VOCABULARY,
     EngineOf,
     Float64View,
+    examples_for,
     tiny_opt,
     tiny_roberta,
+    toy_task,
 )
 
 import tinyzo
+from tinyzo.autodiff.adam import first_order_step
+from tinyzo.dtypes import narrow, widen
 from tinyzo.engine import tiles
 from tinyzo.engine.numpy_engine import QUERIES, NumpyEngine, NumpyView
 from tinyzo.engine.terms import Probe
@@ -25,6 +29,8 @@ from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError, DataError
 from tinyzo.text.packing import Packer, pack_candidates, pack_sequences
 from tinyzo.text.tasks import Example
+from tinyzo.zo.mezo import mezo_step
+from tinyzo.zo.objectives import Objective
 
 models = pytest.mark.parametrize("name", MODELS)
 engines = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
@@ -322,3 +328,22 @@ def test_a_choice_that_is_not_built_is_refused_by_name(choice, message, hint):
     with pytest.raises(ConfigError) as caught:
         tinyzo.load("nowhere", **choice)
     assert message in caught.value.message and hint in caught.value.hint
+
+
+@models
+@engines
+@pytest.mark.parametrize("dtype", DTYPE_NAMES)
+def test_numbers_that_underflow_are_no_error_though_numpy_is_told_to_raise(name, engine, dtype):
+    """A softmax of wide scores has shares that are 0; a small update of float16 a small change."""
+    model = MODELS[name](dtype, engine)
+    for tensor, raw in model.weights.store.tensors.items():
+        if "query" in tensor or "q_proj" in tensor:
+            raw[...] = narrow(np.float32(1000) * widen(raw), raw.dtype, None)
+    loss = Objective(model, toy_task(model.family))
+    examples = examples_for(model.family)
+    with np.errstate(all="raise"):
+        model.logits([[0, 5, 2, 9]])
+        model.hidden([[0, 5, 2, 9]])
+        mezo_step(model.weights, loss, examples, 3, 1e-3, 1e-3)
+        model.weights.add([(1, 1e-45)])
+        first_order_step(model.weights, loss, examples, {}, 1e-3)

@@ -86,7 +86,7 @@ def test_the_environment_and_a_missing_package_choose_the_backend(tmp_path, monk
     monkeypatch.setenv("TINYZO_NO_TOKENIZERS", "1")
     assert load_tokenizer(tmp_path).backend == "bpe"
     monkeypatch.setitem(sys.modules, "tokenizers", None)  # what makes `import` raise
-    for value in ("", "0"):
+    for value in ("", "0", "no"):
         monkeypatch.setenv("TINYZO_NO_TOKENIZERS", value)
         assert load_tokenizer(tmp_path).backend == "bpe"
     monkeypatch.delitem(sys.modules, "tokenizers")

@@ -23,6 +23,7 @@ from tinyzo.engine.numpy_engine import in_cache
 from tinyzo.engine.protocols import View
 from tinyzo.engine.stores.overlay import Overlay
 from tinyzo.engine.terms import Update
+from tinyzo.engine.threads import uninterrupted
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import NumericError
 from tinyzo.zo.mezo import Loss, Step, check_finite
@@ -88,19 +89,21 @@ def first_order_step(
     """
     # A loss computes on Variables as it does on arrays, which its type does not say.
     theta = cast(View, GradientView(weights))
-    value = cast(Variable, loss(theta, batch))
-    losses = check_finite(value.value)
-    gradients = value.backward()
-    norm = finite_norm(gradients.values())
+    with np.errstate(under="ignore"):
+        value = cast(Variable, loss(theta, batch))
+        losses = check_finite(value.value)
+        gradients = value.backward()
+        norm = finite_norm(gradients.values())
     step = int(state.get("step", 0)) + 1
-    state["step"] = np.array(step)
-    for name, g in gradients.items():
-        moments = [state.setdefault(f"{m}.{name}", np.zeros_like(g)) for m in rule.moments]
-        kept = Update((), lr * decay).kept(g.shape)
-        for raw, *each in in_cache(weights.stored(name), g, *moments):
-            change = rule.change(step, *each)
-            new = np.float32(kept) * widen(raw) - np.float32(lr) * change
-            raw[...] = narrow(new, raw.dtype, None)
+    with weights.lock, uninterrupted(), np.errstate(under="ignore"):
+        state["step"] = np.array(step)
+        for name, g in gradients.items():
+            moments = [state.setdefault(f"{m}.{name}", np.zeros_like(g)) for m in rule.moments]
+            kept = Update((), lr * decay).kept(g.shape)
+            for raw, *each in in_cache(weights.stored(name), g, *moments):
+                change = rule.change(step, *each)
+                new = np.float32(kept) * widen(raw) - np.float32(lr) * change
+                raw[...] = narrow(new, raw.dtype, None)
     return Step(tuple(losses), norm, ())
 
 

@@ -19,7 +19,7 @@ from tinyzo.checkpoints.safetensors import open_safetensors
 from tinyzo.checkpoints.sources import Source, open_source
 from tinyzo.errors import CheckpointError, ConfigError, refuse
 from tinyzo.packages import say_once
-from tinyzo.parsing import JsonObject, read_json, read_toml
+from tinyzo.parsing import JsonObject, own_toml, read_json
 from tinyzo.system import os_errors
 
 
@@ -126,7 +126,7 @@ OFF: dict[str, object] = {
 @cache
 def ignored_fields() -> frozenset[str]:
     """The fields that cannot change what a forward pass computes."""
-    groups = read_toml(Path(__file__).with_name("ignored_fields.toml"))
+    groups = own_toml("checkpoints/ignored_fields.toml")
     return frozenset(name for names in groups.values() for name in names)
 
 

@@ -64,6 +64,7 @@ class SafetensorsFile(Source):
         place = tensors.pop(checksums.TENSOR, None)
         infos = {name: stored.info for name, stored in tensors.items()}
         self.checksums = checksums.read(self.path, place, infos) if place else None
+        self.is_compared = place is not None
         return tensors
 
     def read_into(self, name: str, out: np.ndarray, start: int = 0) -> None:

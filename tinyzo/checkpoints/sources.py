@@ -8,7 +8,6 @@
 Nothing is mapped and nothing is cached: reading costs the memory of the buffer that is filled.
 """
 
-import io
 import math
 import sys
 from abc import ABC, abstractmethod
@@ -21,8 +20,9 @@ import numpy as np
 
 from tinyzo import parsing, system
 from tinyzo.dtypes import STORAGE
-from tinyzo.errors import ShapeError, refuse
+from tinyzo.errors import ConfigError, ShapeError, refuse
 from tinyzo.packages import say_once
+from tinyzo.unique import Unique
 
 _MIXED = "index and shards are of two different versions: download the folder again"
 _MAX_AXES = 32  # of an array in NumPy 1; NumPy 2 has 64
@@ -49,7 +49,7 @@ class Stored(NamedTuple):
     """
 
     info: TensorInfo
-    file: io.FileIO
+    file: system.ReadFile
     storage: str
     start: int
     stride: tuple[int, ...]
@@ -72,16 +72,22 @@ def is_shape(shape: tuple[object, ...], dtype: str) -> TypeGuard[tuple[int, ...]
     return size <= sys.maxsize
 
 
-class Source(ABC):
+class Source(Unique, ABC):
     """Tensors by name, in the file's order, of which any run of rows can be read alone.
 
     It is closed by `close`, at the end of a `with`, or when the last reference to it is gone.
 
-    raises: CheckpointError for a file that is missing, damaged or hostile
+    raises: CheckpointError for a file that is missing, damaged or hostile, and ConfigError on a
+        big-endian machine, whose arrays are not those of the files
     """
+
+    is_compared = False  # whether all that is read is compared with checksums
 
     def __init__(self, path: str | Path) -> None:
         self._opened = ExitStack()  # what `close` closes: nothing yet, and all once it is checked
+        if sys.byteorder != "little":
+            hint = "take a little-endian one, as all x86 and nearly all ARM machines are"
+            raise ConfigError("this machine is big-endian", hint)
         self.path = Path(path)
         with ExitStack() as opened:
             self._tensors = self._load(opened)
@@ -119,7 +125,7 @@ class Source(ABC):
 
         out: writable, C-contiguous, of the type in STORAGE and of the tensor's shape[1:]
         raises: ShapeError when `out` is not so or more rows are asked for than there are;
-            CheckpointError when the file cannot be read or has shrunk
+            CheckpointError when the file cannot be read, or has changed since it was opened
         """
         info = self.info(name)
         dtype = STORAGE[info.dtype]
@@ -134,7 +140,10 @@ class Source(ABC):
                 f"give a writable C-contiguous array of {dtype}, no longer than the rest",
             )
         if out.size:
-            _fill(out, self._tensors[name], start)
+            place = self._tensors[name]
+            _fill(out, place, start)
+            if not self.is_compared:  # such a file may be ours, and not yet synced
+                system.check_unchanged(place.file)
 
     def read(self, name: str) -> np.ndarray:
         """The whole tensor, in its type of STORAGE."""

@@ -1,25 +1,19 @@
 """The choice of an engine: Numba's where Numba can be had, or NumPy's."""
 
 import functools
-import os
 from importlib.util import find_spec
 
 from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.engine.protocols import Engine
 from tinyzo.errors import ConfigError, TinyzoError, check_choice
-from tinyzo.packages import in_a_line, say_once
+from tinyzo.packages import in_a_line, is_unwanted, say_once
 
 ENGINES = ("auto", "numba", "numpy")
 
 
-def is_numba_wanted() -> bool:
-    """True unless the environment says not to use Numba."""
-    return os.environ.get("TINYZO_NO_NUMBA", "0") in ("", "0")
-
-
 def may_have_numba() -> bool:
     """True when Numba is installed and wanted. It is not loaded, which would take memory."""
-    return is_numba_wanted() and bool(find_spec("numba"))
+    return not is_unwanted("numba") and bool(find_spec("numba"))
 
 
 def why_no_numba() -> str:
@@ -27,7 +21,7 @@ def why_no_numba() -> str:
 
     Where it can, its kernels are compiled from now on.
     """
-    return _why_broken() if is_numba_wanted() else "TINYZO_NO_NUMBA is set: unset it"
+    return "TINYZO_NO_NUMBA is set: unset it" if is_unwanted("numba") else _why_broken()
 
 
 @functools.cache

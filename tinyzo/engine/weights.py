@@ -79,7 +79,7 @@ class Parameters:
 
     def read(self, name: str) -> Array:
         """A copy of one tensor as it is now: f32."""
-        with self.lock:
+        with self.lock, np.errstate(under="ignore"):
             return np.array(self.now(name, self.stored(name), noise.counters(0, self.shape(name))))
 
     def gather(self, name: str, rows: Integers) -> Array:
@@ -185,7 +185,9 @@ class Weights(Parameters):
 
     def fold(self) -> None:
         """All that is pending into the bytes, in one sweep, where they are in memory."""
-        with self.lock:
+        from tinyzo.engine.threads import uninterrupted  # not of the mathematics
+
+        with self.lock, uninterrupted(), np.errstate(under="ignore"):
             if self.pending and self.store.is_resident:
                 for name in self.trained:
                     self.engine.fold(self, name, self.stored(name), 0)
@@ -195,7 +197,7 @@ class Weights(Parameters):
         """Give `write` each tensor's name and its bytes as they are now, block by block."""
         from tinyzo.engine.adapters import merge  # loaded only where something is written
 
-        with self.lock:
+        with self.lock, np.errstate(under="ignore"):
             self.fold()
             for name in names:
                 for start, raw in self.store.blocks(name, sweep="write"):

@@ -25,12 +25,13 @@ from tinyzo.models.architecture import Architecture, ModelConfig
 from tinyzo.parsing import read_json
 from tinyzo.text.packing import pack_sequences
 from tinyzo.text.tokenizer import Tokenizer, load_tokenizer
+from tinyzo.unique import Unique
 
 MODELS: dict[str, Architecture] = {"roberta": roberta, "opt": opt}
 RESIDENCIES = ("auto", "resident", "streamed")
 
 
-class Model:
+class Model(Unique):
     """A checkpoint ready to compute.
 
     family:       "roberta" or "opt"
@@ -114,7 +115,7 @@ class Model:
         returns: f32[T_i, D] of each
         """
         batch = self.check(pack_sequences(input_ids))
-        with self.weights.lock:
+        with self.weights.lock, np.errstate(under="ignore"):
             h = self.architecture.hidden(self.weights.view(), self.config, batch)
         return np.split(h[0], batch.starts[1:-1])
 
@@ -136,13 +137,13 @@ class Model:
 
         theta: a view of these weights; returns f32[P, M, V or R]
         """
-        with self.weights.lock:
+        with self.weights.lock, np.errstate(under="ignore"):
             h = self.architecture.hidden(theta, self.config, batch)
             return self.architecture.logits(theta, self.config, h, rows)
 
     def nll(self, theta: View, batch: Batch) -> Array:
         """-log p of each target token of the batch: f32[P, K]."""
-        with self.weights.lock:
+        with self.weights.lock, np.errstate(under="ignore"):
             h = self.architecture.hidden(theta, self.config, batch)
             return self.architecture.nll(theta, self.config, h, batch.at, batch.targets)
 

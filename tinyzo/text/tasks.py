@@ -12,14 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
-from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
 import numpy as np
 
 from tinyzo.errors import DataError
 from tinyzo.packages import say_once
-from tinyzo.parsing import read_toml
+from tinyzo.parsing import own_toml
 from tinyzo.text.templates import parse_template
 from tinyzo.text.tokenizer import Tokenizer
 
@@ -465,8 +464,7 @@ def _is_of(value: Any, wanted: Any) -> bool:
 
 
 def _read_table() -> list[Task]:
-    table = read_toml(Path(__file__).with_suffix(".toml"))
-    return [task_of_row(row) for row in table["tasks"]]
+    return [task_of_row(row) for row in own_toml("text/tasks.toml")["tasks"]]
 
 
 TASKS = _read_table()

@@ -1,11 +1,10 @@
 """Text to ids, by Hugging Face's `tokenizers` or by our own BPE: the same ids from both."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from tinyzo.errors import TokenizerError
-from tinyzo.packages import optional
+from tinyzo.packages import is_unwanted, optional
 from tinyzo.text.bpe import BytePairEncoder
 from tinyzo.text.vocabulary import SURROGATE, Vocabulary, read_vocabulary
 
@@ -76,7 +75,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
 
 def _package_encode(vocabulary: Vocabulary) -> Encode | None:
     """`encode` by the `tokenizers` package; None where it is not wanted."""
-    if os.environ.get("TINYZO_NO_TOKENIZERS", "0") not in ("", "0"):
+    if is_unwanted("tokenizers"):
         return None
     import tokenizers
 

@@ -29,6 +29,7 @@ from numba.core.serialize import dumps
 from tinyzo import __version__
 from tinyzo.packages import in_a_line, say_once
 
+LOADER: Any = __spec__.loader  # of files, or of what is in a ZIP
 ENGINE = Path(__file__).parents[1]
 OWN = Path(__file__).parent / "__pycache__"
 SOURCES = (  # whose code or constants are compiled
@@ -52,7 +53,7 @@ def digest(*parts: object) -> str:
 
 def of_sources() -> str:
     """The beginning of a folder's name: kernels-A-, where A is of what is compiled."""
-    return f"kernels-{digest([(ENGINE / source).read_bytes() for source in SOURCES])}-"
+    return f"kernels-{digest([LOADER.get_data(str(ENGINE / source)) for source in SOURCES])}-"
 
 
 def of_compiler() -> str:
@@ -118,12 +119,18 @@ def read(path: Path) -> tuple[bytes, str]:
         content = path.read_bytes() if path.is_file() else b""
     except OSError as error:
         return b"", f"cannot be read ({error.strerror})"
-    if owner not in (getattr(os, "getuid", int)(), ENGINE.stat().st_uid, 0):
+    if owner not in trusted_owners():
         return b"", "is another user's"
     data = content[DIGEST_BYTES:]
     if hashlib.sha256(data).digest() != content[:DIGEST_BYTES]:
         return b"", "is damaged"
     return data, ""
+
+
+def trusted_owners() -> set[int]:
+    """Who runs this, root, and who owns our sources, where these are files."""
+    owners = {getattr(os, "getuid", int)(), 0}
+    return owners | {ENGINE.stat().st_uid} if ENGINE.is_dir() else owners
 
 
 def write(path: Path, data: bytes) -> None:

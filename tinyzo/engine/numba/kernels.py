@@ -147,11 +147,15 @@ def itemsize(storage):
 
 @njit(inline="always")
 def widen(word, storage):
-    """16 bits to float32. float16's exponent of 5 bits is moved to that of 8; 31 to 255."""
+    """16 bits to float32. float16's exponent of 5 bits is moved to that of 8; 31 to 255.
+
+    No subnormal float32 is made on the way, which another library may have the CPU take for 0.
+    """
     if storage == BF16:
         return U(U(word) << U(16)).view(F)
-    bits = U(U(word) & U(0x7FFF)) << U(13)
-    value = U(bits).view(F) * F(2.0**112)
+    bits = U(U(U(word) & U(0x7FFF)) << U(13))
+    subnormal = U(bits + U(113 << 23)).view(F) - F(2.0**-14)
+    value = subnormal if bits < U(1 << 23) else U(bits + U(112 << 23)).view(F)
     special = U(0x7F800000) if bits >= U(0x0F800000) else U(0)  # infinite, NaN
     return U(U(F(value).view(U) | special) | U(U(U(word) & U(0x8000)) << U(16))).view(F)
 
@@ -177,8 +181,10 @@ def dithered(value, bits, storage):
 @njit(inline="always")
 def half_bits(value):
     """The bits of a float32 that float16 holds: its exponent of 8 bits, moved to that of 5."""
-    word = F(value * F(2.0**-112)).view(U)
-    return np.uint16(U(U(word >> U(13)) & U(0x7FFF)) | U(U(word >> U(16)) & U(0x8000)))
+    size, sign = abs(value), U(U(F(value).view(U) >> U(16)) & U(0x8000))
+    subnormal = U(F(size + F(0.5)).view(U) - F(0.5).view(U))  # how often 2^-24, the last place
+    normal = U(U(F(size * F(2.0**-112)).view(U) >> U(13)) & U(0x7FFF))  # of 255, 31
+    return np.uint16(U(subnormal if size < F(2.0**-14) else normal) | sign)
 
 
 @njit(inline="always")

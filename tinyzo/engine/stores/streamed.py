@@ -187,7 +187,7 @@ def convert(name: str, raw: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """
     if raw.dtype == dtype:
         return raw
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         values = narrow(widen(raw), dtype, None)
     if np.isinf(widen(values)).any() and not np.isinf(raw).any():
         large = f"{name}: values too large for {dtype.name}"
