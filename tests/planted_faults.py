@@ -55,6 +55,13 @@ FAULTS = (
     ),
     Fault(
         "__main__.py",
+        'exec("")',
+        "pass",
+        "an interrupt within an exec takes the exit code away",
+        "cli/test_cli_processes.py::test_an_interrupt_within_an_exec_leaves_the_exit_code",
+    ),
+    Fault(
+        "__main__.py",
         "sys.exit(main())",
         "main()",
         "the exit code is lost",
@@ -970,13 +977,6 @@ FAULTS = (
         "len(line) > MOST_KEYS",
         "a line of a run may take 27 times its size",
         "runs/test_flips.py::test_a_line_that_would_take_much_memory_is_damaged",
-    ),
-    Fault(
-        "cli/streams.py",
-        '"\\n".join(map(escaped, text.split("\\n")))',
-        "text",
-        "a name in a run commands the terminal",
-        "cli/test_cli_streams.py",
     ),
     Fault(
         "engine/select.py",

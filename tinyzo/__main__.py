@@ -12,6 +12,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command(arguments)
     except KeyboardInterrupt:
         return 130
+    finally:
+        exec("")  # after an interrupt within an exec, Python ends by SIGINT unless one more is done
 
 
 if __name__ == "__main__":

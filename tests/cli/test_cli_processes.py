@@ -94,3 +94,17 @@ def test_bytes_that_are_no_text(home: Path) -> None:
     assert log == b"tinyzo: line 2 of stdin is not UTF-8\n  hint: " + hint + b"\n"
     code, output, log = finish(shell(*arguments, "\udcff"))
     assert (code, output) == (1, "") and log.startswith("tinyzo: text 1 is not UTF-8\n")
+
+
+def test_an_interrupt_within_an_exec_leaves_the_exit_code(tmp_path: Path) -> None:
+    """As while a module defines a NamedTuple: Python ends by SIGINT then, whoever caught it."""
+    (tmp_path / "stopped.py").write_text(
+        "import sys\n"
+        "import tinyzo.cli\n"
+        "from tinyzo.__main__ import main\n"
+        "tinyzo.cli.main = lambda arguments: exec('raise KeyboardInterrupt')\n"
+        "sys.exit(main([]))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    done = subprocess.run([sys.executable, "-m", "stopped"], env=environment, check=False)
+    assert done.returncode == 130

@@ -172,5 +172,5 @@ def test_tensors_that_are_not_of_floats_are_refused(tmp_path):
     with SafetensorsWriter(tmp_path / "w", {"w": TensorInfo("I64", (2,))}) as writer:
         writer.write("w", np.zeros(2, np.int64))
     source = open_safetensors(tmp_path / "w")
-    with pytest.raises(CheckpointError, match=r"w: I64 weights\n.*only F32, F16, BF16"):
+    with pytest.raises(CheckpointError, match=r"w: w is of I64\n.*only F32, F16, BF16"):
         Streamed(source, {"w": "w"})
