@@ -468,7 +468,9 @@ def test_a_child_compiles_every_kernel():
 
 
 ATTENTION = """
-import hashlib, numpy as np
+import hashlib, os, numpy as np, pathlib
+from tinyzo.engine.numba import cache
+cache.OWN = pathlib.Path(os.environ["NUMBA_CACHE_DIR"])  # or kernels that are there would be taken
 from tinyzo.engine.numba.engine import NumbaEngine, kernels
 from tinyzo.engine.weights import Weights
 from tinyzo.text.packing import pack_sequences
@@ -483,7 +485,7 @@ print(hashlib.sha256(out).hexdigest(), len(kernels.attention.stats.cache_hits))
 @starts_another
 def test_the_process_that_compiles_computes_the_same_bits(tmp_path):
     """A softmax may be summed in any order, but in one: else a run goes on with other losses."""
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
     outputs = [
         subprocess.check_output([sys.executable, "-c", ATTENTION], env=environment, text=True)
         for _ in range(2)

@@ -358,6 +358,7 @@ def _run(command: list[str], root: Path, fault: Fault) -> Ending:
     shutil.rmtree(graves, ignore_errors=True)
     graves.mkdir()
     report.write_text("{}")
+    report.with_suffix(".log").write_text("")  # of a child that is killed before it opens it
     child = os.fork()
     if not child:
         _in_fork(command, Disk(root, fault), report)
