@@ -99,7 +99,7 @@ def advise(error: OSError, path: object, then: str = "") -> str:
 
 def why_not_there(path: Path) -> str:
     """What stands in a folder for a file that is not there: a link to nothing, or another name."""
-    if path.is_symlink():
+    if os.path.islink(path):
         return f"it is a link to {os.readlink(path)}, which is not there: download it again"
     with suppress(OSError):
         for name in sorted(os.listdir(path.parent)):

@@ -664,6 +664,7 @@ def test_shards_are_one_source(tmp_path: Path, shards: dict[str, str]) -> None:
             {"d": "3.safetensors"},
             "model.safetensors.index.json: its shard 3.safetensors is not there",
         ),
+        ({"d": "d" * 5000}, "is not there"),
         ({"d": "../1.safetensors"}, "the shard '../1.safetensors' is not a plain file name"),
         ({"d": "/etc/passwd"}, "the shard '/etc/passwd' is not a plain file name"),
         ({"d": "x\\y"}, "is not a plain file name"),

@@ -9,6 +9,7 @@ Nothing is mapped and nothing is cached: reading costs the memory of the buffer 
 """
 
 import math
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Set
@@ -220,7 +221,7 @@ class Sharded(Source):
             if not _is_plain_name(place):
                 refuse(self.path, f"the shard {place!r:.80} is not a plain file name")
             shard = self.path.with_name(place)
-            if not shard.exists():
+            if not os.path.exists(shard):
                 hint = system.why_not_there(shard) or "download it too"
                 refuse(self.path, f"its shard {place} is not there", hint)
             held = opened.enter_context(self._kind(shard))._tensors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,8 +81,8 @@ def _read_config(path: str | None) -> Settings:
 
     if path is None:
         return Settings()
-    if not Path(path).is_file():
-        found = "it is not a file" if Path(path).exists() else "no such file"
+    if not os.path.isfile(path):
+        found = "it is not a file" if os.path.exists(path) else "no such file"
         raise ConfigError(f"{path}: {found}", "--config takes a file of lines such as lr = 1e-6")
     return Settings.from_mapping(read_toml(Path(path)), path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -110,7 +111,7 @@ def _open_run(options: argparse.Namespace) -> Seen:
     run = Run.open(Path(options.path), options.base)
     seen = Seen(None, run.settings, run.about["family"], _about_run(run), run.missing_base())
     path = first_there(run.models)
-    if not path.exists():
+    if not os.path.exists(path):
         return seen
     try:
         return seen._replace(model=open_model(path, run.settings.dtype))

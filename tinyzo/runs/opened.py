@@ -1,5 +1,6 @@
 """A model and a task, opened together: what evaluate and predict begin with."""
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def _open_run(run: Run, given: Settings, needs_data: bool, zero_shot: bool) -> O
 
 def _is_own_data(run: Run, model: Model, data: str) -> bool:
     """Whether a path has the rows of a run whose own path has gone."""
-    if run.settings.data_path.exists():
+    if os.path.exists(run.settings.data_path):
         return False
     settings = run.settings.replace(data=data)
     with suppress(DataError):

@@ -1,5 +1,6 @@
 """Data files as rows, and the draws by which the papers chose some of them."""
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -70,12 +71,12 @@ def load_splits(task: Task, path: Path) -> Splits:
     returns: Splits of the rows with a label
     raises:  DataError for no such path or a folder without a split, and as `read_rows`
     """
-    if not path.exists():
+    if not os.path.exists(path):
         raise DataError(
             f"{path}: no such file or folder", "--data takes the folder or file of rows"
         )
     files = {"train": [path]}
-    if path.is_dir():
+    if os.path.isdir(path):
         files = _split_files(path) or _split_files(path / "data")
     if not files:
         names = ", ".join(stem for stems in STEMS.values() for stem in stems)
@@ -112,7 +113,7 @@ def _say_packed(folder: Path, stems: Iterable[str]) -> None:
 def _parts(folder: Path, stem: str, suffix: str) -> list[Path]:
     """The file of that name, or all its shards; raises DataError where one is missing."""
     whole = folder / (stem + suffix)
-    if whole.is_file():
+    if os.path.isfile(whole):
         return [whole]
     shards = {}
     for path in folder.glob(f"{stem}-*-of-*{suffix}"):
