@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 from broken import BREAKS, ROOT, path_with, starts_another, tinyzo
@@ -22,6 +23,9 @@ CHOICES = """if True:
     choose_engine("numba")
 """
 
+# llvmlite is imported first, so without it there would be another reason.
+has_llvmlite = pytest.mark.skipif(not find_spec("llvmlite"), reason="Numba alone is to be broken")
+
 
 @pytest.fixture(autouse=True)
 def anew(monkeypatch):
@@ -34,6 +38,7 @@ def anew(monkeypatch):
 
 
 @starts_another
+@has_llvmlite
 @pytest.mark.parametrize("code", BREAKS)
 def test_a_broken_numba_is_said_once_and_numpy_computes(tmp_path, code):
     program = CHOICES.format(path=path_with(tmp_path, "numba", code))
@@ -50,6 +55,7 @@ def test_a_broken_numba_is_said_once_and_numpy_computes(tmp_path, code):
 
 
 @starts_another
+@has_llvmlite
 def test_commands_with_a_broken_numba(tmp_path):
     path = path_with(tmp_path / "path", "numba", 'raise SystemError("bad magic")')
     model = write_model(tmp_path / "model")
@@ -61,6 +67,7 @@ def test_commands_with_a_broken_numba(tmp_path):
 
 
 @starts_another
+@has_llvmlite
 def test_a_budget_leads_to_the_engine_that_is_there(tmp_path):
     """And not to a run that names an engine which nobody asked for."""
     path = path_with(tmp_path / "path", "numba", 'raise SystemError("bad magic")')
