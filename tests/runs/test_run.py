@@ -124,6 +124,8 @@ def test_run_toml_there_and_back(home, run):
         ("steps = 6", "steps = -6", UsageError, "steps = -6"),
         ("steps = 6", "steps = ", ConfigError, "run.toml: "),
         ("base = ", "base = 5 #", RunError, "run.toml is not a run's"),
+        ('family = "opt"', 'family = ["opt"]', RunError, "run.toml is not a run's"),
+        ('update = "sgd"', "update = {}", UsageError, "run.toml: update = {}"),
     ],
 )
 def test_a_run_toml_that_was_spoilt(run, old, new, kind, message):

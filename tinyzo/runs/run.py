@@ -126,7 +126,7 @@ class Run:
         if not isinstance(values, dict) or not _is_about_a_run(about):
             raise RunError(f"{file} is not a run's", "restore it from a copy")
         for name, renamed in OLD_VALUES.items():
-            if name in values:
+            if isinstance(values.get(name), str):
                 values[name] = renamed.get(values[name], values[name])
         with os_errors(RunError, file, "restore it from a copy"):  # a path that no system takes
             settings = Settings.from_mapping(values, str(file)).resolve(about["family"])
@@ -278,7 +278,7 @@ def _is_about_a_run(about: object) -> TypeGuard[JsonObject]:
     """Whether this can be the first table of a run.toml."""
     if not isinstance(about, dict):
         return False
-    return isinstance(about.get("base"), str) and about.get("family") in MODELS
+    return isinstance(about.get("base"), str) and about.get("family") in [*MODELS]  # or of any type
 
 
 def prepare(model: Model, settings: RunSettings) -> Model:
