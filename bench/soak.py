@@ -54,6 +54,10 @@ class RoundError(Exception):
     """What went wrong in a round."""
 
 
+class UnavailableError(Exception):
+    """Why a round cannot be had here."""
+
+
 # -- commands ----------------------------------------------------------------------------------
 
 
@@ -124,19 +128,29 @@ def record(folder: Path, run: Path) -> dict[str, str]:
 # Each leaves a finished run in folder/run, or where it says.
 
 
+def under_way(folder: Path, job: str, seconds: float) -> subprocess.Popen[str] | None:
+    """A command that begins the run or goes on with it, so many seconds later; None if it ended."""
+    process = start(*begin_or_resume(folder, job), cwd=folder)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return process
+    end(process, 0)
+    return None
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
 def killed(folder: Path, job: str, random: Random) -> Path:
     """Kill -9, SIGTERM or Ctrl-C after some seconds, until it is finished before."""
-    while True:
-        process = start(*begin_or_resume(folder, job), cwd=folder)
-        try:
-            process.wait(random.uniform(0.3, 8))
-        except subprocess.TimeoutExpired:
-            number = random.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
-            process.send_signal(number)
-            end(process, 0, 130, 1, -number, 128 + number)
-        else:
-            end(process, 0)
-            return folder / "run"
+    while process := under_way(folder, job, random.uniform(0.3, 8)):
+        number = random.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
+        process.send_signal(number)
+        end(process, 0, 130, 1, -number, 128 + number)
+    return folder / "run"
 
 
 def disk_full(folder: Path, job: str, random: Random) -> Path:
@@ -145,7 +159,7 @@ def disk_full(folder: Path, job: str, random: Random) -> Path:
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tinyzo-soak", str(disk)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
-        raise NotImplementedError("only root can mount a small disk")
+        raise UnavailableError("only root can mount a small disk")
     try:
         filler = disk / "filler"
         fill(filler)
@@ -187,8 +201,7 @@ def moved(folder: Path, job: str, random: Random) -> Path:
     while process.poll() is None and not (folder / "run" / "journal").exists():
         time.sleep(0.05)
     time.sleep(random.uniform(0, 4))
-    process.kill()
-    process.communicate()
+    kill(process)
     name = "run"
     for turn in range(3):
         moved_to = folder / f"elsewhere {turn}" / "renamed"
@@ -197,28 +210,20 @@ def moved(folder: Path, job: str, random: Random) -> Path:
         name = str(moved_to.relative_to(folder))
         process = start(*resume(name), cwd=folder)
         time.sleep(random.uniform(0.5, 4))
-        process.kill()
-        process.communicate()
+        kill(process)
     end(start(*resume(name), cwd=folder), 0)
     return folder / name
 
 
 def bits_flipped(folder: Path, job: str, random: Random) -> Path:
     """Killed, and a bit of each snapshot flipped, before it goes on."""
-    while True:
-        process = start(*begin_or_resume(folder, job), cwd=folder)
-        try:
-            process.wait(random.uniform(2, 8))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-        else:
-            end(process, 0)
-            return folder / "run"
+    while process := under_way(folder, job, random.uniform(2, 8)):
+        kill(process)
         for snapshot in (folder / "run").glob("weights-*.safetensors"):
             data = bytearray(snapshot.read_bytes())
             data[random.randrange(len(data))] ^= 1 << random.randrange(8)
             snapshot.write_bytes(data)
+    return folder / "run"
 
 
 def _arguments(job: str) -> dict[str, object]:
@@ -330,7 +335,7 @@ def one_round(work: Path, seed: int, expected: dict[str, dict[str, str]]) -> tup
     folder.mkdir()
     try:
         found = record(folder, trouble(folder, job, random))
-    except NotImplementedError as reason:
+    except UnavailableError as reason:
         return trouble.__name__, job, f"skipped: {reason}"
     except (RoundError, subprocess.TimeoutExpired) as error:
         return trouble.__name__, job, str(error)
