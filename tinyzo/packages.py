@@ -30,9 +30,14 @@ except Exception as error:
 @functools.cache
 def say_once(line: str) -> None:
     """Print a line of log to stderr, unless this process has."""
+    tell(f"tinyzo: {shown(line)}")
+
+
+def tell(text: str) -> None:
+    """Print a line to stderr, if somebody listens; one that cannot be written stops nothing."""
     if sys.stderr is not None:
-        with suppress(OSError, ValueError):  # nobody listens
-            print(f"tinyzo: {shown(line)}", file=sys.stderr, flush=True)
+        with suppress(OSError, ValueError):
+            print(text, file=sys.stderr, flush=True)
 
 
 def in_a_line(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from folders import ROOT
 
 from tinyzo.cli import streams
 from tinyzo.errors import TinyzoError
+from tinyzo.packages import tell
 
 Capture = pytest.CaptureFixture[str]
 LATIN = {"PYTHONIOENCODING": "latin-1"}
@@ -92,7 +93,7 @@ def test_a_closed_stream_is_opened_on_nothing(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(sys, name, None)
     streams.open_streams()
     streams.put("日本")
-    streams.tell("日本")
+    tell("日本")
     assert sys.stdin.read() == ""
 
 
@@ -136,7 +137,7 @@ def test_words_that_cannot_be_written_are_left_out(
     monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     monkeypatch.setattr(sys, "stderr", Full(number))
-    streams.tell("a")
+    tell("a")
 
 
 def test_what_breaks_a_line_or_commands_a_terminal_is_escaped() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from tinyzo.cli.streams import tell
 from tinyzo.errors import TinyzoError, shown
+from tinyzo.packages import tell
 
 SIGNALS = ("SIGTERM", "SIGHUP")  # as `kill` sends, and a terminal that is closed
 NO_THREAD = "can't start new thread"  # Python's words, which no type says

@@ -7,7 +7,6 @@ an error; words that cannot be written are left out.
 import io
 import os
 import sys
-from contextlib import suppress
 from typing import TextIO
 
 from tinyzo.errors import TinyzoError
@@ -53,12 +52,6 @@ def put(text: str) -> None:
             raise
         hint = "nothing more can be written where the output goes: a full disk, most often"
         raise TinyzoError(f"stdout: {error.strerror}", hint) from None
-
-
-def tell(text: str) -> None:
-    """Print a line to stderr, if somebody listens."""
-    with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
 
 
 def leave_stderr() -> None:

@@ -70,7 +70,7 @@ class Pool(Unique):
         Where the system gives no thread, the caller does it, before this returns.
         """
         future: Future[T] = Future()
-        work = partial(_settle, future, [(task, arguments)])
+        work = partial(_settle, future, task, arguments)
         with self._lock:
             try:
                 if self._executor is None:
@@ -99,20 +99,12 @@ class Pool(Unique):
         self._lock.release()
 
 
-def _settle(future: Future[T], work: list[tuple[Callable[..., T], Sequence[object]]]) -> None:
-    """Do a task; the future gets what it returns or raises.
-
-    work: the task and its arguments. It is emptied, so that nothing here holds their memory when
-        whoever waits for the future goes on.
-    """
-    task, arguments = work.pop()
+def _settle(future: Future[T], task: Callable[..., T], arguments: Sequence[object]) -> None:
+    """Do a task; the future gets what it returns or raises."""
     try:
-        result = task(*arguments)
+        future.set_result(task(*arguments))
     except BaseException as error:
         future.set_exception(error)
-        return
-    del arguments
-    future.set_result(result)
 
 
 @contextmanager

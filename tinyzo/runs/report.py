@@ -7,13 +7,13 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from tinyzo.errors import shown
-from tinyzo.packages import in_a_line, is_missing, optional
+from tinyzo.packages import in_a_line, is_missing, optional, tell
 from tinyzo.parsing import JsonObject
 from tinyzo.runs.lines import read_lines
 from tinyzo.system import write_file
@@ -23,9 +23,8 @@ BAR_COLUMNS = 40
 
 
 def say(text: str) -> None:
-    """Print a line of log to stderr; one that cannot be written stops nothing."""
-    with suppress(OSError):
-        print(shown(text), file=sys.stderr, flush=True)
+    """Print a line of log to stderr, if somebody listens."""
+    tell(shown(text))
 
 
 @contextmanager

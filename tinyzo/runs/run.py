@@ -278,7 +278,9 @@ def _is_about_a_run(about: object) -> TypeGuard[JsonObject]:
     """Whether this can be the first table of a run.toml."""
     if not isinstance(about, dict):
         return False
-    return isinstance(about.get("base"), str) and about.get("family") in [*MODELS]  # or of any type
+    family = about.get("family")
+    is_known = isinstance(family, str) and family in MODELS
+    return is_known and isinstance(about.get("base"), str)
 
 
 def prepare(model: Model, settings: RunSettings) -> Model:
