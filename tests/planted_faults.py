@@ -23,7 +23,10 @@ LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".hypothesis", "*
 LONGEST = 300  # seconds that tests may take
 # What Numba compiles, and must not with a fault into the cache that the other faults use: its own
 # files into another, which takes long; what it shares with NumPy not at all.
-COMPILED = ("engine/numba/kernels.py", "engine/numba/vectors.py")
+COMPILED = tuple(
+    f"engine/numba/{name}.py"
+    for name in ("kernels", "layers", "matmul", "noise", "storage", "tensors", "vectors")
+)
 SHARED = ("engine/noise.py", "engine/gelu.py", "engine/moments.py")
 
 
@@ -611,14 +614,14 @@ FAULTS = (
         "engine/test_cache.py::test_a_folder_is_of_a_kind_of_cpu",
     ),
     Fault(
-        "engine/numba/kernels.py",
+        "engine/numba/storage.py",
         "subnormal = U(bits + U(113 << 23)).view(F) - F(2.0**-14)",
         "subnormal = U(bits).view(F) * F(2.0**112)",
         "small float16 weights are 0 beside a library made with -ffast-math",
         "engine/test_numba.py::test_no_subnormal_float32_is_needed_for_16_bit_weights",
     ),
     Fault(
-        "engine/numba/kernels.py",
+        "engine/numba/layers.py",
         "scale = F(1) / np.sqrt(F(size))",
         "scale = F(1.001) / np.sqrt(F(size))",
         "attention's scale is off by 0.1 %",

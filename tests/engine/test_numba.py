@@ -32,7 +32,8 @@ from numba import types  # noqa: E402
 from numba.extending import intrinsic  # noqa: E402
 
 from tinyzo.engine.numba import engine as numba_engine  # noqa: E402
-from tinyzo.engine.numba import kernels as numba_kernels  # noqa: E402
+from tinyzo.engine.numba import layers, tensors  # noqa: E402
+from tinyzo.engine.numba import matmul as matmuls  # noqa: E402
 from tinyzo.engine.numba.engine import DEPTH, NumbaEngine  # noqa: E402
 from tinyzo.engine.numba.vectors import (  # noqa: E402
     TILE,
@@ -434,7 +435,8 @@ def test_no_subnormal_float32_is_needed_for_16_bit_weights(request, dtype):
 
 
 def kernels() -> dict[str, int]:
-    found = {n: k for n, k in vars(numba_kernels).items() if hasattr(k, "nopython_signatures")}
+    every = vars(tensors) | vars(matmuls) | vars(layers)
+    found = {n: k for n, k in every.items() if hasattr(k, "nopython_signatures")}
     return {name: len(kernel.nopython_signatures) for name, kernel in found.items()}
 
 
@@ -459,9 +461,9 @@ def test_every_kernel_is_compiled_once_and_for_all(name):
 def test_a_child_compiles_every_kernel():
     """None is left to the process that asked for it, whose memory would then grow by 80 MB."""
     program = """if True:
-        from tinyzo.engine.numba.engine import compile_kernels, kernels
+        from tinyzo.engine.numba.engine import compile_kernels, layers, matmul, tensors
         compile_kernels()
-        called = [k for k in vars(kernels).values()
+        called = [k for k in (vars(layers) | vars(matmul) | vars(tensors)).values()
                   if hasattr(k, "py_func") and "counters" in k.py_func.__code__.co_varnames]
         print(len(called) > 3, {len(k.nopython_signatures) for k in called})"""
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "True {1}\n"
@@ -471,13 +473,13 @@ ATTENTION = """
 import hashlib, os, numpy as np, pathlib
 from tinyzo.engine.numba import cache
 cache.OWN = pathlib.Path(os.environ["NUMBA_CACHE_DIR"])  # or kernels that are there would be taken
-from tinyzo.engine.numba.engine import NumbaEngine, kernels
+from tinyzo.engine.numba.engine import NumbaEngine, layers
 from tinyzo.engine.weights import Weights
 from tinyzo.text.packing import pack_sequences
 q, k, v = np.random.RandomState(0).standard_normal((3, 1, 128, 2, 32)).astype(np.float32)
 view = Weights({"w": np.ones((1, 1), np.float32)}, NumbaEngine(1)).view()
 out = view.attention("", q, k, v, pack_sequences([[1] * 64, [1] * 64]), causal=False)
-print(hashlib.sha256(out).hexdigest(), len(kernels.attention.stats.cache_hits))
+print(hashlib.sha256(out).hexdigest(), len(layers.attention.stats.cache_hits))
 """
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from tinyzo.batch import Batch
 from tinyzo.dtypes import Array, Rows
 from tinyzo.engine.adapters import AdaptedView
-from tinyzo.engine.numba import cache, kernels, vectors
+from tinyzo.engine.numba import cache, layers, matmul, tensors, vectors
 from tinyzo.engine.numba.arguments import (
     NOTHING,
     AttentionLayout,
@@ -26,7 +26,8 @@ from tinyzo.engine.numba.arguments import (
     make_terms,
     padded,
 )
-from tinyzo.engine.numba.kernels import LANES, ROWS
+from tinyzo.engine.numba.kernels import CHUNK
+from tinyzo.engine.numba.matmul import LANES, ROWS
 from tinyzo.engine.numba.sizes import BLOCK, DEPTH
 from tinyzo.engine.numpy_engine import QUERIES, NumpyView
 from tinyzo.engine.terms import Probe
@@ -69,9 +70,9 @@ class NumbaEngine:
     def fold(self, weights: Parameters, name: str, raw: np.ndarray, start: int) -> None:
         terms = make_terms(weights, name, ())
         first = start * math.prod(raw.shape[1:])
-        tasks = raw.size // kernels.CHUNK + 1
+        tasks = raw.size // CHUNK + 1
         flat = as_bytes(raw.reshape(1, -1))
-        self.run(kernels.fold, *flat, terms, first, scratch=4096, tasks=tasks)
+        self.run(tensors.fold, *flat, terms, first, scratch=4096, tasks=tasks)
 
     def multiply(self, product: Product, raw: np.ndarray, first: int, column: int) -> None:
         """The products with some rows of W. raw: the rows as stored; first: the first one's number.
@@ -86,7 +87,7 @@ class NumbaEngine:
         weights_and_work = (len(terms.seeds) * block + 8) * DEPTH
         sums = copies * tokens * block
         self.run(
-            kernels.linear,
+            matmul.linear,
             *(x, *as_bytes(raw), first, terms, bias, residual, out, column, bf16, block),
             shared=len(x) * tokens * words,
             scratch=max(weights_and_work + sums, LANES * words),
@@ -223,7 +224,7 @@ class NumbaView(NumpyView):
         keys = padded(layout.longest, LANES)
         wide = padded(size, LANES)
         self._engine.run(
-            kernels.attention,
+            layers.attention,
             *(q, k, v, layout.blocks, layout.keys, layout.places, causal, out),
             scratch=2 * keys * size + keys * wide + queries * (size + keys + wide),
         )
@@ -238,7 +239,7 @@ class NumbaView(NumpyView):
 
     def gelu(self, x: Array) -> Array:
         x = np.ascontiguousarray(x)
-        self._engine.run(kernels.gelu, x.reshape(-1))
+        self._engine.run(layers.gelu, x.reshape(-1))
         return x
 
 
