@@ -27,7 +27,7 @@ from tinyzo.engine.numba.arguments import (
     padded,
 )
 from tinyzo.engine.numba.kernels import CHUNK
-from tinyzo.engine.numba.matmul import LANES, ROWS
+from tinyzo.engine.numba.matmul import LANES, ROWS, WIDTH
 from tinyzo.engine.numba.sizes import BLOCK, DEPTH
 from tinyzo.engine.numpy_engine import QUERIES, NumpyView
 from tinyzo.engine.terms import Probe
@@ -39,6 +39,7 @@ from tinyzo.machine.cpus import default_threads, fast_cpus
 from tinyzo.packages import KILLED, in_a_line, say_once, try_apart
 from tinyzo.text.packing import pack_sequences
 
+LINE = 16  # floats of a cache line
 VOCABULARY = 4096  # rows of the decoder whose scores exist at once
 
 
@@ -80,17 +81,15 @@ class NumbaEngine:
         column: where they begin in `out`, and in bias and residual
         """
         x, terms, bias, residual, out, bf16 = product
-        copies, count, _ = out.shape
-        tokens = padded(count, LANES)
         words = padded(x.shape[2], 2) // 2 if bf16 else x.shape[2]
         block = self._rows_of_a_task(len(raw))
-        weights_and_work = (len(terms.seeds) * block + 8) * DEPTH
-        sums = copies * tokens * block
+        tiles = len(terms.seeds) * block * DEPTH
+        work = (4 + 4 * LANES) * (2 * DEPTH if bf16 else DEPTH)
         self.run(
             matmul.linear,
             *(x, *as_bytes(raw), first, terms, bias, residual, out, column, bf16, block),
-            shared=len(x) * tokens * words,
-            scratch=max(weights_and_work + sums, LANES * words),
+            shared=len(x) * padded(out.shape[1], ROWS) * words,
+            scratch=max(tiles + work + ROWS * WIDTH, ROWS * words),
         )
 
     def _rows_of_a_task(self, rows: int) -> int:
@@ -136,8 +135,15 @@ class NumbaEngine:
         """Scratch memory, which grows to what was once needed."""
         if self._scratch[i].size < size:
             self._scratch[i] = np.empty(0, np.float32)  # given back before more is asked for
-            self._scratch[i] = np.empty(size, np.float32)
+            self._scratch[i] = aligned(size)
         return self._scratch[i]
+
+
+def aligned(size: int) -> Array:
+    """f32[size], whose first element begins a cache line."""
+    room = np.empty(size + LINE, np.float32)
+    start = -(room.ctypes.data // room.itemsize) % LINE
+    return room[start : start + size]
 
 
 class NumbaView(NumpyView):
@@ -222,11 +228,14 @@ class NumbaView(NumpyView):
         size = q.shape[-1]
         queries = padded(min(QUERIES, len(layout.places)), ROWS)
         keys = padded(layout.longest, LANES)
-        wide = padded(size, LANES)
+        staged = max(queries, keys) * max(size, keys)
         self._engine.run(
             layers.attention,
             *(q, k, v, layout.blocks, layout.keys, layout.places, causal, out),
-            scratch=2 * keys * size + keys * wide + queries * (size + keys + wide),
+            scratch=ROWS * WIDTH
+            + keys * (size + padded(size, LANES))
+            + queries * (size + keys)
+            + staged,
         )
         return out
 

@@ -22,7 +22,7 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-F32, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+F32, I8, I32, I64 = ir.FloatType(), *(ir.IntType(bits) for bits in (8, 32, 64))
 
 
 class Tile(NamedTuple):
@@ -118,6 +118,13 @@ class _Code:
         function = cgutils.get_or_insert_function(self.builder.module, kind, name)
         return self.builder.call(function, arguments)
 
+    def prefetch(self, place: Any, written: int, nearness: int = 3) -> None:
+        """Have a cache line brought near: to the first level (3), or the second (2)."""
+        pointer = self.builder.bitcast(place, I8.as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
+        self.builder.call(function, [pointer, I32(written), I32(nearness), I32(1)])
+
     def multiply_add(self, tile: Tile, a: Any, b: Any, total: Any) -> Any:
         """a b + total, of floats."""
         return self.call(f"llvm.fmuladd.v{self.lanes}f32", a, b, total)
@@ -136,82 +143,95 @@ class _Code:
         return total
 
 
-class _Rows(NamedTuple):
-    """A matrix: the pointer to its first element, and the elements from row to row."""
+class _Operands(NamedTuple):
+    """Pointers of a register tile: to the first words of X's group and W's panel, and of C."""
 
-    data: Any
-    stride: Any
+    x: Any
+    w: Any
+    c: Any
+    stride: Any  # elements from row to row of C
+    ahead: Any
 
 
-def _multiply(
-    code: _Code,
-    tile: Tile,
-    vectors: int,
-    bf16: bool,
-    w: _Rows,
-    x: Any,
-    c: _Rows,
-    steps: Any,
-    first: Any,
-) -> None:
-    """The loop of one size of tile: `vectors` of them wide.
-
-    x: the pointer to rows of exactly that width; steps: i64, first: i1, as of `multiply_tile`
-    """
+def _multiply(code: _Code, tile: Tile, vectors: int, bf16: bool, of: _Operands, steps: Any,
+              first: Any) -> None:  # fmt: skip
+    """The loop of one size of tile: `vectors` of them wide. steps: i64; first: i1."""
     builder = code.builder
-    width = I64(vectors * code.lanes)
+    width = vectors * code.lanes
     multiply_add = code.multiply_add_pairs if bf16 else code.multiply_add
     tiles = [(i, j) for i in range(tile.rows) for j in range(vectors)]
-    totals = {ij: cgutils.alloca_once_value(builder, code.zero) for ij in tiles}  # in registers
+    for i, j in tiles:  # C's rows are pages apart: no CPU foresees them
+        code.prefetch(code.element(of.c, i, of.stride, I64(j * code.lanes)), 1)
     before = builder.block
     loop = builder.append_basic_block("k")
     after = builder.append_basic_block("sum")
     builder.branch(loop)
     builder.position_at_end(loop)
-    k = builder.phi(I64)
-    row = builder.gep(x, [builder.mul(k, width)])
-    xs = [code.load(row, 0, width, j * code.lanes) for j in range(vectors)]
+    k, x, w = builder.phi(I64), builder.phi(of.x.type), builder.phi(of.w.type)
+    ahead = builder.phi(of.x.type)
+    totals = {ij: builder.phi(code.vector) for ij in tiles}
+    code.prefetch(ahead, 0)
+    ws = [code.load(w, 0, I64(0), j * code.lanes) for j in range(vectors)]
+    sums = {}
     for i in range(tile.rows):
-        spread = code.spread(builder.load(code.element(w.data, i, w.stride, k)))
+        spread = code.spread(builder.load(builder.gep(x, [I64(i)])))
         for j in range(vectors):
-            total = multiply_add(tile, spread, xs[j], builder.load(totals[i, j]))
-            builder.store(total, totals[i, j])
-    k_next = builder.add(k, I64(1))
-    k.add_incoming(I64(0), before)
-    k.add_incoming(k_next, loop)
-    builder.cbranch(builder.icmp_signed("<", k_next, steps), loop, after)  # tested first, it spills
+            sums[i, j] = multiply_add(tile, spread, ws[j], totals[i, j])
+    k_next = builder.sub(k, I64(1))
+    for phi, start, following in (
+        (k, steps, k_next),
+        (x, of.x, builder.gep(x, [I64(tile.rows)])),
+        (w, of.w, builder.gep(w, [I64(width)])),
+        (ahead, of.ahead, builder.gep(ahead, [I64(tile.rows)])),
+        *((totals[ij], code.zero, sums[ij]) for ij in tiles),
+    ):
+        phi.add_incoming(start, before)
+        phi.add_incoming(following, builder.block)
+    builder.cbranch(builder.icmp_signed(">", k_next, I64(0)), loop, after)
     builder.position_at_end(after)
-    for i, j in tiles:
-        place = (c.data, i, c.stride, j * code.lanes)
-        old = builder.select(first, code.zero, code.load(*place))
-        code.store(builder.fadd(old, builder.load(totals[i, j])), *place)
+    added, done = builder.append_basic_block("add"), builder.append_basic_block("done")
+    written = builder.append_basic_block("write")
+    builder.cbranch(first, written, added)
+    for block, is_first in ((written, True), (added, False)):
+        builder.position_at_end(block)
+        for i, j in tiles:
+            place = (of.c, i, of.stride, j * code.lanes)
+            total = sums[i, j] if is_first else builder.fadd(code.load(*place), sums[i, j])
+            code.store(total, *place)
+        builder.branch(done)
+    builder.position_at_end(done)
 
 
 def tile_multiplier(tile: Tile) -> Any:
-    """The intrinsic (bf16, width, w, w_at, w_stride, x, x_at, c, c_at, c_stride, steps, first).
+    """The intrinsic (bf16, width, x, x_at, w, w_at, c, c_at, c_stride, steps, first).
 
-    C[i, j] = sum over k of W[i, k] X[k, j], added to what C holds unless `first`, for the tile's
-    rows i and j < width, a multiple of its lanes. w, x, c: f32[.] of words, each with the index of
-    its first word and the words from row to row, i64; X's rows are `width` wide. bf16, first: bool.
+    C[i, j] = sum over k of X[k, i] W[k, j], added to what C holds unless `first`, for the tile's
+    rows i and j < width, a multiple of its lanes. x, w, c: f32[.] of words, each with the index of
+    its first word, i64; X's rows are as many words as the tile has rows, and W's are `width`;
+    c_stride: words from row to row of C. bf16, first: bool.
     """
 
     @intrinsic
-    def multiply_tile(_, bf16, width, w, w_at, w_stride, x, x_at, c, c_at, c_stride, steps, first):
+    def multiply_tile(_, bf16, width, x, x_at, w, w_at, c, c_at, c_stride, steps, first, ahead):
         def generate(context, builder, signature, arguments):
-            bf16, width, w, w_at, w_stride, x, x_at, c, c_at, c_stride, steps, first = arguments
+            bf16, width, x, x_at, w, w_at, c, c_at, c_stride, steps, first, ahead = arguments
             code, kinds = _Code(context, builder, tile.lanes), signature.args
-            w = _Rows(code.pointer(kinds[2], w, w_at), w_stride)
-            x = code.pointer(kinds[5], x, x_at)
-            c = _Rows(code.pointer(kinds[7], c, c_at), c_stride)
+            of = _Operands(
+                code.pointer(kinds[2], x, x_at),
+                code.pointer(kinds[4], w, w_at),
+                code.pointer(kinds[6], c, c_at),
+                c_stride,
+                code.pointer(kinds[2], x, ahead),
+            )
             for vectors, pairs in itertools.product(range(1, tile.vectors + 1), (False, True)):
                 sized = builder.icmp_signed("==", width, I64(vectors * tile.lanes))
                 kind = builder.icmp_signed("==", bf16, bf16.type(pairs))
                 with builder.if_then(builder.and_(sized, kind)):
-                    _multiply(code, tile, vectors, pairs, w, x, c, steps, first)
+                    _multiply(code, tile, vectors, pairs, of, steps, first)
             return context.get_dummy_value()
 
         i64, truth = types.int64, types.boolean
-        kinds = (truth, i64, w, i64, i64, x, i64, c, i64, i64, i64, truth)
+        kinds = (truth, i64, x, i64, w, i64, c, i64, i64, i64, truth, i64)
         return types.void(*kinds), generate
 
     return multiply_tile
@@ -243,6 +263,18 @@ def square_transpose(lanes: int) -> Any:
         return types.void(a, i64, i64, b, i64, i64), generate
 
     return transpose
+
+
+@intrinsic
+def prefetch(_, array, at):
+    """Have the cache line of array[at] brought to the second level. array: u8[.]; at: i64"""
+
+    def generate(context, builder, signature, arguments):
+        code = _Code(context, builder, 1)
+        code.prefetch(code.pointer(signature.args[0], *arguments), 0, 2)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), generate
 
 
 @intrinsic
