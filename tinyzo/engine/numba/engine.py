@@ -28,14 +28,14 @@ from tinyzo.engine.numba.arguments import (
 )
 from tinyzo.engine.numba.kernels import CHUNK
 from tinyzo.engine.numba.matmul import LANES, ROWS, WIDTH
-from tinyzo.engine.numba.sizes import BLOCK, DEPTH
+from tinyzo.engine.numba.sizes import DEPTH, block_rows
 from tinyzo.engine.numpy_engine import QUERIES, NumpyView
 from tinyzo.engine.terms import Probe
 from tinyzo.engine.threads import ENGINES, Pool, new_lock, pin, pinned
 from tinyzo.engine.tiles import Block
 from tinyzo.engine.weights import Parameters, Weights
 from tinyzo.errors import ConfigError
-from tinyzo.machine.cpus import default_threads, fast_cpus
+from tinyzo.machine.cpus import cache_bytes, default_threads, fast_cpus
 from tinyzo.packages import KILLED, in_a_line, say_once, try_apart
 from tinyzo.text.packing import pack_sequences
 
@@ -57,6 +57,7 @@ class NumbaEngine:
         self.threads = threads or default_threads()
         self.bf16 = bf16
         can_pin = hasattr(os, "sched_setaffinity") and self.threads <= len(cpus)
+        self._block = block_rows(cache_bytes(), 2 * LANES)
         self._cpus = cpus if can_pin else set()
         self._others = Pool(max(1, self.threads - 1), functools.partial(pin, self._cpus))
         self._running: list[Future[None]] = []
@@ -88,27 +89,27 @@ class NumbaEngine:
         self.run(
             matmul.linear,
             *(x, *as_bytes(raw), first, terms, bias, residual, out, column, bf16, block),
-            shared=len(x) * padded(out.shape[1], ROWS) * words,
-            scratch=max(tiles + work + ROWS * WIDTH, ROWS * words),
+            shared=x.shape[0] * x.shape[1] * words if bf16 else 0,
+            scratch=tiles + work + ROWS * (DEPTH + WIDTH),
         )
 
     def _rows_of_a_task(self, rows: int) -> int:
         """So many that each thread has about four tasks, of full register tiles."""
         part = padded(rows // (4 * self.threads), 2 * LANES)
-        return min(BLOCK, max(2 * LANES, part))
+        return min(self._block, part or 2 * LANES)
 
     def run(
         self,
         kernel: Callable[..., None],
         *arguments: object,
         scratch: int = 0,
-        shared: int = 0,
+        shared: int | None = None,
         tasks: int | None = None,
     ) -> None:
         """A kernel on all threads at once; each is given scratch memory, then the counters.
 
         scratch: floats for each thread
-        shared:  floats for all of them, an argument before that
+        shared:  floats for all of them, if they need any, an argument before that
         tasks:   how many there are, where they may be fewer than threads
         raises:  what a thread raises, such as MemoryError; no thread is left behind in the kernel
         """
@@ -116,7 +117,7 @@ class NumbaEngine:
         with self._lock, pinned(self._cpus):
             if self._running:  # since the last wait was interrupted
                 wait(self._running)
-            if shared:
+            if shared is not None:
                 arguments = (*arguments, self._room(-1, shared))
             counters = np.zeros(3, np.int64)
             calls = [(*arguments, self._room(i, scratch), counters) for i in range(threads)]
@@ -228,14 +229,12 @@ class NumbaView(NumpyView):
         size = q.shape[-1]
         queries = padded(min(QUERIES, len(layout.places)), ROWS)
         keys = padded(layout.longest, LANES)
-        staged = max(queries, keys) * max(size, keys)
         self._engine.run(
             layers.attention,
             *(q, k, v, layout.blocks, layout.keys, layout.places, causal, out),
-            scratch=ROWS * WIDTH
+            scratch=ROWS * (max(size, keys) + WIDTH)
             + keys * (size + padded(size, LANES))
-            + queries * (size + keys)
-            + staged,
+            + max(queries, size) * keys,
         )
         return out
 

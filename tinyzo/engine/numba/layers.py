@@ -11,7 +11,6 @@ from tinyzo.engine.numba.matmul import (
     WIDTH,
     multiply,
     own,
-    pack_groups,
     pack_panels,
     panel_width,
     rounded_up,
@@ -61,22 +60,21 @@ def attention(q, k, v, blocks, keys, places, causal, out, scratch, counters):
     """
     copies, _, heads, size = out.shape
     scale = F(1) / np.sqrt(F(size))
-    flat, step = out.reshape(-1), heads * size
+    queries, flat, step = q.reshape(-1), out.reshape(-1), heads * size
     for task in tasks(counters, 0, blocks.shape[0] * copies * heads, 1):
         b, rest = divmod(task, copies * heads)
         p, h = divmod(rest, heads)
         t0, t1, s0, s1 = blocks[b]
         n = s1 - s0  # keys
         count = t1 - t0  # queries
-        rows, width = rounded_up(count, ROWS), rounded_up(n, LANES)
-        k_panels = ROWS * WIDTH  # after the edge
+        width = rounded_up(n, LANES)
+        k_panels = ROWS * (max(size, n) + WIDTH)  # after the edge
         v_panels = k_panels + width * size
-        queries = v_panels + n * rounded_up(size, LANES)
-        scores = queries + rows * size
-        shares = scores + rows * width
-        key, value, query = own(p, k), own(p, v), own(p, q)
+        scores = v_panels + n * rounded_up(size, LANES)
+        key, value = own(p, k), own(p, v)
         for s in range(n):
-            scratch[scores + s * size : scores + (s + 1) * size] = key[keys[s0 + s], h]
+            for d in range(size):
+                scratch[scores + s * size + d] = key[keys[s0 + s], h, d] * scale
         pack_panels(scratch, scores, size, n, size, scratch, k_panels)
         j = 0
         while j < size:
@@ -86,22 +84,18 @@ def attention(q, k, v, blocks, keys, places, causal, out, scratch, counters):
                 for d in range(j, j + wide):
                     scratch[at + d - j] = value[keys[s0 + s], h, d] if d < size else F(0)
             j += wide
-        for t in range(count):
-            for d in range(size):
-                scratch[scores + t * size + d] = query[t0 + t, h, d] * scale
-        pack_groups(scratch, scores, size, count, size, scratch, queries)
+        at = t0 * step + h * size
+        q_at = at + (p * q.shape[1] * step if q.shape[0] > 1 else 0)
         multiply(
-            *(False, scratch, queries, count, size, scratch, k_panels, n, size),
-            *(scratch, scores, width, True, scratch, scratch[:0].view(np.uint8).reshape(0, 1), 1, 0),
+            *(False, queries, q_at, step, count, scratch, k_panels, n, size),
+            *(scratch, scores, width, True, scratch),
         )
         for t in range(count):
             seen = min(n, places[t0 + t] + 1) if causal else n
             row = scratch[scores + t * width :][:n]
             softmax(row[:seen])
             row[seen:] = F(0)
-        pack_groups(scratch, scores, width, count, n, scratch, shares)
-        at = (p * out.shape[1] + t0) * step + h * size
         multiply(
-            *(False, scratch, shares, count, n, scratch, v_panels, size, n),
-            *(flat, at, step, True, scratch, scratch[:0].view(np.uint8).reshape(0, 1), 1, 0),
+            *(False, scratch, scores, width, count, scratch, v_panels, size, n),
+            *(flat, at + p * out.shape[1] * step, step, True, scratch),
         )

@@ -1,11 +1,9 @@
 """Products with weights, in Numba: the twin of NumpyView.linear.
 
-Both operands are packed for the register tile (Goto & van de Geijn 2008): what a step of k needs of
-them is contiguous. X is packed once, into groups of ROWS tokens; a tile of W, as each probe has it,
-into panels of at most WIDTH rows, which stay in cache while all groups pass. The tile is added to
-`out` where it lies, whose rows are tokens.
+A tile of W, as each probe has it, is packed into panels of at most WIDTH rows (Goto & van de Geijn
+2008), so that what a step of k needs of it is contiguous, and stays in cache while all tokens pass.
+X is read where it lies, ROWS tokens at once, and so is `out` written.
 
-    x   [group][k][ROWS]     words; a group that is not full has zeros
     w   [panel][k][width]    words; the last LANES of a panel that is not full have zeros
 """
 
@@ -14,11 +12,10 @@ from numba import njit
 from tinyzo.engine.numba.cache import kept
 from tinyzo.engine.numba.kernels import F, U, kernel, tasks
 from tinyzo.engine.numba.sizes import DEPTH
-from tinyzo.engine.numba.storage import F32, itemsize, to_bfloat
+from tinyzo.engine.numba.storage import F32, to_bfloat
 from tinyzo.engine.numba.tensors import fill_noise, read
-from tinyzo.engine.numba.vectors import TILE, fetch_add, prefetch, square_transpose, tile_multiplier
+from tinyzo.engine.numba.vectors import TILE, fetch_add, square_transpose, tile_multiplier
 
-LINE = 64  # bytes of a cache line
 LANES, ROWS, WIDTH = TILE.lanes, TILE.rows, TILE.width
 
 multiply_tile = tile_multiplier(TILE)
@@ -39,26 +36,21 @@ def own(p, copies):
 # -- packing ---------------------------------------------------------------------------------
 
 
-def packer(lanes):
-    """The kernel that packs `lanes` rows, of which `count` exist, as so many columns.
+transpose = square_transpose(LANES)
 
-    packed[at + k width + i] = x[x_at + i x_stride + k], k < depth; x, packed: f32[.] of words
+
+@kernel
+def pack_columns(x, x_at, x_stride, count, depth, packed, at, width):
+    """LANES rows of words, of which `count` exist, as so many columns.
+
+    packed[at + k width + i] = x[x_at + i x_stride + k], k < depth; x, packed: f32[.]
     """
-    transpose = square_transpose(lanes)
-
-    @kernel
-    def pack(x, x_at, x_stride, count, depth, packed, at, width):
-        whole = depth - depth % lanes if count == lanes else 0
-        for k in range(0, whole, lanes):
-            transpose(x, x_at + k, x_stride, packed, at + k * width, width)
-        for k in range(whole, depth):
-            for i in range(lanes):
-                packed[at + k * width + i] = x[x_at + i * x_stride + k] if i < count else F(0)
-
-    return pack
-
-
-pack_group, pack_columns = packer(ROWS), packer(LANES)
+    whole = depth - depth % LANES if count == LANES else 0
+    for k in range(0, whole, LANES):
+        transpose(x, x_at + k, x_stride, packed, at + k * width, width)
+    for k in range(whole, depth):
+        for i in range(LANES):
+            packed[at + k * width + i] = x[x_at + i * x_stride + k] if i < count else F(0)
 
 
 @njit(inline="always")
@@ -83,27 +75,10 @@ def pack_panels(x, x_at, x_stride, count, depth, packed, at):
 
 
 @kernel
-def pack_groups(x, x_at, x_stride, count, depth, packed, at):
-    """`count` rows of x as columns of groups. x, packed: f32[.] of words"""
-    for m in range(0, count, ROWS):
-        real = min(ROWS, count - m)
-        here = at + m * depth
-        pack_group(x, x_at + m * x_stride, x_stride, real, depth, packed, here, ROWS)
-
-
-@kernel
-def pack_tokens(x, g, words, groups, bf16, packed, scratch):
-    """Group g of the tokens of x: f32[P, M, K], of which each probe has `groups`."""
-    count, inner = x.shape[1], x.shape[2]
-    p, m = divmod(g, groups)
-    m *= ROWS
-    real = min(ROWS, count - m)
-    source, at = x.reshape(-1), (p * count + m) * inner
-    if bf16:
-        for i in range(real):
-            to_bfloat(x[p, m + i], scratch, i * words)
-        source, at = scratch, 0
-    pack_group(source, at, words, real, words, packed, g * ROWS * words, ROWS)
+def round_token(x, i, words, rounded):
+    """A token of x: f32[P, M, K], the i-th of all, as words of bfloat16. rounded: f32[.]"""
+    p, m = divmod(i, x.shape[1])
+    to_bfloat(x[p, m], rounded, i * words)
 
 
 @kernel
@@ -160,41 +135,38 @@ def pack_copies(
 
 
 @kernel
-def multiply(
-    bf16, x, x_at, rows, depth, w, w_at, columns, steps, out, at, stride, first, edge, later, size, n
-):
-    """out[m, j] = sum over k of X[k, m] W[k, j], `steps` words of k: alone if `first`, or added.
+def multiply(bf16, x, x_at, x_stride, rows, w, w_at, columns, steps, out, at, stride, first, edge):
+    """out[m, j] = sum over k of X[m, k] W[k, j], `steps` words of k: alone if `first`, or added.
 
-    x: f32[.], groups, each `depth` words deep, of at least `rows` tokens, from x_at on
-    w: f32[.], panels, each `steps` words deep, of at least `columns` columns, from w_at on
-    out: f32[.], out[m, j] at `at` + m stride + j; edge: f32[ROWS WIDTH], for tiles not in it whole
+    x: f32[.], X[m, k] at x_at + m x_stride + k; w: f32[.], panels, from w_at on
+    out: f32[.], out[m, j] at `at` + m stride + j
+    edge: f32[ROWS (steps + WIDTH)], for the tokens and the sums of tiles that are not full
     """
-    flat = later.reshape(-1)
-    lines = (size + LINE - 1) // LINE
-    tiles = rounded_up(rows, ROWS) // ROWS * (rounded_up(columns, WIDTH) // WIDTH)
-    share = (later.shape[0] * lines + tiles - 1) // tiles
-    r, line = 0, 0
     for m in range(0, rows, ROWS):
         real = min(ROWS, rows - m)
+        source, here, apart = x, x_at + m * x_stride, x_stride
+        if real < ROWS:
+            source, here, apart = edge, ROWS * WIDTH, steps
+            for i in range(ROWS):
+                for k in range(steps):
+                    token = x_at + (m + i) * x_stride
+                    edge[here + i * steps + k] = x[token + k] if i < real else F(0)
         j = 0
         while j < columns:
-            for _ in range(share):
-                if r < later.shape[0]:
-                    prefetch(flat, r * later.shape[1] + n + line * LINE)
-                    line += 1
-                    if line == lines:
-                        r, line = r + 1, 0
             width = panel_width(columns - j)
-            here, group, panel = at + m * stride + j, x_at + m * depth, w_at + j * steps
-            ahead = group + ROWS * depth if j + width >= columns else group
+            panel, place = w_at + j * steps, at + m * stride + j
             if real == ROWS and j + width <= columns:
-                multiply_tile(bf16, width, x, group, w, panel, out, here, stride, steps, first, ahead)
+                multiply_tile(
+                    bf16, width, source, here, apart, w, panel, out, place, stride, steps, first
+                )
             else:
-                multiply_tile(bf16, width, x, group, w, panel, edge, 0, width, steps, True, ahead)
+                multiply_tile(
+                    bf16, width, source, here, apart, w, panel, edge, 0, width, steps, True
+                )
                 for i in range(real):
                     for k in range(min(width, columns - j)):
-                        old = F(0) if first else out[here + i * stride + k]
-                        out[here + i * stride + k] = old + edge[i * width + k]
+                        old = F(0) if first else out[place + i * stride + k]
+                        out[place + i * stride + k] = old + edge[i * width + k]
             j += width
 
 
@@ -224,7 +196,7 @@ def linear(
     column,
     bf16,
     block,
-    packed,
+    rounded,
     scratch,
     counters,
 ):
@@ -234,19 +206,19 @@ def linear(
     bias: f32[0 or 1 or P, 1, N]; residual: f32[0 or 1 or P, M, N]; out: f32[P, M, N], written
     column: i64, of out (and bias and residual) where the products begin
     bf16: bool, words are pairs of bfloat16; block: i64, rows of W in a task, a multiple of LANES
-    packed: f32[X's copies * M rounded up to ROWS * words of k], all threads'
+    rounded: f32[X's copies * M * words of k], all threads', if bf16
     """
     copies, count, columns = out.shape
     inner = x.shape[2]
     words = (inner + 1) // 2 if bf16 else inner
-    groups = (count + ROWS - 1) // ROWS
-
-    total = x.shape[0] * groups
-    for g in tasks(counters, 0, total, 1):
-        pack_tokens(x, g, words, groups, bf16, packed, scratch)
-        fetch_add(counters, 1, 1)
-    while fetch_add(counters, 1, 0) < total:
-        pass  # another thread is packing the last group
+    tokens = x.reshape(-1)
+    if bf16:
+        tokens, total = rounded, x.shape[0] * count
+        for i in tasks(counters, 0, total, ROWS):
+            round_token(x, i, words, rounded)
+            fetch_add(counters, 1, 1)
+        while fetch_add(counters, 1, 0) < total:
+            pass  # another thread is at the last tokens
 
     # scratch: W's tile as each probe has it, what `pack_copies` works on, and an edge
     apart = block * DEPTH
@@ -254,9 +226,7 @@ def linear(
     work = scratch[terms.seeds.size * apart :]
     edge = work[(4 + 4 * LANES) * depth :]
     flat = out.reshape(-1)
-    task, total = fetch_add(counters, 2, 1), (raw.shape[0] + block - 1) // block
-    while task < total:
-        following = fetch_add(counters, 2, 1)
+    for task in tasks(counters, 2, (raw.shape[0] + block - 1) // block, 1):
         rows = raw[task * block :][:block]
         n = rows.shape[0]
         j0 = column + task * block
@@ -267,7 +237,7 @@ def linear(
             while j < n:
                 width = panel_width(n - j)
                 for i in range(0, min(width, n - j), LANES):
-                    number = first + (task * block + j + i) * inner
+                    number = (first + task * block + j + i) * inner
                     part = rows[j + i :][:LANES]
                     at = j * steps + i
                     pack_copies(
@@ -275,21 +245,15 @@ def linear(
                         *(work, scratch, at, width, apart),
                     )
                 j += width
-            later, later_at = rows, (start + size) * itemsize(storage)
-            if k + DEPTH >= words:
-                later, later_at = raw[following * block :][:block], 0
             for p in range(copies):
-                x_at = k * ROWS + (p * groups * ROWS * words if x.shape[0] > 1 else 0)
+                x_at = k + (p * count * words if x.shape[0] > 1 else 0)
                 w_at = p * apart if terms.seeds.size > 1 else 0
                 at = p * count * columns + j0
                 multiply(
-                    *(bf16, packed, x_at, count, words, scratch, w_at, n, steps),
+                    *(bf16, tokens, x_at, words, count, scratch, w_at, n, steps),
                     *(flat, at, columns, k == 0, edge),
-                    *(later, min(depth*itemsize(storage), raw.shape[1]-later_at), later_at)
                 )
-                later = raw[:0]
         for p in range(copies):
             for m in range(count):
                 add_columns(bias, j0, n, p, m, out)
                 add_columns(residual, j0, n, p, m, out)
-        task = following

@@ -118,12 +118,17 @@ class _Code:
         function = cgutils.get_or_insert_function(self.builder.module, kind, name)
         return self.builder.call(function, arguments)
 
-    def prefetch(self, place: Any, written: int, nearness: int = 3) -> None:
-        """Have a cache line brought near: to the first level (3), or the second (2)."""
+    def opaque(self, pointer: Any) -> Any:
+        """A pointer of which the compiler knows nothing, so that it does not derive it anew."""
+        kind = ir.FunctionType(pointer.type, [pointer.type])
+        return self.builder.asm(kind, "", "=r,0", [pointer], False)
+
+    def prefetch(self, place: Any) -> None:
+        """Have the cache line of a float brought near, to be written."""
         pointer = self.builder.bitcast(place, I8.as_pointer())
         kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
         function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
-        self.builder.call(function, [pointer, I32(written), I32(nearness), I32(1)])
+        self.builder.call(function, [pointer, I32(1), I32(3), I32(1)])
 
     def multiply_add(self, tile: Tile, a: Any, b: Any, total: Any) -> Any:
         """a b + total, of floats."""
@@ -143,51 +148,60 @@ class _Code:
         return total
 
 
+class _Rows(NamedTuple):
+    """A matrix: the pointer to its first element, and the elements from row to row."""
+
+    data: Any
+    stride: Any
+
+
 class _Operands(NamedTuple):
-    """Pointers of a register tile: to the first words of X's group and W's panel, and of C."""
+    """Of a register tile: X and C, whose rows are tokens, and the pointer to W's panel."""
 
-    x: Any
+    x: _Rows
     w: Any
-    c: Any
-    stride: Any  # elements from row to row of C
-    ahead: Any
+    c: _Rows
 
 
-def _multiply(code: _Code, tile: Tile, vectors: int, bf16: bool, of: _Operands, steps: Any,
-              first: Any) -> None:  # fmt: skip
+def _multiply(
+    code: _Code,
+    tile: Tile,
+    vectors: int,
+    bf16: bool,
+    of: _Operands,
+    steps: Any,
+    first: Any,
+) -> None:
     """The loop of one size of tile: `vectors` of them wide. steps: i64; first: i1."""
     builder = code.builder
     width = vectors * code.lanes
     multiply_add = code.multiply_add_pairs if bf16 else code.multiply_add
     tiles = [(i, j) for i in range(tile.rows) for j in range(vectors)]
     for i, j in tiles:  # C's rows are pages apart: no CPU foresees them
-        code.prefetch(code.element(of.c, i, of.stride, I64(j * code.lanes)), 1)
+        code.prefetch(code.element(of.c.data, i, of.c.stride, I64(j * code.lanes)))
+    rows = [code.opaque(code.element(of.x.data, i, of.x.stride, I64(0))) for i in range(tile.rows)]
     before = builder.block
     loop = builder.append_basic_block("k")
     after = builder.append_basic_block("sum")
     builder.branch(loop)
     builder.position_at_end(loop)
-    k, x, w = builder.phi(I64), builder.phi(of.x.type), builder.phi(of.w.type)
-    ahead = builder.phi(of.x.type)
+    k, w = builder.phi(I64), builder.phi(of.w.type)
     totals = {ij: builder.phi(code.vector) for ij in tiles}
-    code.prefetch(ahead, 0)
     ws = [code.load(w, 0, I64(0), j * code.lanes) for j in range(vectors)]
     sums = {}
-    for i in range(tile.rows):
-        spread = code.spread(builder.load(builder.gep(x, [I64(i)])))
+    for i, row in enumerate(rows):
+        spread = code.spread(builder.load(builder.gep(row, [k])))
         for j in range(vectors):
             sums[i, j] = multiply_add(tile, spread, ws[j], totals[i, j])
-    k_next = builder.sub(k, I64(1))
+    k_next = builder.add(k, I64(1))
     for phi, start, following in (
-        (k, steps, k_next),
-        (x, of.x, builder.gep(x, [I64(tile.rows)])),
+        (k, I64(0), k_next),
         (w, of.w, builder.gep(w, [I64(width)])),
-        (ahead, of.ahead, builder.gep(ahead, [I64(tile.rows)])),
         *((totals[ij], code.zero, sums[ij]) for ij in tiles),
     ):
         phi.add_incoming(start, before)
         phi.add_incoming(following, builder.block)
-    builder.cbranch(builder.icmp_signed(">", k_next, I64(0)), loop, after)
+    builder.cbranch(builder.icmp_signed("<", k_next, steps), loop, after)
     builder.position_at_end(after)
     added, done = builder.append_basic_block("add"), builder.append_basic_block("done")
     written = builder.append_basic_block("write")
@@ -195,7 +209,7 @@ def _multiply(code: _Code, tile: Tile, vectors: int, bf16: bool, of: _Operands, 
     for block, is_first in ((written, True), (added, False)):
         builder.position_at_end(block)
         for i, j in tiles:
-            place = (of.c, i, of.stride, j * code.lanes)
+            place = (of.c.data, i, of.c.stride, j * code.lanes)
             total = sums[i, j] if is_first else builder.fadd(code.load(*place), sums[i, j])
             code.store(total, *place)
         builder.branch(done)
@@ -203,25 +217,22 @@ def _multiply(code: _Code, tile: Tile, vectors: int, bf16: bool, of: _Operands, 
 
 
 def tile_multiplier(tile: Tile) -> Any:
-    """The intrinsic (bf16, width, x, x_at, w, w_at, c, c_at, c_stride, steps, first).
+    """The intrinsic (bf16, width, x, x_at, x_stride, w, w_at, c, c_at, c_stride, steps, first).
 
-    C[i, j] = sum over k of X[k, i] W[k, j], added to what C holds unless `first`, for the tile's
+    C[i, j] = sum over k of X[i, k] W[k, j], added to what C holds unless `first`, for the tile's
     rows i and j < width, a multiple of its lanes. x, w, c: f32[.] of words, each with the index of
-    its first word, i64; X's rows are as many words as the tile has rows, and W's are `width`;
-    c_stride: words from row to row of C. bf16, first: bool.
+    its first word and the words from row to row, i64; W's rows are `width` wide. bf16, first: bool.
     """
 
     @intrinsic
-    def multiply_tile(_, bf16, width, x, x_at, w, w_at, c, c_at, c_stride, steps, first, ahead):
+    def multiply_tile(_, bf16, width, x, x_at, x_stride, w, w_at, c, c_at, c_stride, steps, first):
         def generate(context, builder, signature, arguments):
-            bf16, width, x, x_at, w, w_at, c, c_at, c_stride, steps, first, ahead = arguments
+            bf16, width, x, x_at, x_stride, w, w_at, c, c_at, c_stride, steps, first = arguments
             code, kinds = _Code(context, builder, tile.lanes), signature.args
             of = _Operands(
-                code.pointer(kinds[2], x, x_at),
-                code.pointer(kinds[4], w, w_at),
-                code.pointer(kinds[6], c, c_at),
-                c_stride,
-                code.pointer(kinds[2], x, ahead),
+                _Rows(code.pointer(kinds[2], x, x_at), x_stride),
+                code.pointer(kinds[5], w, w_at),
+                _Rows(code.pointer(kinds[7], c, c_at), c_stride),
             )
             for vectors, pairs in itertools.product(range(1, tile.vectors + 1), (False, True)):
                 sized = builder.icmp_signed("==", width, I64(vectors * tile.lanes))
@@ -231,7 +242,7 @@ def tile_multiplier(tile: Tile) -> Any:
             return context.get_dummy_value()
 
         i64, truth = types.int64, types.boolean
-        kinds = (truth, i64, x, i64, w, i64, c, i64, i64, i64, truth, i64)
+        kinds = (truth, i64, x, i64, i64, w, i64, c, i64, i64, i64, truth)
         return types.void(*kinds), generate
 
     return multiply_tile
@@ -263,18 +274,6 @@ def square_transpose(lanes: int) -> Any:
         return types.void(a, i64, i64, b, i64, i64), generate
 
     return transpose
-
-
-@intrinsic
-def prefetch(_, array, at):
-    """Have the cache line of array[at] brought to the second level. array: u8[.]; at: i64"""
-
-    def generate(context, builder, signature, arguments):
-        code = _Code(context, builder, 1)
-        code.prefetch(code.pointer(signature.args[0], *arguments), 0, 2)
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64), generate
 
 
 @intrinsic
