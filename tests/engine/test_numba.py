@@ -187,18 +187,22 @@ def test_the_inner_loop_for_avx512_is_24_multiply_adds_and_no_spill():
     assert found.stdout == 2 * "0 True 0\n", found.stderr
 
 
+@pytest.mark.parametrize("scale", [0.0, 0.5])
 @pytest.mark.parametrize("lanes", [4, 8, 16])
-def test_a_square_is_transposed(lanes):
-    transpose = square_transpose(lanes)
-    a = np.arange(3 + lanes * 20, dtype=np.float32)
+def test_a_square_is_transposed(lanes, scale):
+    transpose, scale = square_transpose(lanes), np.float32(scale)
+    a, z = np.arange(2 * (3 + lanes * 20), dtype=np.float32).reshape(2, -1)
+    z = z if scale else z[:0]
     b = np.zeros(5 + lanes * 30, np.float32)
 
     @numba.njit
-    def run(a, b):
-        transpose(a, 3, 20, b, 5, 30)
+    def run(a, z, scale, b):
+        transpose(a, 3, 20, z, 2, scale, b, 5, 30)
 
-    run(a, b)
+    run(a, z, scale, b)
     square = a[3:].reshape(lanes, 20)[:, :lanes]
+    if scale:
+        square = square + scale * z[2:-1].reshape(lanes, 20)[:, :lanes]
     assert np.array_equal(b[5:].reshape(lanes, 30)[:, :lanes], square.T)
     assert not b[5:].reshape(lanes, 30)[:, lanes:].any()
 
