@@ -52,7 +52,7 @@ def choose_tile(features: set[str], triple: str) -> Tile:
         known = llvm.llvm_version_info[0] >= 20  # older ones take words where we give bfloat
         return Tile(16, 8, 3, "avx512bf16" if known and "avx512bf16" in features else "")
     if {"avx2", "fma"} <= features:
-        return Tile(8, 4, 3, "")
+        return Tile(8, 6, 2, "")
     return Tile(4, 4, 2, "")
 
 
