@@ -14,7 +14,8 @@ from tinyzo.engine.numba.wide import (
     all_of,
     load_floats,
     moved,
-    square_added,
+    scaled,
+    squared,
     step_of,
     store_floats,
 )
@@ -72,14 +73,15 @@ def move(source, source_type, terms, storage, start, target, target_type):
         m = v = all_of(F(0))
         for t in range(rounds.size):
             z = draw(keys[t, 0], keys[t, 1], is_signs, index, w, limit)
-            kept, added = all_kept[t], all_added[t]
+            if all_kept[t] != 1:
+                w = scaled(all_kept[t], w)
             if is_moment[t]:  # moments.Moments.change
-                m, v = moved(F(1), m, added, z), square_added(v, z, moments[t, 0])
+                m, v = moved(m, all_added[t], z), moved(v, moments[t, 0], squared(z))
                 if rounds[t]:
-                    w = moved(kept, w, moments[t, 1], step_of(m, v))
+                    w = moved(w, moments[t, 1], step_of(m, v))
                     m = v = all_of(F(0))
             else:
-                w = moved(kept, w, added, z)
+                w = moved(w, all_added[t], z)
             if rounds[t]:
                 w = dithered(w, salts[t, 0], salts[t, 1], index, storage)
         store(w, target, i, count, target_type)
