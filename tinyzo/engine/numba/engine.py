@@ -72,7 +72,7 @@ class NumbaEngine:
         first = start * math.prod(raw.shape[1:])
         tasks = raw.size // CHUNK + 1
         flat = as_bytes(raw.reshape(1, -1))
-        self.run(tensors.fold, *flat, terms, first, scratch=4096, tasks=tasks)
+        self.run(tensors.fold, *flat, terms, first, tasks=tasks)
 
     def multiply(self, product: Product, raw: np.ndarray, first: int, column: int) -> None:
         """The products with some rows of W. raw: the rows as stored; first: the first one's number.

@@ -26,7 +26,7 @@ def itemsize(storage):
 
 @njit(inline="always")
 def load(raw, i, count, storage):
-    """Numbers i, ... of raw: u8[.], as float32: `count` of them, or 32."""
+    """Numbers i, ... of raw: u8[.], as float32: `count` of them, or WIDE."""
     if storage == F32:
         return load_floats(raw, i, count)
     if storage == BF16:
