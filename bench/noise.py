@@ -116,7 +116,7 @@ def compare(rows: list[dict], effort: common.Effort) -> list[dict]:
     """A line for each type and kind: from cache, and what it costs beside float32."""
     whole = {(r["storage"], r["kind"]): r["min_ns"] for r in rows if r["engine"] == "numba"}
     cached = cached_times(effort)
-    common.row("one thread, from cache", "min ns", "of f32", "whole, of f32")
+    common.row("one thread, from cache", "min ns", "of f32", "whole tensor")
     found = []
     for (storage, kind), ns in cached.items():
         shares = [times[storage, kind] / times["f32", kind] for times in (cached, whole)]

@@ -20,12 +20,13 @@ from tinyzo.engine.weights import Weights
 numba = pytest.importorskip("numba", reason="the fast engine needs Numba")
 
 from tinyzo.engine.numba import tensors  # noqa: E402
-from tinyzo.engine.numba.arguments import KERNEL_TYPES, make_terms  # noqa: E402
+from tinyzo.engine.numba.arguments import KERNEL_TYPES, as_bytes, make_terms  # noqa: E402
 from tinyzo.engine.numba.storage import F32  # noqa: E402
 from tinyzo.engine.numba.tensors import Terms  # noqa: E402
 from tinyzo.engine.numba.wide import WIDE  # noqa: E402
 
 SIZES = [1, 5, 31, 32, 33, WIDE - 1, WIDE, WIDE + 1, 3 * WIDE + 7]
+FLOAT = np.dtype("<f4")
 DTYPES = {"BF16": np.dtype("<u2"), "F16": np.dtype("<f2")}
 SEED, NAME = 9, "w"
 
@@ -35,10 +36,17 @@ def move(*arguments):
     tensors.move(*arguments)
 
 
-def terms_of(dtype: np.dtype = np.dtype("<f4"), kind: str = "gaussian", *updates: Update) -> Terms:
+def pending(update: Update, dtype: np.dtype = FLOAT, kind: str = "gaussian") -> Weights:
     weights = Weights({NAME: np.zeros((2, 2), dtype)}, NumpyEngine(), Direction(kind))
-    weights.pending = list(updates)
-    return make_terms(weights, NAME, ())
+    weights.pending = [update]
+    return weights
+
+
+def terms_of(update: Update, dtype: np.dtype = FLOAT, kind: str = "gaussian") -> Terms:
+    return make_terms(pending(update, dtype, kind), NAME, ())
+
+
+NO_TERMS = make_terms(Weights({NAME: np.zeros((2, 2), FLOAT)}, NumpyEngine()), NAME, ())
 
 
 def moved(values: np.ndarray, source: int, terms: Terms, kind: str, start: int) -> np.ndarray:
@@ -56,7 +64,7 @@ def moved(values: np.ndarray, source: int, terms: Terms, kind: str, start: int) 
 @pytest.mark.parametrize("kind", ["gaussian", "rademacher"])
 @pytest.mark.parametrize("start", [0, 1, 31, 32, 2**16 - 7, 2**31 - 40, 2**32 - 3 * WIDE - 7])
 def test_z_of_any_stretch(kind, start):
-    terms = terms_of(np.dtype("<f4"), kind, Update([(SEED, 1.0)]))
+    terms = terms_of(Update([(SEED, 1.0)]), FLOAT, kind)
     for size in SIZES:
         z = np.full(size + 1, 7, np.float32)
         tensors.fill_noise(terms, 0, np.uint32(start), z[:size], np.zeros(size, np.float32))
@@ -76,7 +84,7 @@ def element_of(key: tuple[int, int], word: int) -> int:
 @pytest.mark.parametrize("word", [0, 1, 0x8000, 0x80000000, 0xFFFF0000, 0xFFFFFFFF])
 def test_z_of_words_with_rare_sums(word):
     """Word 0 has the least sum that there is."""
-    terms = terms_of(np.dtype("<f4"), "gaussian", Update([(SEED, 1.0)]))
+    terms = terms_of(Update([(SEED, 1.0)]))
     index = np.array([element_of(noise.key(SEED, NAME), word)], np.uint32)
     assert noise.words(noise.key(SEED, NAME), index.copy())[0] == word
     z = np.zeros(1, np.float32)
@@ -86,7 +94,7 @@ def test_z_of_words_with_rare_sums(word):
 
 def test_z_of_many_elements():
     n = 1 << 22
-    terms = terms_of(np.dtype("<f4"), "gaussian", Update([(SEED, 1.0)]))
+    terms = terms_of(Update([(SEED, 1.0)]))
     z = np.zeros(n, np.float32)
     tensors.fill_noise(terms, 0, np.uint32(5), z, z)
     assert np.array_equal(z, noise.at(SEED, NAME, noise.counters(5, (n,))))
@@ -99,13 +107,13 @@ def test_z_of_many_elements():
 def test_every_16_bit_number_is_widened_and_narrowed(kind):
     stored = np.arange(1 << 16, dtype=np.uint16)
     wide = np.zeros(1 << 16, np.float32)
-    arguments = (terms_of(), KERNEL_TYPES[kind], np.uint32(0))
+    arguments = (NO_TERMS, KERNEL_TYPES[kind], np.uint32(0))
     move(stored.view(np.uint8), KERNEL_TYPES[kind], *arguments, wide.view(np.uint8), F32)
     exact = widen(stored.view(DTYPES[kind]))
     number = ~np.isnan(exact)
     assert np.isnan(wide[~number]).all()
     assert wide[number].tobytes() == exact[number].tobytes()
-    back = moved(wide, F32, terms_of(), kind, 0)
+    back = moved(wide, F32, NO_TERMS, kind, 0)
     assert np.array_equal(back[number], stored[number])
     assert np.isnan(widen(back[~number].view(DTYPES[kind]))).all()
 
@@ -127,7 +135,7 @@ def floats_of_all_sizes() -> np.ndarray:
 def test_floats_of_all_sizes_are_dithered(kind):
     """An update of nothing: w + 0 z, rounded."""
     values, start = floats_of_all_sizes(), 12345
-    terms = terms_of(DTYPES[kind], "gaussian", Update([(SEED, 0.0)]))
+    terms = terms_of(Update([(SEED, 0.0)]), DTYPES[kind])
     found = moved(values, F32, terms, kind, start)
     index = noise.counters(start, values.shape)
     nothing = np.float32(0) * noise.at(SEED, NAME, index.copy())
@@ -148,8 +156,8 @@ def test_a_stretch_of_any_size_and_place_is_folded_alone(dtype, kind):
     """From an address that no vector would choose; what lies around it stays."""
     width = np.dtype(dtype).itemsize
     update = Update([(SEED, 1e-2), (SEED + 1, 1e-3)], decay=0.25)
-    terms = terms_of(np.dtype(dtype), kind, update)
-    storage = {"<f4": F32, "<u2": KERNEL_TYPES["BF16"], "<f2": KERNEL_TYPES["F16"]}[dtype]
+    weights = pending(update, np.dtype(dtype), kind)
+    storage, terms = as_bytes(np.zeros(1, dtype))[1], make_terms(weights, NAME, ())
     for size in SIZES:
         around = np.full(width * (size + 2) + 1, 99, np.uint8)
         raw = around[1 + width : 1 + width * (size + 1)]
@@ -158,8 +166,6 @@ def test_a_stretch_of_any_size_and_place_is_folded_alone(dtype, kind):
         start = narrow(values, np.dtype(dtype), bits)
         raw[:] = start.view(np.uint8)
         tensors.fold(raw[None], storage, terms, 70, np.zeros(0, "f4"), np.zeros(3, np.int64))
-        weights = Weights({NAME: np.zeros((2, 2), dtype)}, NumpyEngine(), Direction(kind))
-        weights.pending = [update]
         now = weights.now(NAME, start, noise.counters(70, (size,)))
         assert raw.tobytes() == narrow(now, np.dtype(dtype), bits).tobytes()
         assert (around[: 1 + width] == 99).all() and (around[1 + width * (size + 1) :] == 99).all()

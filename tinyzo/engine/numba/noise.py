@@ -9,10 +9,7 @@ from tinyzo.engine.numba.wide import gaussian, signs, small_only
 @njit(inline="always")
 def draw(key_0, key_1, is_signs, index, w, limit):
     """Parameters.z of the elements index, ..., which are now w."""
-    if is_signs:
-        z = signs(key_0, key_1, index)
-    else:
-        z = gaussian(key_0, key_1, index)
+    z = signs(key_0, key_1, index) if is_signs else gaussian(key_0, key_1, index)
     if limit < np.inf:
         z = small_only(z, w, limit)
     return z

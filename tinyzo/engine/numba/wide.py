@@ -78,7 +78,9 @@ class Value:
         numbers = [other] * kind.count if isinstance(other, int | float) else other
         return Value(self.builder, kind([self.element(n) for n in numbers]))
 
-    def _with(self, other: "Value | float | range | list[int]", whole: str, floating: str = "") -> "Value":
+    def _with(
+        self, other: "Value | float | range | list[int]", whole: str, floating: str = ""
+    ) -> "Value":
         operation = getattr(self.builder, floating if self.element == F32 else whole)
         return Value(self.builder, operation(self.value, self.like(other).value))
 
