@@ -74,7 +74,7 @@ class NumbaEngine:
         first = start * math.prod(raw.shape[1:])
         tasks = raw.size // CHUNK + 1
         flat = as_bytes(raw.reshape(1, -1))
-        self.run(tensors.fold, *flat, terms, first, scratch=4096, tasks=tasks)
+        self.run(tensors.fold, *flat, terms, first, tasks=tasks)
 
     def multiply(self, product: Product, raw: np.ndarray, first: int, column: int) -> None:
         """The products with some rows of W. raw: the rows as stored; first: the first one's number.
@@ -85,7 +85,7 @@ class NumbaEngine:
         words = padded(x.shape[2], 2) // 2 if bf16 else x.shape[2]
         block = self._rows_of_a_task(len(raw))
         tiles = len(terms.seeds) * block * DEPTH
-        work = (4 + 3 * LANES) * (2 * DEPTH if bf16 else DEPTH)
+        work = (1 + 3 * LANES) * (2 * DEPTH if bf16 else DEPTH)
         self.run(
             matmul.linear,
             *(x, *as_bytes(raw), first, terms, bias, residual, out, column, bf16, block),
