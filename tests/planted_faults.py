@@ -25,7 +25,7 @@ LONGEST = 300  # seconds that tests may take
 # files into another, which takes long; what it shares with NumPy not at all.
 COMPILED = tuple(
     f"engine/numba/{name}.py"
-    for name in ("kernels", "layers", "matmul", "noise", "storage", "tensors", "vectors")
+    for name in ("groups", "kernels", "layers", "matmul", "noise", "storage", "tensors", "vectors")
 )
 SHARED = ("engine/noise.py", "engine/gelu.py", "engine/moments.py")
 

@@ -7,6 +7,7 @@ from numba import njit
 
 from tinyzo.engine.moments import FLOOR
 from tinyzo.engine.numba.cache import kept
+from tinyzo.engine.numba.groups import INT4, widen_groups
 from tinyzo.engine.numba.kernels import CHUNK, F, U, kernel, tasks
 from tinyzo.engine.numba.noise import fill_gaussian, fill_signs, random_word
 from tinyzo.engine.numba.storage import (
@@ -86,7 +87,9 @@ def read(raw, storage, row, start, terms, index, work):
     w, z = work[0], work[1]
     size = itemsize(storage)
     part = raw[row, size * start : size * (start + w.size)]
-    if storage == F32:
+    if storage >= INT4:
+        widen_groups(raw, storage, row, start, w)
+    elif storage == F32:
         w[:] = part.view(F)
     else:
         halves = part.view(np.uint16)
