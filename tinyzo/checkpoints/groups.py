@@ -133,7 +133,7 @@ def metadata_of(kind: str) -> dict[str, str]:
 
 
 def kind_of(source: Source) -> str | None:
-    """"int4" or "int8" of a file of groups; None of any other.
+    """What a file of groups is in, "int4" or "int8"; None of any other file.
 
     raises: CheckpointError when it has others than are known here
     """

@@ -172,9 +172,7 @@ def load(
     return open_model(path, dtype, base_dtype).settle(engine, residency, threads)
 
 
-def open_model(
-    path: str | Path, dtype: str | None = None, base_dtype: str | None = None
-) -> Model:
+def open_model(path: str | Path, dtype: str | None = None, base_dtype: str | None = None) -> Model:
     """A checked model whose weights are still in their file; `settle` makes it ready.
 
     Of a PEFT folder: its base, with the adapter in front of it.

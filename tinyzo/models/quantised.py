@@ -16,8 +16,6 @@ from tinyzo.checkpoints.sources import Source
 from tinyzo.engine.groups import GroupedWeights
 from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.engine.stores.grouped import FileOfGroups, Grouped, Quantised
-from tinyzo.errors import ConfigError
-from tinyzo.models.architecture import Architecture
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TOKENS = "roberta.embeddings.word_embeddings.weight"
 POSITIONS = "roberta.embeddings.position_embeddings.weight"
 TYPES = "roberta.embeddings.token_type_embeddings.weight"
-TABLES = (TOKENS, POSITIONS, TYPES)
+TABLES: tuple[str, ...] = (TOKENS, POSITIONS, TYPES)
 
 
 @dataclass(frozen=True)
