@@ -20,6 +20,7 @@ import argparse
 import math
 import statistics
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -43,6 +44,7 @@ from tinyzo.zo.objectives import Objective
 MODELS = ("roberta-tiny", "opt-tiny")
 TYPES = (None, "int8", "int4")
 MASK_EVERY = 7
+EPS, LR = 1e-2, 1e-4
 
 
 # -- loss ----------------------------------------------------------------------------------------
@@ -130,8 +132,8 @@ def step(options: argparse.Namespace) -> None:
     loss = BoundedLoss(Objective(model, bound), plan.micro_batch_tokens)
     seconds: list[float] = []
     for number in range(1 + (options.steps or 2)):
-        seed = step_seed(0, number)
-        took = common.timed(lambda: mezo_step(model.weights, loss, examples, seed, 1e-2, 1e-4))
+        arguments = (model.weights, loss, examples, step_seed(0, number), EPS, LR)
+        took = common.timed(partial(mezo_step, *arguments))
         common.row(f"step {number}", took, peak_bytes() / common.MEGABYTE)
         seconds.append(took)
     common.finish(

@@ -195,14 +195,14 @@ FAULTS = (
         "np.clip(np.rint(padded / step), -most, most)",
         "np.clip(np.trunc(padded / step), -most, most)",
         "codes are cut and not rounded",
-        "checkpoints/test_groups.py::test_each_code_is_the_nearest_and_each_scale_is_of_the_largest",
+        "checkpoints/test_files_of_groups.py::test_each_code_is_the_nearest_and_each_scale_is_of_the_largest",
     ),
     Fault(
         "checkpoints/groups.py",
         ".view(np.uint16) >= INFINITE",
         ".view(np.uint16) > INFINITE",
         "an infinite scale is taken",
-        "checkpoints/test_groups.py::test_a_scale_that_is_none_is_refused",
+        "checkpoints/test_files_of_groups.py::test_a_scale_that_is_none_is_refused",
     ),
     Fault(
         "checkpoints/safetensors.py",
@@ -682,7 +682,7 @@ FAULTS = (
         "INT8 if name in tables else GROUP_TYPES[kind]",
         "GROUP_TYPES[kind]",
         "tables are quantised to 4 bits",
-        "engine/test_groups.py::test_sizes_are_of_groups checkpoints/test_groups.py::test_the_layout",
+        "checkpoints/test_files_of_groups.py::test_the_layout",
     ),
     Fault(
         "models/roberta.py",

@@ -231,5 +231,9 @@ def test_a_block_has_room_for_both_forms(tmp_path):
         for name, (_, *columns) in store.shapes.items()
         if columns
     }
-    rows = {name: min(store.shapes[name][0], 2 * (24 // store.shapes[name][1])) for name in per_row}
-    assert store.block_bytes(2) == max(rows[name] * per_row[name] for name in per_row)
+    for tiles in (2, 100):
+        most = [
+            per_row[name] * min(store.shapes[name][0], tiles * (24 // store.shapes[name][1]))
+            for name in per_row
+        ]
+        assert store.block_bytes(tiles) == max(most)
