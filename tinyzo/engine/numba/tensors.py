@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 
 from tinyzo.engine.numba.cache import kept
+from tinyzo.engine.numba.groups import INT4, widen_groups
 from tinyzo.engine.numba.kernels import CHUNK, F, U, kernel, tasks
 from tinyzo.engine.numba.noise import draw
 from tinyzo.engine.numba.storage import F32, dithered, itemsize, load, store
@@ -95,7 +96,10 @@ def read(raw, storage, row, start, terms, index, w):
     """
     size = itemsize(storage)
     part = raw[row, size * start : size * (start + w.size)]
-    move(part, storage, terms, storage, index, w.view(np.uint8), F32)
+    if storage >= INT4:  # never trained
+        widen_groups(raw, storage, row, start, w)
+    else:
+        move(part, storage, terms, storage, index, w.view(np.uint8), F32)
 
 
 @kept
