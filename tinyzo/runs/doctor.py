@@ -209,7 +209,7 @@ def fastest(engines: Engines, why_not: str) -> Iterator[Check]:
 
 def kernels() -> Iterator[Check]:
     """Where compiled kernels are kept."""
-    from tinyzo.engine.numba.cache import choose_folder
+    from tinyzo.engine.numba.files import choose_folder
 
     folder, why_not = choose_folder()
     hint = f"{why_not}: set NUMBA_CACHE_DIR to a folder that can be written"

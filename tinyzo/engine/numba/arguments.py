@@ -9,14 +9,13 @@ from tinyzo.batch import Batch
 from tinyzo.dtypes import Array, Integers, Rows, weight_type
 from tinyzo.engine import noise
 from tinyzo.engine.moments import Moments
-from tinyzo.engine.numba import storage
-from tinyzo.engine.numba.tensors import Terms
+from tinyzo.engine.numba.terms import BF16, F16, F32, Terms
 from tinyzo.engine.numpy_engine import QUERIES
 from tinyzo.engine.terms import Probe, Update
 from tinyzo.engine.weights import Parameters
 
 NOTHING = np.zeros((0, 0, 0), np.float32)  # where a kernel may be given an array
-KERNEL_TYPES = {"F32": storage.F32, "BF16": storage.BF16, "F16": storage.F16}
+KERNEL_TYPES = {"F32": F32, "BF16": BF16, "F16": F16}
 
 
 def padded(n: int, multiple: int) -> int:

@@ -4,8 +4,8 @@ import numpy as np
 from numba import njit
 
 from tinyzo.engine.numba.kernels import F, I, U
+from tinyzo.engine.numba.terms import BF16, F16, F32
 
-F32, BF16, F16 = 0, 1, 2  # a kernel is compiled once for all of them: raw is u8[rows, bytes]
 
 
 @njit(inline="always")
