@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import NamedTuple
 
+from tinyzo.engine.numba.objects import will_load_numba
 from tinyzo.engine.numba.sizes import BLOCK, DEPTH
 from tinyzo.engine.numpy_engine import QUERIES
 from tinyzo.engine.select import may_have_numba
@@ -22,8 +23,8 @@ from tinyzo.runs.settings import RunSettings, parse_bytes
 
 Parts = dict[str, int]  # bytes, by what they are for
 FLOAT_BYTES = 4
-NUMBA_BYTES = 107 << 20  # Numba and LLVM, loaded: measured
-KERNELS_BYTES = 8 << 20  # our compiled kernels: measured
+NUMBA_BYTES = 107 << 20  # Numba and LLVM, loaded, where kernels need them: measured
+KERNELS_BYTES = 8 << 20  # our compiled kernels and the memory of threads: measured
 SPARE_MB = 1  # by which the interpreter may be larger the next time: measured
 
 
@@ -181,7 +182,7 @@ def _in_numpy(config: ModelConfig, tokens: int, load: Load) -> Parts:
 def _in_numba(config: ModelConfig, tokens: int, load: Load, threads: int) -> Parts:
     head_width = config.hidden_size // config.num_attention_heads
     code = KERNELS_BYTES
-    if "tinyzo.engine.numba.engine" not in sys.modules:
+    if "numba" not in sys.modules and will_load_numba():
         code += NUMBA_BYTES
     linear = load.probes * BLOCK * (DEPTH + tokens) + 4 * DEPTH
     attention = load.longest * (3 * head_width + QUERIES)

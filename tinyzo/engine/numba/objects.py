@@ -177,6 +177,13 @@ def why_numba() -> str:
     return ""
 
 
+def will_load_numba() -> bool:
+    """True when Numba has to be loaded to compute; a child loads it to compile."""
+    if loader.why_not() or files.choose_folder()[0] is None:
+        return True
+    return not files.why_compile() and bool(why_numba())
+
+
 def forget() -> None:
     """Look for objects anew."""
     known.clear()
