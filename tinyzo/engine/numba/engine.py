@@ -270,9 +270,10 @@ def ensure_compiled() -> None:
     had, or what it compiles kept.
     raises: ConfigError where they cannot be compiled
     """
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        raise ConfigError("NUMBA_DISABLE_JIT is set", "unset it")
     why = files.why_compile()
     if why:
-        check_may_compile()
         say_once(f"compiling kernels, {why}")
         if files.choose_folder()[0] is not None:
             compile_apart()
@@ -280,18 +281,11 @@ def ensure_compiled() -> None:
             why = files.why_compile()
     if not why and not objects.why_numba():
         return
-    check_may_compile()
     try:
         compile_kernels()
     except Exception as error:
         found = f"the kernels cannot be compiled ({in_a_line(error)})"
         raise ConfigError(found, "reinstall numba, and report this if that does not help") from None
-
-
-def check_may_compile() -> None:
-    """raises: ConfigError when Numba is told not to compile"""
-    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
-        raise ConfigError("NUMBA_DISABLE_JIT is set", "unset it")
 
 
 def compile_apart() -> None:

@@ -23,9 +23,9 @@ OWN = Path(__file__).parent / "__pycache__"
 SOURCES = (  # whose code or constants are compiled
     *("numba/kernels.py", "numba/layers.py", "numba/matmul.py", "numba/noise.py"),
     *("numba/sizes.py", "numba/storage.py", "numba/tensors.py", "numba/terms.py"),
-    *("numba/vectors.py", "numba/cache.py", "numba/objects.py"),
-    *("noise.py", "gelu.py", "moments.py"),
+    *("numba/vectors.py", "noise.py", "gelu.py", "moments.py"),
 )
+FORMATS = ("numba/cache.py", "numba/objects.py")  # which write the files
 DIGEST_BYTES = 32
 KERNELS = {  # those that are kept, and where they stand
     "linear": "matmul",
@@ -45,7 +45,7 @@ def digest(*parts: object) -> str:
 
 def of_sources() -> str:
     """The beginning of a folder's name: kernels-A-, where A is of what is compiled."""
-    return f"kernels-{digest([LOADER.get_data(str(ENGINE / source)) for source in SOURCES])}-"
+    return f"kernels-{digest([LOADER.get_data(str(ENGINE / source)) for source in SOURCES + FORMATS])}-"
 
 
 def of_compiler() -> str:

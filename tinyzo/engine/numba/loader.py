@@ -243,7 +243,7 @@ def load(content: bytes, entry: str, known: Mapping[str, int] | None = None) -> 
     try:
         image = Image(ElfObject(content), known or {})
         image.fill()
-    except (struct.error, IndexError, ValueError, OSError) as error:
+    except (struct.error, IndexError, ValueError, OverflowError, OSError) as error:
         raise LoadError(f"it is damaged ({error})") from None
     (symbol,) = [s for s in image.object.symbols if s.name == entry] or [None]
     if symbol is None:
@@ -290,8 +290,10 @@ def relocate_x86_64(
         struct.pack_into("<q", memory, at, target - place)
     elif kind == 2:  # R_X86_64_PC32
         struct.pack_into("<i", memory, at, target - place)
-    elif kind == 4:  # R_X86_64_PLT32: a call
-        struct.pack_into("<i", memory, at, slot - 4 - place)
+    elif kind == 4:  # R_X86_64_PLT32, a call: 4 bytes, then the next instruction
+        struct.pack_into("<i", memory, at, slot - place - 4)
+    elif kind in (9, 41, 42):  # R_X86_64_GOTPCREL, GOTPCRELX, REX_GOTPCRELX: likewise
+        struct.pack_into("<i", memory, at, slot + 8 - place - 4)
     else:
         raise LoadError(f"its relocations of type {kind} are not known")
 
