@@ -22,7 +22,7 @@ from tiny import ENGINES
 if "numba" not in ENGINES:
     pytest.skip("it is about the numba engine", allow_module_level=True)
 
-from tinyzo.engine.numba import cache, files, host, layers, loader, objects
+from tinyzo.engine.numba import cache, files, host, layers, objects
 from tinyzo.engine.numba import engine as numba_engine
 from tinyzo.engine.numba.cache import KernelCache
 from tinyzo.errors import ConfigError

@@ -172,7 +172,7 @@ def test_every_flipped_byte_of_the_headers_loads_or_is_refused():
         changed = bytearray(content)
         changed[at] ^= 0xFF
         try:
-            loader.ElfObject(bytes(changed)).symbols
+            assert loader.ElfObject(bytes(changed)).sections is not None
         except (LoadError, struct.error, IndexError, ValueError, OverflowError):
             continue
 

@@ -7,7 +7,7 @@ other one calls it.
 
 import functools
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numba
@@ -85,7 +85,7 @@ def build_here() -> objects.Build:
     return objects.Build(TILE.lanes, TILE.rows, TILE.width, TILE.bf16, has)
 
 
-def kinds_of(signature: tuple[Any, ...]) -> list[Any]:
+def kinds_of(signature: Iterable[Any]) -> list[Any]:
     """The kinds of arguments of a kernel, as `objects.in_words` has them.
 
     raises: LoadError for types that are not passed to an object
@@ -94,8 +94,8 @@ def kinds_of(signature: tuple[Any, ...]) -> list[Any]:
     for each in signature:
         if isinstance(each, types.Array) and each.layout == "C" and each.mutable and each.aligned:
             kinds.append((as_dtype(each.dtype).str, each.ndim))
-        elif isinstance(each, types.BaseTuple):
-            kinds += kinds_of(tuple(each))
+        elif hasattr(each, "types"):  # of a tuple's items
+            kinds += kinds_of(each.types)
         elif each in LETTERS:
             kinds.append(LETTERS[each])
         else:
@@ -111,35 +111,41 @@ def object_of(result: Any) -> objects.Object:
     return objects.Object(code, result.fndesc.llvm_func_name, kinds, helpers, build_here(), "")
 
 
+def contiguous_reshape(
+    n: int,
+    shape: Any,
+    strides: Any,
+    n_new: int,
+    new_shape: Any,
+    new_strides: Any,
+    itemsize: int,
+    is_fortran: int,
+) -> int:
+    """Numba's function in C of that purpose, for arrays that need no copy: 1, or 0 for others."""
+    size = itemsize
+    for i in range(n - 1, -1, -1):
+        if shape[i] != 1 and strides[i] != size:
+            return 0
+        size *= shape[i]
+    size = itemsize
+    for i in range(n_new - 1, -1, -1):
+        new_strides[i] = size
+        size *= new_shape[i]
+    return 0 if is_fortran else 1
+
+
 @functools.cache
 def reshape() -> tuple[str, bytes, str]:
-    """Numba's function in C, of contiguous arrays: its name, an object, and its name there."""
-    numbers = types.CPointer(types.intp)
-
-    @numba.cfunc(
-        types.int32(
-            *(types.intp, numbers, numbers, types.intp, numbers, numbers, types.intp, types.int32)
-        ),
-        error_model="numpy",
-    )
-    def contiguous(n, shape, strides, n_new, new_shape, new_strides, itemsize, is_fortran):
-        size = itemsize
-        for i in range(n - 1, -1, -1):
-            if shape[i] != 1 and strides[i] != size:
-                return 0  # it needs a copy
-            size *= shape[i]
-        size = itemsize
-        for i in range(n_new - 1, -1, -1):
-            new_strides[i] = size
-            size *= new_shape[i]
-        return 0 if is_fortran else 1
-
-    return RESHAPE, contiguous._library._get_compiled_object(), contiguous._wrapper_name
+    """The name of a function that kernels call, an object that has it, and its name there."""
+    number, numbers = types.intp, types.CPointer(types.intp)
+    of_new = (number, numbers, numbers, number, types.int32)
+    compiled: Any = numba.cfunc(types.int32(number, numbers, numbers, *of_new))(contiguous_reshape)
+    return RESHAPE, compiled._library._get_compiled_object(), compiled._wrapper_name
 
 
 def make_objects(results: Callable[[], list[bytes]]) -> None:
     """Compile the kernels that `results` calls, and keep objects of those that give the same."""
-    objects.known.update(dict.fromkeys(files.KERNELS, {}))
+    objects.known.update({name: {} for name in files.KERNELS})
     KernelCache.reads = False
     expected = results()
     if loader.why_not():

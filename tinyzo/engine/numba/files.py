@@ -45,7 +45,8 @@ def digest(*parts: object) -> str:
 
 def of_sources() -> str:
     """The beginning of a folder's name: kernels-A-, where A is of what is compiled."""
-    return f"kernels-{digest([LOADER.get_data(str(ENGINE / source)) for source in SOURCES + FORMATS])}-"
+    content = [LOADER.get_data(str(ENGINE / source)) for source in SOURCES + FORMATS]
+    return f"kernels-{digest(content)}-"
 
 
 def of_compiler() -> str:

@@ -97,15 +97,16 @@ def address_of(name: str) -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
+kept: list["Pages"] = []
+
+
 class Pages:
     """Memory for code, never to be written and executed at once. It is not given back."""
-
-    kept: list["Pages"] = []
 
     def __init__(self, size: int) -> None:
         self.memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
-        self.kept.append(self)
+        kept.append(self)
 
     def make_executable(self, size: int) -> None:
         """raises: LoadError where the system does not let us execute what we wrote"""
@@ -245,12 +246,12 @@ def load(content: bytes, entry: str, known: Mapping[str, int] | None = None) -> 
         image.fill()
     except (struct.error, IndexError, ValueError, OverflowError, OSError) as error:
         raise LoadError(f"it is damaged ({error})") from None
-    (symbol,) = [s for s in image.object.symbols if s.name == entry] or [None]
-    if symbol is None:
+    found = [symbol for symbol in image.object.symbols if symbol.name == entry and symbol.section]
+    if not found:
         raise LoadError(f"it has no function {entry}")
     image.pages.make_executable(image.code_bytes)
     clear_cache(image.pages.address, image.code_bytes)
-    return image.address(symbol)
+    return image.address(found[0])
 
 
 def clear_cache(start: int, size: int) -> None:

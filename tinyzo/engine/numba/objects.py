@@ -23,10 +23,13 @@ from tinyzo.errors import TinyzoError
 from tinyzo.packages import in_a_line, say_once
 
 Kinds = tuple[Any, ...]  # of arguments: (dtype, dimensions) of an array, a letter of a number
-SCALARS = {
-    **dict.fromkeys((int, np.int64), "i"),
-    **dict.fromkeys((bool, np.bool_), "b"),
-    **dict.fromkeys((float, np.float64), "d"),
+SCALARS: dict[type, str] = {
+    int: "i",
+    np.int64: "i",
+    bool: "b",
+    np.bool_: "b",
+    float: "d",
+    np.float64: "d",
     np.float32: "f",
 }
 C_TYPES: dict[str, Any] = {
@@ -88,13 +91,13 @@ class Object(NamedTuple):
         ends = list(itertools.accumulate(about["sizes"], initial=4 + size))
         parts = [content[start:end] for start, end in itertools.pairwise(ends)]
         named = zip(about["helpers"], parts[1:], strict=True)
-        *numbers, features = about["build"]
+        lanes, rows, width, bf16, features = about["build"]
         return cls(
             code=parts[0],
             entry=about["entry"],
             kinds=tuple(k if isinstance(k, str) else tuple(k) for k in about["kinds"]),
             helpers=[(name, code, entry) for (name, entry), code in named],
-            build=Build(*numbers, tuple(features)),
+            build=Build(lanes, rows, width, bf16, tuple(features)),
             why_not=about["why_not"],
         )
 

@@ -4,8 +4,7 @@ import numpy as np
 from numba import njit
 
 from tinyzo.engine.numba.kernels import F, I, U
-from tinyzo.engine.numba.terms import BF16, F16, F32
-
+from tinyzo.engine.numba.terms import BF16, F32
 
 
 @njit(inline="always")
