@@ -312,6 +312,8 @@ def cold(tmp_path, monkeypatch):
     asked = []
 
     def child(statement):
+        if statement == "import numba":
+            return ""
         asked.append(statement)
         for kernel in files.KERNELS:
             files.write(tmp_path / NAME / f"{kernel}-1.kernel", b"")
@@ -354,6 +356,8 @@ def test_kernels_that_numba_has_to_call_are_loaded_at_once(cold, monkeypatch):
 )
 def test_where_a_child_fails_this_process_compiles(cold, capsys, monkeypatch, failed, why):
     def fails(statement):
+        if statement == "import numba":
+            return ""
         if isinstance(failed, OSError):
             raise failed
         return failed
@@ -365,7 +369,15 @@ def test_where_a_child_fails_this_process_compiles(cold, capsys, monkeypatch, fa
     assert lines(capsys)[1:] == [said]
 
 
+def test_a_numba_that_cannot_be_loaded(cold, monkeypatch):
+    monkeypatch.setattr(numba_engine, "try_apart", lambda statement: "SystemError: bad magic")
+    with pytest.raises(ConfigError, match=r"numba cannot be used \(SystemError: bad magic\)\n"):
+        numba_engine.ensure_compiled()
+    assert cold == []
+
+
 def test_what_kills_a_child_is_not_tried_here(cold, monkeypatch):
+    monkeypatch.setattr(numba_engine, "check_numba", lambda: None)
     monkeypatch.setattr(numba_engine, "try_apart", lambda statement: "killed by signal 9")
     message = "the process that compiles kernels was killed by signal 9\n  hint: begin again"
     with pytest.raises(ConfigError, match=message):
@@ -385,6 +397,7 @@ def test_kernels_that_cannot_be_compiled(cold, capsys, monkeypatch):
     def fails():
         raise RuntimeError("LLVM ERROR\nmore")
 
+    monkeypatch.setattr(numba_engine, "check_numba", lambda: None)
     monkeypatch.setattr(numba_engine, "try_apart", lambda statement: "RuntimeError: LLVM ERROR")
     monkeypatch.setattr(numba_engine, "compile_kernels", fails)
     with pytest.raises(ConfigError, match=r"cannot be compiled \(RuntimeError: LLVM ERROR\)\n"):

@@ -274,6 +274,7 @@ def ensure_compiled() -> None:
         raise ConfigError("NUMBA_DISABLE_JIT is set", "unset it")
     why = files.why_compile()
     if why:
+        check_numba()
         say_once(f"compiling kernels, {why}")
         if files.choose_folder()[0] is not None:
             compile_apart()
@@ -286,6 +287,20 @@ def ensure_compiled() -> None:
     except Exception as error:
         found = f"the kernels cannot be compiled ({in_a_line(error)})"
         raise ConfigError(found, "reinstall numba, and report this if that does not help") from None
+
+
+def check_numba() -> None:
+    """Have a child process load Numba, since this one is not to do without need.
+
+    raises: ConfigError where it cannot be loaded
+    """
+    try:
+        failed = try_apart("import numba")
+    except OSError:
+        return  # this process is going to compile, and will see
+    if failed:
+        way_out = "pip install --force-reinstall numba, or set TINYZO_NO_NUMBA=1"
+        raise ConfigError(f"numba cannot be used ({failed})", way_out)
 
 
 def compile_apart() -> None:
