@@ -24,7 +24,7 @@ from tinyzo.runs.settings import RunSettings, parse_bytes
 Parts = dict[str, int]  # bytes, by what they are for
 FLOAT_BYTES = 4
 NUMBA_BYTES = 107 << 20  # Numba and LLVM, loaded, where kernels need them: measured
-KERNELS_BYTES = 8 << 20  # our compiled kernels and the memory of threads: measured
+KERNELS_BYTES = 4 << 20  # our compiled kernels, loaded: 2 MB measured
 SPARE_MB = 1  # by which the interpreter may be larger the next time: measured
 
 
