@@ -22,7 +22,7 @@ numba = pytest.importorskip("numba", reason="the fast engine needs Numba")
 from tinyzo.engine.numba import tensors  # noqa: E402
 from tinyzo.engine.numba.arguments import KERNEL_TYPES, as_bytes, make_terms  # noqa: E402
 from tinyzo.engine.numba.storage import F32  # noqa: E402
-from tinyzo.engine.numba.tensors import Terms  # noqa: E402
+from tinyzo.engine.numba.terms import Terms  # noqa: E402
 from tinyzo.engine.numba.wide import WIDE  # noqa: E402
 
 SIZES = [1, 5, 31, 32, 33, WIDE - 1, WIDE, WIDE + 1, 3 * WIDE + 7]

@@ -3,8 +3,8 @@
 from numba import njit
 
 from tinyzo.engine.numba.kernels import F, I, U, kernel
+from tinyzo.engine.numba.terms import INT4, INT8
 
-INT4, INT8 = 3, 4  # storage, beside those of storage.py
 GROUP = 64  # of checkpoints/groups.py
 SCALE = 2  # bytes, before the codes
 

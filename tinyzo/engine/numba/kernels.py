@@ -29,8 +29,6 @@ from numba import njit
 
 from tinyzo.engine.numba.vectors import fetch_add
 
-CHUNK = 1 << 14  # elements of a task that goes through memory once
-
 F, I, U = np.float32, np.int32, np.uint32  # noqa: E741
 OPTIONS = {"nogil": True, "error_model": "numpy"}  # x / 0 is infinite, no exception
 kernel = njit(**OPTIONS)

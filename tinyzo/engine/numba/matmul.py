@@ -12,8 +12,9 @@ from numba import njit
 from tinyzo.engine.numba.cache import kept
 from tinyzo.engine.numba.kernels import F, U, kernel, tasks
 from tinyzo.engine.numba.sizes import DEPTH
-from tinyzo.engine.numba.storage import F32, to_bfloat
+from tinyzo.engine.numba.storage import to_bfloat
 from tinyzo.engine.numba.tensors import fill_noise, read
+from tinyzo.engine.numba.terms import F32
 from tinyzo.engine.numba.vectors import TILE, fetch_add, square_transpose, tile_multiplier
 
 LANES, ROWS, WIDTH = TILE.lanes, TILE.rows, TILE.width

@@ -4,6 +4,7 @@ import numpy as np
 from numba import njit
 
 from tinyzo.engine.numba.kernels import F, U
+from tinyzo.engine.numba.terms import BF16, F32
 from tinyzo.engine.numba.wide import (
     dithered_bfloat,
     dithered_half,
@@ -14,8 +15,6 @@ from tinyzo.engine.numba.wide import (
     store_floats,
     store_halves,
 )
-
-F32, BF16, F16 = 0, 1, 2  # a kernel is compiled once for all of them: raw is u8[rows, bytes]
 
 
 @njit(inline="always")

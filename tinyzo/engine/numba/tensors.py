@@ -1,15 +1,15 @@
 """Tensors as they are read, in Numba: the twin of Parameters.now, NumpyView.copies and a fold."""
 
-from typing import NamedTuple
-
 import numpy as np
 from numba import njit
 
 from tinyzo.engine.numba.cache import kept
-from tinyzo.engine.numba.groups import INT4, widen_groups
-from tinyzo.engine.numba.kernels import CHUNK, F, U, kernel, tasks
+from tinyzo.engine.numba.groups import widen_groups
+from tinyzo.engine.numba.kernels import F, U, kernel, tasks
 from tinyzo.engine.numba.noise import draw
-from tinyzo.engine.numba.storage import F32, dithered, itemsize, load, store
+from tinyzo.engine.numba.sizes import CHUNK
+from tinyzo.engine.numba.storage import dithered, itemsize, load, store
+from tinyzo.engine.numba.terms import F32, INT4
 from tinyzo.engine.numba.wide import (
     WIDE,
     all_of,
@@ -20,31 +20,6 @@ from tinyzo.engine.numba.wide import (
     step_of,
     store_floats,
 )
-
-
-class Terms(NamedTuple):
-    """The terms that are added to a tensor as it is read: pending ones, then a z for each probe.
-
-    keys: u32[T + S, 2], noise.key of the pending terms, then of the probes' seeds
-    kept, added: f32[T], w <- kept w + added z, in this order
-    rounds: bool[T], an update ends there, after which w is rounded; salts: u32[T, 2], for that
-    seeds: i64[C], for each copy of the weights the place of its z in keys, or -1; scales: f32[C]
-    is_signs: z is rademacher; limit: z is 0 where |w| is larger
-    is_moment: bool[T], the term is AdaMeZO's, and not one of a sum
-    moments: f32[T, 2], AdaMeZO's factor of z^2, and at its update's end the rate
-    """
-
-    keys: np.ndarray
-    kept: np.ndarray
-    added: np.ndarray
-    rounds: np.ndarray
-    salts: np.ndarray
-    seeds: np.ndarray
-    scales: np.ndarray
-    is_signs: bool
-    is_moment: np.ndarray
-    moments: np.ndarray
-    limit: float
 
 
 @kernel
