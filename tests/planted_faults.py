@@ -699,13 +699,6 @@ FAULTS = (
         "engine/test_wide.py::test_z_of_any_stretch",
     ),
     Fault(
-        "engine/numba/wide.py",
-        "cgutils.raw_memcpy(builder, place, room, count, I64(SIZES[element]))",
-        "builder.store(value, place, align=1)",
-        "a sweep writes beyond the tensor's end",
-        "engine/test_wide.py::test_a_stretch_of_any_size_and_place_is_folded_alone",
-    ),
-    Fault(
         "engine/numba/layers.py",
         "scale = F(1) / np.sqrt(F(size))",
         "scale = F(1.001) / np.sqrt(F(size))",
