@@ -20,7 +20,8 @@ from tinyzo.engine.weights import Weights
 numba = pytest.importorskip("numba", reason="the fast engine needs Numba")
 
 from tinyzo.engine.numba import tensors  # noqa: E402
-from tinyzo.engine.numba.arguments import KERNEL_TYPES, as_bytes, make_terms  # noqa: E402
+from tinyzo.engine.numba import terms as kinds  # noqa: E402
+from tinyzo.engine.numba.arguments import as_bytes, make_terms  # noqa: E402
 from tinyzo.engine.numba.storage import F32  # noqa: E402
 from tinyzo.engine.numba.terms import Terms  # noqa: E402
 from tinyzo.engine.numba.wide import WIDE  # noqa: E402
@@ -52,7 +53,7 @@ NO_TERMS = make_terms(Weights({NAME: np.zeros((2, 2), FLOAT)}, NumpyEngine()), N
 def moved(values: np.ndarray, source: int, terms: Terms, kind: str, start: int) -> np.ndarray:
     """Values after terms, of the elements from `start` on, as bits of 16-bit storage."""
     out = np.zeros(values.size, np.uint16)
-    storage = KERNEL_TYPES[kind]
+    storage = getattr(kinds, kind)
     raw = values.view(np.uint8)
     move(raw, source, terms, storage, np.uint32(start), out.view(np.uint8), storage)
     return out
@@ -107,8 +108,8 @@ def test_z_of_many_elements():
 def test_every_16_bit_number_is_widened_and_narrowed(kind):
     stored = np.arange(1 << 16, dtype=np.uint16)
     wide = np.zeros(1 << 16, np.float32)
-    arguments = (NO_TERMS, KERNEL_TYPES[kind], np.uint32(0))
-    move(stored.view(np.uint8), KERNEL_TYPES[kind], *arguments, wide.view(np.uint8), F32)
+    arguments = (NO_TERMS, getattr(kinds, kind), np.uint32(0))
+    move(stored.view(np.uint8), getattr(kinds, kind), *arguments, wide.view(np.uint8), F32)
     exact = widen(stored.view(DTYPES[kind]))
     number = ~np.isnan(exact)
     assert np.isnan(wide[~number]).all()
@@ -144,7 +145,7 @@ def test_floats_of_all_sizes_are_dithered(kind):
         expected = narrow(values + nothing, DTYPES[kind], bits)
     assert np.array_equal(found, expected.view(np.uint16))
     wide, raw = np.zeros_like(values), values.view(np.uint8)
-    storage = KERNEL_TYPES[kind]
+    storage = getattr(kinds, kind)
     move(raw, F32, terms, storage, np.uint32(start), wide.view(np.uint8), F32)
     number = ~np.isnan(widen(expected))
     assert wide[number].tobytes() == widen(expected)[number].tobytes()
