@@ -237,6 +237,15 @@ class NumbaView(NumpyView):
             known = self._layout = attention_layout(batch, rows, prefix)
         return known
 
+    def norm(self, name: str, x: Array, ln_eps: float) -> Array:
+        x = np.ascontiguousarray(x)
+        weight = bias = NOTHING
+        if f"{name}.weight" in self.weights:
+            weight, bias = self.vector(f"{name}.weight"), self.vector(f"{name}.bias")
+        out = np.empty((max(len(x), len(weight), len(bias)), *x.shape[1:]), np.float32)
+        self._engine.run(layers.norm, x, weight, bias, np.float32(ln_eps), out)
+        return out
+
     def gelu(self, x: Array) -> Array:
         x = np.ascontiguousarray(x)
         self._engine.run(layers.gelu, x.reshape(-1))
@@ -302,12 +311,14 @@ def compile_apart() -> None:
 
 def compile_kernels() -> None:
     """Run every kernel once, which leaves it compiled, and kept where that can be."""
-    tensors = {"w.weight": np.ones((8, 8), np.float32), "w.bias": np.ones(8, np.float32)}
+    vector = np.ones(8, np.float32)
+    tensors = {"w.weight": np.ones((8, 8), np.float32), "w.bias": vector}
+    tensors |= {"norm.weight": vector.copy(), "norm.bias": vector.copy()}
     weights = Weights(tensors, NumbaEngine(2))
     theta = weights.view([Probe(1, 1e-3), Probe(1, -1e-3)])
     batch = pack_sequences([[0, 1]])
     x = theta.embed("w.weight", batch.ids)
-    x = theta.gelu(theta.linear("w", x, residual=x))
+    x = theta.norm("norm", theta.gelu(theta.linear("w", x, residual=x)), 1e-5)
     q = x[:, :, None]
     theta.attention("w", q, q, q, batch, causal=True)
     theta.nll("w.weight", x, np.zeros(1, np.int64), np.zeros(1, np.int64), "w.bias")
