@@ -59,7 +59,7 @@ def ways(threads: int | None = None) -> list[Way]:
     ]
     if TILE.bf16:
         dot = instruction(plain, bf16=True)
-        found.append(Way(f"bf16 {TILE.bf16}", *dot, product(dotting, "bf16"), True))
+        found.append(Way("bf16 dot", *dot, product(dotting, "bf16"), True))
     return found
 
 
@@ -91,6 +91,13 @@ def bandwidth(engine: NumbaEngine) -> Bandwidth:
     reading = best(lambda: engine.run(adding, source, sums))
     copying = best(lambda: engine.run(moving, source, target))
     return Bandwidth(source.nbytes / reading / BILLION, 2 * source.nbytes / copying / BILLION)
+
+
+def fold(engine: NumbaEngine) -> float:
+    """The rate of a fold, by the bytes that it reads and writes."""
+    tensors = {"w": np.zeros(FLOATS // 8, np.float32)}
+    weights = Weights(tensors, engine)
+    return 2 * tensors["w"].nbytes / best(lambda: weights.add([(1, 1e-6)])) / BILLION
 
 
 def best(task: Callable[[], object]) -> float:
