@@ -245,8 +245,9 @@ def noise(engines: Engines) -> Iterator[Check]:
 def roofline() -> Iterator[Check]:
     """What memory gives and what each way to multiply can do, with what our kernels reach of it."""
     from tinyzo.engine.numba import roofline
+    from tinyzo.engine.numba.engine import NumbaEngine
 
-    engine = roofline.NumbaEngine()
+    engine = NumbaEngine()
     memory = roofline.bandwidth(engine)
     fold = roofline.fold(engine)
     value = f"read {memory.read:.1f} GB/s, copy {memory.copy:.1f}, fold {fold:.1f} with its noise"

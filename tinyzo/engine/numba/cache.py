@@ -34,14 +34,8 @@ ENGINE = Path(__file__).parents[1]
 OWN = Path(__file__).parent / "__pycache__"
 SOURCES = (  # whose code or constants are compiled
     *("numba/kernels.py", "numba/layers.py", "numba/matmul.py", "numba/noise.py"),
-    *(
-        "numba/sizes.py",
-        "numba/softmax.py",
-        "numba/storage.py",
-        "numba/tensors.py",
-        "numba/vectors.py",
-    ),
-    *("noise.py", "gelu.py", "moments.py"),
+    *("numba/sizes.py", "numba/softmax.py", "numba/storage.py", "numba/tensors.py"),
+    *("numba/vectors.py", "noise.py", "gelu.py", "moments.py"),
 )
 CONFIG: Any = numba.config
 SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT")  # Numba's

@@ -25,7 +25,7 @@ EXP = (1.0, 1.0, 5.0000001201e-1, 1.6666665459e-1, 4.1665795894e-2, 8.3334519073
        1.3981999507e-3, 1.9875691500e-4)  # fmt: skip
 
 
-class _Functions(_Code):
+class Functions(_Code):
     """Writes functions of vectors of float32."""
 
     def __init__(self, context: Any, builder: Any, tile: Tile) -> None:
@@ -69,7 +69,7 @@ class _Functions(_Code):
 class _Row(NamedTuple):
     """n floats from a pointer on, in whole vectors."""
 
-    code: _Functions
+    code: Functions
     first: Any
     n: Any
 
@@ -99,7 +99,7 @@ def row_softmax(tile: Tile) -> Any:
     def softmax(_, x, at, n, scale):
         def generate(context, builder, signature, arguments):
             x, at, n, scale = arguments
-            code = _Functions(context, builder, tile)
+            code = Functions(context, builder, tile)
             row, scale = _Row(code, code.pointer(signature.args[0], x, at), n), code.spread(scale)
             top = cgutils.alloca_once_value(builder, code.vector(-math.inf))
             total = cgutils.alloca_once_value(builder, code.zero)
