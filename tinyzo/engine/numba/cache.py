@@ -33,9 +33,9 @@ LOADER: Any = __spec__.loader  # of files, or of what is in a ZIP
 ENGINE = Path(__file__).parents[1]
 OWN = Path(__file__).parent / "__pycache__"
 SOURCES = (  # whose code or constants are compiled
-    *("numba/kernels.py", "numba/layers.py", "numba/matmul.py", "numba/noise.py"),
-    *("numba/sizes.py", "numba/softmax.py", "numba/storage.py", "numba/tensors.py"),
-    *("numba/vectors.py", "noise.py", "gelu.py", "moments.py"),
+    *("numba/gather.py", "numba/kernels.py", "numba/layers.py", "numba/matmul.py"),
+    *("numba/noise.py", "numba/sizes.py", "numba/softmax.py", "numba/storage.py"),
+    *("numba/tensors.py", "numba/vectors.py", "noise.py", "gelu.py", "moments.py"),
 )
 CONFIG: Any = numba.config
 SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT")  # Numba's

@@ -14,9 +14,9 @@ from concurrent.futures import Future, wait
 import numpy as np
 
 from tinyzo.batch import Batch
-from tinyzo.dtypes import Array, Rows
+from tinyzo.dtypes import Array, Integers, Rows
 from tinyzo.engine.adapters import AdaptedView
-from tinyzo.engine.numba import cache, layers, matmul, tensors, vectors
+from tinyzo.engine.numba import cache, gather, layers, matmul, tensors, vectors
 from tinyzo.engine.numba.arguments import (
     NOTHING,
     AttentionLayout,
@@ -150,6 +150,24 @@ class NumbaView(NumpyView):
 
     def over(self, probes: Sequence[Probe]) -> "NumbaView":
         return type(self)(self.weights, probes, self._engine)
+
+    def rows(self, name: str, raw: np.ndarray, numbers: Integers) -> Array:
+        """Some rows as each probe has them: f32[P or 1, R, D]. raw: as they are stored, [R, D]."""
+        terms = make_terms(self.weights, name, self.probes if name in self.perturbed else ())
+        out = np.empty((len(terms.seeds), *raw.shape), np.float32)
+        count, width = raw.shape
+        arguments = (*as_bytes(raw), terms, numbers, out)
+        self._engine.run(gather.gather, *arguments, scratch=4 * width, tasks=count)
+        return out
+
+    def whole(self, name: str) -> Array:
+        shape = self.weights.shape(name)
+        raw = self.weights.stored(name).reshape(-1, shape[-1])
+        return self.rows(name, raw, np.arange(len(raw))).reshape(-1, *shape)
+
+    def embed(self, name: str, ids: Integers) -> Array:
+        rows, back = np.unique(ids, return_inverse=True)
+        return self.rows(name, self.weights.store.gather(name, rows), rows)[:, back]
 
     def linear(self, name: str, x: Array, residual: Array | None = None) -> Array:
         bias = self.vector(f"{name}.bias") if f"{name}.bias" in self.weights else NOTHING
