@@ -1,11 +1,21 @@
 """What a layer does without weights, in Numba: the twin of the rest of NumpyView."""
 
 import numpy as np
+from numba import njit
 
 from tinyzo.engine.gelu import PHI_LIMIT, PHI_P, PHI_Q
 from tinyzo.engine.numba.cache import kept
 from tinyzo.engine.numba.kernels import CHUNK, F, contracted, kernel, ordered_freely, tasks
-from tinyzo.engine.numba.matmul import LANES, ROWS, WIDTH, multiply, own, pack
+from tinyzo.engine.numba.matmul import (
+    LANES,
+    ROWS,
+    WIDTH,
+    multiply,
+    own,
+    pack_panels,
+    panel_width,
+    rounded_up,
+)
 from tinyzo.engine.numba.softmax import row_softmax
 from tinyzo.engine.numba.vectors import TILE, use_widest
 
@@ -84,6 +94,49 @@ def norm(x, weight, bias, ln_eps, out, scratch, counters):
                     y[i] *= factor
 
 
+@kernel
+def pack_rows(x, x_at, x_stride, rows, columns, packed, at):
+    """`columns` of some rows as columns of panels, which are steps of their `multiply`.
+
+    x: f32[.]; rows: i64[R], which ones; packed: f32[.], from `at` on
+    """
+    j = 0
+    while j < columns:
+        width = panel_width(columns - j)
+        real = min(width, columns - j)
+        for row in rows:
+            source = x_at + row * x_stride + j
+            for i in range(real):
+                packed[at + i] = x[source + i]
+            for i in range(real, width):
+                packed[at + i] = F(0)
+            at += width
+        j += width
+
+
+@kernel
+def pack_keys(x, x_at, x_stride, rows, depth, packed, at, staged):
+    """Some rows of x as columns of panels; those that are not neighbours are `staged` before.
+
+    x: f32[.]; rows: i64[R], which ones; packed: f32[.], from `at` on, as from `staged`
+    """
+    n = rows.size
+    if rows[n - 1] - rows[0] == n - 1:
+        pack_panels(x, x_at + rows[0] * x_stride, x_stride, n, depth, packed, at)
+        return
+    for s in range(n):
+        source = x_at + rows[s] * x_stride
+        for d in range(depth):
+            packed[staged + s * depth + d] = x[source + d]
+    pack_panels(packed, staged, depth, n, depth, packed, at)
+
+
+@njit(inline="always")
+def start_of(p, x):
+    """Where probe p's begin in x: f32[1 or P, N, H, K], as a flat array."""
+    return p * (x.size // x.shape[0]) if x.shape[0] > 1 else 0
+
+
 @kept
 @kernel
 def attention(q, k, v, blocks, keys, places, causal, out, scratch, counters):
@@ -94,57 +147,34 @@ def attention(q, k, v, blocks, keys, places, causal, out, scratch, counters):
     query's own place among its keys, which bounds what it sees if `causal`: bool
     """
     copies, _, heads, size = out.shape
-    wide = (size + LANES - 1) // LANES * LANES
     scale = F(1) / np.sqrt(F(size))
+    step = heads * size
+    all_q, all_k, all_v, all_out = q.reshape(-1), k.reshape(-1), v.reshape(-1), out.reshape(-1)
     for task in tasks(counters, 0, blocks.shape[0] * copies * heads, 1):
         b, rest = divmod(task, copies * heads)
         p, h = divmod(rest, heads)
         t0, t1, s0, s1 = blocks[b]
         n = s1 - s0  # keys
         count = t1 - t0  # queries
-        s_padded = (n + LANES - 1) // LANES * LANES
-        t_padded = (count + ROWS - 1) // ROWS * ROWS
-        k_panels = n * size
-        v_panels = k_panels + s_padded * size
-        q_rows = v_panels + n * wide
-        scores = q_rows + t_padded * size
-        sums = scores + t_padded * s_padded
-        for s in range(n):
-            key, value = own(p, k)[keys[s0 + s], h], own(p, v)[keys[s0 + s], h]
-            scratch[s * size : (s + 1) * size] = key
-            for d in range(wide):
-                d0 = d // WIDTH * WIDTH
-                at = v_panels + d0 * n + s * min(WIDTH, wide - d0) + d - d0
-                scratch[at] = value[d] if d < size else F(0)
-        for s in range(0, n, LANES):
-            real = min(LANES, n - s)
-            pack(scratch, s * size, size, real, size, scratch, k_panels, s, s_padded)
-        for t in range(count):
-            query = own(p, q)[t0 + t, h]
-            for d in range(size):
-                scratch[q_rows + t * size + d] = query[d] * scale
+        at, seen_keys = h * size, keys[s0:s1]
+        width = rounded_up(n, LANES)
+        k_panels = ROWS * (max(size, n) + WIDTH)  # after the edge
+        v_panels = k_panels + width * size
+        scores = v_panels + n * rounded_up(size, LANES)
+        k_at, v_at, query = start_of(p, k) + at, start_of(p, v) + at, t0 * step + at
+        pack_keys(all_k, k_at, step, seen_keys, size, scratch, k_panels, scores)
+        pack_rows(all_v, v_at, step, seen_keys, size, scratch, v_panels)
         multiply(
-            False,
-            count,
-            scratch,
-            q_rows,
-            size,
-            scratch,
-            k_panels,
-            size,
-            0,
-            size,
-            scratch,
-            scores,
-            s_padded,
+            *(False, all_q, start_of(p, q) + query, step, count, scratch, k_panels, n, size),
+            *(scratch, scores, width, True, scratch),
         )
         for t in range(count):
             seen = min(n, places[t0 + t] + 1) if causal else n
-            row = scores + t * s_padded
-            softmax(scratch, row, seen, F(1))
-            scratch[row + seen : row + s_padded] = F(0)
+            row = scores + t * width
+            softmax(scratch, row, seen, scale)
+            for s in range(seen, n):
+                scratch[row + s] = F(0)
         multiply(
-            False, count, scratch, scores, s_padded, scratch, v_panels, n, 0, n, scratch, sums, wide
+            *(False, scratch, scores, width, count, scratch, v_panels, size, n),
+            *(all_out, start_of(p, out) + query, step, True, scratch),
         )
-        for t in range(count):
-            out[p, t0 + t, h] = scratch[sums + t * wide : sums + t * wide + size]

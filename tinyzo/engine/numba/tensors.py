@@ -16,7 +16,6 @@ from tinyzo.engine.numba.storage import (
     half_bits,
     itemsize,
     nearest_bfloat,
-    to_bfloat,
     widen,
 )
 
@@ -104,34 +103,6 @@ def read(raw, storage, row, start, terms, index, work):
             salt_0, salt_1 = terms.salts[t, 0], terms.salts[t, 1]
             for i in range(w.size):
                 w[i] = dithered(w[i], random_word(salt_0, salt_1, U(index + U(i))), storage)
-
-
-@kernel
-def copy_rows(raw, storage, terms, first, start, size, work, copies, stride, apart, bf16):
-    """`size` elements from `start` on of each row of raw: u8[R, bytes], as each probe has them.
-
-    work: f32[4 size]; copies: f32[.]
-    Copy c of row r goes to copies[r stride + c apart], as float32 or, in words, as bfloat16.
-    """
-    work = work[: 4 * size].reshape(4, size)
-    w, z = work[0], work[1]
-    for r in range(raw.shape[0]):
-        index = U(first + r * (raw.shape[1] // itemsize(storage)) + start)
-        read(raw, storage, r, start, terms, index, work)
-        made = -2
-        for c in range(terms.seeds.size):
-            if terms.seeds[c] != made:
-                made = terms.seeds[c]
-                if made < 0:
-                    z[:] = F(0)
-                else:
-                    fill_noise(terms, made, index, z, w)
-            scale, at = terms.scales[c], r * stride + c * apart
-            out = work[2] if bf16 else copies[at : at + size]
-            for i in range(size):
-                out[i] = w[i] + scale * z[i]
-            if bf16:
-                to_bfloat(out, copies, at)
 
 
 @kept
