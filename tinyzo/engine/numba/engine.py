@@ -9,7 +9,6 @@ import functools
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, wait
 
 import numpy as np
 
@@ -31,7 +30,7 @@ from tinyzo.engine.numba.matmul import LANES, ROWS, WIDTH
 from tinyzo.engine.numba.sizes import DEPTH, block_rows
 from tinyzo.engine.numpy_engine import QUERIES, NumpyView
 from tinyzo.engine.terms import Probe
-from tinyzo.engine.threads import ENGINES, Pool, new_lock, pin, pinned
+from tinyzo.engine.threads import ENGINES, Pool, Task, new_lock, pin, pinned
 from tinyzo.engine.tiles import Block
 from tinyzo.engine.weights import Parameters, Weights
 from tinyzo.errors import ConfigError
@@ -60,7 +59,7 @@ class NumbaEngine:
         self._block = block_rows(cache_bytes(), 2 * LANES)
         self._cpus = cpus if can_pin else set()
         self._others = Pool(max(1, self.threads - 1), functools.partial(pin, self._cpus))
-        self._running: list[Future[None]] = []
+        self._running: list[Task[None]] = []
         self._scratch = [np.empty(0, np.float32)] * (self.threads + 1)  # the last one is shared
         self._lock = new_lock(ENGINES)
 
@@ -115,8 +114,7 @@ class NumbaEngine:
         """
         threads = self.threads if tasks is None else min(self.threads, tasks)
         with self._lock, pinned(self._cpus):
-            if self._running:  # since the last wait was interrupted
-                wait(self._running)
+            wait(self._running)  # there are some, if the last wait was interrupted
             if shared is not None:
                 arguments = (*arguments, self._room(-1, shared))
             counters = np.zeros(3, np.int64)
@@ -138,6 +136,12 @@ class NumbaEngine:
             self._scratch[i] = np.empty(0, np.float32)  # given back before more is asked for
             self._scratch[i] = aligned(size)
         return self._scratch[i]
+
+
+def wait(tasks: Iterable[Task[None]]) -> None:
+    """Until all are done."""
+    for task in tasks:
+        task.wait()
 
 
 def aligned(size: int) -> Array:
