@@ -84,7 +84,7 @@ class NumbaEngine:
         words = padded(x.shape[2], 2) // 2 if bf16 else x.shape[2]
         block = self._rows_of_a_task(len(raw))
         tiles = len(terms.seeds) * block * DEPTH
-        work = (4 + 4 * LANES) * (2 * DEPTH if bf16 else DEPTH)
+        work = (4 + 3 * LANES) * (2 * DEPTH if bf16 else DEPTH)
         self.run(
             matmul.linear,
             *(x, *as_bytes(raw), first, terms, bias, residual, out, column, bf16, block),

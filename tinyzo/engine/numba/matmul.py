@@ -40,17 +40,22 @@ transpose = square_transpose(LANES)
 
 
 @kernel
-def pack_columns(x, x_at, x_stride, count, depth, packed, at, width):
-    """LANES rows of words, of which `count` exist, as so many columns.
+def pack_columns(x, x_at, x_stride, z, scale, count, depth, packed, at, width):
+    """LANES rows of words + scale z, of which `count` exist, as so many columns.
 
-    packed[at + k width + i] = x[x_at + i x_stride + k], k < depth; x, packed: f32[.]
+    packed[at + k width + i] = x[x_at + i x_stride + k] + scale z[i x_stride + k], k < depth
+    x, z, packed: f32[.]; scale: f32, or 0 for rows as they are
     """
     whole = depth - depth % LANES if count == LANES else 0
     for k in range(0, whole, LANES):
-        transpose(x, x_at + k, x_stride, packed, at + k * width, width)
-    for k in range(whole, depth):
-        for i in range(LANES):
-            packed[at + k * width + i] = x[x_at + i * x_stride + k] if i < count else F(0)
+        transpose(x, x_at + k, x_stride, z, k, scale, packed, at + k * width, width)
+    for i in range(LANES):
+        row = i * x_stride
+        for k in range(whole, depth):
+            value = x[x_at + row + k] if i < count else F(0)
+            if i < count and scale != F(0):
+                value = value + scale * z[row + k]
+            packed[at + k * width + i] = value
 
 
 @njit(inline="always")
@@ -70,7 +75,9 @@ def pack_panels(x, x_at, x_stride, count, depth, packed, at):
         for i in range(j, min(j + width, count), LANES):
             real = min(LANES, count - i)
             here = at + j * depth + i - j
-            pack_columns(x, x_at + i * x_stride, x_stride, real, depth, packed, here, width)
+            pack_columns(
+                *(x, x_at + i * x_stride, x_stride, x, F(0), real, depth, packed, here, width)
+            )
         j += width
 
 
@@ -83,9 +90,9 @@ def round_token(x, i, words, rounded):
 
 @kernel
 def add_scaled(w, scale, z, out):
-    """out = w + scale z. w: f32[n]; z, out: f32[n or more]"""
+    """out = w + scale z, or w if scale is 0. w, z, out: f32[n]"""
     for i in range(w.size):
-        out[i] = w[i] + scale * z[i]
+        out[i] = w[i] + scale * z[i] if scale != F(0) else w[i]
 
 
 @kernel
@@ -96,39 +103,38 @@ def pack_copies(
 
     raw: u8[R, bytes]; first: i64, the first one's number in its tensor; inner: elements of a row,
     of which those from `start` on are taken, `size` of them
-    work: f32[(4 + 4 LANES) size]; panels: f32[.], copy c's from at_first + c apart on
+    work: f32[(4 + 3 LANES) size]; panels: f32[.], copy c's from at_first + c apart on
     """
     count = raw.shape[0]
     words = (size + 1) // 2 if bf16 else size
     if storage == F32 and not bf16 and terms.keys.size == 0:
         for c in range(terms.seeds.size):
             source = raw.reshape(-1).view(F)
-            pack_columns(source, start, inner, count, words, panels, at_first + c * apart, width)
+            at = at_first + c * apart
+            pack_columns(source, start, inner, source, F(0), count, words, panels, at, width)
         return
     row = work[: 4 * size].reshape(4, size)
-    all_rows = work[4 * size :][: 4 * LANES * size].reshape(4, LANES * size)
-    w, z, copy, pairs = all_rows[0], all_rows[1], all_rows[2], all_rows[3]
+    all_rows = work[4 * size :][: 3 * LANES * size].reshape(3, LANES * size)
+    w, z, pairs = all_rows[0], all_rows[1], all_rows[2]
     for r in range(count):
         read(raw, storage, r, start, terms, U(first + r * inner + start), row)
         w[r * size : (r + 1) * size] = row[0]
     made = -1
     for c in range(terms.seeds.size):
-        seed, scale = terms.seeds[c], terms.scales[c]
+        seed, scale, at = terms.seeds[c], terms.scales[c], at_first + c * apart
         if seed >= 0 and seed != made:
             made = seed
             for r in range(count):
-                at = r * size
-                index = U(first + r * inner + start)
-                fill_noise(terms, seed, index, z[at : at + size], w[at : at + size])
-        copied = w
-        if seed >= 0:
-            copied = copy
-            add_scaled(w[: count * size], scale, z, copy)
+                index, here = U(first + r * inner + start), r * size
+                fill_noise(terms, seed, index, z[here : here + size], w[here : here + size])
         if bf16:
             for r in range(count):
-                to_bfloat(copied[r * size : (r + 1) * size], pairs, r * words)
-            copied = pairs
-        pack_columns(copied, 0, words, count, words, panels, at_first + c * apart, width)
+                here = r * size
+                add_scaled(w[here : here + size], scale, z[here : here + size], row[0])
+                to_bfloat(row[0], pairs, r * words)
+            pack_columns(pairs, 0, words, pairs, F(0), count, words, panels, at, width)
+        else:
+            pack_columns(w, 0, size, z, scale, count, words, panels, at, width)
 
 
 # -- products --------------------------------------------------------------------------------
@@ -224,7 +230,7 @@ def linear(
     apart = block * DEPTH
     depth = DEPTH * 2 if bf16 else DEPTH
     work = scratch[terms.seeds.size * apart :]
-    edge = work[(4 + 4 * LANES) * depth :]
+    edge = work[(4 + 3 * LANES) * depth :]
     flat = out.reshape(-1)
     for task in tasks(counters, 2, (raw.shape[0] + block - 1) // block, 1):
         rows = raw[task * block :][:block]

@@ -53,7 +53,7 @@ def choose_tile(features: set[str], triple: str) -> Tile:
         known = llvm.llvm_version_info[0] >= 20  # older ones take words where we give bfloat
         return Tile(16, 8, 3, "avx512bf16" if known and "avx512bf16" in features else "")
     if {"avx2", "fma"} <= features:
-        return Tile(8, 4, 3, "")
+        return Tile(8, 6, 2, "")
     return Tile(4, 4, 2, "")
 
 
@@ -250,31 +250,48 @@ def tile_multiplier(tile: Tile) -> Any:
 
 
 def square_transpose(lanes: int) -> Any:
-    """The intrinsic (a, a_at, a_stride, b, b_at, b_stride): b[j, i] = a[i, j], i, j < lanes.
+    """The intrinsic (a, a_at, a_stride, z, z_at, scale, b, b_at, b_stride), for i, j < lanes.
 
-    a, b: f32[.], each with the index of its first element and the elements from row to row: i64
+    b[j, i] = a[i, j] + scale z[i, j], or a[i, j] if scale is 0, and z is not read then
+    a, z, b: f32[.], each with the index of its first element, and the elements from row to row of
+    a and z, and of b: i64; scale: f32
     """
 
     @intrinsic
-    def transpose(_, a, a_at, a_stride, b, b_at, b_stride):
+    def transpose(_, a, a_at, a_stride, z, z_at, scale, b, b_at, b_stride):
         def generate(context, builder, signature, arguments):
-            a, a_at, a_stride, b, b_at, b_stride = arguments
+            a, a_at, a_stride, z, z_at, scale, b, b_at, b_stride = arguments
             code, kinds = _Code(context, builder, lanes), signature.args
-            a, b = code.pointer(kinds[0], a, a_at), code.pointer(kinds[3], b, b_at)
+            a, z = code.pointer(kinds[0], a, a_at), code.pointer(kinds[3], z, z_at)
+            b = code.pointer(kinds[6], b, b_at)
             rows = [code.load(a, i, a_stride) for i in range(lanes)]
-            riffle = [lane for i in range(lanes) for lane in (i, lanes + i)]
-            for _ in range(lanes.bit_length() - 1):  # every time, half the rows between the others
-                pairs = zip(rows[: lanes // 2], rows[lanes // 2 :], strict=True)
-                halves = (riffle[:lanes], riffle[lanes:])
-                rows = [code.shuffle(*pair, half) for pair in pairs for half in halves]
-            for i in range(lanes):
-                code.store(rows[i], b, i, b_stride)
+            plain = builder.fcmp_ordered("==", scale, scale.type(0.0))
+            with builder.if_else(plain) as (then, otherwise):
+                with then:
+                    _write_columns(code, rows, b, b_stride)
+                with otherwise:
+                    factor = code.spread(scale)
+                    parts = [builder.fmul(factor, code.load(z, i, a_stride)) for i in range(lanes)]
+                    sums = [builder.fadd(row, part) for row, part in zip(rows, parts, strict=True)]
+                    _write_columns(code, sums, b, b_stride)
             return context.get_dummy_value()
 
-        i64 = types.int64
-        return types.void(a, i64, i64, b, i64, i64), generate
+        i64, f32 = types.int64, types.float32
+        return types.void(a, i64, i64, z, i64, f32, b, i64, i64), generate
 
     return transpose
+
+
+def _write_columns(code: _Code, rows: list[Any], b: Any, stride: Any) -> None:
+    """Vectors as the columns of a square."""
+    lanes = code.lanes
+    riffle = [lane for i in range(lanes) for lane in (i, lanes + i)]
+    for _ in range(lanes.bit_length() - 1):  # every time, half the rows between the others
+        pairs = zip(rows[: lanes // 2], rows[lanes // 2 :], strict=True)
+        halves = (riffle[:lanes], riffle[lanes:])
+        rows = [code.shuffle(*pair, half) for pair in pairs for half in halves]
+    for i in range(lanes):
+        code.store(rows[i], b, i, stride)
 
 
 @intrinsic
