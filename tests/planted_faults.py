@@ -25,8 +25,10 @@ LONGEST = 300  # seconds that tests may take
 # files into another, which takes long; what it shares with NumPy not at all.
 COMPILED = tuple(
     f"engine/numba/{name}.py"
-    for name in ("kernels", "layers", "matmul", "noise", "storage", "tensors", "vectors", "wide")
-    for name in ("groups", "kernels", "layers", "matmul", "noise", "storage", "tensors", "vectors")
+    for name in (
+        *("gather", "groups", "kernels", "layers", "matmul", "noise", "roofline"),
+        *("softmax", "storage", "tensors", "vectors", "wide"),
+    )
 )
 SHARED = ("engine/noise.py", "engine/gelu.py", "engine/moments.py")
 
@@ -697,6 +699,41 @@ FAULTS = (
         "(following << (shift.like(31) - shift))",
         "signs are another element's where a tile begins within a word",
         "engine/test_wide.py::test_z_of_any_stretch",
+    ),
+    Fault(
+        "engine/numba/layers.py",
+        "factor = F(1) / np.sqrt(squares / F(width) + ln_eps)",
+        "factor = F(1) / np.sqrt(squares / F(width))",
+        "a norm without its eps",
+        "engine/test_layers.py::test_norm_of_any_size_is_as_numpys",
+    ),
+    Fault(
+        "engine/numba/gather.py",
+        "index = U(numbers[r] * width)",
+        "index = U(r * width)",
+        "an embedding's z is that of the first rows",
+        "engine/test_conformance.py::test_losses",
+    ),
+    Fault(
+        "engine/numba/softmax.py",
+        "LN_2 = (0.693359375, -2.12194440e-4)",
+        "LN_2 = (0.693359375, -2.12194440e-5)",
+        "e^x is off by 0.02 % at places",
+        "engine/test_layers.py::test_exp_is_within_two_last_places",
+    ),
+    Fault(
+        "engine/numba/softmax.py",
+        "power = builder.select(is_in, power, code.zero)",
+        "",
+        "a softmax counts what lies after its row",
+        "engine/test_layers.py::test_a_row_of_any_length_becomes_its_softmax",
+    ),
+    Fault(
+        "engine/numba/roofline.py",
+        "return threads * operations / seconds / BILLION",
+        "return operations / seconds / BILLION",
+        "the peak of all threads is that of one",
+        "engine/test_roofline.py::test_rates_are_what_was_done_in_a_second",
     ),
     Fault(
         "engine/numba/layers.py",

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import wait
 from pathlib import Path
 
 import numpy as np
@@ -329,8 +328,9 @@ def test_a_thread_that_an_interrupt_left_in_a_kernel_is_waited_for(monkeypatch):
             interrupts.pop()
             raise KeyboardInterrupt
         go_on.set()
-        return wait(running)
+        return waiting(running)
 
+    waiting = numba_engine.wait
     monkeypatch.setattr(numba_engine, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         engine.run(slow)

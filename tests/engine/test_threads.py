@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -56,6 +58,31 @@ def test_what_is_gone_is_forgotten():
     del kept
     gc.collect()
     assert [len(kind) for kind in (WEIGHTS, ENGINES, POOLS)] <= before
+
+
+def test_the_threads_of_a_pool_that_is_gone_end():
+    pool, found = Pool(2), []
+    pool.submit(lambda: found.append(threading.current_thread())).wait()
+    pool.submit(int).wait()
+    del pool
+    gc.collect()
+    found[0].join(LONGEST)
+    assert not found[0].is_alive()
+
+
+AT_THE_END = """
+import atexit, threading
+from tinyzo.engine.threads import Pool
+pool, ending = Pool(1), threading.Event()
+pool.submit(ending.wait, 60)
+pool.submit(print, "written")
+atexit.register(ending.set)
+"""
+
+
+def test_a_process_ends_when_its_pools_are_done():
+    done = subprocess.run([sys.executable, "-c", AT_THE_END], capture_output=True, check=True)
+    assert done.stdout == b"written\n" and not done.stderr
 
 
 @pytest.fixture

@@ -28,10 +28,14 @@ from tinyzo.runs import doctor
 pytest.importorskip("numba", reason="the checks compare two engines")
 
 from tinyzo.engine.numba import engine as numba_engine
-from tinyzo.engine.numba import files
+from tinyzo.engine.numba import files, roofline
 from tinyzo.engine.numba.engine import NumbaEngine
+from tinyzo.engine.numba.vectors import TILE
 
+WAYS = ["f32 fma", "bf16 widened", *(["bf16 dot"] if TILE.bf16 else [])]
+OF_NUMBA = ["kernels", "memory", *WAYS]
 NAMES = ["python", "numpy", *doctor.PACKAGES, "cpu", "engine", "kernels", "matmul", "noise"]
+NAMES += ["memory", *WAYS]
 ENGINES = {"numba": NumbaEngine(1, bf16=False), "numpy": NumpyEngine()}
 FAMILIES = pytest.mark.parametrize("family", ["roberta", "opt"])
 
@@ -57,13 +61,14 @@ def tried():
 @pytest.fixture
 def quick(monkeypatch):
     """Everything but the measuring, which takes a second."""
-    for name in ("matmul", "noise"):
-        monkeypatch.setattr(doctor, name, lambda engines: iter(()))
+    for name in ("matmul", "noise", "roofline"):
+        monkeypatch.setattr(doctor, name, lambda *_: iter(()))
 
 
 @pytest.fixture
 def unmeasured(monkeypatch):
-    monkeypatch.setattr(doctor, "timeit", lambda task, number: 1.0)
+    for module in (doctor, roofline):
+        monkeypatch.setattr(module, "timeit", lambda task, number: 1.0)
 
 
 def by_name(checks):
@@ -110,6 +115,13 @@ def test_json_of_a_sound_machine(tmp_path, capsys):
     assert re.fullmatch(r"numba [\d.]+ GF/s, NumPy alone [\d.]+", found["matmul"]["value"])
     assert re.fullmatch(r"numba [\d.]+ ns an element", found["noise"]["value"])
     assert not found["matmul"]["hint"]
+    pattern = r"read [\d.]+ GB/s, copy [\d.]+, fold [\d.]+ with its noise; threads: \d+"
+    assert re.fullmatch(pattern, found["memory"]["value"])
+    for name in WAYS:
+        pattern = r"peak \d+ GF/s, \d+ of one thread; linear \d+, \d+%(; chosen)?"
+        assert re.fullmatch(pattern, found[name]["value"])
+    chosen = [name for name in WAYS if found[name]["value"].endswith("; chosen")]
+    assert chosen == ["f32 fma", WAYS[-1]]
 
 
 def test_lines_of_a_sound_machine(capsys, quick):
@@ -247,7 +259,7 @@ def test_without_numba(monkeypatch, tmp_path, unmeasured):
     monkeypatch.setattr(doctor, "why_no_numba", lambda: "none is here: pip install numba")
     found = by_name(doctor.examine(write_model(tmp_path / "model")))
     assert list(found) == [
-        *(n for n in NAMES if n != "kernels"),
+        *(n for n in NAMES if n not in OF_NUMBA),
         "z numpy",
         "checkpoint",
         "tokenizer",
@@ -296,7 +308,10 @@ def test_an_engine_that_fails_is_a_finding(monkeypatch, tmp_path, unmeasured):
     assert found["z numpy"]["ok"] and found["noise"]["ok"]  # the rest is still looked at
 
 
-CHECKS = ("python", "numpy_build", "package", "cpu", "fastest", "kernels", "matmul", "noise", "z")
+CHECKS = (
+    *("python", "numpy_build", "package", "cpu", "fastest"),
+    *("kernels", "matmul", "noise", "roofline", "z"),
+)
 
 
 @pytest.mark.parametrize("broken", [*CHECKS, "checkpoint", "vocabulary"])
@@ -309,7 +324,9 @@ def test_a_check_that_fails_is_a_finding(monkeypatch, tmp_path, unmeasured, brok
     monkeypatch.setattr(doctor, broken, fails)
     found = by_name(doctor.examine(write_model(tmp_path / "model")))
     read = ["tokenizer"] if broken != "checkpoint" else []
-    assert list(found) == [*NAMES, "z numba", "z numpy", "checkpoint", *read]
+    names = [n for n in NAMES if n not in ("memory", *WAYS)] + ["roofline"]
+    names = names if broken == "roofline" else NAMES
+    assert list(found) == [*names, "z numba", "z numpy", "checkpoint", *read]
     failed = [check for check in found.values() if not check["ok"]]
     assert len(failed) == {"package": len(doctor.PACKAGES), "z": 2}.get(broken, 1)
     said = {(each["value"], each["hint"]) for each in failed}

@@ -9,15 +9,16 @@ needed, in both processes.
 from __future__ import annotations
 
 import _thread
+import atexit
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence, Set
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
+from queue import SimpleQueue
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, cast
 from weakref import ref
 
 from tinyzo.packages import say_once
@@ -50,6 +51,44 @@ def new_lock(kind: list[ref[Lock]]) -> Lock:
     return lock
 
 
+class Task(Generic[T]):
+    """A call that a pool's thread makes: a Future that takes half the time to hand it over."""
+
+    def __init__(self, function: Callable[..., T], arguments: Sequence[object]) -> None:
+        self._call: Callable[[], T] = partial(function, *arguments)
+        self._returned: T | None = None
+        self._error: BaseException | None = None
+        self._running = _thread.allocate_lock()
+        self._running.acquire()
+
+    def run(self) -> None:
+        try:
+            self._returned = self._call()
+        except BaseException as error:
+            self._error = error
+        finally:
+            del self._call  # and what it was given
+            self._running.release()
+
+    def done(self) -> bool:
+        return not self._running.locked()
+
+    def wait(self) -> None:
+        """Return when it is done."""
+        with self._running:
+            pass
+
+    def result(self) -> T:
+        """What it returns, or raises, when it is done."""
+        self.wait()
+        if self._error:
+            try:
+                raise self._error
+            finally:
+                del self  # the error's traceback would keep it
+        return cast(T, self._returned)
+
+
 class Pool(Unique):
     """Threads that start when they are needed.
 
@@ -61,34 +100,49 @@ class Pool(Unique):
         self._size = size
         self._prepare = prepare
         self._lock = threading.RLock()
-        self._executor: ThreadPoolExecutor | None = None
+        self._threads: list[threading.Thread] = []
+        self._tasks: SimpleQueue[Task[Any] | None] = SimpleQueue()  # None: a thread ends
         POOLS.append(ref(self, POOLS.remove))
 
-    def submit(self, task: Callable[..., T], *arguments: object) -> Future[T]:
-        """Let a thread do a task, after those that were there before.
+    def submit(self, function: Callable[..., T], *arguments: object) -> Task[T]:
+        """Let a thread make a call, after those that were there before.
 
-        Where the system gives no thread, the caller does it, before this returns.
+        Where the system gives no thread, the caller makes it, before this returns.
         """
-        future: Future[T] = Future()
-        work = partial(_settle, future, task, arguments)
+        task = Task(function, arguments)
         with self._lock:
-            try:
-                if self._executor is None:
-                    self._executor = ThreadPoolExecutor(self._size, initializer=self._prepare)
-                self._executor.submit(work)
-            except RuntimeError as error:
-                say_once(f"fewer threads than wanted ({error}): slower, with the same results")
-                self.stop()  # the task is queued though, and done if there is any thread
-                if not future.done():
-                    work()
-        return future
+            if len(self._threads) < self._size:
+                self._start()
+            if self._threads:
+                self._tasks.put(task)
+                return task
+        task.run()
+        return task
+
+    def _start(self) -> None:
+        """One more thread, if the system gives one. It does not keep the pool."""
+        thread = threading.Thread(target=_work, args=(self._tasks, self._prepare), daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            say_once(f"fewer threads than wanted ({error}): slower, with the same results")
+        else:
+            self._threads.append(thread)
 
     def stop(self) -> None:
-        """Wait until all tasks are done, and end the threads."""
+        """Wait until all calls are made, and end the threads."""
         with self._lock:
-            if self._executor is not None:
-                self._executor.shutdown()
-            self._executor = None
+            self._end()
+            for thread in self._threads:
+                thread.join()
+            self._threads.clear()
+
+    def _end(self) -> None:
+        for _ in self._threads:
+            self._tasks.put(None)
+
+    def __del__(self) -> None:
+        self._end()
 
     def acquire(self) -> None:
         """Stop, and start no thread before `release`."""
@@ -99,12 +153,21 @@ class Pool(Unique):
         self._lock.release()
 
 
-def _settle(future: Future[T], task: Callable[..., T], arguments: Sequence[object]) -> None:
-    """Do a task; the future gets what it returns or raises."""
-    try:
-        future.set_result(task(*arguments))
-    except BaseException as error:
-        future.set_exception(error)
+def _work(tasks: SimpleQueue[Task[Any] | None], prepare: Callable[[], None] | None) -> None:
+    """A pool's thread."""
+    if prepare:
+        prepare()
+    while task := tasks.get():
+        task.run()
+        del task  # what it returned is its caller's
+
+
+@atexit.register
+def _finish() -> None:
+    """Before the end of the process: what pools were given is done, as the writing of a file."""
+    for made in list(POOLS):
+        if pool := made():
+            pool.stop()
 
 
 @contextmanager

@@ -111,6 +111,8 @@ def examine(path: Path) -> Iterator[Check]:
         yield from guarded("kernels", kernels)
     yield from guarded("matmul", matmul, engines)
     yield from guarded("noise", noise, engines)
+    if "numba" in engines:
+        yield from guarded("roofline", roofline)
     for name, engine in engines.items():
         yield from guarded(f"z {name}", z, name, engine)
     yield from guarded("checkpoint", checkpoint, engines, path)
@@ -241,6 +243,22 @@ def noise(engines: Engines) -> Iterator[Check]:
     (seconds,) = seconds_of(lambda: weights.add([(1, 1e-6)]))
     nanoseconds = 1e9 * seconds / weights.elements(["w"])
     yield check("noise", f"{engine.name} {nanoseconds:.2f} ns an element")
+
+
+def roofline() -> Iterator[Check]:
+    """What memory gives and what each way to multiply can do, with what our kernels reach of it."""
+    from tinyzo.engine.numba import roofline
+    from tinyzo.engine.numba.engine import NumbaEngine
+
+    engine = NumbaEngine()
+    memory = roofline.bandwidth(engine)
+    fold = roofline.fold(engine)
+    value = f"read {memory.read:.1f} GB/s, copy {memory.copy:.1f}, fold {fold:.1f} with its noise"
+    yield check("memory", f"{value}; threads: {engine.threads}")
+    for way in roofline.ways():
+        peak = f"peak {way.peak:.0f} GF/s, {way.one:.0f} of one thread"
+        reached = f"linear {way.reached:.0f}, {way.reached / way.peak:.0%}"
+        yield check(way.name, f"{peak}; {reached}{'; chosen' if way.is_chosen else ''}")
 
 
 def numba_build(engine: Engine) -> str:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
-from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from timeit import timeit
@@ -31,7 +30,7 @@ from tinyzo.checkpoints.sources import TensorInfo
 from tinyzo.dtypes import STORAGE, weight_type
 from tinyzo.engine.stores.streamed import TILES
 from tinyzo.engine.terms import Direction
-from tinyzo.engine.threads import Pool
+from tinyzo.engine.threads import Pool, Task
 from tinyzo.engine.tiles import tile_rows
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import CheckpointError, RunError
@@ -117,7 +116,7 @@ class Snapshots(AbstractContextManager["Snapshots"]):
         self._every = every
         self._passes = passes
         self._thread = Pool(1)
-        self._writing: Future[None] | None = None
+        self._writing: Task[None] | None = None
         self._last = 0  # the step of the newest
         self._useless: set[int] = set()  # the steps of those that were passed over
         self._write_seconds = 0.0  # 0: not measured yet

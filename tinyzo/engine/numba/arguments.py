@@ -1,5 +1,6 @@
 """The arguments of the kernels: a view's probes, weights and tokens, as arrays of numbers."""
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from tinyzo.engine.numpy_engine import QUERIES
 from tinyzo.engine.terms import Probe, Update
 from tinyzo.engine.weights import Parameters
 
+key = functools.lru_cache(1024)(noise.key)  # a pass and the fold after it ask for the same
 NOTHING = np.zeros((0, 0, 0), np.float32)  # where a kernel may be given an array
 KERNEL_TYPES = {
     np.dtype("<f4"): kinds.F32,
@@ -150,8 +152,8 @@ def make_terms(weights: Parameters, name: str, probes: Sequence[Probe]) -> Terms
     past = pending_terms(weights, name)
     past_seeds = [term.seed for term in past]
     seeds = list(dict.fromkeys(probe.seed for probe in probes if probe.scale))
-    keys = [noise.key(seed, name, kind) for seed in past_seeds + seeds]
-    salts = [noise.key(term.rounding_seed, name, "rounding") for term in past]
+    keys = [key(seed, name, kind) for seed in past_seeds + seeds]
+    salts = [key(term.rounding_seed, name, "rounding") for term in past]
     places = [len(past) + seeds.index(p.seed) if p.scale else -1 for p in probes]
     moments = [(term.square, term.rate) for term in past]
     return Terms(

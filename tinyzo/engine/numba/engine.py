@@ -9,12 +9,11 @@ import functools
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, wait
 
 import numpy as np
 
 from tinyzo.batch import Batch
-from tinyzo.dtypes import Array, Rows
+from tinyzo.dtypes import Array, Integers, Rows
 from tinyzo.engine.adapters import AdaptedView
 from tinyzo.engine.numba import files, objects
 from tinyzo.engine.numba.arguments import (
@@ -29,7 +28,7 @@ from tinyzo.engine.numba.arguments import (
 from tinyzo.engine.numba.sizes import CHUNK, DEPTH, block_rows
 from tinyzo.engine.numpy_engine import QUERIES, NumpyView
 from tinyzo.engine.terms import Probe
-from tinyzo.engine.threads import ENGINES, Pool, new_lock, pin, pinned
+from tinyzo.engine.threads import ENGINES, Pool, Task, new_lock, pin, pinned
 from tinyzo.engine.tiles import Block
 from tinyzo.engine.weights import Parameters, Weights
 from tinyzo.errors import ConfigError
@@ -59,7 +58,7 @@ class NumbaEngine:
         self._block = block_rows(cache_bytes(), 2 * self.build.lanes)
         self._cpus = cpus if can_pin else set()
         self._others = Pool(max(1, self.threads - 1), functools.partial(pin, self._cpus))
-        self._running: list[Future[None]] = []
+        self._running: list[Task[None]] = []
         self._scratch = [np.empty(0, np.float32)] * (self.threads + 1)  # the last one is shared
         self._lock = new_lock(ENGINES)
 
@@ -115,8 +114,7 @@ class NumbaEngine:
         """
         threads = self.threads if tasks is None else min(self.threads, tasks)
         with self._lock, pinned(self._cpus):
-            if self._running:  # since the last wait was interrupted
-                wait(self._running)
+            wait(self._running)  # there are some, if the last wait was interrupted
             if shared is not None:
                 arguments = (*arguments, self._room(-1, shared))
             counters = np.zeros(3, np.int64)
@@ -140,6 +138,12 @@ class NumbaEngine:
         return self._scratch[i]
 
 
+def wait(tasks: Iterable[Task[None]]) -> None:
+    """Until all are done."""
+    for task in tasks:
+        task.wait()
+
+
 def aligned(size: int) -> Array:
     """f32[size], whose first element begins a cache line."""
     room = np.empty(size + LINE, np.float32)
@@ -157,6 +161,24 @@ class NumbaView(NumpyView):
 
     def over(self, probes: Sequence[Probe]) -> "NumbaView":
         return type(self)(self.weights, probes, self._engine)
+
+    def rows(self, name: str, raw: np.ndarray, numbers: Integers) -> Array:
+        """Some rows as each probe has them: f32[P or 1, R, D]. raw: R rows as stored."""
+        terms = make_terms(self.weights, name, self.probes if name in self.perturbed else ())
+        count, width = len(numbers), self.weights.shape(name)[-1]
+        out = np.empty((len(terms.seeds), count, width), np.float32)
+        arguments = (*as_bytes(raw), terms, numbers, out)
+        self._engine.run(objects.gather, *arguments, scratch=2 * width, tasks=count)
+        return out
+
+    def whole(self, name: str) -> Array:
+        shape = self.weights.shape(name)
+        raw = self.weights.stored(name).reshape(-1, shape[-1])
+        return self.rows(name, raw, np.arange(len(raw))).reshape(-1, *shape)
+
+    def embed(self, name: str, ids: Integers) -> Array:
+        rows, back = np.unique(ids, return_inverse=True)
+        return self.rows(name, self.weights.store.gather(name, rows), rows)[:, back]
 
     def linear(self, name: str, x: Array, residual: Array | None = None) -> Array:
         bias = self.vector(f"{name}.bias") if f"{name}.bias" in self.weights else NOTHING
@@ -245,6 +267,15 @@ class NumbaView(NumpyView):
         if known is None or not known.is_of(batch, rows, prefix):
             known = self._layout = attention_layout(batch, rows, prefix)
         return known
+
+    def norm(self, name: str, x: Array, ln_eps: float) -> Array:
+        x = np.ascontiguousarray(x)
+        weight = bias = NOTHING
+        if f"{name}.weight" in self.weights:
+            weight, bias = self.vector(f"{name}.weight"), self.vector(f"{name}.bias")
+        out = np.empty((max(len(x), len(weight), len(bias)), *x.shape[1:]), np.float32)
+        self._engine.run(objects.norm, x, weight, bias, np.float32(ln_eps), out)
+        return out
 
     def gelu(self, x: Array) -> Array:
         x = np.ascontiguousarray(x)
@@ -338,12 +369,14 @@ def compile_kernels() -> list[bytes]:
     returns: what they compute, to be compared
     """
     matrix = np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
-    tensors = {"w.weight": matrix, "w.bias": np.ones(8, np.float32)}
+    vector = np.ones(8, np.float32)
+    tensors = {"w.weight": matrix, "w.bias": vector}
+    tensors |= {"norm.weight": vector.copy(), "norm.bias": vector.copy()}
     weights = Weights(tensors, NumbaEngine(2))
     theta = weights.view([Probe(1, 1e-3), Probe(1, -1e-3)])
     batch = pack_sequences([[0, 1]])
     x = theta.embed("w.weight", batch.ids)
-    x = theta.gelu(theta.linear("w", x, residual=x))
+    x = theta.norm("norm", theta.gelu(theta.linear("w", x, residual=x)), 1e-5)
     q = x[:, :, None]
     y = theta.attention("w", q, q, q, batch, causal=True)
     theta.nll("w.weight", x, np.zeros(1, np.int64), np.zeros(1, np.int64), "w.bias")

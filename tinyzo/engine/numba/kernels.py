@@ -34,6 +34,7 @@ OPTIONS = {"nogil": True, "error_model": "numpy"}  # x / 0 is infinite, no excep
 kernel = njit(**OPTIONS)
 # Inlined in any case: a copy of its own may be compiled to another order, and would be called in
 # the process that compiles, but not in those that load what was compiled.
+contracted = njit(**OPTIONS, forceinline=True, fastmath={"contract"})  # a b + c is rounded once
 ordered_freely = njit(**OPTIONS, forceinline=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
 
 

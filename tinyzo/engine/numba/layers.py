@@ -1,10 +1,11 @@
 """What a layer does without weights, in Numba: the twin of the rest of NumpyView."""
 
 import numpy as np
+from numba import njit
 
 from tinyzo.engine.gelu import PHI_LIMIT, PHI_P, PHI_Q
 from tinyzo.engine.numba.cache import kept
-from tinyzo.engine.numba.kernels import F, kernel, ordered_freely, tasks
+from tinyzo.engine.numba.kernels import F, contracted, kernel, ordered_freely, tasks
 from tinyzo.engine.numba.matmul import (
     LANES,
     ROWS,
@@ -16,38 +17,125 @@ from tinyzo.engine.numba.matmul import (
     rounded_up,
 )
 from tinyzo.engine.numba.sizes import CHUNK
+from tinyzo.engine.numba.softmax import row_softmax
+from tinyzo.engine.numba.vectors import TILE, use_widest
 
 P0, P1, P2, P3, P4, P5 = (F(c) for c in PHI_P)
 Q0, Q1, Q2, Q3, Q4, Q5 = (F(c) for c in PHI_Q)
 LIMIT = F(PHI_LIMIT)
 
 
-@ordered_freely
-def softmax(x):
-    """x <- e^x / sum e^x. x: f32[n], n > 0, in place."""
-    top = x[0]
-    for i in range(x.size):
-        top = max(top, x[i])
-    total = F(0)
-    for i in range(x.size):
-        x[i] = np.exp(x[i] - top)
-        total += x[i]
-    for i in range(x.size):
-        x[i] /= total
+softmax = row_softmax(TILE)
+
+
+@contracted
+def gelu_of(x):
+    """x Phi(x), as gelu.normal_distribution has Phi."""
+    t = min(max(x, -LIMIT), LIMIT)
+    s = t * t
+    top = ((((P5 * s + P4) * s + P3) * s + P2) * s + P1) * s + P0
+    low = ((((Q5 * s + Q4) * s + Q3) * s + Q2) * s + Q1) * s + Q0
+    return x * (t * top / low + F(0.5))
 
 
 @kept
 @kernel
 def gelu(x, scratch, counters):
     """NumpyView.gelu. x: f32[n], in place."""
+    use_widest()
     for task in tasks(counters, 0, (x.size + CHUNK - 1) // CHUNK, 1):
         part = x[task * CHUNK :][:CHUNK]
         for i in range(part.size):
-            t = min(max(part[i], -LIMIT), LIMIT)
-            s = t * t
-            top = ((((P5 * s + P4) * s + P3) * s + P2) * s + P1) * s + P0
-            low = ((((Q5 * s + Q4) * s + Q3) * s + Q2) * s + Q1) * s + Q0
-            part[i] *= t * top / low + F(0.5)
+            part[i] = gelu_of(part[i])
+
+
+@ordered_freely
+def total(x):
+    """The sum of x: f32[n]."""
+    found = F(0)
+    for i in range(x.size):
+        found += x[i]
+    return found
+
+
+@ordered_freely
+def moved(x, by, out):
+    """out <- x + by; returns the sum of its squares. x, out: f32[n]"""
+    squares = F(0)
+    for i in range(out.size):
+        value = x[i] + by
+        out[i] = value
+        squares += value * value
+    return squares
+
+
+@kept
+@kernel
+def norm(x, weight, bias, ln_eps, out, scratch, counters):
+    """NumpyView.norm: a task for some of the rows.
+
+    x: f32[1 or P, M, D]; weight, bias: f32[0 or 1 or P, 1, D]; ln_eps: f32; out: f32[P, M, D],
+    written
+    """
+    use_widest()
+    copies, count, width = out.shape
+    rows = max(1, CHUNK // width)  # of a task
+    for task in tasks(counters, 0, (copies * count + rows - 1) // rows, 1):
+        for row in range(task * rows, min((task + 1) * rows, copies * count)):
+            p, m = divmod(row, count)
+            source, y = own(p, x)[m], out[p, m]
+            squares = moved(source, -total(source) / F(width), y)
+            factor = F(1) / np.sqrt(squares / F(width) + ln_eps)
+            if weight.shape[0]:
+                w, b = own(p, weight)[0], own(p, bias)[0]
+                for i in range(width):
+                    y[i] = y[i] * factor * w[i] + b[i]
+            else:
+                for i in range(width):
+                    y[i] *= factor
+
+
+@kernel
+def pack_rows(x, x_at, x_stride, rows, columns, packed, at):
+    """`columns` of some rows as columns of panels, which are steps of their `multiply`.
+
+    x: f32[.]; rows: i64[R], which ones; packed: f32[.], from `at` on
+    """
+    j = 0
+    while j < columns:
+        width = panel_width(columns - j)
+        real = min(width, columns - j)
+        for row in rows:
+            source = x_at + row * x_stride + j
+            for i in range(real):
+                packed[at + i] = x[source + i]
+            for i in range(real, width):
+                packed[at + i] = F(0)
+            at += width
+        j += width
+
+
+@kernel
+def pack_keys(x, x_at, x_stride, rows, depth, packed, at, staged):
+    """Some rows of x as columns of panels; those that are not neighbours are `staged` before.
+
+    x: f32[.]; rows: i64[R], which ones; packed: f32[.], from `at` on, as from `staged`
+    """
+    n = rows.size
+    if rows[n - 1] - rows[0] == n - 1:
+        pack_panels(x, x_at + rows[0] * x_stride, x_stride, n, depth, packed, at)
+        return
+    for s in range(n):
+        source = x_at + rows[s] * x_stride
+        for d in range(depth):
+            packed[staged + s * depth + d] = x[source + d]
+    pack_panels(packed, staged, depth, n, depth, packed, at)
+
+
+@njit(inline="always")
+def start_of(p, x):
+    """Where probe p's begin in x: f32[1 or P, N, H, K], as a flat array."""
+    return p * (x.size // x.shape[0]) if x.shape[0] > 1 else 0
 
 
 @kept
@@ -61,42 +149,33 @@ def attention(q, k, v, blocks, keys, places, causal, out, scratch, counters):
     """
     copies, _, heads, size = out.shape
     scale = F(1) / np.sqrt(F(size))
-    queries, flat, step = q.reshape(-1), out.reshape(-1), heads * size
+    step = heads * size
+    all_q, all_k, all_v, all_out = q.reshape(-1), k.reshape(-1), v.reshape(-1), out.reshape(-1)
     for task in tasks(counters, 0, blocks.shape[0] * copies * heads, 1):
         b, rest = divmod(task, copies * heads)
         p, h = divmod(rest, heads)
         t0, t1, s0, s1 = blocks[b]
         n = s1 - s0  # keys
         count = t1 - t0  # queries
+        at, seen_keys = h * size, keys[s0:s1]
         width = rounded_up(n, LANES)
         k_panels = ROWS * (max(size, n) + WIDTH)  # after the edge
         v_panels = k_panels + width * size
         scores = v_panels + n * rounded_up(size, LANES)
-        key, value = own(p, k), own(p, v)
-        for s in range(n):
-            for d in range(size):
-                scratch[scores + s * size + d] = key[keys[s0 + s], h, d] * scale
-        pack_panels(scratch, scores, size, n, size, scratch, k_panels)
-        j = 0
-        while j < size:
-            wide = panel_width(size - j)
-            for s in range(n):
-                at = v_panels + j * n + s * wide
-                for d in range(j, j + wide):
-                    scratch[at + d - j] = value[keys[s0 + s], h, d] if d < size else F(0)
-            j += wide
-        at = t0 * step + h * size
-        q_at = at + (p * q.shape[1] * step if q.shape[0] > 1 else 0)
+        k_at, v_at, query = start_of(p, k) + at, start_of(p, v) + at, t0 * step + at
+        pack_keys(all_k, k_at, step, seen_keys, size, scratch, k_panels, scores)
+        pack_rows(all_v, v_at, step, seen_keys, size, scratch, v_panels)
         multiply(
-            *(False, queries, q_at, step, count, scratch, k_panels, n, size),
+            *(False, all_q, start_of(p, q) + query, step, count, scratch, k_panels, n, size),
             *(scratch, scores, width, True, scratch),
         )
         for t in range(count):
             seen = min(n, places[t0 + t] + 1) if causal else n
-            row = scratch[scores + t * width :][:n]
-            softmax(row[:seen])
-            row[seen:] = F(0)
+            row = scores + t * width
+            softmax(scratch, row, seen, scale)
+            for s in range(seen, n):
+                scratch[row + s] = F(0)
         multiply(
             *(False, scratch, scores, width, count, scratch, v_panels, size, n),
-            *(flat, at + p * out.shape[1] * step, step, True, scratch),
+            *(all_out, start_of(p, out) + query, step, True, scratch),
         )

@@ -235,4 +235,6 @@ class Kernel:
 linear = Kernel("linear")
 attention = Kernel("attention")
 gelu = Kernel("gelu")
+norm = Kernel("norm")
+gather = Kernel("gather")
 fold = Kernel("fold")

@@ -1,8 +1,9 @@
-"""Vector code that Numba cannot say: three instructions of ours, written as LLVM IR.
+"""Vector code that Numba cannot say: instructions of ours, written as LLVM IR.
 
     multiply_tile  C[rows, width] (+)= W[rows, steps] X[steps, width], all accumulators in registers
     transpose      a square of floats, by shuffles
     fetch_add      a counter that threads share
+    use_widest     no instruction, but a word to LLVM about those of a kernel
 
 Vector length and register tile follow from the CPU (Goto & van de Geijn 2008 on why a tile).
 A word is 32 bits: one float32, or two bfloat16 that are neighbours in k. So bfloat16 has the same
@@ -306,3 +307,18 @@ def fetch_add(_, counters, at, n):
         return builder.atomic_rmw("add", place, n, "seq_cst")
 
     return types.int64(counters, types.int64, types.int64), generate
+
+
+@intrinsic
+def use_widest(_):
+    """Have LLVM vectorise the loops of the caller as wide as the CPU can.
+
+    It takes half of AVX-512's width otherwise, since the first such CPUs slowed down.
+    """
+
+    def generate(context, builder, signature, arguments):
+        attribute = '"prefer-vector-width"="512"'
+        set.add(builder.function.attributes, attribute)  # llvmlite's own `add` knows no strings
+        return context.get_dummy_value()
+
+    return types.void(), generate

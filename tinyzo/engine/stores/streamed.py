@@ -10,7 +10,6 @@ of a mapped file count as memory of the process, those of a read file do not.
 
 import math
 from collections.abc import Iterator
-from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +19,7 @@ from tinyzo.checkpoints.safetensors import open_safetensors
 from tinyzo.checkpoints.sources import Source
 from tinyzo.dtypes import STORAGE, Integers, narrow, widen
 from tinyzo.engine.stores.resident import Resident
-from tinyzo.engine.threads import Pool
+from tinyzo.engine.threads import Pool, Task
 from tinyzo.engine.tiles import Block, tile_rows
 from tinyzo.errors import CheckpointError, UsageError
 
@@ -40,7 +39,7 @@ class Ahead(NamedTuple):
     """A block that the reader's thread is reading, into the buffer that is not in use."""
 
     place: Place
-    reading: Future[np.ndarray]
+    reading: Task[np.ndarray]
 
 
 class Streamed:
