@@ -14,7 +14,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from tinyzo.engine.numba.engine import NumbaEngine
-from tinyzo.engine.numba.kernels import CHUNK
+from tinyzo.engine.numba.sizes import CHUNK
 from tinyzo.engine.numba.softmax import LOWEST, Functions, row_softmax
 from tinyzo.engine.numba.vectors import I64, TILE, Tile
 from tinyzo.engine.numpy_engine import NumpyEngine

@@ -9,7 +9,7 @@ pytest.importorskip("numba", reason="the limits are those of the fast engine")
 
 from tinyzo.engine.numba import roofline
 from tinyzo.engine.numba.engine import NumbaEngine
-from tinyzo.engine.numba.kernels import CHUNK
+from tinyzo.engine.numba.sizes import CHUNK
 from tinyzo.engine.numba.vectors import TILE
 
 SUMS = TILE.rows * TILE.vectors

@@ -14,11 +14,10 @@ def gather(raw, storage, terms, numbers, out, scratch, counters):
     out: f32[P, R, D], written
     """
     width = out.shape[2]
-    work = scratch[: 4 * width].reshape(4, width)
-    w, z = work[0], work[1]
+    w, z = scratch[:width], scratch[width : 2 * width]
     for r in tasks(counters, 0, raw.shape[0], 1):
         index = U(numbers[r] * width)
-        read(raw, storage, r, 0, terms, index, work)
+        read(raw, storage, r, 0, terms, index, w)
         made = -1
         for p in range(out.shape[0]):
             seed, scale = terms.seeds[p], terms.scales[p]

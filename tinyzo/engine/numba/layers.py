@@ -5,7 +5,7 @@ from numba import njit
 
 from tinyzo.engine.gelu import PHI_LIMIT, PHI_P, PHI_Q
 from tinyzo.engine.numba.cache import kept
-from tinyzo.engine.numba.kernels import CHUNK, F, contracted, kernel, ordered_freely, tasks
+from tinyzo.engine.numba.kernels import F, contracted, kernel, ordered_freely, tasks
 from tinyzo.engine.numba.matmul import (
     LANES,
     ROWS,
@@ -16,6 +16,7 @@ from tinyzo.engine.numba.matmul import (
     panel_width,
     rounded_up,
 )
+from tinyzo.engine.numba.sizes import CHUNK
 from tinyzo.engine.numba.softmax import row_softmax
 from tinyzo.engine.numba.vectors import TILE, use_widest
 

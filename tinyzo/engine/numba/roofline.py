@@ -15,7 +15,8 @@ from numba.extending import intrinsic
 
 from tinyzo.dtypes import DTYPES
 from tinyzo.engine.numba.engine import NumbaEngine, NumbaView
-from tinyzo.engine.numba.kernels import CHUNK, F, kernel, ordered_freely, tasks
+from tinyzo.engine.numba.kernels import F, kernel, ordered_freely, tasks
+from tinyzo.engine.numba.sizes import CHUNK
 from tinyzo.engine.numba.vectors import I64, TILE, _Code
 from tinyzo.engine.weights import ITSELF, Weights
 
