@@ -43,7 +43,7 @@ CAUGHT = {
     "parsing.py": {"ValueError"},  # the same
     "machine/windows.py": {"ctypes.WinError"},  # an OSError; system.os_errors
     "runs/journal.py": {"OSError"},  # a short write; the same handler as for a failed one
-    "engine/numba/engine.py": {"error"},  # what a thread met, for the caller
+    "engine/threads.py": {"self._error"},  # what a thread met, for the caller
     "engine/numba/": {"LoadError"},  # of compiled code: Numba is called instead
     "cli/": {"argparse.ArgumentTypeError", "KeyboardInterrupt"},  # ways of Python's own
     "__init__.py": {"AttributeError"},  # what a module says of a name it has not

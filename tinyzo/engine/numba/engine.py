@@ -163,18 +163,18 @@ class NumbaView(NumpyView):
         return type(self)(self.weights, probes, self._engine)
 
     def rows(self, name: str, raw: np.ndarray, numbers: Integers) -> Array:
-        """Some rows as each probe has them: f32[P or 1, R, D]. raw: R rows as stored."""
+        """Rows as each probe has them: f32[P or 1, R, D]. raw: [R, ...], as they are stored."""
         terms = make_terms(self.weights, name, self.probes if name in self.perturbed else ())
-        count, width = len(numbers), self.weights.shape(name)[-1]
-        out = np.empty((len(terms.seeds), count, width), np.float32)
+        width = self.weights.shape(name)[-1]
+        out = np.empty((len(terms.seeds), len(raw), width), np.float32)
         arguments = (*as_bytes(raw), terms, numbers, out)
-        self._engine.run(objects.gather, *arguments, scratch=2 * width, tasks=count)
+        self._engine.run(objects.gather, *arguments, scratch=2 * width, tasks=len(raw))
         return out
 
     def whole(self, name: str) -> Array:
-        shape = self.weights.shape(name)
-        raw = self.weights.stored(name).reshape(-1, shape[-1])
-        return self.rows(name, raw, np.arange(len(raw))).reshape(-1, *shape)
+        raw = self.weights.stored(name)
+        rows = raw if raw.ndim > 1 else raw[None]
+        return self.rows(name, rows, np.arange(len(rows))).reshape(-1, *self.weights.shape(name))
 
     def embed(self, name: str, ids: Integers) -> Array:
         rows, back = np.unique(ids, return_inverse=True)
@@ -369,9 +369,8 @@ def compile_kernels() -> list[bytes]:
     returns: what they compute, to be compared
     """
     matrix = np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
-    vector = np.ones(8, np.float32)
-    tensors = {"w.weight": matrix, "w.bias": vector}
-    tensors |= {"norm.weight": vector.copy(), "norm.bias": vector.copy()}
+    tensors = {"w.weight": matrix, "w.bias": np.ones(8, np.float32)}
+    tensors |= {"norm.weight": matrix[0].copy(), "norm.bias": matrix[1].copy()}
     weights = Weights(tensors, NumbaEngine(2))
     theta = weights.view([Probe(1, 1e-3), Probe(1, -1e-3)])
     batch = pack_sequences([[0, 1]])

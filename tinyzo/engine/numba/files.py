@@ -23,8 +23,9 @@ OWN = Path(__file__).parent / "__pycache__"
 SOURCES = (  # whose code or constants are compiled
     *("numba/gather.py", "numba/groups.py", "numba/kernels.py", "numba/layers.py"),
     *("numba/matmul.py", "numba/noise.py", "numba/sizes.py", "numba/softmax.py"),
-    *("numba/storage.py", "numba/tensors.py", "numba/terms.py", "numba/vectors.py"),
-    *("numba/wide.py", "noise.py", "gelu.py", "moments.py"),
+    *("numba/storage.py", "numba/tensors.py"),
+    *("numba/terms.py", "numba/vectors.py", "numba/wide.py"),
+    *("noise.py", "gelu.py", "moments.py"),
 )
 FORMATS = ("numba/cache.py", "numba/objects.py")  # which write the files
 DIGEST_BYTES = 32
