@@ -702,8 +702,8 @@ FAULTS = (
     ),
     Fault(
         "engine/numba/layers.py",
-        "factor = F(1) / np.sqrt(squares / F(width) + ln_eps)",
-        "factor = F(1) / np.sqrt(squares / F(width))",
+        "factor = F(1) / np.sqrt(total_square(y) / F(width) + ln_eps)",
+        "factor = F(1) / np.sqrt(total_square(y) / F(width))",
         "a norm without its eps",
         "engine/test_layers.py::test_norm_of_any_size_is_as_numpys",
     ),

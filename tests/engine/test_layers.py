@@ -14,6 +14,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from tinyzo.engine.numba.engine import NumbaEngine
+from tinyzo.engine.numba.layers import norm
 from tinyzo.engine.numba.sizes import CHUNK
 from tinyzo.engine.numba.softmax import LOWEST, Functions, row_softmax
 from tinyzo.engine.numba.vectors import I64, TILE, Tile
@@ -134,3 +135,20 @@ def test_gelu_is_near_the_exact_one(count):
     exact = [value * math.erfc(-value / math.sqrt(2)) / 2 for value in x.ravel().tolist()]
     assert np.array_equal(*found)
     assert np.allclose(found[0], exact, rtol=3e-7, atol=3e-7 * 7)
+
+
+@pytest.mark.parametrize("width", [64, 200])
+def test_the_bits_of_a_norm_do_not_hang_on_where_its_arrays_lie(width):
+    """LLVM takes other loops for arrays that lie close to each other."""
+    room = np.zeros(8 * width, np.float32)
+    values = np.random.RandomState(0).standard_normal((1, 1, width)).astype(np.float32)
+    nothing, counters = np.zeros((0, 1, width), np.float32), np.zeros(3, np.int64)
+    results = set()
+    for distance in (0, 1, 4, 16, 60, 2 * width):
+        x, out = (room[at:][:width].reshape(1, 1, -1) for at in (0, width + distance))
+        for source, target in ((x, out), (out, x)):
+            source[...] = values
+            counters[:] = 0
+            norm(source, nothing, nothing, np.float32(1e-5), target, room[:0], counters)
+            results.add(target.tobytes())
+    assert len(results) == 1
