@@ -49,9 +49,9 @@ def gelu(x, scratch, counters):
             part[i] = gelu_of(part[i])
 
 
-# What may be summed in any order reads one array and writes none. Beside a store, LLVM takes vectors
-# only if it finds, at run time, that arrays lie far enough from each other; where they do not, it
-# sums in another order, and bits would hang on addresses.
+# What may be summed in any order reads one array and writes none. Beside a store, LLVM takes
+# vectors only if arrays lie far enough from each other, which is seen at run time; where they do
+# not, it sums in another order, and bits would hang on addresses.
 
 
 @ordered_freely
