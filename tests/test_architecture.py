@@ -44,6 +44,7 @@ CAUGHT = {
     "machine/windows.py": {"ctypes.WinError"},  # an OSError; system.os_errors
     "runs/journal.py": {"OSError"},  # a short write; the same handler as for a failed one
     "engine/numba/engine.py": {"error"},  # what a thread met, for the caller
+    "engine/numba/": {"LoadError"},  # of compiled code: Numba is called instead
     "cli/": {"argparse.ArgumentTypeError", "KeyboardInterrupt"},  # ways of Python's own
     "__init__.py": {"AttributeError"},  # what a module says of a name it has not
 }

@@ -32,7 +32,7 @@ from numba import types  # noqa: E402
 from numba.extending import intrinsic  # noqa: E402
 
 from tinyzo.engine.numba import engine as numba_engine  # noqa: E402
-from tinyzo.engine.numba import layers, tensors  # noqa: E402
+from tinyzo.engine.numba import files, layers, objects, tensors  # noqa: E402
 from tinyzo.engine.numba import matmul as matmuls  # noqa: E402
 from tinyzo.engine.numba.engine import DEPTH, NumbaEngine  # noqa: E402
 from tinyzo.engine.numba.sizes import block_rows  # noqa: E402
@@ -453,8 +453,16 @@ def kernels() -> dict[str, int]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_kernel_is_compiled_once_and_for_all(name):
-    """compile_kernels leaves nothing to compile, whatever the model, storage, probes and rows."""
+@pytest.mark.parametrize("by_numba", [False, True])
+def test_every_kernel_is_compiled_once_and_for_all(name, by_numba, monkeypatch):
+    """compile_kernels leaves nothing to compile, whatever the model, storage, probes and rows.
+
+    Nor does an object leave anything to Numba.
+    """
+    if by_numba:
+        monkeypatch.setattr(objects, "known", {name: {} for name in files.KERNELS})
+    elif not objects.why_numba():
+        monkeypatch.setattr(objects.Kernel, "by_numba", None)  # which cannot be called
     numba_engine.compile_kernels()
     compiled = kernels()
     assert {"linear", "attention", "gelu", "fold"} <= compiled.keys()
@@ -473,7 +481,9 @@ def test_every_kernel_is_compiled_once_and_for_all(name):
 def test_a_child_compiles_every_kernel():
     """None is left to the process that asked for it, whose memory would then grow by 80 MB."""
     program = """if True:
-        from tinyzo.engine.numba.engine import compile_kernels, layers, matmul, tensors
+        from tinyzo.engine.numba import files, layers, matmul, objects, tensors
+        from tinyzo.engine.numba.engine import compile_kernels
+        objects.known.update({name: {} for name in files.KERNELS})
         compile_kernels()
         called = [k for k in (vars(layers) | vars(matmul) | vars(tensors)).values()
                   if hasattr(k, "py_func") and "counters" in k.py_func.__code__.co_varnames]
@@ -483,9 +493,11 @@ def test_a_child_compiles_every_kernel():
 
 ATTENTION = """
 import hashlib, os, numpy as np, pathlib
-from tinyzo.engine.numba import cache
-cache.OWN = pathlib.Path(os.environ["NUMBA_CACHE_DIR"])  # or kernels that are there would be taken
-from tinyzo.engine.numba.engine import NumbaEngine, layers
+from tinyzo.engine.numba import files, objects
+files.OWN = pathlib.Path(os.environ["NUMBA_CACHE_DIR"])  # or kernels that are there would be taken
+objects.known.update({name: {} for name in files.KERNELS})  # nor are objects
+from tinyzo.engine.numba import layers
+from tinyzo.engine.numba.engine import NumbaEngine
 from tinyzo.engine.weights import Weights
 from tinyzo.text.packing import pack_sequences
 q, k, v = np.random.RandomState(0).standard_normal((3, 1, 128, 2, 32)).astype(np.float32)

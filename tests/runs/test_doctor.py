@@ -27,8 +27,8 @@ from tinyzo.runs import doctor
 
 pytest.importorskip("numba", reason="the checks compare two engines")
 
-from tinyzo.engine.numba import cache
 from tinyzo.engine.numba import engine as numba_engine
+from tinyzo.engine.numba import files
 from tinyzo.engine.numba.engine import NumbaEngine
 
 NAMES = ["python", "numpy", *doctor.PACKAGES, "cpu", "engine", "kernels", "matmul", "noise"]
@@ -105,7 +105,7 @@ def test_json_of_a_sound_machine(tmp_path, capsys):
     engine = choose_engine("auto").name
     assert engine == "numba"
     assert list(found) == [*NAMES, "z numba", "z numpy", "checkpoint", "tokenizer"]
-    pattern = r"numba, threads: \d+ of our own, no threading layer; .*: Tile\(lanes=\d+, .*"
+    pattern = r"numba, threads: \d+ of our own, no threading layer; .*: tile of \d+ x \d+"
     assert re.fullmatch(pattern, found["engine"]["value"]) and not found["engine"]["hint"]
     assert re.fullmatch(r"numba [\d.]+ GF/s, NumPy alone [\d.]+", found["matmul"]["value"])
     assert re.fullmatch(r"numba [\d.]+ ns an element", found["noise"]["value"])
@@ -340,7 +340,7 @@ def test_a_folder_that_keeps_no_kernels(monkeypatch):
     (check,) = doctor.kernels()
     assert check["value"].startswith("in /") and check["ok"] and not check["hint"]
     choice = (None, "/a: Permission denied")
-    monkeypatch.setattr(cache, "choose_folder", lambda: choice)
+    monkeypatch.setattr(files, "choose_folder", lambda: choice)
     (check,) = doctor.kernels()
     assert check["ok"] and check["value"] == "compiled anew by each process"
     assert check["hint"] == f"{choice[1]}: set NUMBA_CACHE_DIR to a folder that can be written"

@@ -208,12 +208,15 @@ def fastest(engines: Engines, why_not: str) -> Iterator[Check]:
 
 
 def kernels() -> Iterator[Check]:
-    """Where compiled kernels are kept."""
-    from tinyzo.engine.numba.cache import choose_folder
+    """Where compiled kernels are kept, and who calls them."""
+    from tinyzo.engine.numba.files import choose_folder
+    from tinyzo.engine.numba.objects import why_numba
 
     folder, why_not = choose_folder()
     hint = f"{why_not}: set NUMBA_CACHE_DIR to a folder that can be written"
     value = f"in {folder}" if folder else "compiled anew by each process"
+    reason = why_numba()
+    value += f"; called by Numba ({reason})" if reason else "; called without Numba"
     yield check("kernels", value, folder is not None, hint, minor=True)
 
 
@@ -242,12 +245,13 @@ def noise(engines: Engines) -> Iterator[Check]:
 
 def numba_build(engine: Engine) -> str:
     """The threads and the vector instructions of the numba engine on this machine."""
-    from tinyzo.engine.numba.vectors import FEATURES, TILE, cpu_features
+    from tinyzo.engine.numba.objects import build
 
-    has = [feature for feature in FEATURES if feature in cpu_features()]
-    vectors = " ".join(has) or "no vectors known"
+    made = build()
+    vectors = " ".join(made.features) or "no vectors known"
+    tile = f"tile of {made.rows} x {made.width}"
     threads = getattr(engine, "threads", 1)
-    return f"numba, threads: {threads} of our own, no threading layer; {vectors}: {TILE}"
+    return f"numba, threads: {threads} of our own, no threading layer; {vectors}: {tile}"
 
 
 def seconds_of(*tasks: Callable[[], object]) -> list[float]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinyzo.engine.numba.objects import will_load_numba
 from tinyzo.engine.numba.sizes import BLOCK, DEPTH
 from tinyzo.engine.numpy_engine import QUERIES
 from tinyzo.engine.select import may_have_numba
@@ -24,8 +25,8 @@ from tinyzo.runs.settings import RunSettings, parse_bytes
 
 Parts = dict[str, int]  # bytes, by what they are for
 FLOAT_BYTES = 4
-NUMBA_BYTES = 107 << 20  # Numba and LLVM, loaded: measured
-KERNELS_BYTES = 8 << 20  # our compiled kernels: measured
+NUMBA_BYTES = 107 << 20  # Numba and LLVM, loaded, where kernels need them: measured
+KERNELS_BYTES = 4 << 20  # our compiled kernels, loaded: 2 MB measured
 STAGED = 150  # rows of DEPTH on which a thread works beside tiles of W, at most
 SPARE_MB = 1  # by which the interpreter may be larger the next time: measured
 
@@ -185,7 +186,7 @@ def _in_numba(model: Model, tokens: int, load: Load, threads: int) -> Parts:
     config = model.config
     head_width = config.hidden_size // config.num_attention_heads
     code = KERNELS_BYTES
-    if "tinyzo.engine.numba.engine" not in sys.modules:
+    if "numba" not in sys.modules and will_load_numba():
         code += NUMBA_BYTES
     linear = load.probes * BLOCK * DEPTH + STAGED * DEPTH
     attention = load.longest * (3 * head_width + QUERIES)

@@ -10,19 +10,19 @@ from tinyzo.checkpoints.groups import INT4, INT8
 from tinyzo.dtypes import Array, Integers, Rows
 from tinyzo.engine import noise
 from tinyzo.engine.moments import Moments
-from tinyzo.engine.numba import groups, storage
-from tinyzo.engine.numba.tensors import Terms
+from tinyzo.engine.numba import terms as kinds
+from tinyzo.engine.numba.terms import Terms
 from tinyzo.engine.numpy_engine import QUERIES
 from tinyzo.engine.terms import Probe, Update
 from tinyzo.engine.weights import Parameters
 
 NOTHING = np.zeros((0, 0, 0), np.float32)  # where a kernel may be given an array
 KERNEL_TYPES = {
-    np.dtype("<f4"): storage.F32,
-    np.dtype("<u2"): storage.BF16,
-    np.dtype("<f2"): storage.F16,
-    INT4: groups.INT4,
-    INT8: groups.INT8,
+    np.dtype("<f4"): kinds.F32,
+    np.dtype("<u2"): kinds.BF16,
+    np.dtype("<f2"): kinds.F16,
+    INT4: kinds.INT4,
+    INT8: kinds.INT8,
 }
 
 

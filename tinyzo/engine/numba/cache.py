@@ -1,184 +1,55 @@
-"""Compiled kernels, kept in files from one process to the next.
+"""Numba's side of the kernels that are kept: what it looks up, and objects of what it compiled.
 
-Numba's own cache knows of changes of the file that a kernel stands in, not of those that are
-compiled into it; a torn file of it is an error; and two machines that share it may take each
-other's code. Here a folder is of one content: of the sources, of the versions of what compiles
-them, and of one kind of CPU. A file is of one kernel, begins with its digest, and is replaced as a
-whole, so one that is damaged is as one that is missing. All may be deleted at any time.
+An object is written in two steps: first one that is not to be called. It becomes one that is when
+a process has called it and got Numba's own results, bit by bit; if that process dies of it, no
+other one calls it.
 """
 
 import functools
-import hashlib
-import os
 import pickle
-import shutil
-import sys
-import tempfile
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import llvmlite
 import numba
-import numpy as np
-from llvmlite.binding import llvm_version_info
+from numba import types
 from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
-from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
+from numba.np.numpy_support import as_dtype
 
-from tinyzo import __version__
+from tinyzo.engine.numba import files, loader, objects
+from tinyzo.engine.numba.loader import LoadError
+from tinyzo.engine.numba.vectors import FEATURES, TILE, cpu_features
 from tinyzo.packages import in_a_line, say_once
 
-LOADER: Any = __spec__.loader  # of files, or of what is in a ZIP
-ENGINE = Path(__file__).parents[1]
-OWN = Path(__file__).parent / "__pycache__"
-SOURCES = (  # whose code or constants are compiled
-    "numba/groups.py",
-    *("numba/kernels.py", "numba/layers.py", "numba/matmul.py", "numba/noise.py"),
-    *("numba/sizes.py", "numba/storage.py", "numba/tensors.py", "numba/vectors.py"),
-    *("noise.py", "gelu.py", "moments.py"),
-)
 CONFIG: Any = numba.config
-SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT")  # Numba's
-DIGEST_BYTES = 32
+RESHAPE = "numba_attempt_nocopy_reshape"  # a function in C that Numba's reshape calls
+LETTERS = {types.int64: "i", types.boolean: "b", types.float64: "d", types.float32: "f"}
+UNTRIED = "it was never tried to the end"
 
-KEPT: list[str] = []  # the names of the kernels that are
-
-
-# -- folders ---------------------------------------------------------------------------------
-
-
-def digest(*parts: object) -> str:
-    """16 hexadecimal digits, others for any other parts."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-def of_sources() -> str:
-    """The beginning of a folder's name: kernels-A-, where A is of what is compiled."""
-    return f"kernels-{digest([LOADER.get_data(str(ENGINE / source)) for source in SOURCES])}-"
-
-
-def of_compiler() -> str:
-    """The end of a folder's name: of what compiles, and for which CPU."""
-    versions = (__version__, sys.version, np.__version__, numba.__version__, llvmlite.__version__)
-    settings = [getattr(CONFIG, setting, None) for setting in SETTINGS]
-    cpu = cpu_target.target_context.codegen().magic_tuple()
-    return digest(versions, llvm_version_info, settings, cpu)
-
-
-@functools.cache
-def folders() -> list[Path]:
-    """Where kernels may be kept, the first choice first."""
-    parents = [OWN]
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if os.path.isabs(home):  # some have none
-        parents.append(Path(home, "tinyzo"))
-    if CONFIG.CACHE_DIR:
-        parents.insert(0, Path(CONFIG.CACHE_DIR, "tinyzo"))
-    name = of_sources() + of_compiler()
-    return [parent / name for parent in parents]
-
-
-@functools.cache
-def choose_folder() -> tuple[Path | None, str]:
-    """The folder that kernels are written to; or none, and why there is none."""
-    faults = []
-    for folder in folders():
-        try:
-            make_ready(folder)
-        except OSError as error:
-            faults.append(f"{folder.parent}: {error.strerror}")
-        else:
-            return folder, ""
-    return None, "; ".join(faults)
-
-
-def make_ready(folder: Path) -> None:
-    """Make a folder where there is none, and an empty one where it has a file that is not sound.
-
-    raises: OSError where nothing can be written
-    """
-    if any(read(file)[1] for file in folder.glob("*.kernel")):
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=folder).close()
-    if folder.parent == OWN:  # older sources will not come back here
-        for other in OWN.glob("kernels-*"):
-            if not other.name.startswith(of_sources()):
-                shutil.rmtree(other, ignore_errors=True)
-
-
-# -- files -----------------------------------------------------------------------------------
-
-
-def read(path: Path) -> tuple[bytes, str]:
-    """What a kernel's file holds; or nothing, and what is wrong with it.
-
-    It is code that will run, so it has to be of who runs it, of who owns our sources, or of root.
-    """
-    try:
-        owner = path.stat().st_uid
-        content = path.read_bytes() if path.is_file() else b""
-    except OSError as error:
-        return b"", f"cannot be read ({error.strerror})"
-    if owner not in trusted_owners():
-        return b"", "is another user's"
-    data = content[DIGEST_BYTES:]
-    if hashlib.sha256(data).digest() != content[:DIGEST_BYTES]:
-        return b"", "is damaged"
-    return data, ""
-
-
-def trusted_owners() -> set[int]:
-    """Who runs this, root, and who owns our sources, where these are files."""
-    owners = {getattr(os, "getuid", int)(), 0}
-    return owners | {ENGINE.stat().st_uid} if ENGINE.is_dir() else owners
-
-
-def write(path: Path, data: bytes) -> None:
-    """Write or replace a kernel's file, whole or not at all; others may do so at the same time.
-
-    raises: OSError
-    """
-    partial = path.with_name(f"{os.urandom(8).hex()}.partial")
-    try:
-        partial.write_bytes(hashlib.sha256(data).digest() + data)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def why_compile() -> str:
-    """Why kernels have to be compiled, as a line of log says it; "" when all are kept."""
-    for name in KEPT:
-        files = [file for folder in folders() for file in folder.glob(f"{name}-*.kernel")]
-        faults = [read(file)[1] for file in files]
-        if not all(faults):
-            continue
-        folder, why_not = choose_folder()
-        if folder is None:
-            hint = "set NUMBA_CACHE_DIR to a folder that can be written"
-            return f"for this process alone, since none can be kept ({why_not}): {hint}"
-        return f"anew, since {files[0]} {faults[0]}" if files else "once on this machine"
-    return ""
+compiled: dict[str, tuple[str, Any]] = {}  # by this process: name, its signature's file and result
 
 
 class KernelCache(NullCache):
     """Where Numba looks for a kernel before it compiles it, and puts it afterwards."""
+
+    reads = True
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def file(self, signature: object) -> str:
         """The name of the file of the kernel for arguments of these types."""
-        return f"{self.name}-{digest(str(signature))}.kernel"
+        return f"{self.name}-{files.digest(str(signature))}.kernel"
 
     def load_overload(self, sig: object, target_context: Any) -> Any:
         """The compiled kernel for arguments of these types, or None."""
         target_context.refresh()
-        for folder in folders():
+        if not self.reads:
+            return None
+        for folder in files.folders():
             path = folder / self.file(sig)
-            data, fault = read(path)
+            data, fault = files.read(path)
             try:
                 if not fault:
                     return CompileResult._rebuild(target_context, *pickle.loads(data))
@@ -188,17 +59,118 @@ class KernelCache(NullCache):
 
     def save_overload(self, sig: object, data: Any) -> None:
         """Keep a compiled kernel, where it can be kept."""
-        folder, _ = choose_folder()
+        compiled[self.name] = (self.file(sig), data)
+        folder, _ = files.choose_folder()
         if folder is None:
             return
         try:
-            write(folder / self.file(sig), dumps(data._reduce()))
+            files.write(folder / self.file(sig), dumps(data._reduce()))
         except Exception as error:
             say_once(f"{folder} cannot keep kernels ({in_a_line(error)}): compiled anew next time")
 
 
 def kept(kernel: Any) -> Any:
     """The decorator of a kernel that is kept with all that it calls."""
-    KEPT.append(kernel.__name__)
     kernel._cache = KernelCache(kernel.__name__)
     return kernel
+
+
+# -- objects -----------------------------------------------------------------------------------
+
+
+def build_here() -> objects.Build:
+    """What this process compiles for."""
+    features = cpu_features()
+    has = tuple(feature for feature in FEATURES if feature in features)
+    return objects.Build(TILE.lanes, TILE.rows, TILE.width, TILE.bf16, has)
+
+
+def kinds_of(signature: Iterable[Any]) -> list[Any]:
+    """The kinds of arguments of a kernel, as `objects.in_words` has them.
+
+    raises: LoadError for types that are not passed to an object
+    """
+    kinds: list[Any] = []
+    for each in signature:
+        if isinstance(each, types.Array) and each.layout == "C" and each.mutable and each.aligned:
+            kinds.append((as_dtype(each.dtype).str, each.ndim))
+        elif hasattr(each, "types"):  # of a tuple's items
+            kinds += kinds_of(each.types)
+        elif each in LETTERS:
+            kinds.append(LETTERS[each])
+        else:
+            raise LoadError(f"arguments of type {each} are for Numba")
+    return kinds
+
+
+def object_of(result: Any) -> objects.Object:
+    """The object of a kernel that Numba compiled. raises: LoadError where none can be had"""
+    code = result.library._get_compiled_object()
+    helpers = [reshape()] if RESHAPE.encode() in code else []
+    kinds = tuple(kinds_of(result.signature.args))
+    return objects.Object(code, result.fndesc.llvm_func_name, kinds, helpers, build_here(), "")
+
+
+def contiguous_reshape(
+    n: int,
+    shape: Any,
+    strides: Any,
+    n_new: int,
+    new_shape: Any,
+    new_strides: Any,
+    itemsize: int,
+    is_fortran: int,
+) -> int:
+    """Numba's function in C of that purpose, for arrays that need no copy: 1, or 0 for others."""
+    size = itemsize
+    for i in range(n - 1, -1, -1):
+        if shape[i] != 1 and strides[i] != size:
+            return 0
+        size *= shape[i]
+    size = itemsize
+    for i in range(n_new - 1, -1, -1):
+        new_strides[i] = size
+        size *= new_shape[i]
+    return 0 if is_fortran else 1
+
+
+@functools.cache
+def reshape() -> tuple[str, bytes, str]:
+    """The name of a function that kernels call, an object that has it, and its name there."""
+    number, numbers = types.intp, types.CPointer(types.intp)
+    of_new = (number, numbers, numbers, number, types.int32)
+    compiled: Any = numba.cfunc(types.int32(number, numbers, numbers, *of_new))(contiguous_reshape)
+    return RESHAPE, compiled._library._get_compiled_object(), compiled._wrapper_name
+
+
+def make_objects(results: Callable[[], list[bytes]]) -> None:
+    """Compile the kernels that `results` calls, and keep objects of those that give the same."""
+    objects.known.update({name: {} for name in files.KERNELS})
+    KernelCache.reads = False
+    expected = results()
+    if loader.why_not():
+        return
+    for file, _ in compiled.values():
+        keep(file, refusal(UNTRIED))
+    for name, (file, result) in compiled.items():
+        try:
+            made = object_of(result)
+            objects.known[name] = {made.kinds: made.load()}
+            if results() != expected:
+                raise LoadError("it computes other numbers than Numba")
+        except LoadError as error:
+            objects.known[name] = {}
+            made = refusal(str(error))
+        keep(file, made)
+
+
+def refusal(why_not: str) -> objects.Object:
+    """What stands in the place of an object that is not to be called."""
+    return objects.Object(b"", "", (), [], build_here(), why_not)
+
+
+def keep(file: str, made: objects.Object) -> None:
+    """Write an object beside the kernel's own file."""
+    folder, _ = files.choose_folder()
+    if folder is not None:
+        files.write((folder / file).with_suffix(".object"), made.to_bytes())

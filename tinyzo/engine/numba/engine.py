@@ -16,7 +16,7 @@ import numpy as np
 from tinyzo.batch import Batch
 from tinyzo.dtypes import Array, Rows
 from tinyzo.engine.adapters import AdaptedView
-from tinyzo.engine.numba import cache, layers, matmul, tensors, vectors
+from tinyzo.engine.numba import files, objects
 from tinyzo.engine.numba.arguments import (
     NOTHING,
     AttentionLayout,
@@ -26,9 +26,7 @@ from tinyzo.engine.numba.arguments import (
     make_terms,
     padded,
 )
-from tinyzo.engine.numba.kernels import CHUNK
-from tinyzo.engine.numba.matmul import LANES, ROWS, WIDTH
-from tinyzo.engine.numba.sizes import DEPTH, block_rows
+from tinyzo.engine.numba.sizes import CHUNK, DEPTH, block_rows
 from tinyzo.engine.numpy_engine import QUERIES, NumpyView
 from tinyzo.engine.terms import Probe
 from tinyzo.engine.threads import ENGINES, Pool, new_lock, pin, pinned
@@ -48,16 +46,17 @@ class NumbaEngine:
 
     name = "numba"
 
-    def __init__(self, threads: int | None = None, bf16: bool = bool(vectors.TILE.bf16)) -> None:
+    def __init__(self, threads: int | None = None, bf16: bool | None = None) -> None:
         """threads: None for one on each fast CPU; those that do not fit there go anywhere.
 
-        bf16: multiply bfloat16 weights as bfloat16
+        bf16: multiply bfloat16 weights as bfloat16; None: where the CPU has an instruction for it
         """
         cpus = fast_cpus()
         self.threads = threads or default_threads()
-        self.bf16 = bf16
+        self.build = objects.build()
+        self.bf16 = bool(self.build.bf16) if bf16 is None else bf16
         can_pin = hasattr(os, "sched_setaffinity") and self.threads <= len(cpus)
-        self._block = block_rows(cache_bytes(), 2 * LANES)
+        self._block = block_rows(cache_bytes(), 2 * self.build.lanes)
         self._cpus = cpus if can_pin else set()
         self._others = Pool(max(1, self.threads - 1), functools.partial(pin, self._cpus))
         self._running: list[Future[None]] = []
@@ -74,7 +73,7 @@ class NumbaEngine:
         first = start * math.prod(raw.shape[1:])
         tasks = raw.size // CHUNK + 1
         flat = as_bytes(raw.reshape(1, -1))
-        self.run(tensors.fold, *flat, terms, first, scratch=4096, tasks=tasks)
+        self.run(objects.fold, *flat, terms, first, tasks=tasks)
 
     def multiply(self, product: Product, raw: np.ndarray, first: int, column: int) -> None:
         """The products with some rows of W. raw: the rows as stored; first: the first one's number.
@@ -82,21 +81,22 @@ class NumbaEngine:
         column: where they begin in `out`, and in bias and residual
         """
         x, terms, bias, residual, out, bf16 = product
+        build = self.build
         words = padded(x.shape[2], 2) // 2 if bf16 else x.shape[2]
         block = self._rows_of_a_task(len(raw))
         tiles = len(terms.seeds) * block * DEPTH
-        work = (4 + 3 * LANES) * (2 * DEPTH if bf16 else DEPTH)
+        work = (1 + 3 * build.lanes) * (2 * DEPTH if bf16 else DEPTH)
         self.run(
-            matmul.linear,
+            objects.linear,
             *(x, *as_bytes(raw), first, terms, bias, residual, out, column, bf16, block),
             shared=x.shape[0] * x.shape[1] * words if bf16 else 0,
-            scratch=tiles + work + ROWS * (DEPTH + WIDTH),
+            scratch=tiles + work + build.rows * (DEPTH + build.width),
         )
 
     def _rows_of_a_task(self, rows: int) -> int:
         """So many that each thread has about four tasks, of full register tiles."""
-        part = padded(rows // (4 * self.threads), 2 * LANES)
-        return min(self._block, part or 2 * LANES)
+        part = padded(rows // (4 * self.threads), 2 * self.build.lanes)
+        return min(self._block, part or 2 * self.build.lanes)
 
     def run(
         self,
@@ -227,13 +227,14 @@ class NumbaView(NumpyView):
         q, k, v = (np.ascontiguousarray(each) for each in (q, k, v))
         out = np.empty((max(len(q), len(k), len(v)), *q.shape[1:]), np.float32)
         size = q.shape[-1]
-        queries = padded(min(QUERIES, len(layout.places)), ROWS)
-        keys = padded(layout.longest, LANES)
+        build = self._engine.build
+        queries = padded(min(QUERIES, len(layout.places)), build.rows)
+        keys = padded(layout.longest, build.lanes)
         self._engine.run(
-            layers.attention,
+            objects.attention,
             *(q, k, v, layout.blocks, layout.keys, layout.places, causal, out),
-            scratch=ROWS * (max(size, keys) + WIDTH)
-            + keys * (size + padded(size, LANES))
+            scratch=build.rows * (max(size, keys) + build.width)
+            + keys * (size + padded(size, build.lanes))
             + max(queries, size) * keys,
         )
         return out
@@ -247,7 +248,7 @@ class NumbaView(NumpyView):
 
     def gelu(self, x: Array) -> Array:
         x = np.ascontiguousarray(x)
-        self._engine.run(layers.gelu, x.reshape(-1))
+        self._engine.run(objects.gelu, x.reshape(-1))
         return x
 
 
@@ -258,7 +259,7 @@ class AdaptedNumbaView(AdaptedView, NumbaView):
 # -- compilation -----------------------------------------------------------------------------
 
 AGAIN = "begin again, or do without Numba by TINYZO_NO_NUMBA=1"
-COMPILE = "import tinyzo.engine.numba.engine as engine; engine.compile_kernels()"
+COMPILE = "import tinyzo.engine.numba.engine as engine; engine.compile_to_keep()"
 
 
 @functools.cache
@@ -272,25 +273,41 @@ def shared_engine(threads: int | None = None) -> NumbaEngine:
 def ensure_compiled() -> None:
     """Have all kernels, which are kept from an earlier process or compiled now.
 
-    A child process does that, whose memory goes back with it: compiling takes 60 MB more than
-    loading what is compiled. This one does where no child can be had, or what it compiles kept.
+    A child process does that, whose memory goes back with it. This one does where no child can be
+    had, or what it compiles kept.
     raises: ConfigError where they cannot be compiled
     """
-    if cache.CONFIG.DISABLE_JIT:
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         raise ConfigError("NUMBA_DISABLE_JIT is set", "unset it")
-    why = cache.why_compile()
-    if not why:
+    why = files.why_compile()
+    if why:
+        check_numba()
+        say_once(f"compiling kernels, {why}")
+        if files.choose_folder()[0] is not None:
+            compile_apart()
+            objects.forget()
+            why = files.why_compile()
+    if not why and not objects.why_numba():
         return
-    say_once(f"compiling kernels, {why}")
-    if cache.choose_folder()[0] is not None:
-        compile_apart()
-        if not cache.why_compile():
-            return
     try:
         compile_kernels()
     except Exception as error:
         found = f"the kernels cannot be compiled ({in_a_line(error)})"
         raise ConfigError(found, "reinstall numba, and report this if that does not help") from None
+
+
+def check_numba() -> None:
+    """Have a child process load Numba, since this one is not to do without need.
+
+    raises: ConfigError where it cannot be loaded
+    """
+    try:
+        failed = try_apart("import numba")
+    except OSError:
+        return  # this process is going to compile, and will see
+    if failed:
+        way_out = "pip install --force-reinstall numba, or set TINYZO_NO_NUMBA=1"
+        raise ConfigError(f"numba cannot be used ({failed})", way_out)
 
 
 def compile_apart() -> None:
@@ -308,15 +325,27 @@ def compile_apart() -> None:
         say_once(f"no other process compiles kernels ({failed}): this one does")
 
 
-def compile_kernels() -> None:
-    """Run every kernel once, which leaves it compiled, and kept where that can be."""
-    tensors = {"w.weight": np.ones((8, 8), np.float32), "w.bias": np.ones(8, np.float32)}
+def compile_to_keep() -> None:
+    """Compile every kernel, and keep it in both ways."""
+    from tinyzo.engine.numba.cache import make_objects
+
+    make_objects(compile_kernels)
+
+
+def compile_kernels() -> list[bytes]:
+    """Run every kernel once, which leaves it compiled where it was not, and kept where it can be.
+
+    returns: what they compute, to be compared
+    """
+    matrix = np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
+    tensors = {"w.weight": matrix, "w.bias": np.ones(8, np.float32)}
     weights = Weights(tensors, NumbaEngine(2))
     theta = weights.view([Probe(1, 1e-3), Probe(1, -1e-3)])
     batch = pack_sequences([[0, 1]])
     x = theta.embed("w.weight", batch.ids)
     x = theta.gelu(theta.linear("w", x, residual=x))
     q = x[:, :, None]
-    theta.attention("w", q, q, q, batch, causal=True)
+    y = theta.attention("w", q, q, q, batch, causal=True)
     theta.nll("w.weight", x, np.zeros(1, np.int64), np.zeros(1, np.int64), "w.bias")
-    weights.add([(1, 0.0)])
+    weights.add([(1, 0.5)])
+    return [each.tobytes() for each in (x, y, matrix)]

@@ -1,14 +1,21 @@
 """Groups of small integers to float32, in Numba: the twin of checkpoints.groups.widen_groups."""
 
-import numpy as np
 from numba import njit
 
 from tinyzo.engine.numba.kernels import F, I, U, kernel
-from tinyzo.engine.numba.storage import F16, widen
+from tinyzo.engine.numba.terms import INT4, INT8
 
-INT4, INT8 = 3, 4  # storage, beside those of storage.py
 GROUP = 64  # of checkpoints/groups.py
 SCALE = 2  # bytes, before the codes
+
+
+@njit(inline="always")
+def from_half(low, high):
+    """The float32 of a positive float16, given as two bytes."""
+    bits = U(U(U(low) | U(U(high) << U(8))) << U(13))
+    if bits < U(1 << 23):  # subnormal there
+        return U(bits + U(113 << 23)).view(F) - F(2.0**-14)
+    return U(bits + U(112 << 23)).view(F)
 
 
 @njit(inline="always")
@@ -28,8 +35,7 @@ def widen_groups(raw, storage, row, start, w):
     groups, stop = raw[row], start + w.size
     for group in range(start // GROUP, (stop + GROUP - 1) // GROUP):
         at, number = group * size, group * GROUP  # of its first byte, and element
-        bits = U(U(groups[at]) | U(U(groups[at + 1]) << U(8)))
-        scale = widen(np.uint16(bits), F16)
+        scale = from_half(groups[at], groups[at + 1])
         codes = groups[at + SCALE : at + size]
         if number < start or number + GROUP > stop:
             for i in range(max(start, number), min(stop, number + GROUP)):

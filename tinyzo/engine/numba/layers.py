@@ -4,7 +4,7 @@ import numpy as np
 
 from tinyzo.engine.gelu import PHI_LIMIT, PHI_P, PHI_Q
 from tinyzo.engine.numba.cache import kept
-from tinyzo.engine.numba.kernels import CHUNK, F, kernel, ordered_freely, tasks
+from tinyzo.engine.numba.kernels import F, kernel, ordered_freely, tasks
 from tinyzo.engine.numba.matmul import (
     LANES,
     ROWS,
@@ -15,6 +15,7 @@ from tinyzo.engine.numba.matmul import (
     panel_width,
     rounded_up,
 )
+from tinyzo.engine.numba.sizes import CHUNK
 
 P0, P1, P2, P3, P4, P5 = (F(c) for c in PHI_P)
 Q0, Q1, Q2, Q3, Q4, Q5 = (F(c) for c in PHI_Q)

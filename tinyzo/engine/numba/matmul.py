@@ -12,8 +12,9 @@ from numba import njit
 from tinyzo.engine.numba.cache import kept
 from tinyzo.engine.numba.kernels import F, U, kernel, tasks
 from tinyzo.engine.numba.sizes import DEPTH
-from tinyzo.engine.numba.storage import F32, to_bfloat
+from tinyzo.engine.numba.storage import to_bfloat
 from tinyzo.engine.numba.tensors import fill_noise, read
+from tinyzo.engine.numba.terms import F32
 from tinyzo.engine.numba.vectors import TILE, fetch_add, square_transpose, tile_multiplier
 
 LANES, ROWS, WIDTH = TILE.lanes, TILE.rows, TILE.width
@@ -103,7 +104,7 @@ def pack_copies(
 
     raw: u8[R, bytes]; first: i64, the first one's number in its tensor; inner: elements of a row,
     of which those from `start` on are taken, `size` of them
-    work: f32[(4 + 3 LANES) size]; panels: f32[.], copy c's from at_first + c apart on
+    work: f32[(1 + 3 LANES) size]; panels: f32[.], copy c's from at_first + c apart on
     """
     count = raw.shape[0]
     words = (size + 1) // 2 if bf16 else size
@@ -113,12 +114,12 @@ def pack_copies(
             at = at_first + c * apart
             pack_columns(source, start, inner, source, F(0), count, words, panels, at, width)
         return
-    row = work[: 4 * size].reshape(4, size)
-    all_rows = work[4 * size :][: 3 * LANES * size].reshape(3, LANES * size)
+    parts = work[: (1 + 3 * LANES) * size]
+    copy, all_rows = parts[:size], parts[size:].reshape(3, LANES * size)
     w, z, pairs = all_rows[0], all_rows[1], all_rows[2]
     for r in range(count):
-        read(raw, storage, r, start, terms, U(first + r * inner + start), row)
-        w[r * size : (r + 1) * size] = row[0]
+        index, here = U(first + r * inner + start), r * size
+        read(raw, storage, r, start, terms, index, w[here : here + size])
     made = -1
     for c in range(terms.seeds.size):
         seed, scale, at = terms.seeds[c], terms.scales[c], at_first + c * apart
@@ -130,8 +131,8 @@ def pack_copies(
         if bf16:
             for r in range(count):
                 here = r * size
-                add_scaled(w[here : here + size], scale, z[here : here + size], row[0])
-                to_bfloat(row[0], pairs, r * words)
+                add_scaled(w[here : here + size], scale, z[here : here + size], copy)
+                to_bfloat(copy, pairs, r * words)
             pack_columns(pairs, 0, words, pairs, F(0), count, words, panels, at, width)
         else:
             pack_columns(w, 0, size, z, scale, count, words, panels, at, width)
@@ -230,7 +231,7 @@ def linear(
     apart = block * DEPTH
     depth = DEPTH * 2 if bf16 else DEPTH
     work = scratch[terms.seeds.size * apart :]
-    edge = work[(4 + 3 * LANES) * depth :]
+    edge = work[(1 + 3 * LANES) * depth :]
     flat = out.reshape(-1)
     for task in tasks(counters, 2, (raw.shape[0] + block - 1) // block, 1):
         rows = raw[task * block :][:block]

@@ -2,6 +2,7 @@
 
 DEPTH = 512  # words of k at once; the sum of a product is one of such parts, on every machine
 BLOCK = 128  # rows of W that a thread takes at once, at most
+CHUNK = 1 << 14  # elements of a task that goes through memory once
 CACHE_SHARE = 4  # the part of a core's second-level cache that a tile of W may have
 
 

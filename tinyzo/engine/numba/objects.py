@@ -1,0 +1,238 @@
+"""The kernels as the engine calls them: machine code that needs no Numba, or by Numba itself.
+
+A file NAME-DIGEST.object beside the kept kernels holds what Numba compiled, as an object file that
+`loader` brings into memory, and what has to be known to call it. A kernel gets its arguments as
+Numba passes them: an array is seven or more words, a tuple is its items. Arguments of other kinds
+than it was compiled for, or a system where it cannot be loaded: then Numba is loaded and called.
+"""
+
+import ctypes
+import functools
+import importlib
+import itertools
+import json
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinyzo.engine.numba import files, loader
+from tinyzo.errors import TinyzoError
+from tinyzo.packages import in_a_line, say_once
+
+Kinds = tuple[Any, ...]  # of arguments: (dtype, dimensions) of an array, a letter of a number
+SCALARS: dict[type, str] = {
+    int: "i",
+    np.int64: "i",
+    bool: "b",
+    np.bool_: "b",
+    float: "d",
+    np.float64: "d",
+    np.float32: "f",
+}
+C_TYPES: dict[str, Any] = {
+    "i": ctypes.c_int64,
+    "b": ctypes.c_bool,
+    "d": ctypes.c_double,
+    "f": ctypes.c_float,
+}
+
+
+class Build(NamedTuple):
+    """What kernels are compiled for, as far as Python has to know it.
+
+    lanes, rows, width: of the register tile, vectors.Tile; bf16: how it multiplies bfloat16, or ""
+    features: instructions that the CPU has
+    """
+
+    lanes: int
+    rows: int
+    width: int
+    bf16: str
+    features: tuple[str, ...]
+
+
+class Object(NamedTuple):
+    """The content of a file.
+
+    code:    an ELF object, and its function that is the kernel
+    kinds:   of its arguments
+    helpers: other objects with functions that it calls: name, ELF object, its function
+    why_not: why the code is not to be called, or ""
+    """
+
+    code: bytes
+    entry: str
+    kinds: Kinds
+    helpers: list[tuple[str, bytes, str]]
+    build: Build
+    why_not: str
+
+    def to_bytes(self) -> bytes:
+        parts = [self.code, *(code for _, code, _ in self.helpers)]
+        about = {
+            "entry": self.entry,
+            "kinds": self.kinds,
+            "helpers": [(name, entry) for name, _, entry in self.helpers],
+            "build": self.build,
+            "why_not": self.why_not,
+            "sizes": [len(part) for part in parts],
+        }
+        header = json.dumps(about).encode()
+        return struct.pack("<I", len(header)) + header + b"".join(parts)
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Object":
+        """raises: ValueError and others for bytes that `to_bytes` did not make"""
+        (size,) = struct.unpack_from("<I", content)
+        about = json.loads(content[4 : 4 + size])
+        ends = list(itertools.accumulate(about["sizes"], initial=4 + size))
+        parts = [content[start:end] for start, end in itertools.pairwise(ends)]
+        named = zip(about["helpers"], parts[1:], strict=True)
+        lanes, rows, width, bf16, features = about["build"]
+        return cls(
+            code=parts[0],
+            entry=about["entry"],
+            kinds=tuple(k if isinstance(k, str) else tuple(k) for k in about["kinds"]),
+            helpers=[(name, code, entry) for (name, entry), code in named],
+            build=Build(lanes, rows, width, bf16, tuple(features)),
+            why_not=about["why_not"],
+        )
+
+    def load(self) -> Callable[..., int]:
+        """The kernel, to be called with words. raises: LoadError"""
+        known = {name: loader.load(code, entry) for name, code, entry in self.helpers}
+        return c_function(loader.load(self.code, self.entry, known), self.kinds)
+
+
+def c_function(address: int, kinds: Kinds) -> Callable[..., int]:
+    """A kernel as Numba compiles it: places for a result and an exception, then words."""
+    types: list[Any] = [ctypes.c_void_p, ctypes.c_void_p]
+    for kind in kinds:
+        if isinstance(kind, str):
+            types.append(C_TYPES[kind])
+        else:
+            types += [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
+            types += [ctypes.c_void_p, *[ctypes.c_int64] * (2 * kind[1])]
+    return ctypes.CFUNCTYPE(ctypes.c_int32, *types)(address)
+
+
+def in_words(arguments: Sequence[Any], kinds: list[Any], words: list[Any]) -> None:
+    """Append the kinds of arguments, and what Numba passes for them."""
+    for each in arguments:
+        if isinstance(each, np.ndarray):
+            is_plain = each.flags.carray  # contiguous, aligned, may be written
+            kinds.append((each.dtype.str, each.ndim) if is_plain else None)
+            words += (None, None, each.size, each.itemsize, each.ctypes.data)
+            words += each.shape
+            words += each.strides
+        elif isinstance(each, tuple):
+            in_words(each, kinds, words)
+        else:
+            kinds.append(SCALARS.get(type(each)))
+            words.append(each.item() if isinstance(each, np.generic) else each)
+
+
+# -- what is called ----------------------------------------------------------------------------
+
+Functions = dict[Kinds, Callable[..., int]]
+known: dict[str, Functions] = {}  # the code of kernels by name, none where Numba has to be called
+
+
+def functions(name: str) -> Functions:
+    """The code of a kernel, by the kinds of arguments that it is for."""
+    if name not in known:
+        known[name] = dict(_loaded(name)) if not loader.why_not() else {}
+    return known[name]
+
+
+def _loaded(name: str) -> Iterator[tuple[Kinds, Callable[..., int]]]:
+    for path, each in found(name):
+        try:
+            if not each.why_not:
+                yield each.kinds, each.load()
+        except loader.LoadError as error:
+            say_once(f"{path} cannot be loaded ({error}): Numba is")
+
+
+def found(name: str) -> Iterator[tuple[Path, Object]]:
+    """The objects of a kernel, those that can be read."""
+    for folder in files.folders():
+        for path in folder.glob(f"{name}-*.object"):
+            data, fault = files.read(path)
+            try:
+                if not fault:
+                    yield path, Object.from_bytes(data)
+            except (struct.error, ValueError, KeyError, TypeError, IndexError) as error:
+                say_once(f"{path} cannot be loaded ({in_a_line(error)}): Numba is")
+
+
+def why_numba() -> str:
+    """Why Numba has to be loaded to compute, or ""."""
+    if loader.why_not():
+        return loader.why_not()
+    for name in files.KERNELS:
+        if not functions(name):
+            reasons = [each.why_not for _, each in found(name)]
+            return f"{name}: {(reasons or ['it is not compiled yet'])[0]}"
+    return ""
+
+
+def will_load_numba() -> bool:
+    """True when Numba has to be loaded to compute; a child loads it to compile."""
+    if loader.why_not() or files.choose_folder()[0] is None:
+        return True
+    return not files.why_compile() and bool(why_numba())
+
+
+def forget() -> None:
+    """Look for objects anew."""
+    known.clear()
+    build.cache_clear()
+
+
+@functools.cache
+def build() -> Build:
+    """What the kernels here are compiled for."""
+    for _, each in found("linear"):
+        return each.build
+    from tinyzo.engine.numba.cache import build_here
+
+    return build_here()
+
+
+class Kernel:
+    """A kernel, to be called with arrays, numbers, and tuples of them."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, *arguments: object) -> None:
+        """raises: TinyzoError when it ends with an exception of Numba's, which none should"""
+        compiled = functions(self.name)
+        kinds: list[Any] = []
+        words: list[Any] = [ctypes.byref(ctypes.c_void_p()), ctypes.byref(ctypes.c_void_p())]
+        if compiled:
+            in_words(arguments, kinds, words)
+        function = compiled.get(tuple(kinds))
+        if function is None:
+            self.by_numba(*arguments)
+            return
+        status = function(*words)
+        if status:
+            raise TinyzoError(f"the kernel {self.name} ended with status {status}", "report this")
+
+    @property
+    def by_numba(self) -> Callable[..., None]:
+        """Numba's, which loads Numba."""
+        module = importlib.import_module(f"tinyzo.engine.numba.{files.KERNELS[self.name]}")
+        kernel: Callable[..., None] = getattr(module, self.name)
+        return kernel
+
+
+linear = Kernel("linear")
+attention = Kernel("attention")
+gelu = Kernel("gelu")
+fold = Kernel("fold")
