@@ -27,8 +27,8 @@ from tinyzo.runs import doctor
 
 pytest.importorskip("numba", reason="the checks compare two engines")
 
-from tinyzo.engine.numba import files
 from tinyzo.engine.numba import engine as numba_engine
+from tinyzo.engine.numba import files
 from tinyzo.engine.numba.engine import NumbaEngine
 
 NAMES = ["python", "numpy", *doctor.PACKAGES, "cpu", "engine", "kernels", "matmul", "noise"]
