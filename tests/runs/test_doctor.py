@@ -28,7 +28,7 @@ from tinyzo.runs import doctor
 pytest.importorskip("numba", reason="the checks compare two engines")
 
 from tinyzo.engine.numba import engine as numba_engine
-from tinyzo.engine.numba import files
+from tinyzo.engine.numba import files, objects
 from tinyzo.engine.numba.engine import NumbaEngine
 
 NAMES = ["python", "numpy", *doctor.PACKAGES, "cpu", "engine", "kernels", "matmul", "noise"]
@@ -336,13 +336,23 @@ def test_an_import_that_kills_is_not_tried_here(monkeypatch):
     assert doctor.engines_here()[1] == "not wanted"
 
 
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [("", "called without Numba"), ("this is no Linux", "called by Numba (this is no Linux)")],
+)
+def test_who_calls_the_kernels(monkeypatch, reason, said):
+    monkeypatch.setattr(objects, "why_numba", lambda: reason)
+    (check,) = doctor.kernels()
+    assert check["value"].endswith(f"; {said}")
+
+
 def test_a_folder_that_keeps_no_kernels(monkeypatch):
     (check,) = doctor.kernels()
     assert check["value"].startswith("in /") and check["ok"] and not check["hint"]
     choice = (None, "/a: Permission denied")
     monkeypatch.setattr(files, "choose_folder", lambda: choice)
     (check,) = doctor.kernels()
-    assert check["ok"] and check["value"] == "compiled anew by each process"
+    assert check["ok"] and check["value"].startswith("compiled anew by each process; called ")
     assert check["hint"] == f"{choice[1]}: set NUMBA_CACHE_DIR to a folder that can be written"
 
 
