@@ -20,7 +20,7 @@ CLASSES = {
     "roberta": (transformers.RobertaConfig, transformers.RobertaForMaskedLM),
     "opt": (transformers.OPTConfig, transformers.OPTForCausalLM),
 }
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 
 class Stepper:

@@ -115,7 +115,7 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]
 def parse() -> argparse.Namespace:
     parser = common.arguments(__doc__)
     parser.add_argument("--model", choices=SHAPES, default="roberta-large")
-    parser.add_argument("--dtype", choices=("f32", "bf16"), default="f32")
+    parser.add_argument("--dtype", choices=("f32", "bf16", "f16"), default="f32")
     parser.add_argument("--batch-size", type=int, help="default: 64 for RoBERTa, 16 for OPT")
     parser.add_argument("--tokens", type=int, default=64, help="of each random sequence")
     parser.add_argument("--steps", type=int, default=3, help="of each that are timed")

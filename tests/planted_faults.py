@@ -25,7 +25,8 @@ LONGEST = 300  # seconds that tests may take
 # files into another, which takes long; what it shares with NumPy not at all.
 COMPILED = tuple(
     f"engine/numba/{name}.py"
-    for name in ("kernels", "layers", "matmul", "noise", "storage", "tensors", "vectors")
+    for name in ("kernels", "layers", "matmul", "noise", "storage", "tensors", "vectors", "wide")
+    for name in ("groups", "kernels", "layers", "matmul", "noise", "storage", "tensors", "vectors")
 )
 SHARED = ("engine/noise.py", "engine/gelu.py", "engine/moments.py")
 
@@ -190,6 +191,20 @@ FAULTS = (
         "machine/test_systems.py",
     ),
     # -- checkpoints
+    Fault(
+        "checkpoints/groups.py",
+        "np.clip(np.rint(padded / step), -most, most)",
+        "np.clip(np.trunc(padded / step), -most, most)",
+        "codes are cut and not rounded",
+        "checkpoints/test_files_of_groups.py::test_each_code_is_the_nearest_and_each_scale_is_of_the_largest",
+    ),
+    Fault(
+        "checkpoints/groups.py",
+        ".view(np.uint16) >= INFINITE",
+        ".view(np.uint16) > INFINITE",
+        "an infinite scale is taken",
+        "checkpoints/test_files_of_groups.py::test_a_scale_that_is_none_is_refused",
+    ),
     Fault(
         "checkpoints/safetensors.py",
         "if stop - start != info.nbytes:",
@@ -643,10 +658,45 @@ FAULTS = (
     ),
     Fault(
         "engine/numba/storage.py",
-        "subnormal = U(bits + U(113 << 23)).view(F) - F(2.0**-14)",
-        "subnormal = U(bits).view(F) * F(2.0**112)",
+        "return dithered_half(w, salt_0, salt_1, index)",
+        "return dithered_bfloat(w, salt_0, salt_1, index)",
+        "float16 weights lose three bits at each update",
+        "engine/test_numba.py::test_every_16_bit_number_is_folded_as_by_numpy",
+    ),
+    Fault(
+        "engine/numba/noise.py",
+        "if limit < np.inf:",
+        "if limit > np.inf:",
+        "z reaches the large weights too",
+        "engine/test_moments.py",
+    ),
+    Fault(
+        "engine/numba/tensors.py",
+        "if all_kept[t] != 1:",
+        "if all_kept[t] > 1:",
+        "nothing decays",
+        "engine/test_wide.py::test_a_stretch_of_any_size_and_place_is_folded_alone",
+    ),
+    Fault(
+        "engine/numba/wide.py",
+        "subnormal = (size + (113 << 23)).view(F32) - 2.0**-14",
+        "subnormal = size.view(F32) * 2.0**112",
         "small float16 weights are 0 beside a library made with -ffast-math",
-        "engine/test_numba.py::test_no_subnormal_float32_is_needed_for_16_bit_weights",
+        "engine/test_wide.py::test_another_cpu_has_the_same_bits",
+    ),
+    Fault(
+        "engine/numba/wide.py",
+        "return floor(in_ulps) * ulp * 2.0**112 * 2.0**-112",
+        "return floor(in_ulps) * ulp",
+        "float16 weights beyond its numbers are no infinity until they are stored",
+        "engine/test_wide.py::test_floats_of_all_sizes_are_dithered",
+    ),
+    Fault(
+        "engine/numba/wide.py",
+        "(following << 1 << (shift.like(31) - shift))",
+        "(following << (shift.like(31) - shift))",
+        "signs are another element's where a tile begins within a word",
+        "engine/test_wide.py::test_z_of_any_stretch",
     ),
     Fault(
         "engine/numba/layers.py",
@@ -657,10 +707,31 @@ FAULTS = (
     ),
     Fault(
         "engine/numba/vectors.py",
-        "builder.select(first, code.zero, code.load(*place))",
-        "builder.select(first, code.load(*place), code.zero)",
+        "((written, True), (added, False))",
+        "((written, False), (added, True))",
         "sums go on from what is no sum",
         "engine/test_numba.py::test_a_tile_is_a_small_matmul",
+    ),
+    Fault(
+        "engine/numba/matmul.py",
+        "number = (first + task * block + j + i) * inner",
+        "number = (task * block + j + i) * inner",
+        "each block of streamed weights has the z of the first",
+        "engine/test_streaming.py::test_any_number_of_probes",
+    ),
+    Fault(
+        "engine/numba/kernels.py",
+        "min(count, start + step)",
+        "min(count, start + 1)",
+        "of the tasks that a thread takes at once, it does the first",
+        "engine/test_numba.py::test_linear_of_any_size_is_a_sum_of_products",
+    ),
+    Fault(
+        "engine/numba/sizes.py",
+        "min(BLOCK, rows) // least * least",
+        "min(BLOCK, rows)",
+        "a task is of rows that are no whole vectors",
+        "engine/test_numba.py::test_a_task_has_rows_for_the_cache",
     ),
     Fault(
         "engine/numba/arguments.py",
@@ -669,7 +740,35 @@ FAULTS = (
         "w decays before the last term, not the first",
         "engine/test_conformance.py::test_folded_bytes",
     ),
+    Fault(
+        "engine/numba/groups.py",
+        "I(pair >> I(4)) if k % 2 else I(pair & I(15))",
+        "I(pair & I(15)) if k % 2 else I(pair >> I(4))",
+        "the two codes of a byte change places in a part of a group",
+        "engine/test_groups.py::test_the_kernel_gives_the_bits_of_numpy",
+    ),
+    Fault(
+        "engine/groups.py",
+        "rows = tile_rows(self.shape(name))",
+        "rows = tile_rows((1, 1))",
+        "a tile is a whole block",
+        "engine/test_groups.py::test_a_tile_is_of_so_many_numbers_not_groups",
+    ),
+    Fault(
+        "engine/stores/grouped.py",
+        "min(rows, tiles * tile_rows((rows, columns)))",
+        "tiles * tile_rows((rows, columns))",
+        "the plan counts rows that a matrix does not have",
+        "engine/test_groups.py::test_a_block_has_room_for_both_forms",
+    ),
     # -- models
+    Fault(
+        "models/quantised.py",
+        "INT8 if name in tables else GROUP_TYPES[kind]",
+        "GROUP_TYPES[kind]",
+        "tables are quantised to 4 bits",
+        "checkpoints/test_files_of_groups.py::test_the_layout",
+    ),
     Fault(
         "models/roberta.py",
         "batch.positions + config.pad_token_id + 1",
@@ -1145,8 +1244,8 @@ FAULTS = (
     ),
     Fault(
         "cli/inspect.py",
-        "weights.elements(weights.trained)",
-        "weights.elements(names)",
+        "for name in weights.trained if not",
+        "for name in names if not",
         "all is said to be trained",
         "runs/test_runs_of_methods.py::test_the_command_line_runs_every_method[p-rge]",
     ),

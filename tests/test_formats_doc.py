@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 
 import tinyzo
+from tinyzo.checkpoints.safetensors import SafetensorsFile
+from tinyzo.runs import export
+from tinyzo.runs.settings import model_path
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "formats.md"
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -94,6 +97,20 @@ def test_every_key_of_a_run_s_files_is_documented(run):
             missing = [key for key in json.loads(line) if f"`{key}`" not in text]
             assert missing == [], file
     assert [key for key in run.about if f"`{key}`" not in text] == []
+
+
+@pytest.mark.parametrize("kind", ["int4", "int8"])
+def test_the_documented_matrices_are_those_that_are_read(reader, tmp_path, kind):
+    folder = export.convert(model_path("opt-tiny"), tmp_path / kind, kind)
+    weights = tinyzo.load(folder, engine="numpy").weights
+    with SafetensorsFile(folder / "model.safetensors") as file:
+        assert file.metadata == {"format": f"tinyzo.{kind}", "group": "64"}
+        matrices = [name for name in weights.names() if len(weights.shape(name)) == 2]
+        for name in matrices:
+            codes, scales = file.read(name), file.read(f"{name}_scales")
+            w = reader["widen_matrix"](codes, scales, weights.shape(name)[1])
+            assert w.tobytes() == weights.read(name).tobytes()
+    assert len(matrices) == 26
 
 
 def test_the_documented_z_has_the_frozen_bits(reader):

@@ -35,6 +35,7 @@ from tinyzo.engine.numba import engine as numba_engine  # noqa: E402
 from tinyzo.engine.numba import files, layers, objects, tensors  # noqa: E402
 from tinyzo.engine.numba import matmul as matmuls  # noqa: E402
 from tinyzo.engine.numba.engine import DEPTH, NumbaEngine  # noqa: E402
+from tinyzo.engine.numba.sizes import block_rows  # noqa: E402
 from tinyzo.engine.numba.vectors import (  # noqa: E402
     TILE,
     Tile,
@@ -63,7 +64,7 @@ old_llvm = pytest.mark.skipif(
             marks=old_llvm,
         ),
         ({"avx2", "fma", "avx512f"}, X86, Tile(16, 8, 3, "")),
-        ({"avx2", "fma"}, X86, Tile(8, 4, 3, "")),
+        ({"avx2", "fma"}, X86, Tile(8, 6, 2, "")),
         ({"avx2"}, X86, Tile(4, 4, 2, "")),
         (set(), X86, Tile(4, 4, 2, "")),
         ({"neon"}, ARM, Tile(4, 8, 2, "")),
@@ -78,7 +79,7 @@ def test_the_tile_follows_from_the_cpu(features, triple, tile):
 
 
 # LLVM splits vectors that are too long for this CPU, so every tile can be tried on any.
-OTHERS = [Tile(16, 8, 3, ""), Tile(8, 4, 3, ""), Tile(4, 8, 2, ""), Tile(4, 4, 2, "")]
+OTHERS = [Tile(16, 8, 3, ""), Tile(8, 6, 2, ""), Tile(4, 8, 2, ""), Tile(4, 4, 2, "")]
 TILES = [TILE, *(pytest.param(t, marks=pytest.mark.exhaustive) for t in OTHERS if t != TILE)]
 
 
@@ -128,30 +129,31 @@ def in_words(values: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("tile", TILES, ids=str)
 def test_a_tile_is_a_small_matmul(tile, bf16):
-    random, steps, stride = np.random.RandomState(0), 7, 11
+    random, steps = np.random.RandomState(0), 7
     for vectors in range(1, tile.vectors + 1):
         width, multiply = tile.lanes * vectors, tile_multiplier(tile)
-        w = random_floats(random, tile.rows, stride * (1 + bf16))
-        x = random_floats(random, width, steps * (1 + bf16))
+        x = random_floats(random, tile.rows, steps * (1 + bf16))
+        w = random_floats(random, width, steps * (1 + bf16))
         if bf16:
             w, x = to_bfloat(w), to_bfloat(x)
-        once, tolerance = matmul(w[:, : x.shape[1]], x, ROUNDING[bf16])
+        once, tolerance = matmul(x, w, ROUNDING[bf16])
         if bf16:
             w, x = in_words(w), in_words(x)
-        w, x = (np.concatenate([[0.0], each.ravel()], dtype=np.float32) for each in (w, x.T))
-        c = np.zeros(9 + once.size + 50, np.float32)
+        w, x = (np.concatenate([[0.0], each.ravel()], dtype=np.float32) for each in (w.T, x))
+        stride = width + 5
+        c = np.zeros(9 + tile.rows * stride, np.float32)
 
         @numba.njit
-        def twice(w, x, c, steps, stride, c_stride, multiply=multiply):
-            multiply(bf16, c_stride, w, 1, stride, x, 1, c, 9, c_stride, steps, True)
-            multiply(bf16, c_stride, w, 1, stride, x, 1, c, 9, c_stride, steps, False)
+        def twice(w, x, c, width, steps, stride, multiply=multiply):
+            multiply(bf16, width, x, 1, steps, w, 1, c, 9, stride, steps, True)
+            multiply(bf16, width, x, 1, steps, w, 1, c, 9, stride, steps, False)
 
-        twice(w, x, c, steps, stride, width)
-        found = c[9 : 9 + once.size].reshape(once.shape)
-        error = np.abs(found - 2 * once)
+        twice(w, x, c, width, steps, stride)
+        found = c[9:].reshape(tile.rows, stride)
+        error = np.abs(found[:, :width] - 2 * once)
         tolerance = 2 * (tolerance + HALF * np.abs(once))
         assert (error <= tolerance).all(), f"{(error / tolerance).max():.0%}"
-        assert not c[:9].any() and not c[9 + once.size :].any()
+        assert not c[:9].any() and not found[:, width:].any()
 
 
 CROSS = """
@@ -162,8 +164,8 @@ f, width = float32[::1], TILE.width
 for bf16 in (False, True):
     multiply = tile_multiplier(TILE)
     @numba.njit((f, i, i, f, i, f, i, i, i, b))
-    def run(w, w_at, w_stride, x, x_at, c, c_at, c_stride, steps, first):
-        multiply(bf16, width, w, w_at, w_stride, x, x_at, c, c_at, c_stride, steps, first)
+    def run(x, x_at, x_stride, w, w_at, c, c_at, c_stride, steps, first):
+        multiply(bf16, width, x, x_at, x_stride, w, w_at, c, c_at, c_stride, steps, first)
     (assembly,) = run.inspect_asm().values()
     lines = assembly.splitlines()
     inner = [n for n, line in enumerate(lines) if "vdpbf16ps" in line or "vfmadd231ps" in line]
@@ -185,18 +187,22 @@ def test_the_inner_loop_for_avx512_is_24_multiply_adds_and_no_spill():
     assert found.stdout == 2 * "0 True 0\n", found.stderr
 
 
+@pytest.mark.parametrize("scale", [0.0, 0.5])
 @pytest.mark.parametrize("lanes", [4, 8, 16])
-def test_a_square_is_transposed(lanes):
-    transpose = square_transpose(lanes)
-    a = np.arange(3 + lanes * 20, dtype=np.float32)
+def test_a_square_is_transposed(lanes, scale):
+    transpose, scale = square_transpose(lanes), np.float32(scale)
+    a, z = np.arange(2 * (3 + lanes * 20), dtype=np.float32).reshape(2, -1)
+    z = z if scale else z[:0]
     b = np.zeros(5 + lanes * 30, np.float32)
 
     @numba.njit
-    def run(a, b):
-        transpose(a, 3, 20, b, 5, 30)
+    def run(a, z, scale, b):
+        transpose(a, 3, 20, z, 2, scale, b, 5, 30)
 
-    run(a, b)
+    run(a, z, scale, b)
     square = a[3:].reshape(lanes, 20)[:, :lanes]
+    if scale:
+        square = square + scale * z[2:-1].reshape(lanes, 20)[:, :lanes]
     assert np.array_equal(b[5:].reshape(lanes, 30)[:, :lanes], square.T)
     assert not b[5:].reshape(lanes, 30)[:, lanes:].any()
 
@@ -252,6 +258,12 @@ def share(found: np.ndarray, exact: np.ndarray, tolerance: np.ndarray, *more: np
         exact = exact + each
         tolerance = tolerance + HALF * np.abs(exact)
     return float((np.abs(found - exact) / tolerance).max())
+
+
+def test_a_task_has_rows_for_the_cache():
+    """A quarter of the second level, in whole pairs of vectors; at most 128."""
+    assert [block_rows(kb << 10, 32) for kb in (64, 256, 400, 512, 2048)] == [32, 32, 32, 64, 128]
+    assert [block_rows(kb << 10, 16) for kb in (64, 256, 400, 512, 2048)] == [16, 32, 48, 64, 128]
 
 
 # -- threads ---------------------------------------------------------------------------------------

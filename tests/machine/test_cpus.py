@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import sys
@@ -347,3 +348,22 @@ def test_the_variable_of_python(tmp_path: Path) -> None:
 
 def test_this_machine() -> None:
     assert 1 <= cpus.default_threads() <= len(cpus.fast_cpus()) <= (os.cpu_count() or 1)
+
+
+def test_the_cache_is_the_smallest_of_the_fast_cpus(tmp_path, monkeypatch):
+    """Each core's own second level; 512 kB where the system does not tell it, or in other words."""
+    monkeypatch.setattr(cpus, "_allowed_cpus", lambda root: {0, 1})
+    sizes = {0: ("1", "48K"), 1: ("2", "2048K"), 2: ("3", "32768K")}
+    assert cpus.cache_bytes(tmp_path) == 512 << 10
+    for cpu, index in itertools.product((0, 1, 2), sizes):
+        folder = tmp_path / f"cpu{cpu}/cache/index{index}"
+        folder.mkdir(parents=True)
+        for file, text in zip(("level", "size"), sizes[index], strict=True):
+            (folder / file).write_text(f"{text}\n")
+    assert cpus.cache_bytes(tmp_path) == 2 << 20
+    (tmp_path / "cpu1/cache/index1/size").write_text("1024K\n")
+    (tmp_path / "cpu2/cache/index1/size").write_text("64K\n")
+    assert cpus.cache_bytes(tmp_path) == 1 << 20
+    for cpu in (0, 1):
+        (tmp_path / f"cpu{cpu}/cache/index1/size").write_text("much\n")
+    assert cpus.cache_bytes(tmp_path) == 512 << 10

@@ -55,6 +55,10 @@ OPTIONS = {
     "streamed": ("--residency", "streamed"),
     "streamed numpy": ("--residency", "streamed", "--engine", "numpy"),
     "backpropagation": ("--method", "adam"),
+    "quantised": ("--base-dtype", "int4", "--train", "lora-fa"),
+    "quantised, streamed": (
+        *("--base-dtype", "int8", "--train", "lora-fa", "--residency", "streamed"),
+    ),
 }
 MODEL_OF = dict(zip(OPTIONS, cycle(["roberta-tiny", "opt-tiny"]), strict=False))
 
@@ -67,7 +71,7 @@ def check_plan(home, model, options):
     assert sum(found.parts) == pytest.approx(found.planned, abs=3 << 20)  # each is rounded
 
 
-FIRST = ("default", "streamed numpy", "backpropagation")  # the others are exhaustive
+FIRST = ("default", "streamed numpy", "backpropagation", "quantised")  # the others are exhaustive
 REST = [name for name in OPTIONS if name not in FIRST]
 
 

@@ -21,12 +21,14 @@ import numpy as np
 from tinyzo.autodiff.forward_mode import gelu_slope
 from tinyzo.autodiff.tape import Edge, Leaf, Pull, RowGradient, Variable, joint_node
 from tinyzo.batch import Batch
-from tinyzo.dtypes import Array, Integers, Rows, widen
+from tinyzo.dtypes import Array, Integers, Rows
 from tinyzo.engine.adapters import adapter, scale_of
 from tinyzo.engine.numpy_engine import QUERIES, NumpyView, present
 from tinyzo.engine.terms import Probe
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError
+
+NO_INDEX = np.empty(0, np.uint32)  # of elements to which nothing is added
 
 
 class Attended(NamedTuple):
@@ -62,7 +64,7 @@ class GradientView:
         """All of it or some rows, as f32; no copy of all where that is how it is stored."""
         store = self.weights.store
         raw = store.read(name) if rows is None else store.gather(name, rows)
-        return widen(raw)
+        return self.weights.now(name, raw, NO_INDEX)
 
     def to(self, name: str, pull: Pull) -> Edge:
         """The edge to a tensor."""

@@ -1,4 +1,4 @@
-"""`tinyzo convert`: rewrite pytorch_model.bin as safetensors, without PyTorch."""
+"""`tinyzo convert`: rewrite pytorch_model.bin as safetensors, without PyTorch, or quantised."""
 
 import argparse
 from pathlib import Path
@@ -17,6 +17,12 @@ def add_arguments(parser: Parser) -> None:
         help="a model's folder, its weights, or a name that ships",
     )
     group = parser.add_argument_group("output")
+    group.add_argument(
+        "--dtype",
+        metavar="TYPE",
+        choices=("int4", "int8"),
+        help="quantise the matrices: int4 or int8; default: all tensors as they are",
+    )
     shared.add_new_folder(group)
     shared.add_json(group)
 
@@ -29,7 +35,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from tinyzo.runs.settings import model_path
 
     check_no_run(options.path, "tinyzo replay writes the model of a run")
-    output = export.convert(model_path(options.path), Path(options.output))
+    path = model_path(options.path)
+    output = export.convert(path, Path(options.output), options.dtype)
     if not options.json:
         put(f"converted to {output / 'model.safetensors'}")
     return {"output": str(output), "peak_bytes": peak_bytes()}

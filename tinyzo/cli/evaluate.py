@@ -15,6 +15,7 @@ def add_arguments(parser: Parser) -> None:
     shared.add_model(model)
     shared.add_base(model)
     shared.add_dtype(model)
+    shared.add_base_dtype(model)
     model.add_argument(
         "--zero-shot",
         action="store_true",

@@ -34,6 +34,7 @@ def add_arguments(parser: Parser) -> None:
     model = parser.add_argument_group("model: what is trained, and how it is stored")
     shared.add_trained(model)
     shared.add_dtype(model)
+    shared.add_base_dtype(model)
     data = parser.add_argument_group("task and data")
     shared.add_own_task(data)
     shared.add_rows(data)

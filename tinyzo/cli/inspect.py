@@ -114,7 +114,8 @@ def _open_run(options: argparse.Namespace) -> Seen:
     if not os.path.exists(path):
         return seen
     try:
-        return seen._replace(model=open_model(path, run.settings.dtype))
+        model = open_model(path, run.settings.dtype, run.settings.base_dtype)
+        return seen._replace(model=model)
     except TinyzoError as error:
         return seen._replace(missing=error.message)
 
@@ -137,12 +138,13 @@ def _about_run(run: Run) -> dict[str, Any]:
 
 def _sizes(weights: Weights, names: Sequence[str]) -> dict[str, Any]:
     """Counts, types and bytes of parameters. names: the model's own tensors, without adapters."""
-    from tinyzo.dtypes import weight_type
+    from tinyzo.checkpoints.groups import is_grouped, type_tag
 
-    types = Counter(weight_type(weights.dtype(name)).tag for name in names)
+    free = [name for name in weights.trained if not is_grouped(weights.dtype(name))]
+    types = Counter(type_tag(weights.dtype(name)) for name in names)
     return {
         "parameters": weights.elements(names),
-        "trainable": weights.elements(weights.trained),
+        "trainable": weights.elements(free),
         "tensors": len(names),
         "types": dict(types),
         "bytes": weights.nbytes(),

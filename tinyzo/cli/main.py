@@ -42,7 +42,7 @@ COMMANDS = {
         "write a run's tuned model as a Hugging Face folder", replay.add_arguments, replay.run
     ),
     "convert": Command(
-        "rewrite pytorch_model.bin as safetensors, without PyTorch",
+        "rewrite pytorch_model.bin as safetensors, or quantise a model",
         convert.add_arguments,
         convert.run,
     ),

@@ -133,6 +133,16 @@ def add_dtype(group: Group) -> None:
     )
 
 
+def add_base_dtype(group: Group) -> None:
+    group.add_argument(
+        "--base-dtype",
+        metavar="TYPE",
+        choices=("int4", "int8"),
+        help="quantise the matrices as they are read: int4 or int8; they stand still, so this "
+        "goes with --train lora and the like; default: as in the file",
+    )
+
+
 def add_memory_budget(group: Group) -> None:
     group.add_argument(
         "--memory-budget",

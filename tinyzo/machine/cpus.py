@@ -19,6 +19,7 @@ from tinyzo.machine.cgroups import PROC, cpu_quota
 CPUS = Path("/sys/devices/system/cpu")
 Speeds = dict[int, int]  # by CPU
 X86 = ("x86_64", "amd64", "i686", "i386")
+USUAL_CACHE = 512 << 10  # bytes of a core's second level
 # How many times as fast the next cluster is, at least, for the ones below to be little.
 CAPACITY_GAP = 1.5  # 1.9 to 4 from little to big or middle cores; 1.3 among big ones
 CLOCK_GAP = 1.2  # 1.22 to 1.4, and 1.0 to 1.1 among cores of one kind
@@ -49,6 +50,17 @@ def fast_cpus(root: Path = CPUS) -> set[int]:
     """
     cpus = _one_a_core(root, _allowed_cpus(root))
     return cpus - _little_cpus(root, cpus)
+
+
+def cache_bytes(root: Path = CPUS) -> int:
+    """The smallest second-level cache of the fast CPUs; a phone's where nothing tells it."""
+    found = []
+    for file in (path for cpu in fast_cpus(root) for path in root.glob(f"cpu{cpu}/cache/index*")):
+        with suppress(OSError, ValueError):
+            if (file / "level").read_text().strip() == "2":
+                size = (file / "size").read_text().strip()  # "2048K"
+                found.append(int(size.removesuffix("K")) << 10)
+    return min(found, default=USUAL_CACHE)
 
 
 def _allowed_cpus(root: Path) -> set[int]:

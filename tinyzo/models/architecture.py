@@ -43,12 +43,14 @@ class Architecture(Protocol):
     ALLOWED: the values that are built, for the fields of which some are not
     LAYOUT:  how files name the parameters
     TOKENS:  the table that embeds tokens and, tied to that, scores them
+    TABLES:  all matrices that are read by rows, that one among them
     """
 
     Config: type[Any]
     ALLOWED: dict[str, tuple[object, ...]]
     LAYOUT: Layout
     TOKENS: str
+    TABLES: tuple[str, ...]
 
     def shapes(self, config: Any) -> Iterator[Parameter]:
         """Every parameter: its name, which is the checkpoint's, and its shape."""

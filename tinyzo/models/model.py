@@ -9,6 +9,7 @@ import numpy as np
 from tinyzo.batch import Batch
 from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import match_names, open_weights, typed_config
+from tinyzo.checkpoints.groups import GROUP_TYPES, kind_of
 from tinyzo.checkpoints.layout import Layout
 from tinyzo.checkpoints.sources import Source
 from tinyzo.dtypes import DTYPES, Array, Rows
@@ -154,6 +155,7 @@ def load(
     residency: str = "auto",
     dtype: str | None = None,
     threads: int | None = None,
+    base_dtype: str | None = None,
 ) -> Model:
     """Open a Hugging Face folder of RoBERTa (masked LM) or OPT (causal LM), or PEFT's of LoRA.
 
@@ -162,30 +164,60 @@ def load(
                "auto": resident if they take less than half of the free memory
     dtype:     what they are stored as, "f32", "bf16" or "f16"; None or "auto": as in the file
     threads:   of the numba engine; None: one on each fast CPU. NumPy's BLAS has its own
+    base_dtype: "int4" or "int8": matrices become that as they are read, and stand still
     raises: CheckpointError, ConfigError (also for a choice that is not built)
     """
     check_choice("engine", engine, ENGINES)
     check_choice("residency", residency, RESIDENCIES)
-    return open_model(path, dtype).settle(engine, residency, threads)
+    return open_model(path, dtype, base_dtype).settle(engine, residency, threads)
 
 
-def open_model(path: str | Path, dtype: str | None = None) -> Model:
+def open_model(path: str | Path, dtype: str | None = None, base_dtype: str | None = None) -> Model:
     """A checked model whose weights are still in their file; `settle` makes it ready.
 
     Of a PEFT folder: its base, with the adapter in front of it.
     """
     check_choice("dtype", dtype or "auto", ("auto", *DTYPES))
-    storage = DTYPES[dtype].str if dtype in DTYPES else None
+    if base_dtype is not None:
+        check_choice("base_dtype", base_dtype, GROUP_TYPES)
     directory, *adapter = peft.parts(Path(path))
     with ExitStack() as opened:
         source = opened.enter_context(open_weights(directory))
         family, config = read_config(directory)
         names = names_of_tensors(source, MODELS[family], config)
-        weights = Weights(Streamed(source, names, storage), NumpyEngine())
+        weights = weights_of(source, names, MODELS[family], config, dtype, base_dtype)
         if adapter:
             attach_adapter(weights, source, names, MODELS[family].LAYOUT, *adapter)
         opened.pop_all()
     return Model(family, config, weights, directory)
+
+
+def weights_of(
+    source: Source,
+    names: dict[str, str],
+    architecture: Architecture,
+    config: ModelConfig,
+    dtype: str | None,
+    base_dtype: str | None,
+) -> Weights:
+    """The weights in a file, as floats or in groups. The other arguments are those of the model.
+
+    raises: ConfigError for types that do not go together
+    """
+    stored = kind_of(source)
+    kind = stored or base_dtype
+    if kind is None:
+        storage = DTYPES[dtype].str if dtype in DTYPES else None
+        return Weights(Streamed(source, names, storage), NumpyEngine())
+    if dtype in DTYPES:
+        found = f"--dtype {dtype}, and the matrices of {source.path} are {kind}"
+        raise ConfigError(found, "leave out --dtype: all other tensors are as in the file")
+    if base_dtype not in (None, kind):
+        hint = "leave it out, or convert the model that this one was made of"
+        raise ConfigError(f"--base-dtype {base_dtype}, but {source.path} is {kind} already", hint)
+    from tinyzo.models.quantised import open_grouped  # few models are
+
+    return open_grouped(source, names, dict(architecture.shapes(config)), architecture.TABLES, kind)
 
 
 def read_config(directory: Path) -> tuple[str, ModelConfig]:
@@ -220,6 +252,8 @@ def names_of_tensors(
         found = f"{held} tensors for the {layers} layers of config.json"
         refuse(source.path, found, "config.json and the weights are of two different models")
     shapes = dict(architecture.shapes(config))
+    if kind_of(source):
+        return {name: name for name in shapes}
     names, twins = match_names(source, shapes, architecture.LAYOUT)
     for second, first in twins.items():
         if not are_equal(first, (source, names[first]), (source, second)):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 TOKENS = "model.decoder.embed_tokens.weight"
 POSITIONS = "model.decoder.embed_positions.weight"
+TABLES: tuple[str, ...] = (TOKENS, POSITIONS)
 OFFSET = 2  # the position table's first rows, which are never used
 LN_EPS = 1e-5  # no field of config.json
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 TOKENS = "roberta.embeddings.word_embeddings.weight"
 POSITIONS = "roberta.embeddings.position_embeddings.weight"
 TYPES = "roberta.embeddings.token_type_embeddings.weight"
+TABLES: tuple[str, ...] = (TOKENS, POSITIONS, TYPES)
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,6 @@ LAYOUT = Layout(
     base="roberta.",
     ties={"lm_head.decoder.weight": TOKENS, "lm_head.decoder.bias": "lm_head.bias"},
     ignored=(
-        "roberta.embeddings.position_ids",  # 0, 1, 2, ...: old versions saved this buffer
         "roberta.pooler.dense.weight",  # the masked-language-model head does not read the pooler
         "roberta.pooler.dense.bias",
     ),

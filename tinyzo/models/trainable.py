@@ -20,6 +20,7 @@ import numpy as np
 from tinyzo.batch import Batch
 from tinyzo.dtypes import Array, Rows
 from tinyzo.engine.adapters import adapter
+from tinyzo.engine.groups import check_still
 from tinyzo.engine.noise import noise
 from tinyzo.engine.numpy_engine import NumpyView
 from tinyzo.engine.stores.overlay import Overlay
@@ -86,6 +87,7 @@ def train_only(
     if is_adapted and (what not in ("lora", "lora-fa") or targets):
         raise ConfigError("the model has an adapter", "--train lora goes on with all of it")
     if what == "full":
+        check_still(model.weights, model.weights.trained)
         return
     choose = CHOICES.get(what, named)
     trained = choose(model, Request(what, seed, rank, alpha, targets, ids))
@@ -113,11 +115,13 @@ def adapters_of(weights: Weights) -> Tensors:
 def named(model: Model, request: Request) -> Trained:
     """The model's own parameters that a pattern names; several patterns with commas between."""
     patterns = ALIASES.get(request.what, request.what).split(",")
-    own = {
-        name: model.weights.stored(name)
+    names = [
+        name
         for name in model.weights.names()
         if any(fnmatchcase(name, pattern) for pattern in patterns)
-    }
+    ]
+    check_still(model.weights, names)
+    own = {name: model.weights.stored(name) for name in names}
     return Trained(own, own)
 
 

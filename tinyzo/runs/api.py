@@ -32,6 +32,7 @@ def load(
     dtype: str | None = None,
     threads: int | None = None,
     base: str | Path | None = None,
+    base_dtype: str | None = None,
 ) -> Model:
     """Open whatever `--model` takes: a folder, a run, a PEFT folder, or a shipped name.
 
@@ -43,6 +44,8 @@ def load(
         run keeps its own
     threads:   of the numba engine; None: one on each fast CPU. NumPy's BLAS has its own
     base:      of a run, where the model that it began with is now; None: where run.toml says
+    base_dtype: "int4" or "int8": matrices become that as they are read, and stand still; a run
+        keeps its own
     raises: CheckpointError, ConfigError, RunError; UsageError for another dtype than a run's
 
         model = tinyzo.load("roberta-tiny")
@@ -51,11 +54,11 @@ def load(
     found = model_path(str(path))
     if not is_run(found):
         check_no_base(Settings(model=str(path)), as_text(base))
-        return models.load(found, engine, residency, dtype, threads)
+        return models.load(found, engine, residency, dtype, threads, base_dtype)
     check_choice("engine", engine, ENGINES)
     check_choice("residency", residency, RESIDENCIES)
     run = Run.open(found, as_text(base))
-    check_same(run.settings, Settings(dtype=dtype))
+    check_same(run.settings, Settings(dtype=dtype, base_dtype=base_dtype))
     return tuned_model(run, None, engine, residency, threads)
 
 
@@ -100,6 +103,7 @@ def finetune(
     memory_budget: str | None = None,
     fold_every: int | None = None,
     dtype: str | None = None,
+    base_dtype: str | None = None,
     threads: int | None = None,
 ) -> Run:
     """Tune a model by forward passes; the same as `tinyzo finetune`.

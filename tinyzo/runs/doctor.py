@@ -279,15 +279,15 @@ def checkpoint(engines: Engines, path: Path) -> Iterator[Check]:
     model = load(path, engine="numpy")
     weights = model.weights
     config = model.config
-    tensors = {name: weights.stored(name) for name in weights.names()}
+    names = weights.names()
     models = []
     for engine in engines.values():
-        same = Weights(tensors, engine)
+        same = type(weights)(weights.store, engine)
         models.append(Model(model.family, config, same, path))
     ids = [i % config.vocab_size for i in IDS][: config.max_length]
     gap = largest_gap([each.logits([ids])[0] for each in models])
-    bad = [name for name in tensors if not np.isfinite(weights.read(name)).all()]
-    is_blank = not tensors[model.architecture.TOKENS].any()
+    bad = [name for name in names if not np.isfinite(weights.read(name)).all()]
+    is_blank = not weights.read(model.architecture.TOKENS).any()
     value = f"{path}: {' and '.join(engines)} agree to {gap:.1e} of max |logit|"
     hint = f"agreement to {NEAR:g} is due; not finite: {', '.join(bad[:3]) or 'none'}"
     if is_blank:

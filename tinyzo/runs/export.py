@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -11,13 +11,23 @@ import numpy as np
 
 from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import WEIGHT_FILES, fingerprint, open_torch_bin, open_weights
+from tinyzo.checkpoints.groups import (
+    Part,
+    infos_of_groups,
+    is_grouped,
+    kind_of,
+    metadata_of,
+    parts_of,
+)
 from tinyzo.checkpoints.safetensors import Infos, SafetensorsWriter
+from tinyzo.checkpoints.sources import TensorInfo
 from tinyzo.dtypes import weight_type
 from tinyzo.engine.adapters import scale_of
+from tinyzo.engine.weights import Weights
 from tinyzo.errors import CheckpointError, RunError, refuse
-from tinyzo.models.model import Model
+from tinyzo.models.model import Model, open_model
 from tinyzo.parsing import JsonObject, read_json
-from tinyzo.runs.places import relative
+from tinyzo.runs.places import first_there, relative
 from tinyzo.runs.run import Run
 from tinyzo.runs.snapshots import infos_of, steps_up_to, tuned_model
 from tinyzo.system import new_directory, os_errors, write_file
@@ -46,13 +56,28 @@ def replay(run: Run, output: Path, step: int | None = None, merge: bool = False)
     if run.settings.train == "prefix":
         raise RunError(f"{run.path}: transformers reads no prefix", "give --model the run itself")
     steps_up_to(run, step)  # a step that it has not leaves no directory behind
+    is_adapter = run.settings.train in ("lora", "lora-fa") and not merge
+    if not is_adapter:
+        _check_floats(run)
     _make_new(output)
     model = tuned_model(run, step)
-    if run.settings.train in ("lora", "lora-fa") and not merge:
-        _write_adapter(output, model)
-    else:
-        _write_model(output, model)
+    write = _write_adapter if is_adapter else _write_model
+    write(output, model)
     return output
+
+
+def _check_floats(run: Run) -> None:
+    """raises: RunError for a run whose base is quantised, which is not written as a whole model"""
+    kind = run.settings.base_dtype
+    path = first_there(run.models)
+    if kind is None and os.path.isdir(path):
+        with open_weights(peft.parts(path)[0]) as source:
+            kind = kind_of(source)
+    if kind:
+        hint = "give --model the run itself"
+        if run.settings.train in ("lora", "lora-fa"):
+            hint = "leave out --merge: the adapter alone is written"
+        raise RunError(f"{run.path}: nothing can be added to its base, which is {kind}", hint)
 
 
 def _write_model(output: Path, model: Model) -> None:
@@ -87,15 +112,18 @@ def _write_adapter(output: Path, model: Model) -> None:
         _write_json(output / peft.CONFIG, config)
 
 
-def convert(path: Path, output: Path) -> Path:
+def convert(path: Path, output: Path, dtype: str | None = None) -> Path:
     """Rewrite pytorch_model.bin (or sharded safetensors) as one model.safetensors.
 
     It holds about one tensor in memory at a time. Tensors that share their bytes are written once,
     under their first name.
 
     path:    a model's folder, or one .bin file
+    dtype:   "int4" or "int8", to quantise the matrices; None: all tensors as they are
     returns: the directory
     """
+    if dtype:
+        return _quantise(path, output, dtype)
     if os.path.isfile(path):
         folder = path.parent
         source = open_torch_bin(path)
@@ -113,6 +141,46 @@ def convert(path: Path, output: Path) -> Path:
     return output
 
 
+def _quantise(path: Path, output: Path, kind: str) -> Path:
+    """Write a model's folder whose matrices are in groups, block by block.
+
+    The source is read twice, since the file has all scales before all codes.
+
+    raises: CheckpointError for an adapter, or a file of groups
+    """
+    folder, *adapter = peft.parts(path)
+    if adapter or not os.path.isdir(folder):
+        refuse(path, "no folder of a whole model", "only such a one is quantised")
+    with open_weights(folder) as source:
+        if kind_of(source):
+            refuse(source.path, f"it is {kind_of(source)} already", "convert what it was made of")
+    weights = open_model(folder, base_dtype=kind).weights
+    infos, parts = _in_parts(weights)
+    _make_new(output)
+    with _new_model(output, infos, folder, metadata=metadata_of(kind)) as writer:
+        for name in writer.names():
+            part = parts.get(name)
+            for _, raw in weights.store.blocks(part.matrix if part else name):
+                writer.write(name, raw[part.field] if part else raw)
+    weights.store.close()
+    return output
+
+
+def _in_parts(weights: Weights) -> tuple[Infos, dict[str, Part]]:
+    """What a file of groups has: all its tensors, and those of them that are parts of matrices."""
+    infos: dict[str, TensorInfo] = {}
+    parts: dict[str, Part] = {}
+    for name in weights.names():
+        dtype = weights.dtype(name)
+        if is_grouped(dtype):
+            made = parts_of(name)
+            parts |= made
+            infos |= zip(made, infos_of_groups(weights.shape(name), dtype), strict=True)
+        else:
+            infos |= infos_of(weights, [name])
+    return infos, parts
+
+
 def _make_new(output: Path) -> None:
     """Make a directory, or use one without a model, as an export that was interrupted left it."""
     partials = (output / f".{name}.partial" for name in (WEIGHTS, peft.WEIGHTS))
@@ -122,14 +190,18 @@ def _make_new(output: Path) -> None:
 
 @contextmanager
 def _new_model(
-    output: Path, infos: Infos, source: Path, dtype: str | None = None
+    output: Path,
+    infos: Infos,
+    source: Path,
+    dtype: str | None = None,
+    metadata: Mapping[str, str] = METADATA,
 ) -> Iterator[SafetensorsWriter]:
     """Write a model's directory.
 
     source: the model's directory, of which the small files are copied
     dtype:  what config.json is to say of the weights; None: as in `source`
     """
-    with _new_weights(output / WEIGHTS, "config.json", infos) as writer:
+    with _new_weights(output / WEIGHTS, "config.json", infos, metadata) as writer:
         yield writer
         _copy_companions(source, output)
         if dtype:
@@ -139,7 +211,9 @@ def _new_model(
 
 
 @contextmanager
-def _new_weights(path: Path, config: str, infos: Infos) -> Iterator[SafetensorsWriter]:
+def _new_weights(
+    path: Path, config: str, infos: Infos, metadata: Mapping[str, str] = METADATA
+) -> Iterator[SafetensorsWriter]:
     """Write the weights of a new directory, which is one when they take their name, at the end.
 
     config: the file beside them, which does not stay without them
@@ -147,7 +221,7 @@ def _new_weights(path: Path, config: str, infos: Infos) -> Iterator[SafetensorsW
     """
     is_ours = False
     try:
-        with SafetensorsWriter(path, infos, METADATA) as writer:
+        with SafetensorsWriter(path, infos, metadata) as writer:
             is_ours = not path.exists()  # while the writer keeps others out
             if not is_ours:
                 refuse(path, "another process has written it meanwhile", OTHER_OUTPUT)

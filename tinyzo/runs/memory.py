@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import NamedTuple
 
+import numpy as np
+
 from tinyzo.engine.numba.objects import will_load_numba
 from tinyzo.engine.numba.sizes import BLOCK, DEPTH
 from tinyzo.engine.numpy_engine import QUERIES
@@ -25,6 +27,7 @@ Parts = dict[str, int]  # bytes, by what they are for
 FLOAT_BYTES = 4
 NUMBA_BYTES = 107 << 20  # Numba and LLVM, loaded, where kernels need them: measured
 KERNELS_BYTES = 4 << 20  # our compiled kernels, loaded: 2 MB measured
+STAGED = 150  # rows of DEPTH on which a thread works beside tiles of W, at most
 SPARE_MB = 1  # by which the interpreter may be larger the next time: measured
 
 
@@ -152,7 +155,7 @@ def _computing(model: Model, engine: str, threads: int, tokens: int, load: Load)
     interpreter: what is resident now: Python, NumPy, tokenizer, data
     activations: of the feed-forward layer, or of attention, with its scores in NumPy
     code: of the numba engine, as far as it is not loaded yet
-    tiles: w, z and the work of making z; packed activations, and products of one tile
+    tiles: w, z and the work of making z; activations in bfloat16, and products of one tile
     backward: the gradient, and what all layers keep for it
     """
     tokens = max(load.longest, min(tokens, load.tokens))
@@ -160,7 +163,7 @@ def _computing(model: Model, engine: str, threads: int, tokens: int, load: Load)
     if engine == "numpy":
         parts |= _in_numpy(model.config, tokens, load)
     else:
-        parts |= _in_numba(model.config, tokens, load, threads)
+        parts |= _in_numba(model, tokens, load, threads)
     if load.keeps_gradients:
         parts["backward"] = _backward(model, load, parts["activations"])
     return parts
@@ -179,18 +182,20 @@ def _in_numpy(config: ModelConfig, tokens: int, load: Load) -> Parts:
     }
 
 
-def _in_numba(config: ModelConfig, tokens: int, load: Load, threads: int) -> Parts:
+def _in_numba(model: Model, tokens: int, load: Load, threads: int) -> Parts:
+    config = model.config
     head_width = config.hidden_size // config.num_attention_heads
     code = KERNELS_BYTES
     if "numba" not in sys.modules and will_load_numba():
         code += NUMBA_BYTES
-    linear = load.probes * BLOCK * (DEPTH + tokens) + 4 * DEPTH
+    linear = load.probes * BLOCK * DEPTH + STAGED * DEPTH
     attention = load.longest * (3 * head_width + QUERIES)
-    packed = load.probes * tokens * config.feed_forward_size
+    is_bf16 = any(dtype == np.uint16 for dtype in model.weights.store.dtypes.values())
+    rounded = load.probes * tokens * config.feed_forward_size // 2 if is_bf16 else 0
     return {
         "activations": FLOAT_BYTES * _activations(config, tokens, load),
         "code": code,
-        "tiles": FLOAT_BYTES * (threads * max(linear, attention) + packed),
+        "tiles": FLOAT_BYTES * (threads * max(linear, attention) + rounded),
     }
 
 

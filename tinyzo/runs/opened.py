@@ -18,7 +18,7 @@ from tinyzo.text.tasks import BoundTask
 from tinyzo.zo.objectives import Objective
 
 OF_TASK = ("task", "template", "label_words", "data", "label_field")
-OF_RUN = ("dtype", "data_seed")  # settings in which a run cannot be given another value
+OF_RUN = ("dtype", "base_dtype", "data_seed")  # in which a run cannot be given another value
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def open_for_task(
         run = Run.open(given.model_path, base)
         return _open_run(run, given, needs_data, zero_shot)
     check_no_base(given, base)
-    return with_task(load(given.model_path, dtype=given.dtype), given, needs_data)
+    model = load(given.model_path, dtype=given.dtype, base_dtype=given.base_dtype)
+    return with_task(model, given, needs_data)
 
 
 def with_task(model: Model, given: Settings, needs_data: bool = True) -> Opened:
@@ -113,7 +114,8 @@ def check_same(known: RunSettings, given: Settings) -> None:
         value = getattr(known, name)
         if getattr(given, name) not in (None, value):
             option = name.replace("_", "-")
-            raise UsageError(f"the run's {name} is {value}", f"leave out --{option}")
+            found = "not set" if value is None else value
+            raise UsageError(f"the run's {name} is {found}", f"leave out --{option}")
 
 
 def _columns_of(row: Any) -> Mapping[str, object]:

@@ -156,7 +156,8 @@ class Run:
         path = self._base()
         if len(self.models) > 1:
             self.settings = self.settings.replace(model=str(path))
-        return prepare(open_model(path, self.settings.dtype), self.settings)
+        s = self.settings
+        return prepare(open_model(path, s.dtype, s.base_dtype), s)
 
     def _base(self) -> Path:
         """The first place of the model where its files have the hash of the base."""

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
+from tinyzo.checkpoints.groups import GROUP_TYPES
 from tinyzo.checkpoints.hub import cached_model
 from tinyzo.dtypes import DTYPES
 from tinyzo.engine.select import ENGINES
@@ -74,6 +75,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "engine": ENGINES,
     "residency": RESIDENCIES,
     "dtype": ("auto", *DTYPES),
+    "base_dtype": tuple(GROUP_TYPES),
 }
 
 
@@ -129,6 +131,7 @@ class Settings:
     memory_budget: str | None = None  # most memory to take, such as "400MB"
     fold_every: int | None = None  # steps between snapshots of the weights; 0: none
     dtype: str | None = None  # how the weights are stored
+    base_dtype: str | None = None  # what the matrices, which then stand still, are quantised to
     threads: int | None = None  # of the engine
 
     @classmethod
@@ -272,6 +275,7 @@ class RunSettings:
     memory_budget: str | None = None  # None: half of what is free
     fold_every: int | None = None  # None: as often as is quickest
     dtype: str = "auto"
+    base_dtype: str | None = None  # None: as in the file
     threads: int | None = None  # None: one on each fast CPU
 
     @property

@@ -103,7 +103,7 @@ def _begin(given: Settings, output: Path | None) -> tuple[Run, Model]:
     """A new run, whose directory is not made yet, and its model, still in its file."""
     if is_run(given.model_path):
         raise UsageError(f"{given.model} is a run", "--resume it, or tune what replay writes")
-    model = open_model(given.model_path, given.dtype)
+    model = open_model(given.model_path, given.dtype, given.base_dtype)
     settings = given.resolve(model.family)
     given.check_used(settings)
     if (given.lora_rank or given.lora_alpha) and adapters_of(model.weights):

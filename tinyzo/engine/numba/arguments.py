@@ -6,16 +6,24 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyzo.batch import Batch
-from tinyzo.dtypes import Array, Integers, Rows, weight_type
+from tinyzo.checkpoints.groups import INT4, INT8
+from tinyzo.dtypes import Array, Integers, Rows
 from tinyzo.engine import noise
 from tinyzo.engine.moments import Moments
-from tinyzo.engine.numba.terms import BF16, F16, F32, Terms
+from tinyzo.engine.numba import terms as kinds
+from tinyzo.engine.numba.terms import Terms
 from tinyzo.engine.numpy_engine import QUERIES
 from tinyzo.engine.terms import Probe, Update
 from tinyzo.engine.weights import Parameters
 
 NOTHING = np.zeros((0, 0, 0), np.float32)  # where a kernel may be given an array
-KERNEL_TYPES = {"F32": F32, "BF16": BF16, "F16": F16}
+KERNEL_TYPES = {
+    np.dtype("<f4"): kinds.F32,
+    np.dtype("<u2"): kinds.BF16,
+    np.dtype("<f2"): kinds.F16,
+    INT4: kinds.INT4,
+    INT8: kinds.INT8,
+}
 
 
 def padded(n: int, multiple: int) -> int:
@@ -25,7 +33,7 @@ def padded(n: int, multiple: int) -> int:
 
 def as_bytes(raw: np.ndarray) -> tuple[np.ndarray, int]:
     """Rows as the kernels know them: u8[rows, bytes], and which type they are."""
-    return raw.view(np.uint8), KERNEL_TYPES[weight_type(raw.dtype).tag]
+    return raw.view(np.uint8), KERNEL_TYPES[raw.dtype]
 
 
 class Product(NamedTuple):

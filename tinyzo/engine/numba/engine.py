@@ -26,17 +26,18 @@ from tinyzo.engine.numba.arguments import (
     make_terms,
     padded,
 )
-from tinyzo.engine.numba.sizes import BLOCK, CHUNK, DEPTH
+from tinyzo.engine.numba.sizes import CHUNK, DEPTH, block_rows
 from tinyzo.engine.numpy_engine import QUERIES, NumpyView
 from tinyzo.engine.terms import Probe
 from tinyzo.engine.threads import ENGINES, Pool, new_lock, pin, pinned
 from tinyzo.engine.tiles import Block
 from tinyzo.engine.weights import Parameters, Weights
 from tinyzo.errors import ConfigError
-from tinyzo.machine.cpus import default_threads, fast_cpus
+from tinyzo.machine.cpus import cache_bytes, default_threads, fast_cpus
 from tinyzo.packages import KILLED, in_a_line, say_once, try_apart
 from tinyzo.text.packing import pack_sequences
 
+LINE = 16  # floats of a cache line
 VOCABULARY = 4096  # rows of the decoder whose scores exist at once
 
 
@@ -55,6 +56,7 @@ class NumbaEngine:
         self.build = objects.build()
         self.bf16 = bool(self.build.bf16) if bf16 is None else bf16
         can_pin = hasattr(os, "sched_setaffinity") and self.threads <= len(cpus)
+        self._block = block_rows(cache_bytes(), 2 * self.build.lanes)
         self._cpus = cpus if can_pin else set()
         self._others = Pool(max(1, self.threads - 1), functools.partial(pin, self._cpus))
         self._running: list[Future[None]] = []
@@ -71,7 +73,7 @@ class NumbaEngine:
         first = start * math.prod(raw.shape[1:])
         tasks = raw.size // CHUNK + 1
         flat = as_bytes(raw.reshape(1, -1))
-        self.run(objects.fold, *flat, terms, first, scratch=4096, tasks=tasks)
+        self.run(objects.fold, *flat, terms, first, tasks=tasks)
 
     def multiply(self, product: Product, raw: np.ndarray, first: int, column: int) -> None:
         """The products with some rows of W. raw: the rows as stored; first: the first one's number.
@@ -79,38 +81,35 @@ class NumbaEngine:
         column: where they begin in `out`, and in bias and residual
         """
         x, terms, bias, residual, out, bf16 = product
-        copies, count, _ = out.shape
-        lanes = self.build.lanes
-        tokens = padded(count, lanes)
+        build = self.build
         words = padded(x.shape[2], 2) // 2 if bf16 else x.shape[2]
         block = self._rows_of_a_task(len(raw))
-        weights_and_work = (len(terms.seeds) * block + 8) * DEPTH
-        sums = copies * tokens * block
+        tiles = len(terms.seeds) * block * DEPTH
+        work = (1 + 3 * build.lanes) * (2 * DEPTH if bf16 else DEPTH)
         self.run(
             objects.linear,
             *(x, *as_bytes(raw), first, terms, bias, residual, out, column, bf16, block),
-            shared=len(x) * tokens * words,
-            scratch=max(weights_and_work + sums, lanes * words),
+            shared=x.shape[0] * x.shape[1] * words if bf16 else 0,
+            scratch=tiles + work + build.rows * (DEPTH + build.width),
         )
 
     def _rows_of_a_task(self, rows: int) -> int:
         """So many that each thread has about four tasks, of full register tiles."""
-        lanes = self.build.lanes
-        part = padded(rows // (4 * self.threads), 2 * lanes)
-        return min(BLOCK, max(2 * lanes, part))
+        part = padded(rows // (4 * self.threads), 2 * self.build.lanes)
+        return min(self._block, part or 2 * self.build.lanes)
 
     def run(
         self,
         kernel: Callable[..., None],
         *arguments: object,
         scratch: int = 0,
-        shared: int = 0,
+        shared: int | None = None,
         tasks: int | None = None,
     ) -> None:
         """A kernel on all threads at once; each is given scratch memory, then the counters.
 
         scratch: floats for each thread
-        shared:  floats for all of them, an argument before that
+        shared:  floats for all of them, if they need any, an argument before that
         tasks:   how many there are, where they may be fewer than threads
         raises:  what a thread raises, such as MemoryError; no thread is left behind in the kernel
         """
@@ -118,7 +117,7 @@ class NumbaEngine:
         with self._lock, pinned(self._cpus):
             if self._running:  # since the last wait was interrupted
                 wait(self._running)
-            if shared:
+            if shared is not None:
                 arguments = (*arguments, self._room(-1, shared))
             counters = np.zeros(3, np.int64)
             calls = [(*arguments, self._room(i, scratch), counters) for i in range(threads)]
@@ -137,8 +136,15 @@ class NumbaEngine:
         """Scratch memory, which grows to what was once needed."""
         if self._scratch[i].size < size:
             self._scratch[i] = np.empty(0, np.float32)  # given back before more is asked for
-            self._scratch[i] = np.empty(size, np.float32)
+            self._scratch[i] = aligned(size)
         return self._scratch[i]
+
+
+def aligned(size: int) -> Array:
+    """f32[size], whose first element begins a cache line."""
+    room = np.empty(size + LINE, np.float32)
+    start = -(room.ctypes.data // room.itemsize) % LINE
+    return room[start : start + size]
 
 
 class NumbaView(NumpyView):
@@ -221,14 +227,15 @@ class NumbaView(NumpyView):
         q, k, v = (np.ascontiguousarray(each) for each in (q, k, v))
         out = np.empty((max(len(q), len(k), len(v)), *q.shape[1:]), np.float32)
         size = q.shape[-1]
-        lanes = self._engine.build.lanes
-        queries = padded(min(QUERIES, len(layout.places)), self._engine.build.rows)
-        keys = padded(layout.longest, lanes)
-        wide = padded(size, lanes)
+        build = self._engine.build
+        queries = padded(min(QUERIES, len(layout.places)), build.rows)
+        keys = padded(layout.longest, build.lanes)
         self._engine.run(
             objects.attention,
             *(q, k, v, layout.blocks, layout.keys, layout.places, causal, out),
-            scratch=2 * keys * size + keys * wide + queries * (size + keys + wide),
+            scratch=build.rows * (max(size, keys) + build.width)
+            + keys * (size + padded(size, build.lanes))
+            + max(queries, size) * keys,
         )
         return out
 

@@ -17,6 +17,11 @@ In all kernels, unless it is said:
               next of the second kind
     x_at, ..  i64, where something begins in a flat array; x_stride: words from row to row
     word      32 bits of such an array: one float32, or two bfloat16 that are neighbours in k
+
+Of what is computed in registers (noise.py, storage.py):
+
+    w, z      WIDE elements of a tensor (wide.py); index: the number of the first; count: how many
+              there are, of which those after WIDE are left out
 """
 
 import numpy as np

@@ -5,7 +5,16 @@ import numpy as np
 from tinyzo.engine.gelu import PHI_LIMIT, PHI_P, PHI_Q
 from tinyzo.engine.numba.cache import kept
 from tinyzo.engine.numba.kernels import F, kernel, ordered_freely, tasks
-from tinyzo.engine.numba.matmul import LANES, ROWS, WIDTH, multiply, own, pack
+from tinyzo.engine.numba.matmul import (
+    LANES,
+    ROWS,
+    WIDTH,
+    multiply,
+    own,
+    pack_panels,
+    panel_width,
+    rounded_up,
+)
 from tinyzo.engine.numba.sizes import CHUNK
 
 P0, P1, P2, P3, P4, P5 = (F(c) for c in PHI_P)
@@ -51,57 +60,43 @@ def attention(q, k, v, blocks, keys, places, causal, out, scratch, counters):
     query's own place among its keys, which bounds what it sees if `causal`: bool
     """
     copies, _, heads, size = out.shape
-    wide = (size + LANES - 1) // LANES * LANES
     scale = F(1) / np.sqrt(F(size))
+    queries, flat, step = q.reshape(-1), out.reshape(-1), heads * size
     for task in tasks(counters, 0, blocks.shape[0] * copies * heads, 1):
         b, rest = divmod(task, copies * heads)
         p, h = divmod(rest, heads)
         t0, t1, s0, s1 = blocks[b]
         n = s1 - s0  # keys
         count = t1 - t0  # queries
-        s_padded = (n + LANES - 1) // LANES * LANES
-        t_padded = (count + ROWS - 1) // ROWS * ROWS
-        k_panels = n * size
-        v_panels = k_panels + s_padded * size
-        q_rows = v_panels + n * wide
-        scores = q_rows + t_padded * size
-        sums = scores + t_padded * s_padded
+        width = rounded_up(n, LANES)
+        k_panels = ROWS * (max(size, n) + WIDTH)  # after the edge
+        v_panels = k_panels + width * size
+        scores = v_panels + n * rounded_up(size, LANES)
+        key, value = own(p, k), own(p, v)
         for s in range(n):
-            key, value = own(p, k)[keys[s0 + s], h], own(p, v)[keys[s0 + s], h]
-            scratch[s * size : (s + 1) * size] = key
-            for d in range(wide):
-                d0 = d // WIDTH * WIDTH
-                at = v_panels + d0 * n + s * min(WIDTH, wide - d0) + d - d0
-                scratch[at] = value[d] if d < size else F(0)
-        for s in range(0, n, LANES):
-            real = min(LANES, n - s)
-            pack(scratch, s * size, size, real, size, scratch, k_panels, s, s_padded)
-        for t in range(count):
-            query = own(p, q)[t0 + t, h]
             for d in range(size):
-                scratch[q_rows + t * size + d] = query[d] * scale
+                scratch[scores + s * size + d] = key[keys[s0 + s], h, d] * scale
+        pack_panels(scratch, scores, size, n, size, scratch, k_panels)
+        j = 0
+        while j < size:
+            wide = panel_width(size - j)
+            for s in range(n):
+                at = v_panels + j * n + s * wide
+                for d in range(j, j + wide):
+                    scratch[at + d - j] = value[keys[s0 + s], h, d] if d < size else F(0)
+            j += wide
+        at = t0 * step + h * size
+        q_at = at + (p * q.shape[1] * step if q.shape[0] > 1 else 0)
         multiply(
-            False,
-            count,
-            scratch,
-            q_rows,
-            size,
-            scratch,
-            k_panels,
-            size,
-            0,
-            size,
-            scratch,
-            scores,
-            s_padded,
+            *(False, queries, q_at, step, count, scratch, k_panels, n, size),
+            *(scratch, scores, width, True, scratch),
         )
         for t in range(count):
             seen = min(n, places[t0 + t] + 1) if causal else n
-            row = scratch[scores + t * s_padded : scores + (t + 1) * s_padded]
+            row = scratch[scores + t * width :][:n]
             softmax(row[:seen])
             row[seen:] = F(0)
         multiply(
-            False, count, scratch, scores, s_padded, scratch, v_panels, n, 0, n, scratch, sums, wide
+            *(False, scratch, scores, width, count, scratch, v_panels, size, n),
+            *(flat, at + p * out.shape[1] * step, step, True, scratch),
         )
-        for t in range(count):
-            out[p, t0 + t, h] = scratch[sums + t * wide : sums + t * wide + size]

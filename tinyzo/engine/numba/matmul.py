@@ -1,63 +1,31 @@
-"""Products with weights, in Numba: the twin of NumpyView.linear."""
+"""Products with weights, in Numba: the twin of NumpyView.linear.
+
+A tile of W, as each probe has it, is packed into panels of at most WIDTH rows (Goto & van de Geijn
+2008), so that what a step of k needs of it is contiguous, and stays in cache while all tokens pass.
+X is read where it lies, ROWS tokens at once, and so is `out` written.
+
+    w   [panel][k][width]    words; the last LANES of a panel that is not full have zeros
+"""
 
 from numba import njit
 
 from tinyzo.engine.numba.cache import kept
-from tinyzo.engine.numba.kernels import F, kernel, tasks
+from tinyzo.engine.numba.kernels import F, U, kernel, tasks
 from tinyzo.engine.numba.sizes import DEPTH
 from tinyzo.engine.numba.storage import to_bfloat
-from tinyzo.engine.numba.tensors import copy_rows
+from tinyzo.engine.numba.tensors import fill_noise, read
+from tinyzo.engine.numba.terms import F32
 from tinyzo.engine.numba.vectors import TILE, fetch_add, square_transpose, tile_multiplier
 
 LANES, ROWS, WIDTH = TILE.lanes, TILE.rows, TILE.width
 
-multiply_tile, transpose = tile_multiplier(TILE), square_transpose(LANES)
+multiply_tile = tile_multiplier(TILE)
 
 
-@kernel
-def multiply(bf16, n, w, w_at, w_stride, x, x_at, depth, k, steps, c, c_at, padded):
-    """C[j, m] = sum over k of W[j, k] X[k, m], `steps` of k from `k` on: the first, or added.
-
-    n: rows of C and W, which both have room for a multiple of ROWS; steps: words
-    w: f32[.] of words in rows, of which the first of a row is W[j, k]; c: f32[.] of sums
-    x: f32[.], packed: panels of WIDTH tokens, or fewer at the end, of `padded`, `depth` words deep
-    """
-    for first in range(0, padded, WIDTH):
-        width = min(WIDTH, padded - first)
-        here = x_at + first * depth + k * width
-        for j in range(0, n, ROWS):
-            wj, cj = w_at + j * w_stride, c_at + j * padded + first
-            multiply_tile(bf16, width, w, wj, w_stride, x, here, c, cj, padded, steps, k == 0)
-
-
-@kernel
-def pack(x, x_at, x_stride, count, depth, packed, at, m, padded):
-    """LANES tokens, of which `count` exist, to tokens m, ... of the panels that `multiply` reads.
-
-    x: f32[.], a token's `depth` words in a row; packed: f32[.], from `at` on, for `padded` tokens
-    """
-    first = m // WIDTH * WIDTH
-    width, at = min(WIDTH, padded - first), at + first * depth + m - first
-    whole = depth - depth % LANES if count == LANES else 0
-    for k in range(0, whole, LANES):
-        transpose(x, x_at + k, x_stride, packed, at + k * width, width)
-    for k in range(whole, depth):
-        for i in range(LANES):
-            packed[at + k * width + i] = x[x_at + i * x_stride + k] if i < count else F(0)
-
-
-@kernel
-def unpack(c, c_at, padded, n, out, at, stride, count):
-    """The way back: n rows of `count` tokens, out[at + i stride + j] = c[c_at + j padded + i].
-
-    c, out: f32[.]
-    """
-    whole = n - n % LANES if count == LANES else 0
-    for j in range(0, whole, LANES):
-        transpose(c, c_at + j * padded, padded, out, at + j, stride)
-    for j in range(whole, n):
-        for i in range(count):
-            out[at + i * stride + j] = c[c_at + j * padded + i]
+@njit(inline="always")
+def rounded_up(n, multiple):
+    """n, or the next multiple."""
+    return (n + multiple - 1) // multiple * multiple
 
 
 @njit(inline="always")
@@ -66,18 +34,147 @@ def own(p, copies):
     return copies[p if copies.shape[0] > 1 else 0]
 
 
+# -- packing ---------------------------------------------------------------------------------
+
+
+transpose = square_transpose(LANES)
+
+
 @kernel
-def pack_tokens(x, g, words, padded, bf16, packed, scratch):
-    """The g-th group of LANES tokens of x: f32[P, M, K], as `multiply` reads it. packed: f32[.]"""
-    count, inner = x.shape[1], x.shape[2]
-    p, m = divmod(g * LANES, padded)
-    real = min(LANES, count - m)
-    source, at = x.reshape(-1), (p * count + m) * inner
-    if bf16:
-        for i in range(real):
-            to_bfloat(x[p, m + i], scratch, i * words)
-        source, at = scratch, 0
-    pack(source, at, words, real, words, packed, p * padded * words, m, padded)
+def pack_columns(x, x_at, x_stride, z, scale, count, depth, packed, at, width):
+    """LANES rows of words + scale z, of which `count` exist, as so many columns.
+
+    packed[at + k width + i] = x[x_at + i x_stride + k] + scale z[i x_stride + k], k < depth
+    x, z, packed: f32[.]; scale: f32, or 0 for rows as they are
+    """
+    whole = depth - depth % LANES if count == LANES else 0
+    for k in range(0, whole, LANES):
+        transpose(x, x_at + k, x_stride, z, k, scale, packed, at + k * width, width)
+    for i in range(LANES):
+        row = i * x_stride
+        for k in range(whole, depth):
+            value = x[x_at + row + k] if i < count else F(0)
+            if i < count and scale != F(0):
+                value = value + scale * z[row + k]
+            packed[at + k * width + i] = value
+
+
+@njit(inline="always")
+def panel_width(columns):
+    """The columns of the next panel, if so many are left: all panels are about as wide."""
+    vectors = (columns + LANES - 1) // LANES
+    panels = (vectors + TILE.vectors - 1) // TILE.vectors
+    return (vectors + panels - 1) // panels * LANES
+
+
+@kernel
+def pack_panels(x, x_at, x_stride, count, depth, packed, at):
+    """`count` rows of x as columns of panels. x, packed: f32[.] of words"""
+    j = 0
+    while j < count:
+        width = panel_width(count - j)
+        for i in range(j, min(j + width, count), LANES):
+            real = min(LANES, count - i)
+            here = at + j * depth + i - j
+            pack_columns(
+                *(x, x_at + i * x_stride, x_stride, x, F(0), real, depth, packed, here, width)
+            )
+        j += width
+
+
+@kernel
+def round_token(x, i, words, rounded):
+    """A token of x: f32[P, M, K], the i-th of all, as words of bfloat16. rounded: f32[.]"""
+    p, m = divmod(i, x.shape[1])
+    to_bfloat(x[p, m], rounded, i * words)
+
+
+@kernel
+def add_scaled(w, scale, z, out):
+    """out = w + scale z, or w if scale is 0. w, z, out: f32[n]"""
+    for i in range(w.size):
+        out[i] = w[i] + scale * z[i] if scale != F(0) else w[i]
+
+
+@kernel
+def pack_copies(
+    raw, storage, terms, first, inner, start, size, bf16, work, panels, at_first, width, apart
+):
+    """LANES rows of W or fewer, as each probe has them, as columns of its panel.
+
+    raw: u8[R, bytes]; first: i64, the first one's number in its tensor; inner: elements of a row,
+    of which those from `start` on are taken, `size` of them
+    work: f32[(1 + 3 LANES) size]; panels: f32[.], copy c's from at_first + c apart on
+    """
+    count = raw.shape[0]
+    words = (size + 1) // 2 if bf16 else size
+    if storage == F32 and not bf16 and terms.keys.size == 0:
+        for c in range(terms.seeds.size):
+            source = raw.reshape(-1).view(F)
+            at = at_first + c * apart
+            pack_columns(source, start, inner, source, F(0), count, words, panels, at, width)
+        return
+    parts = work[: (1 + 3 * LANES) * size]
+    copy, all_rows = parts[:size], parts[size:].reshape(3, LANES * size)
+    w, z, pairs = all_rows[0], all_rows[1], all_rows[2]
+    for r in range(count):
+        index, here = U(first + r * inner + start), r * size
+        read(raw, storage, r, start, terms, index, w[here : here + size])
+    made = -1
+    for c in range(terms.seeds.size):
+        seed, scale, at = terms.seeds[c], terms.scales[c], at_first + c * apart
+        if seed >= 0 and seed != made:
+            made = seed
+            for r in range(count):
+                index, here = U(first + r * inner + start), r * size
+                fill_noise(terms, seed, index, z[here : here + size], w[here : here + size])
+        if bf16:
+            for r in range(count):
+                here = r * size
+                add_scaled(w[here : here + size], scale, z[here : here + size], copy)
+                to_bfloat(copy, pairs, r * words)
+            pack_columns(pairs, 0, words, pairs, F(0), count, words, panels, at, width)
+        else:
+            pack_columns(w, 0, size, z, scale, count, words, panels, at, width)
+
+
+# -- products --------------------------------------------------------------------------------
+
+
+@kernel
+def multiply(bf16, x, x_at, x_stride, rows, w, w_at, columns, steps, out, at, stride, first, edge):
+    """out[m, j] = sum over k of X[m, k] W[k, j], `steps` words of k: alone if `first`, or added.
+
+    x: f32[.], X[m, k] at x_at + m x_stride + k; w: f32[.], panels, from w_at on
+    out: f32[.], out[m, j] at `at` + m stride + j
+    edge: f32[ROWS (steps + WIDTH)], for the tokens and the sums of tiles that are not full
+    """
+    for m in range(0, rows, ROWS):
+        real = min(ROWS, rows - m)
+        source, here, apart = x, x_at + m * x_stride, x_stride
+        if real < ROWS:
+            source, here, apart = edge, ROWS * WIDTH, steps
+            for i in range(ROWS):
+                for k in range(steps):
+                    token = x_at + (m + i) * x_stride
+                    edge[here + i * steps + k] = x[token + k] if i < real else F(0)
+        j = 0
+        while j < columns:
+            width = panel_width(columns - j)
+            panel, place = w_at + j * steps, at + m * stride + j
+            if real == ROWS and j + width <= columns:
+                multiply_tile(
+                    bf16, width, source, here, apart, w, panel, out, place, stride, steps, first
+                )
+            else:
+                multiply_tile(
+                    bf16, width, source, here, apart, w, panel, edge, 0, width, steps, True
+                )
+                for i in range(real):
+                    for k in range(min(width, columns - j)):
+                        old = F(0) if first else out[place + i * stride + k]
+                        out[place + i * stride + k] = old + edge[i * width + k]
+            j += width
 
 
 @kernel
@@ -88,7 +185,8 @@ def add_columns(extra, j0, n, p, m, out):
     """
     if extra.size:
         here = own(p, extra)[min(m, extra.shape[1] - 1)]
-        out[p, m, j0 : j0 + n] += here[j0 : j0 + n]
+        for j in range(j0, j0 + n):
+            out[p, m, j] += here[j]
 
 
 @kept
@@ -105,7 +203,7 @@ def linear(
     column,
     bf16,
     block,
-    packed,
+    rounded,
     scratch,
     counters,
 ):
@@ -114,63 +212,55 @@ def linear(
     x: f32[1 or P, M, K]; first: i64, the number of raw's first row
     bias: f32[0 or 1 or P, 1, N]; residual: f32[0 or 1 or P, M, N]; out: f32[P, M, N], written
     column: i64, of out (and bias and residual) where the products begin
-    bf16: bool, words are pairs of bfloat16; block: i64, rows of W in a task
-    packed: f32[X's copies * M rounded up to LANES * words of k], all threads'
+    bf16: bool, words are pairs of bfloat16; block: i64, rows of W in a task, a multiple of LANES
+    rounded: f32[X's copies * M * words of k], all threads', if bf16
     """
     copies, count, columns = out.shape
     inner = x.shape[2]
     words = (inner + 1) // 2 if bf16 else inner
-    padded = (count + LANES - 1) // LANES * LANES
+    tokens = x.reshape(-1)
+    if bf16:
+        tokens, total = rounded, x.shape[0] * count
+        for i in tasks(counters, 0, total, ROWS):
+            round_token(x, i, words, rounded)
+            fetch_add(counters, 1, 1)
+        while fetch_add(counters, 1, 0) < total:
+            pass  # another thread is at the last tokens
 
-    groups = x.shape[0] * (padded // LANES)
-    for g in tasks(counters, 0, groups, 1):
-        pack_tokens(x, g, words, padded, bf16, packed, scratch)
-        fetch_add(counters, 1, 1)
-    while fetch_add(counters, 1, 0) < groups:
-        pass  # another thread is packing the last group
-
-    # scratch: copies of W's tile, what `copy_rows` works on, and the sums
-    tile = block * DEPTH
-    work_at = terms.seeds.size * tile
-    totals = work_at + 8 * DEPTH
-    work = scratch[work_at:]
+    # scratch: W's tile as each probe has it, what `pack_copies` works on, and an edge
+    apart = block * DEPTH
     depth = DEPTH * 2 if bf16 else DEPTH
+    work = scratch[terms.seeds.size * apart :]
+    edge = work[(1 + 3 * LANES) * depth :]
     flat = out.reshape(-1)
     for task in tasks(counters, 2, (raw.shape[0] + block - 1) // block, 1):
         rows = raw[task * block :][:block]
         n = rows.shape[0]
-        number = (first + task * block) * inner
+        j0 = column + task * block
         for k in range(0, words, DEPTH):
             start = k * 2 if bf16 else k
-            size = min(depth, inner - start)
-            copy_rows(rows, storage, terms, number, start, size, work, scratch, DEPTH, tile, bf16)
+            size, steps = min(depth, inner - start), min(DEPTH, words - k)
+            j = 0
+            while j < n:
+                width = panel_width(n - j)
+                for i in range(0, min(width, n - j), LANES):
+                    number = (first + task * block + j + i) * inner
+                    part = rows[j + i :][:LANES]
+                    at = j * steps + i
+                    pack_copies(
+                        *(part, storage, terms, number, inner, start, size, bf16),
+                        *(work, scratch, at, width, apart),
+                    )
+                j += width
             for p in range(copies):
-                w_at = p * tile if terms.seeds.size > 1 else 0
-                x_at = p * padded * words if x.shape[0] > 1 else 0
-                c_at = totals + p * padded * block
-                steps = min(DEPTH, words - k)
+                x_at = k + (p * count * words if x.shape[0] > 1 else 0)
+                w_at = p * apart if terms.seeds.size > 1 else 0
+                at = p * count * columns + j0
                 multiply(
-                    bf16,
-                    n,
-                    scratch,
-                    w_at,
-                    DEPTH,
-                    packed,
-                    x_at,
-                    words,
-                    k,
-                    steps,
-                    scratch,
-                    c_at,
-                    padded,
+                    *(bf16, tokens, x_at, words, count, scratch, w_at, n, steps),
+                    *(flat, at, columns, k == 0, edge),
                 )
-        j0 = column + task * block
         for p in range(copies):
-            for m in range(0, count, LANES):
-                c_at = totals + p * padded * block + m
-                real = min(LANES, count - m)
-                at = (p * count + m) * columns + j0
-                unpack(scratch, c_at, padded, n, flat, at, columns, real)
-                for i in range(m, m + real):
-                    add_columns(bias, j0, n, p, i, out)
-                    add_columns(residual, j0, n, p, i, out)
+            for m in range(count):
+                add_columns(bias, j0, n, p, m, out)
+                add_columns(residual, j0, n, p, m, out)

@@ -1,5 +1,15 @@
-"""Sizes of the numba engine's work. Nothing is imported, so that a memory plan can read them."""
+"""Sizes of the numba engine's work. No Numba is imported, so that a memory plan can read them."""
 
+DEPTH = 512  # words of k at once; the sum of a product is one of such parts, on every machine
 BLOCK = 128  # rows of W that a thread takes at once, at most
-DEPTH = 512  # words of k at once: a panel of X, and the rows of W that meet it, stay in L2
 CHUNK = 1 << 14  # elements of a task that goes through memory once
+CACHE_SHARE = 4  # the part of a core's second-level cache that a tile of W may have
+
+
+def block_rows(cache: int, least: int) -> int:
+    """The rows of W that a thread takes at once; the rest of the cache is for tokens and sums.
+
+    cache: bytes of a core's second level; least: what the result is a multiple of
+    """
+    rows = cache // (CACHE_SHARE * 4 * DEPTH)
+    return max(least, min(BLOCK, rows) // least * least)

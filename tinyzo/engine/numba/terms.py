@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-F32, BF16, F16 = 0, 1, 2  # a kernel is compiled once for all of them: raw is u8[rows, bytes]
+# How elements are stored. A kernel is compiled once for all of them: raw is u8[rows, bytes].
+F32, BF16, F16, INT4, INT8 = 0, 1, 2, 3, 4  # the last two: groups, checkpoints/groups.py
 
 
 class Terms(NamedTuple):

@@ -22,7 +22,7 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-F32, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+F32, I8, I32, I64 = ir.FloatType(), *(ir.IntType(bits) for bits in (8, 32, 64))
 
 
 class Tile(NamedTuple):
@@ -52,7 +52,7 @@ def choose_tile(features: set[str], triple: str) -> Tile:
         known = llvm.llvm_version_info[0] >= 20  # older ones take words where we give bfloat
         return Tile(16, 8, 3, "avx512bf16" if known and "avx512bf16" in features else "")
     if {"avx2", "fma"} <= features:
-        return Tile(8, 4, 3, "")
+        return Tile(8, 6, 2, "")
     return Tile(4, 4, 2, "")
 
 
@@ -118,6 +118,18 @@ class _Code:
         function = cgutils.get_or_insert_function(self.builder.module, kind, name)
         return self.builder.call(function, arguments)
 
+    def opaque(self, pointer: Any) -> Any:
+        """A pointer of which the compiler knows nothing, so that it does not derive it anew."""
+        kind = ir.FunctionType(pointer.type, [pointer.type])
+        return self.builder.asm(kind, "", "=r,0", [pointer], False)
+
+    def prefetch(self, place: Any) -> None:
+        """Have the cache line of a float brought near, to be written."""
+        pointer = self.builder.bitcast(place, I8.as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
+        self.builder.call(function, [pointer, I32(1), I32(3), I32(1)])
+
     def multiply_add(self, tile: Tile, a: Any, b: Any, total: Any) -> Any:
         """a b + total, of floats."""
         return self.call(f"llvm.fmuladd.v{self.lanes}f32", a, b, total)
@@ -143,106 +155,142 @@ class _Rows(NamedTuple):
     stride: Any
 
 
+class _Operands(NamedTuple):
+    """Of a register tile: X and C, whose rows are tokens, and the pointer to W's panel."""
+
+    x: _Rows
+    w: Any
+    c: _Rows
+
+
 def _multiply(
     code: _Code,
     tile: Tile,
     vectors: int,
     bf16: bool,
-    w: _Rows,
-    x: Any,
-    c: _Rows,
+    of: _Operands,
     steps: Any,
     first: Any,
 ) -> None:
-    """The loop of one size of tile: `vectors` of them wide.
-
-    x: the pointer to rows of exactly that width; steps: i64, first: i1, as of `multiply_tile`
-    """
+    """The loop of one size of tile: `vectors` of them wide. steps: i64; first: i1."""
     builder = code.builder
-    width = I64(vectors * code.lanes)
+    width = vectors * code.lanes
     multiply_add = code.multiply_add_pairs if bf16 else code.multiply_add
     tiles = [(i, j) for i in range(tile.rows) for j in range(vectors)]
-    totals = {ij: cgutils.alloca_once_value(builder, code.zero) for ij in tiles}  # in registers
+    for i, j in tiles:  # C's rows are pages apart: no CPU foresees them
+        code.prefetch(code.element(of.c.data, i, of.c.stride, I64(j * code.lanes)))
+    rows = [code.opaque(code.element(of.x.data, i, of.x.stride, I64(0))) for i in range(tile.rows)]
     before = builder.block
     loop = builder.append_basic_block("k")
     after = builder.append_basic_block("sum")
     builder.branch(loop)
     builder.position_at_end(loop)
-    k = builder.phi(I64)
-    row = builder.gep(x, [builder.mul(k, width)])
-    xs = [code.load(row, 0, width, j * code.lanes) for j in range(vectors)]
-    for i in range(tile.rows):
-        spread = code.spread(builder.load(code.element(w.data, i, w.stride, k)))
+    k, w = builder.phi(I64), builder.phi(of.w.type)
+    totals = {ij: builder.phi(code.vector) for ij in tiles}
+    ws = [code.load(w, 0, I64(0), j * code.lanes) for j in range(vectors)]
+    sums = {}
+    for i, row in enumerate(rows):
+        spread = code.spread(builder.load(builder.gep(row, [k])))
         for j in range(vectors):
-            total = multiply_add(tile, spread, xs[j], builder.load(totals[i, j]))
-            builder.store(total, totals[i, j])
+            sums[i, j] = multiply_add(tile, spread, ws[j], totals[i, j])
     k_next = builder.add(k, I64(1))
-    k.add_incoming(I64(0), before)
-    k.add_incoming(k_next, loop)
-    builder.cbranch(builder.icmp_signed("<", k_next, steps), loop, after)  # tested first, it spills
+    for phi, start, following in (
+        (k, I64(0), k_next),
+        (w, of.w, builder.gep(w, [I64(width)])),
+        *((totals[ij], code.zero, sums[ij]) for ij in tiles),
+    ):
+        phi.add_incoming(start, before)
+        phi.add_incoming(following, builder.block)
+    builder.cbranch(builder.icmp_signed("<", k_next, steps), loop, after)
     builder.position_at_end(after)
-    for i, j in tiles:
-        place = (c.data, i, c.stride, j * code.lanes)
-        old = builder.select(first, code.zero, code.load(*place))
-        code.store(builder.fadd(old, builder.load(totals[i, j])), *place)
+    added, done = builder.append_basic_block("add"), builder.append_basic_block("done")
+    written = builder.append_basic_block("write")
+    builder.cbranch(first, written, added)
+    for block, is_first in ((written, True), (added, False)):
+        builder.position_at_end(block)
+        for i, j in tiles:
+            place = (of.c.data, i, of.c.stride, j * code.lanes)
+            total = sums[i, j] if is_first else builder.fadd(code.load(*place), sums[i, j])
+            code.store(total, *place)
+        builder.branch(done)
+    builder.position_at_end(done)
 
 
 def tile_multiplier(tile: Tile) -> Any:
-    """The intrinsic (bf16, width, w, w_at, w_stride, x, x_at, c, c_at, c_stride, steps, first).
+    """The intrinsic (bf16, width, x, x_at, x_stride, w, w_at, c, c_at, c_stride, steps, first).
 
-    C[i, j] = sum over k of W[i, k] X[k, j], added to what C holds unless `first`, for the tile's
-    rows i and j < width, a multiple of its lanes. w, x, c: f32[.] of words, each with the index of
-    its first word and the words from row to row, i64; X's rows are `width` wide. bf16, first: bool.
+    C[i, j] = sum over k of X[i, k] W[k, j], added to what C holds unless `first`, for the tile's
+    rows i and j < width, a multiple of its lanes. x, w, c: f32[.] of words, each with the index of
+    its first word and the words from row to row, i64; W's rows are `width` wide. bf16, first: bool.
     """
 
     @intrinsic
-    def multiply_tile(_, bf16, width, w, w_at, w_stride, x, x_at, c, c_at, c_stride, steps, first):
+    def multiply_tile(_, bf16, width, x, x_at, x_stride, w, w_at, c, c_at, c_stride, steps, first):
         def generate(context, builder, signature, arguments):
-            bf16, width, w, w_at, w_stride, x, x_at, c, c_at, c_stride, steps, first = arguments
+            bf16, width, x, x_at, x_stride, w, w_at, c, c_at, c_stride, steps, first = arguments
             code, kinds = _Code(context, builder, tile.lanes), signature.args
-            w = _Rows(code.pointer(kinds[2], w, w_at), w_stride)
-            x = code.pointer(kinds[5], x, x_at)
-            c = _Rows(code.pointer(kinds[7], c, c_at), c_stride)
+            of = _Operands(
+                _Rows(code.pointer(kinds[2], x, x_at), x_stride),
+                code.pointer(kinds[5], w, w_at),
+                _Rows(code.pointer(kinds[7], c, c_at), c_stride),
+            )
             for vectors, pairs in itertools.product(range(1, tile.vectors + 1), (False, True)):
                 sized = builder.icmp_signed("==", width, I64(vectors * tile.lanes))
                 kind = builder.icmp_signed("==", bf16, bf16.type(pairs))
                 with builder.if_then(builder.and_(sized, kind)):
-                    _multiply(code, tile, vectors, pairs, w, x, c, steps, first)
+                    _multiply(code, tile, vectors, pairs, of, steps, first)
             return context.get_dummy_value()
 
         i64, truth = types.int64, types.boolean
-        kinds = (truth, i64, w, i64, i64, x, i64, c, i64, i64, i64, truth)
+        kinds = (truth, i64, x, i64, i64, w, i64, c, i64, i64, i64, truth)
         return types.void(*kinds), generate
 
     return multiply_tile
 
 
 def square_transpose(lanes: int) -> Any:
-    """The intrinsic (a, a_at, a_stride, b, b_at, b_stride): b[j, i] = a[i, j], i, j < lanes.
+    """The intrinsic (a, a_at, a_stride, z, z_at, scale, b, b_at, b_stride), for i, j < lanes.
 
-    a, b: f32[.], each with the index of its first element and the elements from row to row: i64
+    b[j, i] = a[i, j] + scale z[i, j], or a[i, j] if scale is 0, and z is not read then
+    a, z, b: f32[.], each with the index of its first element, and the elements from row to row of
+    a and z, and of b: i64; scale: f32
     """
 
     @intrinsic
-    def transpose(_, a, a_at, a_stride, b, b_at, b_stride):
+    def transpose(_, a, a_at, a_stride, z, z_at, scale, b, b_at, b_stride):
         def generate(context, builder, signature, arguments):
-            a, a_at, a_stride, b, b_at, b_stride = arguments
+            a, a_at, a_stride, z, z_at, scale, b, b_at, b_stride = arguments
             code, kinds = _Code(context, builder, lanes), signature.args
-            a, b = code.pointer(kinds[0], a, a_at), code.pointer(kinds[3], b, b_at)
+            a, z = code.pointer(kinds[0], a, a_at), code.pointer(kinds[3], z, z_at)
+            b = code.pointer(kinds[6], b, b_at)
             rows = [code.load(a, i, a_stride) for i in range(lanes)]
-            riffle = [lane for i in range(lanes) for lane in (i, lanes + i)]
-            for _ in range(lanes.bit_length() - 1):  # every time, half the rows between the others
-                pairs = zip(rows[: lanes // 2], rows[lanes // 2 :], strict=True)
-                halves = (riffle[:lanes], riffle[lanes:])
-                rows = [code.shuffle(*pair, half) for pair in pairs for half in halves]
-            for i in range(lanes):
-                code.store(rows[i], b, i, b_stride)
+            plain = builder.fcmp_ordered("==", scale, scale.type(0.0))
+            with builder.if_else(plain) as (then, otherwise):
+                with then:
+                    _write_columns(code, rows, b, b_stride)
+                with otherwise:
+                    factor = code.spread(scale)
+                    parts = [builder.fmul(factor, code.load(z, i, a_stride)) for i in range(lanes)]
+                    sums = [builder.fadd(row, part) for row, part in zip(rows, parts, strict=True)]
+                    _write_columns(code, sums, b, b_stride)
             return context.get_dummy_value()
 
-        i64 = types.int64
-        return types.void(a, i64, i64, b, i64, i64), generate
+        i64, f32 = types.int64, types.float32
+        return types.void(a, i64, i64, z, i64, f32, b, i64, i64), generate
 
     return transpose
+
+
+def _write_columns(code: _Code, rows: list[Any], b: Any, stride: Any) -> None:
+    """Vectors as the columns of a square."""
+    lanes = code.lanes
+    riffle = [lane for i in range(lanes) for lane in (i, lanes + i)]
+    for _ in range(lanes.bit_length() - 1):  # every time, half the rows between the others
+        pairs = zip(rows[: lanes // 2], rows[lanes // 2 :], strict=True)
+        halves = (riffle[:lanes], riffle[lanes:])
+        rows = [code.shuffle(*pair, half) for pair in pairs for half in halves]
+    for i in range(lanes):
+        code.store(rows[i], b, i, stride)
 
 
 @intrinsic

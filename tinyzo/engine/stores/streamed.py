@@ -65,17 +65,24 @@ class Streamed:
         self._source = source
         self._names = names
         for name in names:
-            if self._tag(name) not in FLOATS:
-                found = f"{source.path}: {name} is of {self._tag(name)}"
-                hint = f"only {', '.join(FLOATS)} are read: take the model before it was quantised"
-                raise CheckpointError(found, hint)
-        self.shapes = {name: source.info(file).shape for name, file in names.items()}
+            self._check(name)
+        self.shapes = {name: self._shape(name) for name in names}
         self.dtypes = {name: np.dtype(dtype or self._own_type(name)) for name in names}
         self._reader = Pool(1)
         self._ahead: Ahead | None = None
         self._last: Place | None = None  # the block that was given out last
         self._follows: dict[tuple[str, Place | None], Place] = {}  # what came after it last time
         self.resize(tiles)
+
+    def _check(self, name: str) -> None:
+        """raises: CheckpointError for a tensor that is not of floats"""
+        if self._tag(name) not in FLOATS:
+            found = f"{self._source.path}: {name} is of {self._tag(name)}"
+            hint = f"only {', '.join(FLOATS)} are read: take the model before it was quantised"
+            raise CheckpointError(found, hint)
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        return self._source.info(self._names[name]).shape
 
     def _tag(self, name: str) -> str:
         """The tag of a tensor's storage type in the file."""
@@ -100,12 +107,16 @@ class Streamed:
 
     def load(self) -> Resident:
         """All of it into memory, block by block; the file is closed."""
-        tensors = {name: np.empty(self.shapes[name], self.dtypes[name]) for name in self.shapes}
+        tensors = {name: self._room_for(name) for name in self.shapes}
         for name, tensor in tensors.items():
             for start, raw in self.blocks(name):
                 tensor[start : start + len(raw)] = raw
         self.close()
         return Resident(tensors)
+
+    def _room_for(self, name: str) -> np.ndarray:
+        """An array for a whole tensor as it is handed out."""
+        return np.empty(self.shapes[name], self.dtypes[name])
 
     def read(self, name: str) -> np.ndarray:
         return self._read(Place(name, 0, self.shapes[name][0]))
