@@ -646,8 +646,8 @@ FAULTS = (
     ),
     Fault(
         "engine/numba/objects.py",
-        "is_plain = each.flags.carray",
-        "is_plain = each.flags.c_contiguous",
+        "if each.flags.carray:",
+        "if each.flags.c_contiguous:",
         "an object writes into memory that may not be written",
         "engine/test_objects.py::test_other_arguments_are_for_numba",
     ),

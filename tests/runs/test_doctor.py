@@ -28,7 +28,7 @@ from tinyzo.runs import doctor
 pytest.importorskip("numba", reason="the checks compare two engines")
 
 from tinyzo.engine.numba import engine as numba_engine
-from tinyzo.engine.numba import files, roofline
+from tinyzo.engine.numba import files, objects, roofline
 from tinyzo.engine.numba.engine import NumbaEngine
 from tinyzo.engine.numba.vectors import TILE
 
@@ -351,6 +351,16 @@ def test_an_import_that_kills_is_not_tried_here(monkeypatch):
     monkeypatch.setenv("TINYZO_NO_NUMBA", "1")
     monkeypatch.setattr(doctor, "why_no_numba", lambda: "not wanted")
     assert doctor.engines_here()[1] == "not wanted"
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [("", "called without Numba"), ("this is no Linux", "called by Numba (this is no Linux)")],
+)
+def test_who_calls_the_kernels(monkeypatch, reason, said):
+    monkeypatch.setattr(objects, "why_numba", lambda: reason)
+    (check,) = doctor.kernels()
+    assert check["value"].endswith(f"; {said}")
 
 
 def test_a_folder_that_keeps_no_kernels(monkeypatch):

@@ -93,7 +93,7 @@ def kinds_of(signature: Iterable[Any]) -> list[Any]:
     kinds: list[Any] = []
     for each in signature:
         if isinstance(each, types.Array) and each.layout == "C" and each.mutable and each.aligned:
-            kinds.append((as_dtype(each.dtype).str, each.ndim))
+            kinds.append((as_dtype(each.dtype), each.ndim))
         elif hasattr(each, "types"):  # of a tuple's items
             kinds += kinds_of(each.types)
         elif each in LETTERS:

@@ -64,5 +64,7 @@ def settings() -> tuple[object, ...]:
     """Numba's settings: variables of the environment, and its file in the current folder."""
     variables = [f"{k}={v}" for k, v in os.environ.items() if k.startswith("NUMBA_")]
     told = sorted(each for each in variables if each.partition("=")[0] not in NO_MATTER)
-    file = Path(".numba_config.yaml")
-    return (*told, file.read_bytes() if file.is_file() else b"")
+    try:
+        return (*told, Path(".numba_config.yaml").read_bytes())
+    except OSError:
+        return tuple(told)
