@@ -15,7 +15,7 @@ from tinyzo.engine.numba.matmul import (
     panel_width,
     rounded_up,
 )
-from tinyzo.engine.numba.sizes import CHUNK
+from tinyzo.engine.numba.sizes import CHUNK, FLOATS
 
 P0, P1, P2, P3, P4, P5 = (F(c) for c in PHI_P)
 Q0, Q1, Q2, Q3, Q4, Q5 = (F(c) for c in PHI_Q)
@@ -88,7 +88,7 @@ def attention(q, k, v, blocks, keys, places, causal, out, scratch, counters):
         at = t0 * step + h * size
         q_at = at + (p * q.shape[1] * step if q.shape[0] > 1 else 0)
         multiply(
-            *(False, queries, q_at, step, count, scratch, k_panels, n, size),
+            *(FLOATS, queries, q_at, step, count, scratch, k_panels, n, size),
             *(scratch, scores, width, True, scratch),
         )
         for t in range(count):
@@ -97,6 +97,6 @@ def attention(q, k, v, blocks, keys, places, causal, out, scratch, counters):
             softmax(row[:seen])
             row[seen:] = F(0)
         multiply(
-            *(False, scratch, scores, width, count, scratch, v_panels, size, n),
+            *(FLOATS, scratch, scores, width, count, scratch, v_panels, size, n),
             *(flat, at + p * out.shape[1] * step, step, True, scratch),
         )

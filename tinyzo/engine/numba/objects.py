@@ -43,7 +43,7 @@ C_TYPES: dict[str, Any] = {
 class Build(NamedTuple):
     """What kernels are compiled for, as far as Python has to know it.
 
-    lanes, rows, width: of the register tile, vectors.Tile; bf16: how it multiplies bfloat16, or ""
+    lanes, rows, width: of the register tile, vectors.Tile; bf16, matrix: as there
     features: instructions that the CPU has
     """
 
@@ -51,6 +51,7 @@ class Build(NamedTuple):
     rows: int
     width: int
     bf16: str
+    matrix: str
     features: tuple[str, ...]
 
 
@@ -91,13 +92,13 @@ class Object(NamedTuple):
         ends = list(itertools.accumulate(about["sizes"], initial=4 + size))
         parts = [content[start:end] for start, end in itertools.pairwise(ends)]
         named = zip(about["helpers"], parts[1:], strict=True)
-        lanes, rows, width, bf16, features = about["build"]
+        lanes, rows, width, bf16, matrix, features = about["build"]
         return cls(
             code=parts[0],
             entry=about["entry"],
             kinds=tuple(k if isinstance(k, str) else tuple(k) for k in about["kinds"]),
             helpers=[(name, code, entry) for (name, entry), code in named],
-            build=Build(lanes, rows, width, bf16, tuple(features)),
+            build=Build(lanes, rows, width, bf16, matrix, tuple(features)),
             why_not=about["why_not"],
         )
 
