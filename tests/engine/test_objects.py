@@ -27,7 +27,7 @@ from tinyzo.errors import TinyzoError
 
 needs_objects = pytest.mark.skipif(bool(loader.why_not()), reason="no objects are loaded here")
 SOUND = Object(
-    b"code", "entry", (("<f4", 2), "i"), [("f", b"more", "g")], Build(4, 4, 8, "", ()), ""
+    b"code", "entry", (("<f4", 2), "i"), [("f", b"more", "g")], Build(4, 4, 8, "", "", ()), ""
 )
 
 
