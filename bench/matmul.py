@@ -6,7 +6,8 @@ Each line is one matmul x W^T, x of M tokens and W [N, K], by three kinds of wei
 
     f32             against NumPy's BLAS
     bf16 storage    against NumPy's BLAS on float32; products in float32
-    bf16 products   against PyTorch's bfloat16 linear; only on CPUs with such an instruction
+    bf16 WAY        against PyTorch's bfloat16 linear; in the way that is chosen on this machine,
+                    and in bfloat16 by the fastest instruction, where there is one
 
 `ratio` is our speed over the rival's, by the medians and by the minima. `pair / 2` is the time of
 both probes, theta + eps z and theta - eps z, over that of two plain matmuls: what z costs. `error`
@@ -24,7 +25,7 @@ import numpy as np
 import tinyzo
 from tinyzo.dtypes import narrow, widen
 from tinyzo.engine.numba.engine import NumbaEngine
-from tinyzo.engine.numba.vectors import TILE
+from tinyzo.engine.numba.products import EMULATED
 from tinyzo.engine.terms import Probe
 from tinyzo.engine.weights import Weights
 
@@ -44,20 +45,22 @@ class Kind:
     name: str
     dtype: np.dtype
     engine: NumbaEngine
+    rival: str = "numpy"
 
 
 def kinds(threads: int | None) -> list[Kind]:
     """What this CPU can do."""
     engine = NumbaEngine(threads, bf16=False)
     found = [Kind("f32", np.dtype("<f4"), engine), Kind("bf16 storage", BFLOAT, engine)]
-    if TILE.bf16:
-        found.append(Kind("bf16 products", BFLOAT, NumbaEngine(threads, bf16=True)))
+    engines = {engine.way: engine for engine in (NumbaEngine(threads), NumbaEngine(threads, True))}
+    engines.pop(EMULATED, None)
+    found += [Kind(f"bf16 {way}", BFLOAT, engine, "torch") for way, engine in engines.items()]
     return found
 
 
 def rival_call(kind: Kind, x: np.ndarray, w: np.ndarray) -> Callable[[], object] | None:
     """The same matmul by the rival. x: f32[M, K], w: as stored [N, K]."""
-    if not kind.engine.bf16:
+    if kind.rival == "numpy":
         wide, out = widen(w), np.empty((len(x), len(w)), np.float32)
         return lambda: np.matmul(x, wide.T, out=out)
     if not common.has("torch"):

@@ -39,6 +39,16 @@ def test_its_document(home: Path, tmp_path: Path, capsys: Capture, family: str) 
     assert "memory plan: numba, resident" in log.replace("numpy", "numba") and "6/6" in log
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "f32"])
+def test_it_says_how_bfloat16_is_multiplied(
+    home: Path, tmp_path: Path, capsys: Capture, dtype: str
+) -> None:
+    assert finetune(home / "opt", home / "data", tmp_path / "run", "--dtype", dtype) == 0
+    log = capsys.readouterr().err
+    expected = dtype == "bf16" and "memory plan: numba" in log
+    assert ("products of bfloat16: by " in log) == expected
+
+
 def test_it_says_what_it_did(home: Path, tmp_path: Path, capsys: Capture) -> None:
     assert finetune(home / "opt", home / "data", tmp_path / "run") == 0
     output = capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import platform
@@ -20,6 +21,7 @@ from tinyzo.dtypes import narrow, widen
 from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.engine.terms import Probe
 from tinyzo.engine.weights import Weights
+from tinyzo.errors import ConfigError
 from tinyzo.zo.mezo import mezo_step
 from tinyzo.zo.objectives import Objective
 
@@ -31,7 +33,7 @@ from numba import types  # noqa: E402
 from numba.extending import intrinsic  # noqa: E402
 
 from tinyzo.engine.numba import engine as numba_engine  # noqa: E402
-from tinyzo.engine.numba import files, layers, objects, tensors  # noqa: E402
+from tinyzo.engine.numba import files, layers, objects, products, tensors  # noqa: E402
 from tinyzo.engine.numba import matmul as matmuls  # noqa: E402
 from tinyzo.engine.numba.engine import DEPTH, NumbaEngine  # noqa: E402
 from tinyzo.engine.numba.sizes import block_rows  # noqa: E402
@@ -67,7 +69,7 @@ old_llvm = pytest.mark.skipif(
         ({"avx2"}, X86, Tile(4, 4, 2, "")),
         (set(), X86, Tile(4, 4, 2, "")),
         ({"neon"}, ARM, Tile(4, 8, 2, "")),
-        ({"neon", "bf16"}, "arm64-apple-darwin", Tile(4, 8, 2, "bfdot")),
+        ({"neon", "bf16"}, "arm64-apple-darwin", Tile(4, 8, 2, "bfdot", "bfmmla")),
     ],
 )
 def test_the_tile_follows_from_the_cpu(features, triple, tile):
@@ -87,6 +89,7 @@ TILES = [TILE, *(pytest.param(t, marks=pytest.mark.exhaustive) for t in OTHERS i
 # BFDotAdd: sums of two exact products, rounded to odd): a whole one.
 HALF = 2.0**-24 * (1 + 2.0**-10)  # and the errors of errors
 ROUNDING = {False: HALF, True: 2 * HALF if TILE.bf16 == "bfdot" else HALF}  # bf16: its errors
+MATRICES = {"amx": HALF, "bfmmla": 2 * HALF}  # AMX: FMAs, then sums; bfmmla: two of BFDotAdd
 
 
 def matmul(x: np.ndarray, w: np.ndarray, rounding: float) -> tuple[np.ndarray, np.ndarray]:
@@ -105,10 +108,12 @@ def matmul(x: np.ndarray, w: np.ndarray, rounding: float) -> tuple[np.ndarray, n
     return sums[..., -1], rounding * sizes
 
 
-def matmul_in_any_order(x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same where BLAS chooses the order: no partial sum is larger than all products' sizes."""
+def matmul_in_any_order(
+    x: np.ndarray, w: np.ndarray, rounding: float = HALF
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same in an order that is not ours: no partial sum is larger than all products' sizes."""
     sizes = np.abs(x).astype(np.float64) @ np.abs(w).T.astype(np.float64)
-    return matmul(x, w, HALF)[0], HALF * (x.shape[-1] + 1) * sizes
+    return matmul(x, w, rounding)[0], rounding * (x.shape[-1] + 1) * sizes
 
 
 def random_floats(random: np.random.RandomState, *shape: int) -> np.ndarray:
@@ -219,15 +224,30 @@ def random_weights(rows: int, inner: int, engine, dtype: str = "<f4") -> Weights
 SIZES = [1, 3, TILE.lanes, TILE.width - 1, TILE.width, TILE.width + 1, 2 * TILE.width + TILE.lanes]
 
 
+WAYS = ("float32", "shifts", "dpbf16ps", "amx", "bfdot", "bfmmla")
+
+
+def engine_of(way: str) -> NumbaEngine:
+    """An engine that multiplies bfloat16 in a way; a skip, with the reason, where it has it not."""
+    try:
+        return NumbaEngine(2, bf16=way)
+    except ConfigError as error:
+        pytest.skip(f"{error.message}: {error.hint}")
+
+
 THREE = [Probe(0, 0.0), Probe(3, 0.1), Probe(5, 0.1)]
 
 
 @pytest.mark.parametrize("count", SIZES)
 @pytest.mark.parametrize(("rows", "inner"), [(1, 1), (5, 3), (131, 17), (40, DEPTH + 9)])
-@pytest.mark.parametrize("bf16", [False, True])
-def test_linear_of_any_size_is_a_sum_of_products(count, rows, inner, bf16):
+@pytest.mark.parametrize(("dtype", "way"), [("<f4", "float32"), *(("<u2", way) for way in WAYS)])
+def test_linear_of_any_size_is_a_sum_of_products(count, rows, inner, dtype, way):
     """In bfloat16, of operands that are rounded to nearest; a decoder's rows always in float32."""
-    weights = random_weights(rows, inner, NumbaEngine(2, bf16=bf16), "<u2" if bf16 else "<f4")
+    weights = random_weights(rows, inner, engine_of(way), dtype)
+    bf16 = dtype == "<u2" and way != products.WIDENED
+    exactly = functools.partial(matmul, rounding=ROUNDING[bf16])
+    if bf16 and way in MATRICES:
+        exactly = functools.partial(matmul_in_any_order, rounding=MATRICES[way])
     used = 0.0
     for probes, shared in itertools.product([[Probe(0, 0.0)], PAIR, THREE], [True, False]):
         x = random_floats(np.random.RandomState(0), 1 if shared else len(probes), count, inner)
@@ -244,7 +264,7 @@ def test_linear_of_any_size_is_a_sum_of_products(count, rows, inner, bf16):
             operands = (to_bfloat(xp), to_bfloat(w[p])) if bf16 else (xp, w[p])
             used = max(
                 used,
-                share(found[p], *matmul(*operands, ROUNDING[bf16]), bias[p], residual[p]),
+                share(found[p], *exactly(*operands), bias[p], residual[p]),
                 share(scores[p], *matmul_in_any_order(xp, w[p][picked]), bias[p][picked]),
             )
     print(f"used {used:.0%}")

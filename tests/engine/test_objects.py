@@ -31,7 +31,7 @@ SOUND = Object(
     "entry",
     ((np.dtype(np.float32), 2), "i"),
     [("f", b"more", "g")],
-    Build(4, 4, 8, "", ()),
+    Build(4, 4, 8, "", "", ()),
     "",
 )
 

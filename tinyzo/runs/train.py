@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from tinyzo import __version__
 from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import fingerprint
@@ -207,6 +209,17 @@ def _settle(run: Run, model: Model, plan: memory.Plan) -> None:
     if plan.engine == "numpy":
         engine = "numpy"
     model.settle(engine, plan.residency, run.settings.threads, plan.tiles)
+    if plan.engine == "numba":
+        _say_products(model)
+
+
+def _say_products(model: Model) -> None:
+    """Log how bfloat16 weights are multiplied, which is not the same on all machines."""
+    from tinyzo.engine.numba.engine import NumbaEngine
+
+    engine, dtypes = model.weights.engine, model.weights.store.dtypes.values()
+    if isinstance(engine, NumbaEngine) and any(dtype == np.uint16 for dtype in dtypes):
+        report.say(f"products of bfloat16: by {engine.way}")
 
 
 def _first_unevaluated(run: Run, data: Data, done: int) -> int:

@@ -45,7 +45,7 @@ class Product(NamedTuple):
     terms:    what is added to W as it is read
     bias:     f32[0 or 1 or P, 1, N]; residual: f32[0 or 1 or P, M, N]
     out:      f32[P, M, N], to be written
-    bf16:     both operands are rounded to bfloat16
+    kind:     of products, as sizes.FLOATS
     """
 
     x: Array
@@ -53,7 +53,7 @@ class Product(NamedTuple):
     bias: Array
     residual: Array
     out: Array
-    bf16: bool
+    kind: int
 
     @property
     def has_one_w(self) -> bool:

@@ -82,7 +82,7 @@ def build_here() -> objects.Build:
     """What this process compiles for."""
     features = cpu_features()
     has = tuple(feature for feature in FEATURES if feature in features)
-    return objects.Build(TILE.lanes, TILE.rows, TILE.width, TILE.bf16, has)
+    return objects.Build(TILE.lanes, TILE.rows, TILE.width, TILE.bf16, TILE.matrix, has)
 
 
 def kinds_of(signature: Iterable[Any]) -> list[Any]:

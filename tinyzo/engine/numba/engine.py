@@ -9,13 +9,14 @@ import functools
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from timeit import timeit
 
 import numpy as np
 
 from tinyzo.batch import Batch
 from tinyzo.dtypes import Array, Integers, Rows
 from tinyzo.engine.adapters import AdaptedView
-from tinyzo.engine.numba import files, objects
+from tinyzo.engine.numba import files, objects, products
 from tinyzo.engine.numba.arguments import (
     NOTHING,
     AttentionLayout,
@@ -25,7 +26,15 @@ from tinyzo.engine.numba.arguments import (
     make_terms,
     padded,
 )
-from tinyzo.engine.numba.sizes import CHUNK, DEPTH, block_rows
+from tinyzo.engine.numba.sizes import (
+    CHUNK,
+    DEPTH,
+    FLOATS,
+    MATRIX,
+    ROOM,
+    UNITS,
+    block_rows,
+)
 from tinyzo.engine.numpy_engine import QUERIES, NumpyView
 from tinyzo.engine.terms import Probe
 from tinyzo.engine.threads import ENGINES, Pool, Task, new_lock, pin, pinned
@@ -45,15 +54,19 @@ class NumbaEngine:
 
     name = "numba"
 
-    def __init__(self, threads: int | None = None, bf16: bool | None = None) -> None:
+    def __init__(self, threads: int | None = None, bf16: bool | str | None = None) -> None:
         """threads: None for one on each fast CPU; those that do not fit there go anywhere.
 
-        bf16: multiply bfloat16 weights as bfloat16; None: where the CPU has an instruction for it
+        bf16: multiply bfloat16 weights as bfloat16, by the fastest instruction there is; False:
+        widened to float32; None: as is faster here; or a way of products.py by name
+        raises: ConfigError for one that cannot be had here
         """
         cpus = fast_cpus()
         self.threads = threads or default_threads()
         self.build = objects.build()
-        self.bf16 = bool(self.build.bf16) if bf16 is None else bf16
+        self._bf16 = products.WIDENED if bf16 is False else bf16
+        if isinstance(self._bf16, str):
+            products.kind(self._bf16)
         can_pin = hasattr(os, "sched_setaffinity") and self.threads <= len(cpus)
         self._block = block_rows(cache_bytes(), 2 * self.build.lanes)
         self._cpus = cpus if can_pin else set()
@@ -61,6 +74,19 @@ class NumbaEngine:
         self._running: list[Task[None]] = []
         self._scratch = [np.empty(0, np.float32)] * (self.threads + 1)  # the last one is shared
         self._lock = new_lock(ENGINES)
+
+    @property
+    def way(self) -> str:
+        """How bfloat16 weights are multiplied, as products.py names it; measured at first need."""
+        if not isinstance(self._bf16, str):
+            choose = products.choose_rounded if self._bf16 else products.choose
+            self._bf16 = choose(product_rates())
+        return self._bf16
+
+    @property
+    def bf16(self) -> bool:
+        """True when bfloat16 weights are multiplied as bfloat16."""
+        return self.way != products.WIDENED
 
     def view(self, weights: Parameters, probes: Sequence[Probe]) -> "NumbaView":
         if weights.adapter_scale is None:
@@ -79,16 +105,17 @@ class NumbaEngine:
 
         column: where they begin in `out`, and in bias and residual
         """
-        x, terms, bias, residual, out, bf16 = product
-        build = self.build
-        words = padded(x.shape[2], 2) // 2 if bf16 else x.shape[2]
+        x, terms, bias, residual, out, kind = product
+        build, is_rounded = self.build, kind != FLOATS
+        matrix = build.matrix if kind == MATRIX else ""
+        words = padded(padded(x.shape[2], 2) // 2, UNITS[matrix])
         block = self._rows_of_a_task(len(raw))
         tiles = len(terms.seeds) * block * DEPTH
-        work = (1 + 3 * build.lanes) * (2 * DEPTH if bf16 else DEPTH)
+        work = (1 + 3 * build.lanes) * (2 * DEPTH if is_rounded else DEPTH)
         self.run(
             objects.linear,
-            *(x, *as_bytes(raw), first, terms, bias, residual, out, column, bf16, block),
-            shared=x.shape[0] * x.shape[1] * words if bf16 else 0,
+            *(x, *as_bytes(raw), first, terms, bias, residual, out, column, kind, block),
+            shared=(x.shape[0] * x.shape[1] + ROOM[matrix]) * words if is_rounded else 0,
             scratch=tiles + work + build.rows * (DEPTH + build.width),
         )
 
@@ -224,8 +251,10 @@ class NumbaView(NumpyView):
         terms = make_terms(self.weights, name, self.probes if name in self.perturbed else ())
         copies = max(self.copy_count(name, x), len(bias), len(residual))
         out = np.empty((copies, x.shape[1], count), np.float32)
-        in_bf16 = bf16 and self._engine.bf16 and self.weights.dtype(name) == np.uint16
-        product = Product(np.ascontiguousarray(x), terms, bias, residual, out, in_bf16)
+        kind = FLOATS
+        if bf16 and self.weights.dtype(name) == np.uint16:
+            kind = products.kind(self._engine.way)
+        product = Product(np.ascontiguousarray(x), terms, bias, residual, out, kind)
         if product.has_one_w:
             product = product.side_by_side()
         column = 0
@@ -285,6 +314,33 @@ class NumbaView(NumpyView):
 
 class AdaptedNumbaView(AdaptedView, NumbaView):
     """The same, of weights that have adapters."""
+
+
+# -- products in bfloat16 --------------------------------------------------------------------
+
+SAMPLE = (128, 1024, 128)  # tokens, columns and rows of W: half a millisecond or less
+
+
+@functools.cache
+def product_rates() -> products.Rates:
+    """Gflop/s a thread of each way to multiply bfloat16 here, kept from the first time."""
+    return products.find_rates(measure_products)
+
+
+def measure_products(ways: Iterable[str]) -> products.Rates:
+    """The rates of ways to multiply bfloat16, in turns, the fastest of several: some ms in all."""
+    count, inner, rows = SAMPLE
+    x = np.ones((1, count, inner), np.float32)
+    raw = np.full((rows, inner), 0x3F80, np.uint16)
+    views = {way: Weights({"w.weight": raw}, NumbaEngine(1, way)).view() for way in ways}
+    calls = {way: functools.partial(view.linear, "w", x) for way, view in views.items()}
+    rounds = [{way: timeit(calls[way], number=1) for way in calls} for _ in range(products.TURNS)]
+    return {way: 2e-9 * math.prod(SAMPLE) / min(r[way] for r in rounds) for way in calls}
+
+
+def product_table() -> list[products.Way]:
+    """The ways to multiply bfloat16 here, with their rates, the fastest first."""
+    return products.table(product_rates())
 
 
 # -- compilation -----------------------------------------------------------------------------

@@ -21,10 +21,10 @@ LOADER: Any = __spec__.loader  # of files, or of what is in a ZIP
 ENGINE = Path(__file__).parents[1]
 OWN = Path(__file__).parent / "__pycache__"
 SOURCES = (  # whose code or constants are compiled
-    *("numba/gather.py", "numba/groups.py", "numba/kernels.py", "numba/layers.py"),
-    *("numba/matmul.py", "numba/noise.py", "numba/sizes.py", "numba/softmax.py"),
-    *("numba/storage.py", "numba/tensors.py"),
-    *("numba/terms.py", "numba/vectors.py", "numba/wide.py"),
+    *("numba/amx.py", "numba/bfmmla.py", "numba/gather.py", "numba/groups.py"),
+    *("numba/kernels.py", "numba/layers.py", "numba/matmul.py", "numba/matrix.py"),
+    *("numba/noise.py", "numba/sizes.py", "numba/softmax.py", "numba/storage.py"),
+    *("numba/tensors.py", "numba/terms.py", "numba/vectors.py", "numba/wide.py"),
     *("noise.py", "gelu.py", "moments.py"),
 )
 FORMATS = ("numba/cache.py", "numba/objects.py")  # which write the files

@@ -16,7 +16,7 @@ from tinyzo.engine.numba.matmul import (
     panel_width,
     rounded_up,
 )
-from tinyzo.engine.numba.sizes import CHUNK
+from tinyzo.engine.numba.sizes import CHUNK, FLOATS
 from tinyzo.engine.numba.softmax import row_softmax
 from tinyzo.engine.numba.vectors import TILE, use_widest
 
@@ -171,7 +171,7 @@ def attention(q, k, v, blocks, keys, places, causal, out, scratch, counters):
         pack_keys(all_k, k_at, step, seen_keys, size, scratch, k_panels, scores)
         pack_rows(all_v, v_at, step, seen_keys, size, scratch, v_panels)
         multiply(
-            *(False, all_q, start_of(p, q) + query, step, count, scratch, k_panels, n, size),
+            *(FLOATS, all_q, start_of(p, q) + query, step, count, scratch, k_panels, n, size),
             *(scratch, scores, width, True, scratch),
         )
         for t in range(count):
@@ -181,6 +181,6 @@ def attention(q, k, v, blocks, keys, places, causal, out, scratch, counters):
             for s in range(seen, n):
                 scratch[row + s] = F(0)
         multiply(
-            *(False, scratch, scores, width, count, scratch, v_panels, size, n),
+            *(FLOATS, scratch, scores, width, count, scratch, v_panels, size, n),
             *(all_out, start_of(p, out) + query, step, True, scratch),
         )

@@ -5,13 +5,25 @@ A tile of W, as each probe has it, is packed into panels of at most WIDTH rows (
 X is read where it lies, ROWS tokens at once, and so is `out` written.
 
     w   [panel][k][width]    words; the last LANES of a panel that is not full have zeros
+
+Where matrices of bfloat16 are multiplied by an instruction, matrix.py says what differs.
 """
 
 from numba import njit
 
 from tinyzo.engine.numba.cache import kept
 from tinyzo.engine.numba.kernels import F, U, kernel, tasks
-from tinyzo.engine.numba.sizes import DEPTH
+from tinyzo.engine.numba.matrix import (
+    COLUMNS,
+    IS_AMX,
+    SPREAD,
+    UNIT,
+    begin,
+    end,
+    multiply_rows,
+    multiply_squares,
+)
+from tinyzo.engine.numba.sizes import DEPTH, FLOATS, MATRIX, PAIRS
 from tinyzo.engine.numba.storage import to_bfloat
 from tinyzo.engine.numba.tensors import fill_noise, read
 from tinyzo.engine.numba.terms import F32
@@ -59,9 +71,37 @@ def pack_columns(x, x_at, x_stride, z, scale, count, depth, packed, at, width):
             packed[at + k * width + i] = value
 
 
+@kernel
+def pack_wide_columns(x, x_at, x_stride, count, depth, packed, at, width):
+    """The same with SPREAD words of k side by side, of which `depth` is a multiple."""
+    for k in range(0, depth, SPREAD):
+        for i in range(LANES):
+            for h in range(SPREAD):
+                word = x[x_at + i * x_stride + k + h] if i < count else F(0)
+                packed[at + k * width + i * SPREAD + h] = word
+
+
 @njit(inline="always")
-def panel_width(columns):
+def words_of(size, kind):
+    """Words of k that `size` elements take; those that are left over are zeros."""
+    if kind == FLOATS:
+        return size
+    return rounded_up((size + 1) // 2, UNIT if kind == MATRIX else 1)
+
+
+@njit(inline="always")
+def round_row(values, out, at, words):
+    """f32[n] as `words` words of bfloat16: out[at], ..."""
+    to_bfloat(values, out, at)
+    for i in range(at + (values.size + 1) // 2, at + words):
+        out[i] = F(0)
+
+
+@njit(inline="always")
+def panel_width(columns, kind=FLOATS):
     """The columns of the next panel, if so many are left: all panels are about as wide."""
+    if COLUMNS > 0 and kind == MATRIX:
+        return COLUMNS
     vectors = (columns + LANES - 1) // LANES
     panels = (vectors + TILE.vectors - 1) // TILE.vectors
     return (vectors + panels - 1) // panels * LANES
@@ -86,7 +126,7 @@ def pack_panels(x, x_at, x_stride, count, depth, packed, at):
 def round_token(x, i, words, rounded):
     """A token of x: f32[P, M, K], the i-th of all, as words of bfloat16. rounded: f32[.]"""
     p, m = divmod(i, x.shape[1])
-    to_bfloat(x[p, m], rounded, i * words)
+    round_row(x[p, m], rounded, i * words, words)
 
 
 @kernel
@@ -98,24 +138,36 @@ def add_scaled(w, scale, z, out):
 
 @kernel
 def pack_copies(
-    raw, storage, terms, first, inner, start, size, bf16, work, panels, at_first, width, apart
+    raw,
+    storage,
+    terms,
+    first,
+    inner,
+    start,
+    size,
+    kind,
+    words,
+    work,
+    panels,
+    at_first,
+    width,
+    apart,
 ):
     """LANES rows of W or fewer, as each probe has them, as columns of its panel.
 
     raw: u8[R, bytes]; first: i64, the first one's number in its tensor; inner: elements of a row,
-    of which those from `start` on are taken, `size` of them
-    work: f32[(1 + 3 LANES) size]; panels: f32[.], copy c's from at_first + c apart on
+    of which those from `start` on are taken, `size` of them, as `words` words
+    work: f32[size + 3 LANES max(size, words)]; panels: f32[.], copy c's from at_first + c apart on
     """
     count = raw.shape[0]
-    words = (size + 1) // 2 if bf16 else size
-    if storage == F32 and not bf16 and terms.keys.size == 0:
+    if storage == F32 and kind == FLOATS and terms.keys.size == 0:
         for c in range(terms.seeds.size):
             source = raw.reshape(-1).view(F)
             at = at_first + c * apart
             pack_columns(source, start, inner, source, F(0), count, words, panels, at, width)
         return
-    parts = work[: (1 + 3 * LANES) * size]
-    copy, all_rows = parts[:size], parts[size:].reshape(3, LANES * size)
+    copy = work[:size]
+    all_rows = work[size:][: 3 * LANES * max(size, words)].reshape(3, -1)
     w, z, pairs = all_rows[0], all_rows[1], all_rows[2]
     for r in range(count):
         index, here = U(first + r * inner + start), r * size
@@ -128,21 +180,35 @@ def pack_copies(
             for r in range(count):
                 index, here = U(first + r * inner + start), r * size
                 fill_noise(terms, seed, index, z[here : here + size], w[here : here + size])
-        if bf16:
-            for r in range(count):
-                here = r * size
-                add_scaled(w[here : here + size], scale, z[here : here + size], copy)
-                to_bfloat(copy, pairs, r * words)
-            pack_columns(pairs, 0, words, pairs, F(0), count, words, panels, at, width)
-        else:
+        if kind == FLOATS:
             pack_columns(w, 0, size, z, scale, count, words, panels, at, width)
+            continue
+        for r in range(count):
+            here = r * size
+            add_scaled(w[here : here + size], scale, z[here : here + size], copy)
+            round_row(copy, pairs, r * words, words)
+        if SPREAD > 1 and kind == MATRIX:
+            pack_wide_columns(pairs, 0, words, count, words, panels, at, width)
+        else:
+            pack_columns(pairs, 0, words, pairs, F(0), count, words, panels, at, width)
 
 
 # -- products --------------------------------------------------------------------------------
 
 
+@njit(inline="always")
+def multiply_full(kind, width, x, x_at, x_stride, w, w_at, c, c_at, c_stride, steps, first):
+    """A tile of `out` by a panel's `width`, of which all is there: `tile_multiplier`."""
+    if kind == MATRIX:
+        multiply_squares(width, x, x_at, x_stride, w, w_at, c, c_at, c_stride, steps, first)
+    else:
+        multiply_tile(
+            kind == PAIRS, width, x, x_at, x_stride, w, w_at, c, c_at, c_stride, steps, first
+        )
+
+
 @kernel
-def multiply(bf16, x, x_at, x_stride, rows, w, w_at, columns, steps, out, at, stride, first, edge):
+def multiply(kind, x, x_at, x_stride, rows, w, w_at, columns, steps, out, at, stride, first, edge):
     """out[m, j] = sum over k of X[m, k] W[k, j], `steps` words of k: alone if `first`, or added.
 
     x: f32[.], X[m, k] at x_at + m x_stride + k; w: f32[.], panels, from w_at on
@@ -160,15 +226,15 @@ def multiply(bf16, x, x_at, x_stride, rows, w, w_at, columns, steps, out, at, st
                     edge[here + i * steps + k] = x[token + k] if i < real else F(0)
         j = 0
         while j < columns:
-            width = panel_width(columns - j)
+            width = panel_width(columns - j, kind)
             panel, place = w_at + j * steps, at + m * stride + j
             if real == ROWS and j + width <= columns:
-                multiply_tile(
-                    bf16, width, source, here, apart, w, panel, out, place, stride, steps, first
+                multiply_full(
+                    kind, width, source, here, apart, w, panel, out, place, stride, steps, first
                 )
             else:
-                multiply_tile(
-                    bf16, width, source, here, apart, w, panel, edge, 0, width, steps, True
+                multiply_full(
+                    kind, width, source, here, apart, w, panel, edge, 0, width, steps, True
                 )
                 for i in range(real):
                     for k in range(min(width, columns - j)):
@@ -201,7 +267,7 @@ def linear(
     residual,
     out,
     column,
-    bf16,
+    kind,
     block,
     rounded,
     scratch,
@@ -212,14 +278,14 @@ def linear(
     x: f32[1 or P, M, K]; first: i64, the number of raw's first row
     bias: f32[0 or 1 or P, 1, N]; residual: f32[0 or 1 or P, M, N]; out: f32[P, M, N], written
     column: i64, of out (and bias and residual) where the products begin
-    bf16: bool, words are pairs of bfloat16; block: i64, rows of W in a task, a multiple of LANES
-    rounded: f32[X's copies * M * words of k], all threads', if bf16
+    kind: i64, of products, as FLOATS; block: i64, rows of W in a task, a multiple of LANES
+    rounded: f32[(X's copies * M + ROOM) * words of k], all threads', unless it is FLOATS
     """
     copies, count, columns = out.shape
     inner = x.shape[2]
-    words = (inner + 1) // 2 if bf16 else inner
+    words = words_of(inner, kind)
     tokens = x.reshape(-1)
-    if bf16:
+    if kind != FLOATS:
         tokens, total = rounded, x.shape[0] * count
         for i in tasks(counters, 0, total, ROWS):
             round_token(x, i, words, rounded)
@@ -229,38 +295,48 @@ def linear(
 
     # scratch: W's tile as each probe has it, what `pack_copies` works on, and an edge
     apart = block * DEPTH
-    depth = DEPTH * 2 if bf16 else DEPTH
+    depth = DEPTH if kind == FLOATS else DEPTH * 2
     work = scratch[terms.seeds.size * apart :]
     edge = work[(1 + 3 * LANES) * depth :]
     flat = out.reshape(-1)
+    if kind == MATRIX:
+        begin()
     for task in tasks(counters, 2, (raw.shape[0] + block - 1) // block, 1):
         rows = raw[task * block :][:block]
         n = rows.shape[0]
         j0 = column + task * block
         for k in range(0, words, DEPTH):
-            start = k * 2 if bf16 else k
+            start = k if kind == FLOATS else k * 2
             size, steps = min(depth, inner - start), min(DEPTH, words - k)
             j = 0
             while j < n:
-                width = panel_width(n - j)
-                for i in range(0, min(width, n - j), LANES):
+                width = panel_width(n - j, kind)
+                for i in range(0, width, LANES):
                     number = (first + task * block + j + i) * inner
                     part = rows[j + i :][:LANES]
-                    at = j * steps + i
+                    at = j * steps + i * (SPREAD if kind == MATRIX else 1)
                     pack_copies(
-                        *(part, storage, terms, number, inner, start, size, bf16),
-                        *(work, scratch, at, width, apart),
+                        *(part, storage, terms, number, inner, start, size),
+                        *(kind, steps, work, scratch, at, width, apart),
                     )
                 j += width
             for p in range(copies):
                 x_at = k + (p * count * words if x.shape[0] > 1 else 0)
                 w_at = p * apart if terms.seeds.size > 1 else 0
                 at = p * count * columns + j0
-                multiply(
-                    *(bf16, tokens, x_at, words, count, scratch, w_at, n, steps),
-                    *(flat, at, columns, k == 0, edge),
-                )
+                if IS_AMX and kind == MATRIX:
+                    multiply_rows(
+                        *(tokens, x_at, count, words, scratch, w_at, n, steps),
+                        *(flat, at, columns, k == 0, edge),
+                    )
+                else:
+                    multiply(
+                        *(kind, tokens, x_at, words, count, scratch, w_at, n, steps),
+                        *(flat, at, columns, k == 0, edge),
+                    )
         for p in range(copies):
             for m in range(count):
                 add_columns(bias, j0, n, p, m, out)
                 add_columns(residual, j0, n, p, m, out)
+    if kind == MATRIX:
+        end()

@@ -46,7 +46,7 @@ AT: Any = (
 class Build(NamedTuple):
     """What kernels are compiled for, as far as Python has to know it.
 
-    lanes, rows, width: of the register tile, vectors.Tile; bf16: how it multiplies bfloat16, or ""
+    lanes, rows, width: of the register tile, vectors.Tile; bf16, matrix: as there
     features: instructions that the CPU has
     """
 
@@ -54,6 +54,7 @@ class Build(NamedTuple):
     rows: int
     width: int
     bf16: str
+    matrix: str
     features: tuple[str, ...]
 
 
@@ -95,13 +96,13 @@ class Object(NamedTuple):
         parts = [content[start:end] for start, end in itertools.pairwise(ends)]
         named = zip(about["helpers"], parts[1:], strict=True)
         kinds = about["kinds"]
-        lanes, rows, width, bf16, features = about["build"]
+        lanes, rows, width, bf16, matrix, features = about["build"]
         return cls(
             code=parts[0],
             entry=about["entry"],
             kinds=tuple(k if isinstance(k, str) else (np.dtype(k[0]), k[1]) for k in kinds),
             helpers=[(name, code, entry) for (name, entry), code in named],
-            build=Build(lanes, rows, width, bf16, tuple(features)),
+            build=Build(lanes, rows, width, bf16, matrix, tuple(features)),
             why_not=about["why_not"],
         )
 

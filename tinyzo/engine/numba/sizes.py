@@ -4,6 +4,9 @@ DEPTH = 512  # words of k at once; the sum of a product is one of such parts, on
 BLOCK = 128  # rows of W that a thread takes at once, at most
 CHUNK = 1 << 14  # elements of a task that goes through memory once
 CACHE_SHARE = 4  # the part of a core's second-level cache that a tile of W may have
+FLOATS, PAIRS, MATRIX = 0, 1, 2  # a product: of float32, of bfloat16 by pairs, by a matrix's words
+UNITS = {"": 1, "amx": 16, "bfmmla": 2}  # words of k that an instruction for matrices takes at once
+ROOM = {"": 0, "amx": 16, "bfmmla": 0}  # tokens beyond the last that it may read
 
 
 def block_rows(cache: int, least: int) -> int:

@@ -33,6 +33,7 @@ class Tile(NamedTuple):
     rows: int
     vectors: int
     bf16: str  # "avx512bf16", "bfdot", or "" where the CPU has no such instruction
+    matrix: str = ""  # "amx", "bfmmla", or "": the instruction that multiplies matrices
 
     @property
     def width(self) -> int:
@@ -48,16 +49,20 @@ def cpu_features() -> set[str]:
 def choose_tile(features: set[str], triple: str) -> Tile:
     """The tile for a CPU: 24 of 32 registers accumulate (AVX-512), 16 of 32 (NEON), 12 of 16."""
     if triple.startswith(("aarch64", "arm64")):
-        return Tile(4, 8, 2, "bfdot" if "bf16" in features else "")
+        return Tile(4, 8, 2, *(("bfdot", "bfmmla") if "bf16" in features else ("",)))
     if "avx512f" in features:
         known = llvm.llvm_version_info[0] >= 20  # older ones take words where we give bfloat
-        return Tile(16, 8, 3, "avx512bf16" if known and "avx512bf16" in features else "")
+        dot = "avx512bf16" if known and "avx512bf16" in features else ""
+        return Tile(16, 8, 3, dot, "amx" if {"amx-tile", "amx-bf16"} <= features else "")
     if {"avx2", "fma"} <= features:
         return Tile(8, 6, 2, "")
     return Tile(4, 4, 2, "")
 
 
-FEATURES = ("avx2", "fma", "avx512f", "avx512bf16", "neon", "bf16")  # that choose the tile
+FEATURES = (  # that choose the tile
+    *("avx2", "fma", "avx512f", "avx512bf16", "amx-tile", "amx-bf16"),
+    *("neon", "bf16"),
+)
 DOTS = {
     "avx512bf16": "llvm.x86.avx512bf16.dpbf16ps.512",
     "bfdot": "llvm.aarch64.neon.bfdot.v4f32.v8bf16",
