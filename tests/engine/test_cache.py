@@ -325,7 +325,8 @@ def cold(tmp_path, monkeypatch):
     monkeypatch.setattr(objects, "why_numba", lambda: "")
     monkeypatch.setattr(objects, "forget", lambda: None)
     monkeypatch.setattr(numba_engine, "try_apart", child)
-    monkeypatch.setattr(numba_engine, "compile_kernels", lambda: asked.append("here"))
+    for name in ("compile_kernels", "compile_to_keep"):
+        monkeypatch.setattr(numba_engine, name, lambda: asked.append("here"))
     return asked
 
 
@@ -400,7 +401,7 @@ def test_kernels_that_cannot_be_compiled(cold, capsys, monkeypatch):
 
     monkeypatch.setattr(numba_engine, "check_numba", lambda: None)
     monkeypatch.setattr(numba_engine, "try_apart", lambda statement: "RuntimeError: LLVM ERROR")
-    monkeypatch.setattr(numba_engine, "compile_kernels", fails)
+    monkeypatch.setattr(numba_engine, "compile_to_keep", fails)
     with pytest.raises(ConfigError, match=r"cannot be compiled \(RuntimeError: LLVM ERROR\)\n"):
         numba_engine.ensure_compiled()
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from broken import starts_another
 from tiny import ENGINES
 
 from tinyzo.engine.numba import loader
@@ -102,6 +103,7 @@ ctypes.CFUNCTYPE(None)(address)()
 """
 
 
+@starts_another
 def test_what_only_a_fault_calls_ends_the_process():
     assert subprocess.run([sys.executable, "-c", ABORTS], check=False).returncode == -6
 

@@ -148,6 +148,7 @@ def make_objects(results: Callable[[], list[bytes]]) -> None:
     objects.known.update({name: {} for name in files.KERNELS})
     KernelCache.reads = False
     expected = results()
+    KernelCache.reads = True
     if loader.why_not():
         return
     for file, _ in compiled.values():

@@ -377,7 +377,10 @@ def ensure_compiled() -> None:
     if not why and not objects.why_numba():
         return
     try:
-        compile_kernels()
+        if why:
+            compile_to_keep()
+        else:
+            compile_kernels()
     except Exception as error:
         found = f"the kernels cannot be compiled ({in_a_line(error)})"
         raise ConfigError(found, "reinstall numba, and report this if that does not help") from None
