@@ -1,8 +1,8 @@
 """Rows of a tensor as each probe has them, in Numba: the twin of NumpyView.whole and embed."""
 
 from tinyzo.engine.numba.cache import kept
-from tinyzo.engine.numba.kernels import U, kernel, tasks
-from tinyzo.engine.numba.tensors import fill_noise, read
+from tinyzo.engine.numba.kernels import F, U, kernel, tasks
+from tinyzo.engine.numba.tensors import add_scaled, fill_noise, read
 
 
 @kept
@@ -24,9 +24,4 @@ def gather(raw, storage, terms, numbers, out, scratch, counters):
             if seed >= 0 and seed != made:
                 made = seed
                 fill_noise(terms, seed, index, z, w)
-            row = out[p, r]
-            if seed < 0:
-                row[:] = w
-            else:
-                for i in range(width):
-                    row[i] = w[i] + scale * z[i]
+            add_scaled(w, scale if seed >= 0 else F(0), z, out[p, r])

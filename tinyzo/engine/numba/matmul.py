@@ -25,7 +25,7 @@ from tinyzo.engine.numba.matrix import (
 )
 from tinyzo.engine.numba.sizes import DEPTH, FLOATS, MATRIX, PAIRS
 from tinyzo.engine.numba.storage import to_bfloat
-from tinyzo.engine.numba.tensors import fill_noise, read
+from tinyzo.engine.numba.tensors import add_scaled, fill_noise, read
 from tinyzo.engine.numba.terms import F32
 from tinyzo.engine.numba.vectors import TILE, fetch_add, square_transpose, tile_multiplier
 
@@ -127,13 +127,6 @@ def round_token(x, i, words, rounded):
     """A token of x: f32[P, M, K], the i-th of all, as words of bfloat16. rounded: f32[.]"""
     p, m = divmod(i, x.shape[1])
     round_row(x[p, m], rounded, i * words, words)
-
-
-@kernel
-def add_scaled(w, scale, z, out):
-    """out = w + scale z, or w if scale is 0. w, z, out: f32[n]"""
-    for i in range(w.size):
-        out[i] = w[i] + scale * z[i] if scale != F(0) else w[i]
 
 
 @kernel

@@ -77,6 +77,13 @@ def read(raw, storage, row, start, terms, index, w):
         move(part, storage, terms, storage, index, w.view(np.uint8), F32)
 
 
+@kernel
+def add_scaled(w, scale, z, out):
+    """out = w + scale z, or w if scale is 0. w, z, out: f32[n]"""
+    for i in range(w.size):
+        out[i] = w[i] + scale * z[i] if scale != F(0) else w[i]
+
+
 @kept
 @kernel
 def fold(raw, storage, terms, first, scratch, counters):
