@@ -154,4 +154,7 @@ if __name__ == "__main__":
     files.folders = list
     files.choose_folder = lambda: (None, "of a model")
     MODELS[sys.argv[1]]()
+    from tinyzo.engine.numba import engine
+
+    engine.ensure_compiled = lambda: None  # each when it is called, which few are
     sys.exit(pytest.main(sys.argv[2:]))
