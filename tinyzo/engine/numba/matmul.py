@@ -31,6 +31,8 @@ from tinyzo.engine.numba.vectors import TILE, fetch_add, square_transpose, tile_
 
 LANES, ROWS, WIDTH = TILE.lanes, TILE.rows, TILE.width
 
+STRIP = 8 * ROWS  # tokens whose sums are made one after another
+
 multiply_tile = tile_multiplier(TILE)
 
 
@@ -237,15 +239,15 @@ def multiply(kind, x, x_at, x_stride, rows, w, w_at, columns, steps, out, at, st
 
 
 @kernel
-def add_columns(extra, j0, n, p, m, out):
-    """Columns j0 .. j0 + n of bias or residual, to those of out, at token m of probe p.
+def add_part(extra, p, m, start, y):
+    """y <- y + bias or residual from column `start` on, at token m of probe p. y: f32[n]
 
-    extra: f32[0 or 1 or P, 1 or M, N]; out: f32[P, M, N]
+    extra: f32[0 or 1 or P, 1 or M, N]
     """
     if extra.size:
-        here = own(p, extra)[min(m, extra.shape[1] - 1)]
-        for j in range(j0, j0 + n):
-            out[p, m, j] += here[j]
+        part = own(p, extra)[min(m, extra.shape[1] - 1)][start : start + y.size]
+        for j in range(y.size):
+            y[j] += part[j]
 
 
 @kept
@@ -314,22 +316,25 @@ def linear(
                     )
                 j += width
             for p in range(copies):
-                x_at = k + (p * count * words if x.shape[0] > 1 else 0)
                 w_at = p * apart if terms.seeds.size > 1 else 0
-                at = p * count * columns + j0
-                if IS_AMX and kind == MATRIX:
-                    multiply_rows(
-                        *(tokens, x_at, count, words, scratch, w_at, n, steps),
-                        *(flat, at, columns, k == 0, edge),
-                    )
-                else:
-                    multiply(
-                        *(kind, tokens, x_at, words, count, scratch, w_at, n, steps),
-                        *(flat, at, columns, k == 0, edge),
-                    )
-        for p in range(copies):
-            for m in range(count):
-                add_columns(bias, j0, n, p, m, out)
-                add_columns(residual, j0, n, p, m, out)
+                for m in range(0, count, STRIP):
+                    real = min(STRIP, count - m)
+                    x_at = k + (p * count + m if x.shape[0] > 1 else m) * words
+                    at = (p * count + m) * columns + j0
+                    if IS_AMX and kind == MATRIX:
+                        multiply_rows(
+                            *(tokens, x_at, real, words, scratch, w_at, n, steps),
+                            *(flat, at, columns, k == 0, edge),
+                        )
+                    else:
+                        multiply(
+                            *(kind, tokens, x_at, words, real, scratch, w_at, n, steps),
+                            *(flat, at, columns, k == 0, edge),
+                        )
+                    if k + DEPTH >= words:  # while the sums are in cache
+                        for i in range(m, m + real):
+                            y = out[p, i, j0 : j0 + n]
+                            add_part(bias, p, i, j0, y)
+                            add_part(residual, p, i, j0, y)
     if kind == MATRIX:
         end()
