@@ -17,6 +17,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, DOCS, DRAWN = ROOT / "bench" / "results", ROOT / "docs", ROOT / "docs" / "figures"
-MACHINE = "avx2-2-cores"
+OLD, NEW = "avx2-2-cores", "avx512-2-cores"  # machines: see docs/speed.md
 MARKED = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 TUNING_SEED = 100  # of the runs that searched for a learning rate
 NAMES = {"roberta-large": "RoBERTa-large", "opt-1.3b": "OPT-1.3B", "opt-6.7b": "OPT-6.7B"}
@@ -36,9 +37,9 @@ Record = dict[str, Any]
 Curve = Sequence[Sequence[float]]  # (forward passes, accuracy, loss) of each evaluation
 
 
-def records(kind: str = "") -> list[Record]:
+def records(kind: str = "", machine: str = OLD) -> list[Record]:
     """The lines of a file of results: of the general one, or of one benchmark's own."""
-    path = RESULTS / f"{MACHINE}{kind and '-' + kind}.jsonl"
+    path = RESULTS / f"{machine}{kind and '-' + kind}.jsonl"
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -129,22 +130,22 @@ def memory() -> Table:
     return Table(head, rows)
 
 
-def steps() -> list[Record]:
+def steps(machine: str) -> list[Record]:
     """The newest step of each kind on record, beside PyTorch's."""
     newest = {}
-    for record in records():
-        if record["benchmark"] == "step":
+    for record in records(machine=machine):
+        if record["benchmark"] == "step" and record["peer"]:
             kind = tuple(record[name] for name in ("model", "dtype", "batch_size", "task"))
             newest[kind] = record
     return list(newest.values())
 
 
-def step() -> Table:
+def step(machine: str) -> Table:
     """Seconds of a MeZO step beside the published one in PyTorch."""
     head = ["step", "tinyzo s", "PyTorch s", "ratio", "step / its matmuls"]
     head += ["peak GB: tinyzo", "PyTorch"]
     rows = []
-    for record in steps():
+    for record in steps(machine):
         what = f"{record['batch_size']} x {record['tokens']} tokens"
         if record["task"]:
             what = f"{record['batch_size']} {record['task']} sentences"
@@ -163,25 +164,25 @@ def step() -> Table:
     return Table(head, rows)
 
 
-def noise() -> Table:
+def noise(machine: str) -> Table:
     """Nanoseconds to make z and add it."""
     head = ["engine", "storage", "z", "ns an element", "least", "PyTorch"]
     rows = []
-    for record in records():
-        for row in record.get("rows", []):
+    for record in records(machine=machine):
+        for row in record["rows"] if record["benchmark"] == "noise" else []:
             about = [row["engine"], DTYPES[row["storage"]], row["kind"]]
             times = [row["ns"], row["min_ns"], row["peer_ns"]]
             rows.append([*about, *map(seconds, times)])
     return Table(head, rows)
 
 
-def prge() -> Table:
+def prge(machine: str) -> Table:
     """A step of several queries on LoRA-FA: all probes in one pass, or fewer at a time."""
     head = ["model", "weights", "tokens", "(q, batch)"]
     head += ["one pass s", "a pair at a time s", "a probe at a time s", "gain", "in CPU time"]
     places = {"resident": "in memory", "streamed": "in their file", "cold": "in their file, cold"}
     rows = []
-    for record in records("prge"):
+    for record in records("prge", machine):
         for gain in record.get("gains", []):
             took = [gain["seconds"][name]["median"] for name in ("one pass", "pair", "probe")]
             rows.append(
@@ -335,9 +336,12 @@ def passes() -> Table:
 TABLES: dict[str, Callable[[], Table]] = {
     "cost": cost,
     "memory": memory,
-    "step": step,
-    "noise": noise,
-    "prge": prge,
+    "step": partial(step, NEW),
+    "step-avx2": partial(step, OLD),
+    "noise": partial(noise, NEW),
+    "noise-avx2": partial(noise, OLD),
+    "prge": partial(prge, NEW),
+    "prge-avx2": partial(prge, OLD),
     "prge-peaks": prge_peaks,
     "find-lr": find_lr,
     "vectors": vectors,

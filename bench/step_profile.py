@@ -77,7 +77,7 @@ class Limits:
         if verb == "attention":
             return self.ways[0].peak
         if verb == "linear":
-            return [way.peak for way in self.ways if way.is_chosen][-1]
+            return [way.peak or way.reached for way in self.ways if way.is_chosen][-1]
         return self.memory.copy
 
 

@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip("numba", reason="the limits are those of the fast engine")
 
-from tinyzo.engine.numba import roofline
+from tinyzo.engine.numba import products, roofline
 from tinyzo.engine.numba.engine import NumbaEngine
-from tinyzo.engine.numba.sizes import CHUNK
+from tinyzo.engine.numba.sizes import CHUNK, FLOATS, MATRIX, PAIRS
 from tinyzo.engine.numba.vectors import TILE
 
 SUMS = TILE.rows * TILE.vectors
@@ -24,12 +24,15 @@ def a_second(monkeypatch):
 def test_rates_are_what_was_done_in_a_second(a_second):
     of_fma = 2 * roofline.STEPS * SUMS * TILE.lanes / 1e9
     product = 2 * roofline.TOKENS * roofline.WIDTH**2 / 1e9
-    fma, widened, *rest = roofline.ways(2)
+    fma, *others = roofline.ways(2)
+    chosen = NumbaEngine().way
     assert fma == ("f32 fma", of_fma, 2 * of_fma, product, True)
-    assert widened == ("bf16 widened", of_fma, 2 * of_fma, product, not TILE.bf16)
-    if TILE.bf16:
-        assert rest == [("bf16 dot", 2 * of_fma, 4 * of_fma, product, True)]
-    engine, billions = NumbaEngine(2), 4 * roofline.FLOATS / 1e9
+    peaks = {FLOATS: (of_fma, 2 * of_fma), PAIRS: (2 * of_fma, 4 * of_fma), MATRIX: (0, 0)}
+    assert others == [
+        (f"bf16 {way}", *peaks[kind], product, way == chosen)
+        for way, kind in products.ways().items()
+    ]
+    engine, billions = NumbaEngine(2), 4 * roofline.ELEMENTS / 1e9
     assert roofline.bandwidth(engine) == (billions, 2 * billions)
     assert roofline.fold(engine) == billions / 4
 

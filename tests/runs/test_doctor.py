@@ -28,11 +28,10 @@ from tinyzo.runs import doctor
 pytest.importorskip("numba", reason="the checks compare two engines")
 
 from tinyzo.engine.numba import engine as numba_engine
-from tinyzo.engine.numba import files, objects, roofline
+from tinyzo.engine.numba import files, objects, products, roofline
 from tinyzo.engine.numba.engine import NumbaEngine
-from tinyzo.engine.numba.vectors import TILE
 
-WAYS = ["f32 fma", "bf16 widened", *(["bf16 dot"] if TILE.bf16 else [])]
+WAYS = ["f32 fma", *(f"bf16 {way}" for way in products.ways())]
 OF_NUMBA = ["kernels", "memory", *WAYS]
 NAMES = ["python", "numpy", *doctor.PACKAGES, "cpu", "engine", "kernels", "matmul", "noise"]
 NAMES += ["memory", *WAYS]
@@ -118,10 +117,12 @@ def test_json_of_a_sound_machine(tmp_path, capsys):
     pattern = r"read [\d.]+ GB/s, copy [\d.]+, fold [\d.]+ with its noise; threads: \d+"
     assert re.fullmatch(pattern, found["memory"]["value"])
     for name in WAYS:
-        pattern = r"peak \d+ GF/s, \d+ of one thread; linear \d+, \d+%(; chosen)?"
+        pattern = r"linear \d+ GF/s, \d+% of its peak; \d+ of one thread at most(; chosen)?"
+        if name in ("bf16 amx", "bf16 bfmmla"):
+            pattern = r"linear \d+ GF/s(; chosen)?"
         assert re.fullmatch(pattern, found[name]["value"])
     chosen = [name for name in WAYS if found[name]["value"].endswith("; chosen")]
-    assert chosen == ["f32 fma", WAYS[-1]]
+    assert chosen == ["f32 fma", f"bf16 {NumbaEngine().way}"]
 
 
 def test_lines_of_a_sound_machine(capsys, quick):
@@ -130,15 +131,15 @@ def test_lines_of_a_sound_machine(capsys, quick):
     output = capsys.readouterr().out
     checks = [line for line in output.splitlines() if not line.startswith(" ")]
     assert {line[:4] for line in checks} == {"ok  "}
-    assert {line[16] for line in checks} == {" "} and " " not in {line[17] for line in checks}
-    assert re.search(r"\nok  z numpy      [0-9a-f]{16}\nok  checkpoint   .*roberta-tiny: ", output)
+    assert {line[18] for line in checks} == {" "} and " " not in {line[19] for line in checks}
+    assert re.search(r"\nok  z numpy        [0-9a-f]{16}\nok  checkpoint     .*roberta-tiny: ", output)
 
 
 def test_a_broken_checkpoint(tmp_path, capsys, quick):
     path = broken_model(tmp_path / "model", **{"lm_head.bias": np.nan})
     assert main(["doctor", str(path)]) == 1
     output = capsys.readouterr().out
-    assert re.search(r"\nBAD checkpoint   .*\n {17}hint: .*not finite: lm_head\.bias\n", output)
+    assert re.search(r"\nBAD checkpoint     .*\n {19}hint: .*not finite: lm_head\.bias\n", output)
     assert main(["doctor", str(path), "--json"]) == 1
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     bad = [check["name"] for check in document["checks"] if not check["ok"]]
@@ -151,7 +152,7 @@ def test_what_is_no_model(tmp_path, capsys, monkeypatch, quick, where):
     assert main(["doctor", where]) == 1
     output = capsys.readouterr().out
     assert "no such folder" in output or "none of model.safetensors" in output
-    assert re.search(r"\nBAD checkpoint   (?!CheckpointError).*\n {17}hint: .", output)
+    assert re.search(r"\nBAD checkpoint     (?!CheckpointError).*\n {19}hint: .", output)
     assert "ok  z numba" in output
 
 

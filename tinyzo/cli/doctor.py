@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def _line(check: "Check") -> str:
     mark = "ok" if check["ok"] else "BAD"
-    line = f"{mark:4}{check['name']:13}{shown(check['value'])}"
+    line = f"{mark:4}{check['name']:15}{shown(check['value'])}"
     if check["hint"]:
-        line += f"\n{'':17}hint: {shown(check['hint'])}"
+        line += f"\n{'':19}hint: {shown(check['hint'])}"
     return line

@@ -256,9 +256,11 @@ def roofline() -> Iterator[Check]:
     value = f"read {memory.read:.1f} GB/s, copy {memory.copy:.1f}, fold {fold:.1f} with its noise"
     yield check("memory", f"{value}; threads: {engine.threads}")
     for way in roofline.ways():
-        peak = f"peak {way.peak:.0f} GF/s, {way.one:.0f} of one thread"
-        reached = f"linear {way.reached:.0f}, {way.reached / way.peak:.0%}"
-        yield check(way.name, f"{peak}; {reached}{'; chosen' if way.is_chosen else ''}")
+        value = f"linear {way.reached:.0f} GF/s"
+        if way.peak:
+            share = way.reached / way.peak
+            value += f", {share:.0%} of its peak; {way.one:.0f} of one thread at most"
+        yield check(way.name, value + ("; chosen" if way.is_chosen else ""))
 
 
 def numba_build(engine: Engine) -> str:

@@ -14,23 +14,25 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tinyzo.dtypes import DTYPES
+from tinyzo.engine.numba import products
 from tinyzo.engine.numba.engine import NumbaEngine, NumbaView
 from tinyzo.engine.numba.kernels import F, kernel, ordered_freely, tasks
-from tinyzo.engine.numba.sizes import CHUNK
+from tinyzo.engine.numba.sizes import CHUNK, FLOATS, PAIRS
 from tinyzo.engine.numba.vectors import I64, TILE, _Code
 from tinyzo.engine.weights import ITSELF, Weights
 
 STEPS = 200_000  # of a tile of multiply-adds: about 1 ms
-FLOATS = 1 << 23  # of each array that goes through memory: 32 MB
+ELEMENTS = 1 << 23  # of each array that goes through memory: 32 MB
 TURNS = 20  # the best of them counts
 TOKENS, WIDTH = 256, 1024  # of the product that is measured: [256, 1024] by [1024, 1024]
+UNKNOWN = (0.0, 0.0)  # the peaks of what has no loop here
 BILLION = 1e9
 
 
 class Way(NamedTuple):
     """A way to multiply, in billions of operations a second on all threads.
 
-    one:       its instruction's peak, on one thread
+    one:       its instruction's peak, on one thread; 0 of one that is not measured, a matrix's
     peak:      the same on all
     reached:   by `linear`
     is_chosen: the engine multiplies such weights so
@@ -52,15 +54,14 @@ class Bandwidth(NamedTuple):
 
 def ways(threads: int | None = None) -> list[Way]:
     """Every way to multiply that our kernels have here. threads: as NumbaEngine's."""
-    plain, dotting = NumbaEngine(threads, bf16=False), NumbaEngine(threads, bf16=True)
-    fma = instruction(plain, bf16=False)
-    found = [
-        Way("f32 fma", *fma, product(plain, "f32"), True),
-        Way("bf16 widened", *fma, product(plain, "bf16"), not TILE.bf16),
-    ]
-    if TILE.bf16:
-        dot = instruction(plain, bf16=True)
-        found.append(Way("bf16 dot", *dot, product(dotting, "bf16"), True))
+    engine = NumbaEngine(threads)
+    peaks = {FLOATS: instruction(engine, bf16=False)}
+    if PAIRS in products.ways().values():
+        peaks[PAIRS] = instruction(engine, bf16=True)
+    found = [Way("f32 fma", *peaks[FLOATS], product(engine, "f32"), True)]
+    for way, kind in products.ways().items():
+        reached = product(NumbaEngine(threads, way), "bf16")
+        found.append(Way(f"bf16 {way}", *peaks.get(kind, UNKNOWN), reached, way == engine.way))
     return found
 
 
@@ -87,8 +88,8 @@ def product(engine: NumbaEngine, dtype: str) -> float:
 
 def bandwidth(engine: NumbaEngine) -> Bandwidth:
     """The rates of memory, of arrays that most caches do not hold."""
-    source, target = np.ones((2, FLOATS), np.float32)
-    sums = np.zeros(FLOATS // CHUNK, np.float32)
+    source, target = np.ones((2, ELEMENTS), np.float32)
+    sums = np.zeros(ELEMENTS // CHUNK, np.float32)
     reading = best(lambda: engine.run(adding, source, sums))
     copying = best(lambda: engine.run(moving, source, target))
     return Bandwidth(source.nbytes / reading / BILLION, 2 * source.nbytes / copying / BILLION)
@@ -96,7 +97,7 @@ def bandwidth(engine: NumbaEngine) -> Bandwidth:
 
 def fold(engine: NumbaEngine) -> float:
     """The rate of a fold, by the bytes that it reads and writes."""
-    tensors = {"w": np.zeros(FLOATS // 8, np.float32)}
+    tensors = {"w": np.zeros(ELEMENTS // 8, np.float32)}
     weights = Weights(tensors, engine)
     return 2 * tensors["w"].nbytes / best(lambda: weights.add([(1, 1e-6)])) / BILLION
 
