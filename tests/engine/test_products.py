@@ -209,6 +209,7 @@ def test_a_full_disk_is_said(measured, tmp_path, monkeypatch, capsys):
 # -- instructions ----------------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive  # it compiles the engine with a model of the instruction in it
 @pytest.mark.parametrize("which", ["amx", "bfmmla"])
 def test_every_edge_of_products_by_a_model_of_the_instruction(which):
     """The engine's kernels, compiled with the model: of a CPU that has it, see test_numba.py."""
