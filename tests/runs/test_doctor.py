@@ -132,7 +132,8 @@ def test_lines_of_a_sound_machine(capsys, quick):
     checks = [line for line in output.splitlines() if not line.startswith(" ")]
     assert {line[:4] for line in checks} == {"ok  "}
     assert {line[18] for line in checks} == {" "} and " " not in {line[19] for line in checks}
-    assert re.search(r"\nok  z numpy        [0-9a-f]{16}\nok  checkpoint     .*roberta-tiny: ", output)
+    pattern = r"\nok  z numpy        [0-9a-f]{16}\nok  checkpoint     .*roberta-tiny: "
+    assert re.search(pattern, output)
 
 
 def test_a_broken_checkpoint(tmp_path, capsys, quick):
