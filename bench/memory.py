@@ -9,7 +9,8 @@ r"""How much memory does a full-parameter MeZO step take, and what does streamin
 Checkpoints of the real shapes with random weights are made under --folder, which also holds the
 run, so the snapshots. Each case is a process of its own (memory_worker.py) that takes steps as a
 run does, on random ids, every sequence full, and writes a snapshot whenever one is due and after
-the last step. A tokenizer and data, which a run has besides, it has not. Megabytes are 2^20 bytes.
+the last step. With --tokenizer and --data it holds those, too, as a run does: the published
+vocabularies take some 30 MB. Megabytes are 2^20 bytes.
 
     peak     VmHWM; its parts by the kernel's count at the end: anon, file (mapped libraries)
     plan     what the run's memory plan says before the weights are opened for good
@@ -25,6 +26,7 @@ import argparse
 import itertools
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -129,14 +131,28 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
     if options.micro_batch_tokens:
         settings["micro_batch_tokens"] = options.micro_batch_tokens
-    with TemporaryDirectory(dir=options.folder) as run:
-        setup = {"settings": settings, "run": run, "cold": options.cold}
+    with ExitStack() as stack:
+        run, tokenizer = (
+            stack.enter_context(TemporaryDirectory(dir=options.folder)) for _ in range(2)
+        )
+        setup = {"settings": settings, "run": run, "cold": options.cold, "data": options.data}
+        setup["tokenizer"] = options.tokenizer and copied(options.tokenizer, case, Path(tokenizer))
         found = work(setup | batch(case, options.tokens))
     steps = found["steps"][1:] or found["steps"]
     medians = {name: statistics.median(s[name] for s in steps) for name in steps[0]}
     found |= {f"{name}_per_step": value for name, value in medians.items()}
     goal = case.goal(options.tokens)
     return asdict(case) | found | {"goal_mb": goal, "long_run_seconds_per_step": long_run(found)}
+
+
+def copied(tokenizers: str, case: Case, place: Path) -> str:
+    """The tokenizer of a case's family, in a folder that names the family."""
+    setup = model_setup(case.model)
+    for file in Path(tokenizers, setup["family"]).iterdir():
+        shutil.copyfile(file, place / file.name)
+    config = {"model_type": setup["family"], **setup["config"]}
+    (place / "config.json").write_text(json.dumps(config))
+    return str(place)
 
 
 def work(setup: dict[str, Any]) -> dict[str, Any]:
@@ -259,9 +275,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--micro-batch-tokens", type=int, help="default: a run's")
     parser.add_argument("--fold-every", type=int, help="K; default: as a run finds it")
     parser.add_argument("--steps", type=int, default=4, help="of each case; the first is not timed")
+    parser.add_argument("--tokenizer", help="folder with a folder for each family, as roberta")
+    parser.add_argument("--data", help="SST-2's folder, with a train.tsv; needs --tokenizer")
     parser.add_argument("--cold", action="store_true", help="the cache is dropped before each step")
     parser.add_argument("--peer", action="store_true", help="PyTorch's step too, where it fits")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if bool(options.tokenizer) != bool(options.data):
+        parser.error("--tokenizer and --data go together")
+    return options
 
 
 def measure_all(options: argparse.Namespace) -> dict[str, Any]:

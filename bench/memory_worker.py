@@ -1,7 +1,8 @@
 """One case of memory.py: MeZO steps as a run takes them, and what they hold, read and write.
 
 In a process of its own, which imports no more than a run does, so not common.py. Like a run it
-plans its memory, keeps a journal, and writes snapshots; a run has a tokenizer and its data besides.
+plans its memory, keeps a journal, and writes snapshots; it has a tokenizer and data where they are
+given.
 A JSON object in, one out.
 """
 
@@ -77,6 +78,7 @@ class Trial:
             Example(tuple(e["prompt"]), tuple(map(tuple, e["candidates"])), e["mask_at"],
                     e["label"], "") for e in setup["examples"]
         ]  # fmt: skip
+        self.beside = self.held(setup, model.family)
         self.plan = self.settle(model)
         self.points["ready"] = sizes()
         task = Task("random", model.family, "", ("a", "b"), ("a", "b"))
@@ -91,6 +93,17 @@ class Trial:
             Snapshots(run, method_of(s), s.fold_every, self.passes)
         )
         self.run, self.weights = run, model.weights
+
+    def held(self, setup: dict[str, Any], family: str) -> tuple[Any, ...]:
+        """What a run holds besides: the tokenizer of a folder, and the rows of SST-2."""
+        if not setup["tokenizer"]:
+            return ()
+        from tinyzo.text.datasets import load_splits
+        from tinyzo.text.tasks import get_task
+        from tinyzo.text.tokenizer import load_tokenizer
+
+        splits = load_splits(get_task("SST-2", family), Path(setup["data"]))
+        return load_tokenizer(Path(setup["tokenizer"])), splits
 
     def settle(self, model: Model) -> memory.Plan:
         """Plan the memory and make the model ready, as a run does."""
