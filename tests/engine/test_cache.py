@@ -22,7 +22,7 @@ from tiny import ENGINES
 if "numba" not in ENGINES:
     pytest.skip("it is about the numba engine", allow_module_level=True)
 
-from tinyzo.engine.numba import cache, files, host, layers, objects
+from tinyzo.engine.numba import cache, files, host, layers, objects, products
 from tinyzo.engine.numba import engine as numba_engine
 from tinyzo.engine.numba.cache import KernelCache
 from tinyzo.errors import ConfigError
@@ -488,6 +488,7 @@ def test_two_kinds_of_cpu_and_two_processes_at_once(tree):
     folders = list(own(tree).parent.glob("kernels-*"))
     assert len(folders) == 2
     for folder in folders:
-        every = list(folder.iterdir())
+        every = {*folder.glob("*.kernel"), *folder.glob("*.object")}
         assert len(every) == 2 * len(files.KERNELS)
+        assert {*folder.iterdir()} - every <= {folder / products.FILE}
         assert not any(files.read(file)[1] for file in every)

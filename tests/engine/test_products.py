@@ -192,6 +192,19 @@ def test_another_users_file_is_not_believed(measured, tmp_path, monkeypatch):
     assert measured.rates()["amx"] == 101
 
 
+def test_a_plan_counts_no_rounded_tokens_where_float32_is_known_to_be_fastest(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(files, "folders", lambda: [tmp_path])
+    assert products.may_round()
+    for rates, expected in (
+        (b'{"float32": 7.0, "amx": 7.1}', False),
+        (b'{"float32": 7, "amx": 9}', True),
+    ):
+        files.write(tmp_path / products.FILE, rates)
+        assert products.may_round() is expected
+
+
 def test_where_nothing_can_be_kept_each_process_measures(measured, monkeypatch):
     monkeypatch.setattr(files, "choose_folder", lambda: (None, "read-only"))
     assert [measured.rates()["amx"] for _ in range(2)] == [101, 102]

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyzo.engine.numba.objects import will_load_numba
+from tinyzo.engine.numba.products import may_round
 from tinyzo.engine.numba.sizes import BLOCK, DEPTH
 from tinyzo.engine.numpy_engine import QUERIES
 from tinyzo.engine.select import may_have_numba
@@ -26,7 +27,7 @@ from tinyzo.runs.settings import RunSettings, parse_bytes
 Parts = dict[str, int]  # bytes, by what they are for
 FLOAT_BYTES = 4
 NUMBA_BYTES = 107 << 20  # Numba and LLVM, loaded, where kernels need them: measured
-KERNELS_BYTES = 4 << 20  # our compiled kernels, loaded: 2 MB measured
+KERNELS_BYTES = 2 << 20  # our compiled kernels, loaded: measured
 STAGED = 150  # rows of DEPTH on which a thread works beside tiles of W, at most
 SPARE_MB = 1  # by which the interpreter may be larger the next time: measured
 
@@ -191,7 +192,9 @@ def _in_numba(model: Model, tokens: int, load: Load, threads: int) -> Parts:
     linear = load.probes * BLOCK * DEPTH + STAGED * DEPTH
     attention = load.longest * (3 * head_width + QUERIES)
     is_bf16 = any(dtype == np.uint16 for dtype in model.weights.store.dtypes.values())
-    rounded = load.probes * tokens * config.feed_forward_size // 2 if is_bf16 else 0
+    rounded = 0
+    if is_bf16 and may_round():
+        rounded = load.probes * tokens * config.feed_forward_size // 2
     return {
         "activations": FLOAT_BYTES * _activations(config, tokens, load),
         "code": code,

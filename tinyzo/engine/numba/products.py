@@ -105,6 +105,14 @@ def find_rates(measure: Callable[[Iterable[str]], Rates]) -> Rates:
     return rates
 
 
+def may_round() -> bool:
+    """False where it is known from an earlier process that float32 is the fastest way."""
+    for folder in files.folders():
+        if kept := read(folder / FILE):
+            return choose(kept) != WIDENED
+    return True
+
+
 def read(path: Path) -> Rates:
     """Kept rates; none from a file that is missing, damaged or another user's."""
     data, fault = files.read(path)
