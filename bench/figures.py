@@ -106,11 +106,11 @@ def way(cell: Record) -> str:
     return WAYS[cell["method"], cell["side"]]
 
 
-def memory() -> Table:
+def memory(machine: str) -> Table:
     """Peaks of full-parameter MeZO steps."""
     head = ["model", "engine", "weights", "batch", "peak MB", "s a step", "with snapshots", "K"]
     rows = []
-    for record in records("memory"):
+    for record in records("memory", machine):
         for case in record["cases"]:
             streamed = case["residency"] == "streamed"
             where = "in their file, cold" if record["cold"] else "in their file"
@@ -335,7 +335,8 @@ def passes() -> Table:
 
 TABLES: dict[str, Callable[[], Table]] = {
     "cost": cost,
-    "memory": memory,
+    "memory": partial(memory, NEW),
+    "memory-avx2": partial(memory, OLD),
     "step": partial(step, NEW),
     "step-avx2": partial(step, OLD),
     "noise": partial(noise, NEW),
