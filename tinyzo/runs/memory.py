@@ -191,15 +191,19 @@ def _in_numba(model: Model, tokens: int, load: Load, threads: int) -> Parts:
         code += NUMBA_BYTES
     linear = load.probes * BLOCK * DEPTH + STAGED * DEPTH
     attention = load.longest * (3 * head_width + QUERIES)
-    is_bf16 = any(dtype == np.uint16 for dtype in model.weights.store.dtypes.values())
     rounded = 0
-    if is_bf16 and may_round():
+    if holds_bfloat(model) and may_round():
         rounded = load.probes * tokens * config.feed_forward_size // 2
     return {
         "activations": FLOAT_BYTES * _activations(config, tokens, load),
         "code": code,
         "tiles": FLOAT_BYTES * (threads * max(linear, attention) + rounded),
     }
+
+
+def holds_bfloat(model: Model) -> bool:
+    """Whether any of the weights is stored as bfloat16."""
+    return any(dtype == np.uint16 for dtype in model.weights.store.dtypes.values())
 
 
 def _activations(config: ModelConfig, tokens: int, load: Load) -> int:

@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from tinyzo import __version__
 from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import fingerprint
@@ -217,8 +215,8 @@ def _say_products(model: Model) -> None:
     """Log how bfloat16 weights are multiplied, which is not the same on all machines."""
     from tinyzo.engine.numba.engine import NumbaEngine
 
-    engine, dtypes = model.weights.engine, model.weights.store.dtypes.values()
-    if isinstance(engine, NumbaEngine) and any(dtype == np.uint16 for dtype in dtypes):
+    engine = model.weights.engine
+    if isinstance(engine, NumbaEngine) and memory.holds_bfloat(model):
         report.say(f"products of bfloat16: by {engine.way}")
 
 

@@ -65,7 +65,7 @@ class Product(NamedTuple):
         )
 
     def side_by_side(self) -> "Product":
-        """The tokens of all probes as those of one, so that panels of X are full; in place."""
+        """The tokens of all probes as those of one, so that tiles are full; in place."""
         return self._replace(
             x=side_by_side(self.x), residual=side_by_side(self.residual), out=side_by_side(self.out)
         )

@@ -5,7 +5,7 @@ arguments and a scratch array of their own, and share its tasks by a counter. Wh
 does not depend on who takes it, so results do not depend on the number of threads.
 
 z and what is folded with it are bit by bit those of noise.py and numpy_engine.py: no fast-math
-there. The sum of a softmax may be reordered by the compiler.
+there. The sums of a norm may be reordered by the compiler.
 
 In all kernels, unless it is said:
 

@@ -16,7 +16,8 @@ from numba.extending import intrinsic
 from tinyzo.dtypes import DTYPES
 from tinyzo.engine.numba import products
 from tinyzo.engine.numba.engine import NumbaEngine, NumbaView
-from tinyzo.engine.numba.kernels import F, kernel, ordered_freely, tasks
+from tinyzo.engine.numba.kernels import F, kernel, tasks
+from tinyzo.engine.numba.layers import total
 from tinyzo.engine.numba.sizes import CHUNK, FLOATS, PAIRS
 from tinyzo.engine.numba.vectors import I64, TILE, _Code
 from tinyzo.engine.weights import ITSELF, Weights
@@ -142,15 +143,6 @@ def multiplying(steps, bf16, scratch, counters):
     """Nothing but multiply-adds. steps: i64; bf16: bool, of pairs of bfloat16"""
     scratch[:] = F(0)
     multiply_registers(bf16, scratch, steps)
-
-
-@ordered_freely
-def total(x):
-    """The sum of x: f32[n]."""
-    found = F(0)
-    for i in range(x.size):
-        found += x[i]
-    return found
 
 
 @kernel

@@ -1,6 +1,6 @@
 """Vector code that Numba cannot say: instructions of ours, written as LLVM IR.
 
-    multiply_tile  C[rows, width] (+)= W[rows, steps] X[steps, width], all accumulators in registers
+    multiply_tile  C[rows, width] (+)= X[rows, steps] W[steps, width], all accumulators in registers
     transpose      a square of floats, by shuffles
     fetch_add      a counter that threads share
     use_widest     no instruction, but a word to LLVM about those of a kernel
