@@ -16,7 +16,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tinyzo.engine.numba.kernels import F, kernel
+from tinyzo.engine.numba.kernels import add_edge, kernel
 from tinyzo.engine.numba.sizes import UNITS
 
 SIDE = UNITS["amx"]  # rows of a tile, and words of a row
@@ -174,7 +174,4 @@ def multiply_rows(x, x_at, count, depth, w, w_at, columns, steps, out, at, strid
                 multiply_block(tokens, x, rows, depth, w, panel, steps, out, here, stride, first)
                 continue
             multiply_block(tokens, x, rows, depth, w, panel, steps, edge, 0, BOTH, True)
-            for i in range(real):
-                for n in range(wide):
-                    old = F(0) if first else out[here + i * stride + n]
-                    out[here + i * stride + n] = old + edge[i * BOTH + n]
+            add_edge(edge, BOTH, real, wide, out, here, stride, first)

@@ -46,3 +46,15 @@ def tasks(shared, which, count, step):
         for task in range(start, min(count, start + step)):  # noqa: UP028 (no such in Numba)
             yield task
         start = fetch_add(shared, which, step)
+
+
+@njit(inline="always")
+def add_edge(edge, width, rows, columns, out, at, stride, first):
+    """Sums of a tile that is not in `out` whole, alone if `first`, or added to what is there.
+
+    edge, out: f32[.]; `rows` by `columns` of them, edge[i width + j] to out[at + i stride + j]
+    """
+    for i in range(rows):
+        for j in range(columns):
+            old = F(0) if first else out[at + i * stride + j]
+            out[at + i * stride + j] = old + edge[i * width + j]

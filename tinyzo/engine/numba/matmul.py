@@ -12,7 +12,7 @@ Where matrices of bfloat16 are multiplied by an instruction, matrix.py says what
 from numba import njit
 
 from tinyzo.engine.numba.cache import kept
-from tinyzo.engine.numba.kernels import F, U, kernel, tasks
+from tinyzo.engine.numba.kernels import F, U, add_edge, kernel, tasks
 from tinyzo.engine.numba.matrix import (
     COLUMNS,
     IS_AMX,
@@ -231,10 +231,8 @@ def multiply(kind, x, x_at, x_stride, rows, w, w_at, columns, steps, out, at, st
                 multiply_full(
                     kind, width, source, here, apart, w, panel, edge, 0, width, steps, True
                 )
-                for i in range(real):
-                    for k in range(min(width, columns - j)):
-                        old = F(0) if first else out[place + i * stride + k]
-                        out[place + i * stride + k] = old + edge[i * width + k]
+                wide = min(width, columns - j)
+                add_edge(edge, width, real, wide, out, place, stride, first)
             j += width
 
 
