@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import IO
 
@@ -166,9 +167,14 @@ def _check_regular(path: Path, kind: type[TinyzoError], hint: str) -> None:
 
 
 class ReadFile(io.FileIO):
-    """A file that is only read. version: its size and the time of its last change when opened."""
+    """A file that is only read.
+
+    version: its size and the time of its last change when opened
+    pages:   the file as memory, once it has been mapped
+    """
 
     version: tuple[int, int]
+    pages: mmap | None = None
 
 
 def open_file(path: Path, opened: ExitStack, own: bytes = _NONE) -> tuple[ReadFile, int]:
@@ -201,6 +207,18 @@ def read_file(
             data = file.read(most)
     check_start(path, data[:START], kind, own)
     return data
+
+
+def map_file(file: ReadFile, path: Path) -> mmap:
+    """A file's bytes as memory that is only read, the same each time.
+
+    raises: CheckpointError where it cannot be mapped, or has changed since it was opened
+    """
+    check_unchanged(file)
+    if file.pages is None:
+        with os_errors(CheckpointError, path, "copy it to a disk of this machine"):
+            file.pages = mmap(file.fileno(), 0, access=ACCESS_READ)
+    return file.pages
 
 
 def read_at(file: io.FileIO, out: np.ndarray, offset: int) -> None:

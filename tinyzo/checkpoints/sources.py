@@ -153,6 +153,22 @@ class Source(Unique, ABC):
         self.read_into(name, out)
         return out
 
+    def mapped(self, name: str) -> np.ndarray:
+        """The whole tensor as pages of the file, which are no memory of the process's own.
+
+        raises: CheckpointError for one whose elements do not lie in order in the file, or a file
+            that cannot be mapped
+        """
+        info = self.info(name)
+        place = self._tensors[name]
+        in_order = tuple(math.prod(info.shape[axis + 1 :]) for axis in range(len(info.shape)))
+        if place.stride != in_order:
+            refuse(self.path, f"{name:.80} is transposed in it", "tinyzo convert writes it in order")
+        pages = system.map_file(place.file, self.path)
+        count = math.prod(info.shape)
+        found = np.frombuffer(pages, STORAGE[info.dtype], count, place.start)
+        return found.reshape(info.shape)
+
     def close(self) -> None:
         """Close the file; nothing can be read any more, and closing again does nothing."""
         self._opened.close()

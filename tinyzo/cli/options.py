@@ -356,8 +356,9 @@ def add_machine(group: Group) -> None:
     group.add_argument(
         "--engine",
         metavar="NAME",
-        choices=("auto", "numba", "numpy"),
-        help="what computes: auto, numba or numpy; default: auto, numba where it is installed",
+        choices=("auto", "numba", "numpy", "onnx"),
+        help="what computes: auto, numba, numpy, or onnx (ONNX Runtime); default: auto, numba where "
+        "it is installed",
     )
     group.add_argument(
         "--threads",

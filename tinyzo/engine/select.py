@@ -1,4 +1,4 @@
-"""The choice of an engine: Numba's where Numba can be had, or NumPy's."""
+"""The choice of an engine: Numba's where Numba can be had, or NumPy's; ONNX Runtime's if asked."""
 
 import functools
 from importlib.util import find_spec
@@ -8,7 +8,7 @@ from tinyzo.engine.protocols import Engine
 from tinyzo.errors import ConfigError, TinyzoError, check_choice
 from tinyzo.packages import in_a_line, is_unwanted, say_once
 
-ENGINES = ("auto", "numba", "numpy")
+ENGINES = ("auto", "numba", "numpy", "onnx")
 
 
 def may_have_numba() -> bool:
@@ -50,6 +50,11 @@ def engine_here(name: str) -> str:
     check_choice("engine", name, ENGINES)
     if name == "numpy":
         return name
+    if name == "onnx":
+        from tinyzo.engine.onnx.engine import check_runtime
+
+        check_runtime()
+        return name
     reason = why_no_numba()
     if not reason:
         return "numba"
@@ -63,11 +68,16 @@ def engine_here(name: str) -> str:
 def choose_engine(name: str, threads: int | None = None) -> Engine:
     """The engine of that name, or for "auto" the fastest there is.
 
-    threads: of the numba engine, None for one on each fast CPU
+    threads: of the numba and onnx engines, None for one on each fast CPU
     raises: as `engine_here` does
     """
-    if engine_here(name) == "numpy":
+    chosen = engine_here(name)
+    if chosen == "numpy":
         return NumpyEngine()
+    if chosen == "onnx":
+        from tinyzo.engine.onnx.engine import OnnxEngine
+
+        return OnnxEngine(threads)
     from tinyzo.engine.numba.engine import shared_engine  # loads Numba: only when it is used
 
     return shared_engine(threads)

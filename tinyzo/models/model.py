@@ -78,10 +78,13 @@ class Model(Unique):
         """
         weights = self.weights
         chosen = choose_engine(engine, threads)
-        is_small = weights.nbytes() < free_bytes() / 2
+        if chosen.name == "onnx":  # it maps the file of what stands still
+            is_wanted = bool(weights.pending) and not isinstance(weights.store, Overlay)
+        else:
+            is_wanted = weights.nbytes() < free_bytes() / 2
         with weights.lock:
             weights.engine = chosen
-            if residency == "resident" or (residency == "auto" and is_small):
+            if residency == "resident" or (residency == "auto" and is_wanted):
                 weights.store = weights.store.load()
                 weights.fold()  # what a run has added since
             else:
@@ -118,7 +121,7 @@ class Model(Unique):
         batch = self.check(pack_sequences(input_ids))
         with self.weights.lock, np.errstate(under="ignore"):
             h = self.architecture.hidden(self.weights.view(), self.config, batch)
-        return np.split(h[0], batch.starts[1:-1])
+        return np.split(np.asarray(h)[0], batch.starts[1:-1])
 
     def logits(self, input_ids: Sequence[Sequence[int]]) -> list[Array]:
         """The scores of the whole vocabulary at every token, as transformers' `.logits`.

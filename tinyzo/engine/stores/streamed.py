@@ -21,7 +21,7 @@ from tinyzo.dtypes import STORAGE, Integers, narrow, widen
 from tinyzo.engine.stores.resident import Resident
 from tinyzo.engine.threads import Pool, Task
 from tinyzo.engine.tiles import Block, tile_rows
-from tinyzo.errors import CheckpointError, UsageError
+from tinyzo.errors import CheckpointError, ConfigError, UsageError
 
 TILES = 32  # tiles in a block: 8 MB of float32
 FLOATS = ("F32", "F16", "BF16", "F64")  # what a tensor in the file may hold
@@ -119,6 +119,17 @@ class Streamed:
 
     def read(self, name: str) -> np.ndarray:
         return self._read(Place(name, 0, self.shapes[name][0]))
+
+    def mapped(self, name: str) -> np.ndarray:
+        """The whole tensor as pages of its file, which nobody copies.
+
+        raises: ConfigError when it is handed out in another type than the file's; CheckpointError
+            where the file cannot be mapped
+        """
+        if self.dtypes[name] != STORAGE[self._tag(name)]:
+            found = f"{name} is {self._tag(name)} in its file, and is asked for in another type"
+            raise ConfigError(found, "leave out --dtype, or take --residency resident")
+        return self._source.mapped(self._names[name])
 
     def gather(self, name: str, rows: Integers) -> np.ndarray:
         return np.concatenate([self._read(Place(name, row, row + 1)) for row in rows.tolist()])

@@ -1,0 +1,277 @@
+"""A View whose verbs add nodes to a graph: the same model files, for a runtime that knows no Python.
+
+P perturbed copies share all that none of them changes: activations are [1, N, D] up to the first
+perturbed tensor, and [P, N, D] from there on. A perturbed matrix is never copied: of U seeds with
+S points each, P = U S,
+
+    x_p (W + s_p z_u)^T = x_p W^T + (s_p x_p) z_u^T
+
+so z is made once for each seed, and only for as long as it multiplies. That is P-RGE's outer and
+inner loop (2409.15520) in one pass.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, cast
+
+import numpy as np
+
+from tinyzo.batch import Batch
+from tinyzo.dtypes import Array, Integers, Rows
+from tinyzo.engine.adapters import adapter, scale_of
+from tinyzo.engine.onnx import noise
+from tinyzo.engine.onnx.graph import ANY, Graph, Value
+from tinyzo.engine.weights import Parameters
+
+HIDDEN = np.float32(-1e30)  # the score of a key that a query may not see: e^HIDDEN is 0
+
+
+class Directions(NamedTuple):
+    """P = U S points: S in turn along each of U directions z.
+
+    seeds:  U
+    scales: f32[P], how far
+    """
+
+    seeds: int
+    scales: Value
+
+
+class Layout(NamedTuple):
+    """Packed tokens as S segments, filled up to the longest: attention alone works on these.
+
+    queries: i64[S, T], the token at each place, of those that ask
+    keys:    i64[S, K], the same of those that are seen
+    hidden:  f32[S, 1, T or 1, K], HIDDEN where a query does not see a key, and 0
+    places:  i64[M], the place of each token that asks, counted through [S, T]
+    """
+
+    queries: Value
+    keys: Value
+    hidden: Value
+    places: Value
+
+
+class GraphView:
+    """The verbs, on Values. What feeds the graph is left to those that derive from it."""
+
+    def __init__(
+        self, graph: Graph, weights: Parameters, directions: Directions | None = None
+    ) -> None:
+        self.graph = graph
+        self.weights = weights
+        self.directions = directions
+        self.perturbed = weights.trained if directions else {}
+
+    # -- what derives from this says
+
+    def tensor(self, name: str) -> Value:
+        """A whole tensor without its perturbations: f32[...]."""
+        raise NotImplementedError
+
+    def keys(self, name: str) -> Value:
+        """The keys of a tensor's noise: u32[U, 2]."""
+        raise NotImplementedError
+
+    def layout(self, batch: Batch, rows: Rows, prefix: int, causal: bool) -> Layout:
+        """The segments of a batch."""
+        raise NotImplementedError
+
+    # -- theta + scale z
+
+    def z(self, name: str, index: Value, w: Value) -> Value:
+        """z of elements that are now w, for each seed: f32[U, 1, ...]."""
+        kind = self.weights.direction.kind
+        z = noise.KINDS[kind](self.keys(name), index)
+        limit = self.weights.direction.limits.get(name)
+        if limit is not None:
+            is_large = self.graph.op("Greater", self.graph.op("Abs", w), np.float32(limit))
+            z = self.graph.op("Where", is_large, np.float32(0), z, shape=z.shape)
+        return z.reshape(z.shape[0], 1, *index.shape)
+
+    def split(self, x: Value) -> Value:
+        """[P or 1, ...] -> [U, S, ...], times the scales: of a product with z."""
+        seeds, scales = cast(Directions, self.directions)
+        (copies,) = scales.shape
+        scaled = x * scales.reshape(copies, *(1 for _ in x.shape[1:]))
+        return scaled.reshape(seeds, copies // seeds, *scaled.shape[1:])
+
+    def merge(self, x: Value) -> Value:
+        """[U, S, ...] -> [P, ...]."""
+        return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+
+    def perturb(self, name: str, w: Value, index: Value) -> Value:
+        """Copies of some elements: f32[P or 1, ...]. index: u32, of w's shape."""
+        w = w.reshape(1, *w.shape)
+        if name not in self.perturbed:
+            return w
+        ones = self.graph.constant(np.ones((1,) * len(w.shape), np.float32))
+        return w + self.merge(self.split(ones) * self.z(name, index, w))
+
+    def index(self, name: str) -> Value:
+        """The flat numbers of a tensor's elements: u32[...]."""
+        shape = self.weights.shape(name)
+        if len(shape) == 1:
+            return noise.counters(self.graph, shape[0])
+        return self.row_index(name, noise.counters(self.graph, shape[0]))
+
+    def row_index(self, name: str, rows: Value) -> Value:
+        """Those of the given rows. rows: u32[R]; u32[R, D]."""
+        width = self.weights.shape(name)[1]
+        return rows.reshape(-1, 1) * np.uint32(width) + noise.counters(self.graph, width)
+
+    def whole(self, name: str) -> Value:
+        """All of a small tensor: f32[P or 1, ...]."""
+        return self.perturb(name, self.tensor(name), self.index(name))
+
+    def vector(self, name: str) -> Value:
+        """A bias or a LayerNorm vector: f32[P or 1, 1, D]."""
+        w = self.whole(name)
+        return w.reshape(w.shape[0], 1, w.shape[1])
+
+    def rows(self, name: str, rows: Value) -> Value:
+        """Rows of a table: f32[P or 1, R, D]."""
+        index = self.row_index(name, rows.cast("u4")) if name in self.perturbed else rows
+        return self.perturb(name, self.tensor(name).gather(rows), index)
+
+    # -- products
+
+    def product(self, name: str, x: Value, bias: Value | None = None) -> Value:
+        """x W^T, and a bias that all copies share. x: f32[P or 1, N, in]; f32[P or 1, N, out]."""
+        out, width = self.weights.shape(name)
+        w = self.tensor(name)
+        flat = x.reshape(-1, width)
+        y = self.graph.op("Gemm", flat, w, bias, shape=(ANY, out), transB=1)
+        y = y.reshape(x.shape[0], -1, out)
+        if name not in self.perturbed:
+            return y
+        z = self.z(name, self.index(name), w).transpose(0, 1, 3, 2)  # [U, 1, in, out]
+        return y + self.merge(self.split(x) @ z)
+
+    def times(self, name: str, x: Value) -> Value:
+        """x W. x: f32[P or 1, N, rows of W]; f32[P or 1, N, D]."""
+        return x @ self.whole(name)
+
+    def adapt(self, name: str, x: Value, y: Value, rows: Value | None = None) -> Value:
+        """y + s (x A^T) B^T, or some rows of B, where W has an adapter."""
+        a, b = adapter(name)
+        if b not in self.weights:
+            return y
+        low = self.product(a, x) * np.float32(scale_of(self.weights))
+        if rows is None:
+            return y + self.product(b, low)
+        return y + low @ self.rows(b, rows).transpose(0, 2, 1)
+
+    # -- verbs
+
+    def embed(self, name: str, ids: Integers) -> Array:
+        tokens = self.graph.data(ids)
+        x = self.rows(name, tokens)
+        a, b = adapter(name)
+        if b in self.weights:
+            low = self.rows(b, tokens) * np.float32(scale_of(self.weights))
+            x = x + self.times(a, low)
+        return as_array(x)
+
+    def linear(self, name: str, x: Array, residual: Array | None = None) -> Array:
+        weight, bias = f"{name}.weight", f"{name}.bias"
+        has_bias = bias in self.weights
+        is_shared = has_bias and bias not in self.perturbed
+        y = self.product(weight, as_value(x), self.tensor(bias) if is_shared else None)
+        if has_bias and not is_shared:
+            y = y + self.vector(bias)
+        y = self.adapt(weight, as_value(x), y)
+        return as_array(y if residual is None else y + as_value(residual))
+
+    def norm(self, name: str, x: Array, ln_eps: float) -> Array:
+        h = as_value(x)
+        weight, bias = f"{name}.weight", f"{name}.bias"
+        width = h.shape[-1]
+        is_plain = weight in self.weights and not {weight, bias} & self.perturbed.keys()
+        if is_plain:
+            factors = [self.tensor(weight), self.tensor(bias)]
+        else:
+            factors = [self.graph.constant(np.ones(width, np.float32))]
+        h = self.graph.op(
+            "LayerNormalization", h, *factors, shape=h.shape, axis=-1, epsilon=float(ln_eps)
+        )
+        if not is_plain and weight in self.weights:
+            h = h * self.vector(weight) + self.vector(bias)
+        return as_array(h)
+
+    def scores(self, name: str, h: Array, rows: Rows = None, bias: str | None = None) -> Array:
+        x = as_value(h)
+        if rows is None:
+            y = self.adapt(name, x, self.product(name, x))
+            return as_array(y if bias is None else y + self.vector(bias))
+        words = self.graph.data(rows)
+        y = x @ self.rows(name, words).transpose(0, 2, 1)
+        y = self.adapt(name, x, y, words)
+        return as_array(y if bias is None else y + self.vector(bias).gather(words, axis=2))
+
+    def nll(
+        self, name: str, h: Array, at: Integers, targets: Integers, bias: str | None = None
+    ) -> Array:
+        """As View's, but that the logits do exist as a whole: f32[P, K, V]."""
+        x = as_value(h).gather(self.graph.data(at), axis=1)
+        logits = as_value(GraphView.scores(self, name, as_array(x), bias=bias))
+        copies = logits.shape[0]
+        total = self.graph.op("ReduceLogSumExp", logits, np.array([-1]), keepdims=1)
+        index = self.graph.data(targets).reshape(1, -1, 1)
+        index = self.graph.op("Expand", index, np.array([copies, 1, 1]))
+        picked = self.graph.op("GatherElements", logits, index, shape=(copies, ANY, 1), axis=2)
+        nll = self.graph.binary("Sub", total, picked)
+        return as_array(nll.reshape(copies, -1))
+
+    def attention(
+        self,
+        name: str,
+        q: Array,
+        k: Array,
+        v: Array,
+        batch: Batch,
+        causal: bool,
+        rows: Rows = None,
+    ) -> Array:
+        query, key, value = as_value(q), as_value(k), as_value(v)
+        prefix = 0
+        if f"{name}.prefix.key" in self.weights:
+            prefix = self.weights.shape(f"{name}.prefix.key")[0]
+            key = self.prefixed(f"{name}.prefix.key", key)
+            value = self.prefixed(f"{name}.prefix.value", value)
+        layout = self.layout(batch, rows, prefix, causal)
+        heads, width = query.shape[2:]
+        query = query * np.float32(width**-0.5)
+        query = query.gather(layout.queries, axis=1).transpose(0, 1, 3, 2, 4)  # [P, S, H, T, W]
+        key = key.gather(layout.keys, axis=1).transpose(0, 1, 3, 4, 2)
+        value = value.gather(layout.keys, axis=1).transpose(0, 1, 3, 2, 4)
+        score = query @ key + layout.hidden
+        score = self.graph.op("Softmax", score, shape=score.shape, axis=-1)
+        out = (score @ value).transpose(0, 1, 3, 2, 4)  # [P, S, T, H, W]
+        out = out.reshape(out.shape[0], -1, heads, width)
+        return as_array(out.gather(layout.places, axis=1))
+
+    def prefixed(self, name: str, x: Value) -> Value:
+        """Keys or values with the prefix's rows after those of the tokens: f32[P, N + R, H, W]."""
+        heads, width = x.shape[2:]
+        rows = self.whole(name)  # [P, R, D]
+        rows = rows.reshape(rows.shape[0], -1, heads, width)
+        copies = max(x.shape[0], rows.shape[0])
+        parts = [self.graph.op("Expand", each, np.array([copies, 1, 1, 1])) for each in (x, rows)]
+        return self.graph.op("Concat", *parts, shape=(copies, ANY, heads, width), axis=1)
+
+    def gelu(self, x: Array) -> Array:
+        return as_array(self.graph.op("Gelu", x, shape=as_value(x).shape))
+
+    def relu(self, x: Array) -> Array:
+        return as_array(self.graph.op("Relu", x, shape=as_value(x).shape))
+
+
+def as_value(x: Array) -> Value:
+    """What a verb is given: the models, which are written for arrays, only hand Values on."""
+    return cast(Value, x)
+
+
+def as_array(x: Value) -> Array:
+    """What a verb returns, by the type that the models know."""
+    return cast(Array, x)
