@@ -187,6 +187,11 @@ class Graph:
             self.nodes[node] = tuple(f"v{len(self.nodes)}_{k}" for k in range(len(shapes)))
         return [Value(self, name, s) for name, s in zip(self.nodes[node], shapes, strict=True)]
 
+    def name(self, value: Value, name: str) -> str:
+        """Have a value under this name too."""
+        self.nodes[Node("Identity", (value.name,), (), "", 1)] = (name,)
+        return name
+
     def binary(self, op: str, a: Value, b: Given, **attributes: Attribute) -> Value:
         """An operator of two arrays, element by element."""
         right = self.array(b)

@@ -1,0 +1,125 @@
+"""A graph's view of rows as an app has them: token ids filled up to one length, and a mask.
+
+The model files read packed tokens, so the graph packs them itself: no operator but attention ever
+works on padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+
+from tinyzo.batch import Batch
+from tinyzo.dtypes import Integers, Rows
+from tinyzo.engine.onnx import noise
+from tinyzo.engine.onnx.graph import ANY, Graph, Value
+from tinyzo.engine.onnx.view import HIDDEN, Directions, GraphView, Layout
+from tinyzo.engine.weights import Parameters
+
+
+class PaddedRows:
+    """S rows of at most T tokens, of which some are real; N of these there are in all.
+
+    ids:       i64[S, T]; mask: i64[S, T], 1 for a token and 0 for padding
+    real:      i64[N], the places of the tokens, counted through [S, T]
+    packed:    i64[S, T], which of the N tokens is at each place; of padding, any
+    positions: i64[S, T], the place of each token among those of its row
+    """
+
+    def __init__(self, ids: Value, mask: Value) -> None:
+        graph = ids.graph
+        self.ids = ids
+        self.mask = mask
+        self.real = nonzero(mask.reshape(-1))
+        count = cumulative(mask.reshape(-1), axis=0) - 1
+        first = graph.op("Max", count, np.array([0]), shape=(ANY,))
+        shape = graph.op("Shape", ids, shape=(2,))
+        self.packed = graph.op("Reshape", first, shape, shape=(ANY, ANY))
+        self.positions = cumulative(mask, axis=1) - 1
+
+    def size(self, axis: int) -> Value:
+        """S or T: i64[]."""
+        return self.ids.graph.op("Shape", self.ids, shape=(2,)).gather(axis)
+
+    def of_tokens(self, places: Value) -> Value:
+        """What [S, T] has at the N tokens."""
+        return places.reshape(-1).gather(self.real)
+
+    def last(self) -> Value:
+        """The last token of each row: i64[S]."""
+        lengths = self.mask.graph.op("ReduceSum", self.mask, np.array([1]), shape=(ANY,), keepdims=0)
+        return cumulative(lengths, axis=0) - 1
+
+    def batch(self, read: Value | None = None) -> Batch:
+        """The packed tokens, as the model files take them. read: i64[M]; None: all."""
+        return Batch(
+            cast(Integers, self.of_tokens(self.ids)),
+            cast(Integers, self.of_tokens(self.positions)),
+            starts=cast(Integers, None),  # only attention asks, and that asks the view
+            parents=cast(Integers, None),
+            read=cast(Rows, read),
+        )
+
+
+class PaddedView(GraphView):
+    """The verbs on padded rows, of which one token each is read, the last of a causal one, or all.
+
+    stored: a tensor's name -> f32 or what the file has, of those that are no inputs
+    inputs: the tensors that are inputs, f32
+    """
+
+    def __init__(
+        self,
+        weights: Parameters,
+        rows: PaddedRows,
+        stored: Callable[[str], Value],
+        inputs: dict[str, Value],
+        seeds: Value | None = None,
+        scales: Value | None = None,
+    ) -> None:
+        directions = Directions(seeds.shape[0], scales) if seeds and scales else None
+        super().__init__(rows.ids.graph, weights, directions)
+        self._rows = rows
+        self._stored = stored
+        self._inputs = inputs
+        self._seeds = seeds
+
+    def tensor(self, name: str) -> Value:
+        return self._inputs[name] if name in self._inputs else self._stored(name)
+
+    def keys(self, name: str) -> Value:
+        return noise.keys(cast(Value, self._seeds), name, self.weights.direction.kind)
+
+    def layout(self, batch: Batch, rows: Rows, prefix: int, causal: bool) -> Layout:
+        padded = self._rows
+        graph = self.graph
+        count, length = (padded.size(axis) for axis in (0, 1))
+        is_padding = graph.op("Equal", padded.mask, 0, shape=(ANY, ANY))
+        hidden = self._hidden(is_padding).reshape(0, 1, 1, -1)
+        if rows is not None:  # the one of each row that is read, which sees all of it
+            each = count_up(count)
+            return Layout(each.reshape(-1, 1), padded.packed, hidden, each)
+        if causal:
+            at = count_up(length)
+            is_later = graph.op("Less", at.reshape(-1, 1), at, shape=(ANY, ANY))
+            hidden = hidden + self._hidden(is_later)
+        return Layout(padded.packed, padded.packed, hidden, padded.real)
+
+    def _hidden(self, where: Value) -> Value:
+        return self.graph.op("Where", where, HIDDEN, np.float32(0), shape=where.shape)
+
+
+def cumulative(x: Value, axis: int) -> Value:
+    return x.graph.op("CumSum", x, axis, shape=x.shape)
+
+
+def count_up(stop: Value) -> Value:
+    """0, 1, ... stop - 1. stop: i64[]; i64[stop]."""
+    return stop.graph.op("Range", 0, stop, 1, shape=(ANY,))
+
+
+def nonzero(x: Value) -> Value:
+    """The places of what is not 0. x: [N]; i64[M]."""
+    return x.graph.op("NonZero", x, shape=(1, ANY)).reshape(-1)
