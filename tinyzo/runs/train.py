@@ -357,7 +357,8 @@ class Training:
         if not event and examples:
             self.model.weights.fold()
             event = {"event": "evaluation", "step": step, "split": split}
-            event |= evaluate(self.loss, examples)._asdict()
+            # Answers are written only where they are reported, as published: dev needs the loss.
+            event |= evaluate(self.loss, examples, is_writing=split == "test").record()
             self.run.record("events.jsonl", event)
         if split == "dev":
             self.accuracy = event.get("accuracy")
@@ -380,6 +381,11 @@ class Training:
         zero_shot = self.run.evaluations("test")[0]
         lines = read_lines(self.run.path / "metrics.jsonl")
         seconds = [line["seconds"] for line in lines if line["seconds"] is not None]
+        answers = {}
+        for name in ("f1", "exact_match"):
+            if name in final:
+                answers[f"{name}_zero_shot"] = zero_shot[name]
+                answers[name] = final[name]
         return {
             "run": str(self.run.path),
             "model": self.run.settings.model,
@@ -389,6 +395,7 @@ class Training:
             "forwards": sum(line["forwards"] for line in lines),
             "accuracy_zero_shot": zero_shot["accuracy"],
             "accuracy": final["accuracy"],
+            **answers,
             "loss_zero_shot": zero_shot["loss"],
             "loss": final["loss"],
             "split": self.data.reported,

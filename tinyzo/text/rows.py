@@ -236,6 +236,8 @@ def _json_rows(document: Any, path: Path) -> Sequence[object]:
         return columns["data"]
     if not all(isinstance(column, list | dict) for column in columns.values()):
         return [document]  # JSON lines with one line
+    if columns and all("qa_pairs" in column for column in columns.values()):
+        return list(columns.values())  # DROP's own file: an object of passages
     keyed = [(name, _by_key(column)) for name, column in columns.items()]
     keys = keyed[0][1].keys() if keyed else {}
     for name, column in keyed:
