@@ -1,4 +1,4 @@
-"""Writes tasks.json: rows of each published task, and the ids that the published rules make of them.
+"""Writes tasks.json: rows of each published task, and the ids that the published rules give them.
 
     python tests/golden/make_tasks.py    # with transformers 5, tokenizers; not in CI
 
@@ -261,7 +261,7 @@ ASKED = {
     "RTE": Asked(
         rte,
         [
-            {"premise": " It rains in \"Paris\".", "hypothesis": "It is wet", "label": "entailment"},
+            {"premise": " It \"rains\".", "hypothesis": "It is wet", "label": "entailment"},
             {"premise": "No one came.", "hypothesis": "Bob came.", "label": "not_entailment"},
         ],
         [{"premise": LONG * 9, "hypothesis": "It ends.", "label": "not_entailment"}],

@@ -162,7 +162,7 @@ class Task:
         """
         value = plain(self.find(row, self.label_field))
         if not self.labels:
-            return not _is_nothing(value) and value not in ("", [])
+            return not _is_nothing(value) and _listed(value) not in ("", [])
         name = self._label_name(row, value)
         return name in self._names or not (_is_nothing(value) or name in UNLABELLED)
 
@@ -216,7 +216,7 @@ class Task:
 
         raises: DataError naming row and column, unless it is a list of one text or more
         """
-        value = plain(self.find(row, name))
+        value = _listed(self.find(row, name))
         texts = value if isinstance(value, list) else []
         if not texts or not all(isinstance(text, str) and text for text in texts):
             found = f"no texts under {name!r}" if value is None else f"{name!r} is {value!r:.40}"
@@ -234,14 +234,15 @@ class Task:
     def endings(self, row: Row, answers: Sequence[str]) -> list[str]:
         """What may continue the filled template: each word, choice, or answer, filled.
 
-        raises: DataError naming the row, where a field has no text, or none has a placeholder
+        raises: DataError naming the row, where a field has no text, or a choice no place
         """
         filled = [self.filled(word, row) for word in self.words]
         if self.labels:
             return filled
         named = self.texts(row, self.choices) if self.choices else answers
         if PLACEHOLDER not in filled[0]:
-            raise _bad_row(row, f"{filled[0]!r:.60} has no {PLACEHOLDER} for the candidates")
+            found = f"{filled[0]!r:.60} has no {PLACEHOLDER}"
+            raise _bad_row(row, found, "write it where a candidate goes")
         return [filled[0].replace(PLACEHOLDER, name) for name in named]
 
     def filled(self, template: str, row: Row) -> str:
@@ -457,12 +458,15 @@ MISSING = object()
 
 
 def plain(value: object) -> object:
-    """NumPy's scalars and arrays as Python's, and what stands for nothing in pandas as None."""
+    """NumPy's scalars as Python's, and what stands for nothing in pandas as None."""
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
     return None if type(value).__name__ in ("NAType", "NaTType") else value
+
+
+def _listed(value: object) -> object:
+    """A value, an array of NumPy or a tuple as a list: pandas has these of Parquet's lists."""
+    return list(value) if isinstance(value, np.ndarray | tuple) and np.ndim(value) else value
 
 
 def _is_nothing(value: object) -> bool:
