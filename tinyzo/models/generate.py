@@ -26,12 +26,12 @@ def generate(
     texts = [list(prompt) for prompt in prompts]
     going = texts
     for _ in range(max_new_tokens):
+        if not going:
+            break
         batch = model.check(pack_sequences(going))
         last = replace(batch, read=batch.starts[1:] - 1)
         best = model.scores(theta, last)[0].argmax(axis=-1)
         for text, token in zip(going, best.tolist(), strict=True):
             text.append(token)
         going = [text for text in going if text[-1] not in stop]
-        if not going:
-            break
     return [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
