@@ -14,6 +14,7 @@ from refusals import message
 from words import Words
 
 from tinyzo.packages import say_once
+from tinyzo.text import rows
 from tinyzo.text.datasets import kshot, load_splits
 from tinyzo.text.tasks import Example, get_task
 from tinyzo.text.tokenizer import load_tokenizer
@@ -298,6 +299,18 @@ def test_what_is_not_as_in_the_tasks_own_files_is_named(
         assert told in text and text.startswith(str(path))
     else:  # an answer that nobody reads, since several people gave others
         assert len(load_splits(get_task(name, "opt"), path).train) == 4
+
+
+def test_far_too_many_rows_in_one_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "LEAST_ROOM", 10_000)
+    answers = ",".join(['{"text":"","label":0}'] * 400)
+    question = f'{{"question": "", "answers": [{answers}]}}'
+    path = tmp_path / "train.jsonl"
+    path.write_text(f'{{"passage": {{"text": "", "questions": [{question}]}}}}\n')
+    text = message(load_splits, get_task("MultiRC", "opt"), path)
+    assert "rows and " in text and text.startswith(str(path)) and "which would take " in text
 
 
 def test_a_span_that_is_no_text_is_named(tmp_path: Path) -> None:

@@ -215,14 +215,15 @@ def predictions(
     for text in texts:
         row = row_of(bound, text)
         example = bound.encode(row, labelled=False)
+        scores: dict[str, float] = {}
         if bound.task.is_generated:
-            (answer,) = written_answers(loss, [example])
-            yield Prediction(str(text), answer, {})
-            continue
-        labels = bound.task.label_names(row)
-        (odds,) = predict_examples(loss, [example])
-        scores = dict(zip(labels, odds.tolist(), strict=True))
-        yield Prediction(str(text), labels[odds.argmax()], scores)
+            (label,) = written_answers(loss, [example])
+        else:
+            (odds,) = predict_examples(loss, [example])
+            labels = bound.task.label_names(row)
+            scores = dict(zip(labels, odds.tolist(), strict=True))
+            label = labels[odds.argmax()]
+        yield Prediction(str(text), label, scores)
 
 
 def replay(

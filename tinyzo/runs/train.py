@@ -381,11 +381,10 @@ class Training:
         zero_shot = self.run.evaluations("test")[0]
         lines = read_lines(self.run.path / "metrics.jsonl")
         seconds = [line["seconds"] for line in lines if line["seconds"] is not None]
-        answers = {}
-        for name in ("f1", "exact_match"):
-            if name in final:
-                answers[f"{name}_zero_shot"] = zero_shot[name]
-                answers[name] = final[name]
+        of_answers = {}
+        for name in final.keys() & {"f1", "exact_match"}:
+            of_answers[f"{name}_zero_shot"] = zero_shot[name]
+            of_answers[name] = final[name]
         return {
             "run": str(self.run.path),
             "model": self.run.settings.model,
@@ -395,7 +394,7 @@ class Training:
             "forwards": sum(line["forwards"] for line in lines),
             "accuracy_zero_shot": zero_shot["accuracy"],
             "accuracy": final["accuracy"],
-            **answers,
+            **of_answers,
             "loss_zero_shot": zero_shot["loss"],
             "loss": final["loss"],
             "split": self.data.reported,
