@@ -13,14 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
-from tinyzo.dtypes import Array, Integers
+from tinyzo.dtypes import Integers
 from tinyzo.engine.onnx.graph import ANY, Graph, Value
 from tinyzo.engine.onnx.padded import PaddedRows, PaddedView, count_up, nonzero
 from tinyzo.engine.onnx.protobuf import TYPES, Described, Dimension
+from tinyzo.engine.protocols import View
 from tinyzo.models.model import Model
 
 WORDS = "words"  # an example is one row, and each label one token
@@ -47,11 +48,20 @@ class Reading:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Queries of a step, and rows and tokens of a batch: numbers, or names of what is not fixed."""
+    """Queries of a step, and sizes of a batch: numbers, or names of what may be any."""
 
     queries: int
+    examples: Dimension = "examples"
     rows: Dimension = "rows"
     tokens: Dimension = "tokens"
+
+
+class Written(NamedTuple):
+    """A graph as a file, and what it takes and gives."""
+
+    data: bytes
+    inputs: list[Described]
+    outputs: list[Described]
 
 
 Stored = Callable[[Graph, str], Value]
@@ -65,6 +75,7 @@ class Pass:
     ) -> None:
         shape = (sizes.rows, sizes.tokens)
         self.graph = graph
+        self._examples = sizes.examples
         self._model = model
         self._reading = reading
         self._rows = PaddedRows(
@@ -79,6 +90,7 @@ class Pass:
         self._stored = lambda name: stored(graph, name)
 
     def view(self, seeds: Value | None = None, scales: Value | None = None) -> PaddedView:
+        """theta, or theta at + and - of each seed's z."""
         return PaddedView(
             self._model.weights, self._rows, self._stored, self.trained, seeds, scales
         )
@@ -97,21 +109,21 @@ class Pass:
         else:
             is_mask = self.graph.op("Equal", rows.of_tokens(rows.ids), self._reading.mask_id)
             read = nonzero(is_mask)
-        h = model.architecture.hidden(view, model.config, rows.batch(read))
+        theta = cast(View, view)  # a model asks for its verbs alone
+        h = model.architecture.hidden(theta, model.config, rows.batch(read))
         words = np.array(self._reading.words, np.int64)
-        scores = model.architecture.logits(view, model.config, h, words)
+        scores = model.architecture.logits(theta, model.config, h, words)
         return cast(Value, scores).cast("f8")
 
     def _nll(self, view: PaddedView) -> tuple[Value, Value]:
         """The sum over each row's targets of -log p, f64[P, S], and their number, f64[S]."""
         model, rows, graph = self._model, self._rows, self.graph
-        h = model.architecture.hidden(view, model.config, rows.batch())
+        theta = cast(View, view)
+        h = model.architecture.hidden(theta, model.config, rows.batch())
         places = nonzero(self._targets.reshape(-1))  # through [S, T]
         at = rows.packed.reshape(-1).gather(places) - 1  # a token is read off the one before it
         ids = rows.ids.reshape(-1).gather(places)
-        nll = model.architecture.nll(
-            view, model.config, h, cast(Integers, at), cast(Integers, ids)
-        )
+        nll = model.architecture.nll(view, model.config, h, cast(Integers, at), cast(Integers, ids))
         row_of = graph.binary("Div", places, rows.size(1))
         numbers = count_up(rows.size(0))
         is_of_row = graph.op("Equal", row_of.reshape(-1, 1), numbers, shape=(ANY, ANY)).cast("f8")
@@ -126,7 +138,7 @@ class Pass:
             sums, counts = self._nll(view)
             total = graph.op("ReduceSum", sums, np.array([-1]), shape=(ANY,), keepdims=0)
             return total / graph.op("ReduceSum", counts, shape=(), keepdims=0)
-        labels = graph.given("labels", "i8", ("examples",))
+        labels = graph.given("labels", "i8", (self._examples,))
         scores = self.scores(view)
         copies = scores.shape[0]
         count = graph.op("Shape", labels, shape=(1,))
@@ -144,7 +156,7 @@ class Pass:
 
 def step_graph(
     model: Model, reading: Reading, sizes: Sizes, stored: Stored, metadata: dict[str, str]
-) -> bytes:
+) -> Written:
     """A step of n-SPSA on what of the model is trained.
 
     inputs:  input_ids, attention_mask i64[S, T]; targets i64[S, T], of CANDIDATES and GOLD; labels
@@ -176,7 +188,7 @@ def step_graph(
 
 def eval_graph(
     model: Model, reading: Reading, sizes: Sizes, stored: Stored, metadata: dict[str, str]
-) -> bytes:
+) -> Written:
     """The scores of rows.
 
     inputs:  as of the step, but for labels, seeds, lr and eps
@@ -188,7 +200,7 @@ def eval_graph(
     return finished(graph, {"scores": scores.reshape(*scores.shape[1:])}, metadata)
 
 
-def finished(graph: Graph, outputs: dict[str, Value], metadata: dict[str, str]) -> bytes:
+def finished(graph: Graph, outputs: dict[str, Value], metadata: dict[str, str]) -> Written:
     """The graph as an ONNX file, with its outputs by name."""
     described = []
     for name, value in outputs.items():
@@ -196,4 +208,4 @@ def finished(graph: Graph, outputs: dict[str, Value], metadata: dict[str, str]) 
         kind = F4 if name.endswith(NEXT) else F8
         shape = tuple(f"{name}_{at}" if s == ANY else s for at, s in enumerate(value.shape))
         described.append(Described(named, kind, shape))
-    return graph.model(described, metadata)
+    return Written(graph.model(described, metadata), list(graph.inputs.values()), described)

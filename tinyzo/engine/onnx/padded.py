@@ -49,7 +49,9 @@ class PaddedRows:
 
     def last(self) -> Value:
         """The last token of each row: i64[S]."""
-        lengths = self.mask.graph.op("ReduceSum", self.mask, np.array([1]), shape=(ANY,), keepdims=0)
+        lengths = self.mask.graph.op(
+            "ReduceSum", self.mask, np.array([1]), shape=(ANY,), keepdims=0
+        )
         return cumulative(lengths, axis=0) - 1
 
     def batch(self, read: Value | None = None) -> Batch:
