@@ -32,16 +32,17 @@ from tinyzo.engine import noise
 from tinyzo.engine.onnx.reader import Outline, read_outline
 from tinyzo.engine.onnx.session import Session
 from tinyzo.errors import CheckpointError, DataError, refuse
-from tinyzo.models.model import MODELS, read_config
+from tinyzo.models.model import MODELS, names_of_tensors, read_config
 from tinyzo.parsing import JsonObject, is_natural, parse_json
 from tinyzo.runs.export import METADATA, WEIGHTS
-from tinyzo.runs.inference import ABOUT, ADAPTER, ADAPTER_WEIGHTS, EVAL, FORMAT, ROWS, STEP
-from tinyzo.system import read_file
+from tinyzo.runs.inference import ABOUT, ADAPTER_WEIGHTS, EVAL, FORMAT, ROWS, STEP
+from tinyzo.system import os_errors, read_file
 from tinyzo.text.packing import batch_rows
 from tinyzo.zo.graphs import CANDIDATES, GOLD, NEXT, WORDS
 
 Float64 = NDArray[np.float64]
 AGAIN = "tinyzo export writes it again"
+SPLITS = ("train", "test")
 MOST_ROWS = 64 << 20  # bytes of rows.json
 MOST_GRAPH = 64 << 20
 
@@ -69,20 +70,14 @@ def is_natural_or_none(value: object) -> bool:
     return value is None or is_natural(value)
 
 
-def are_graphs(value: object) -> bool:
-    return (
-        isinstance(value, dict)
-        and value.keys() == {STEP, EVAL}
-        and all(map(is_text, value.values()))
-    )
+def of_graphs(is_one: Callable[[object], bool]) -> Callable[[object], bool]:
+    """Whether each graph has one, and nothing else has."""
 
+    def are_right(value: object) -> bool:
+        is_of_each = isinstance(value, dict) and value.keys() == {STEP, EVAL}
+        return is_of_each and all(map(is_one, value.values()))  # type: ignore[attr-defined]
 
-def are_signatures(value: object) -> bool:
-    return (
-        isinstance(value, dict)
-        and value.keys() == {STEP, EVAL}
-        and all(map(is_signature, value.values()))
-    )
+    return are_right
 
 
 def is_signature(value: object) -> bool:
@@ -115,8 +110,8 @@ FIELDS: dict[str, Callable[[object], bool]] = {
     "format": is_natural,
     "noise_format": is_natural,
     "base": is_text,
-    "graphs": are_graphs,
-    "signatures": are_signatures,
+    "graphs": of_graphs(is_text),
+    "signatures": of_graphs(is_signature),
     "family": lambda value: value in list(MODELS),
     "task": is_text,
     "labels": list_of(is_text),
@@ -143,6 +138,7 @@ FIELDS: dict[str, Callable[[object], bool]] = {
 def read_about(data: bytes, path: Path) -> JsonObject:
     """The fields of tinyzo.json, each of its type.
 
+    path: what errors name
     raises: CheckpointError for another format, for z of another format, for a field that is
         missing or not of its type
     """
@@ -158,12 +154,13 @@ def read_about(data: bytes, path: Path) -> JsonObject:
 
 
 def check_version(about: Mapping[str, object], path: Path, name: str, own: int) -> None:
+    """raises: CheckpointError for a number of a format that is not known here"""
     found = about.get(name)
     if found == own and type(found) is int:
         return
-    what = {"format": "the folder", "noise_format": "z"}[name]
-    hint = f"export it again with this version, or take the one that wrote it ({about.get('tinyzo')!s:.20})"
-    refuse(path, f"{name} is {found!r:.40}, of {what}; this version has {own}", hint)
+    writer = f"tinyzo {about.get('tinyzo')!s:.20}"
+    hint = f"export it again with this version, or take the one that wrote it, {writer}"
+    refuse(path, f"{name} is {found!r:.40}; this version of tinyzo reads {own}", hint)
 
 
 # -- the folder --------------------------------------------------------------------------------
@@ -183,6 +180,15 @@ class Export:
     def trained(self) -> dict[str, tuple[int, ...]]:
         """The tensors that a step moves, and their shapes."""
         return {name: tuple(each["shape"]) for name, each in self.about["trained"].items()}
+
+    def elements(self) -> int:
+        """The number of parameters that a step moves."""
+        return sum(map(math.prod, self.trained.values()))
+
+    def size_of_base(self) -> int:
+        """The bytes of the base's weights, which the runtime maps and does not copy."""
+        with os_errors(CheckpointError, self.path / WEIGHTS, AGAIN):
+            return (self.path / WEIGHTS).stat().st_size
 
     def rows(self, split: str) -> list[JsonObject]:
         """The rows of "train" or "test".
@@ -233,7 +239,7 @@ def open_export(path: Path) -> Export:
         sources = {name: files.enter_context(SafetensorsFile(path / name)) for name in names}
         for name, outline in zip(about["graphs"], outlines, strict=True):
             check_externals(path / name, outline, sources)
-        check_adapter(path, about, sources[ADAPTER_WEIGHTS])
+        check_adapter(about, sources[WEIGHTS], sources[ADAPTER_WEIGHTS])
     return Export(path, about)
 
 
@@ -250,28 +256,22 @@ def check_graph(path: Path, digest: str) -> Outline:
     data = read_part(path, MOST_GRAPH)
     found = hashlib.sha256(data).hexdigest()
     if found != digest:
-        refuse(
-            path, f"it is not as it was exported: SHA-256 {found[:12]}, then {digest:.12}", AGAIN
-        )
+        why = f"it is not as it was exported: SHA-256 {found[:12]}, then {digest:.12}"
+        refuse(path, why, AGAIN)
     outline = read_outline(data, path)
     own = str(noise.FORMAT)
     if outline.metadata.get("noise_format") != own:
         found = outline.metadata.get("noise_format", "")
-        refuse(path, f"its z is of format {found!r:.20}; this version has {own}", AGAIN)
+        refuse(path, f"its z is of format {found!r:.20}; this version of tinyzo has {own}", AGAIN)
     return outline
 
 
 def check_base(path: Path, about: JsonObject) -> None:
     """raises: CheckpointError for a base of another hash"""
     found = fingerprint(path)
-    base = about["base"]
-    if found != base:
-        files = f"{path}: {WEIGHTS} and config.json"
-        refuse(
-            files,
-            f"SHA-256 {found[:12]}, exported with {base:.12}",
-            "restore them, or export again",
-        )
+    if found != about["base"]:
+        why = f"not the base that was exported: SHA-256 {found[:12]}, then {about['base']:.12}"
+        refuse(f"{path}: {WEIGHTS} or config.json", why, "restore them, or export again")
 
 
 def check_externals(path: Path, outline: Outline, sources: Mapping[str, SafetensorsFile]) -> None:
@@ -289,14 +289,15 @@ def check_externals(path: Path, outline: Outline, sources: Mapping[str, Safetens
             refuse(path, f"{found}, where no tensor of {each.nbytes} bytes is", AGAIN)
 
 
-def check_adapter(path: Path, about: JsonObject, source: SafetensorsFile) -> None:
+def check_adapter(about: JsonObject, base: SafetensorsFile, source: SafetensorsFile) -> None:
     """raises: CheckpointError for an adapter that does not fit the base, or the graphs' inputs"""
-    _, config = read_config(path)
-    architecture = MODELS[about["family"]]
+    family, config = read_config(base.path.parent)
+    architecture = MODELS[family]
+    names_of_tensors(base, architecture, config)
     shapes = dict(architecture.shapes(config))
-    file = path / ADAPTER / peft.CONFIG
+    file = source.path.with_name(peft.CONFIG)
     peft.open_adapter(file, source.path, shapes, architecture.LAYOUT).source.close()
-    for name, each in about["trained"].items():
+    for each in about["trained"].values():
         info = source.info(each["key"])
         if info.dtype != "F32" or info.shape != tuple(each["shape"]):
             found = f"{each['key']:.80} is {info.dtype} {list(info.shape)}"
@@ -372,7 +373,7 @@ class App:
         return scores.reshape(-1, len(self.export.about["labels"]))[: len(rows)]
 
     def padded(self, rows: Sequence[JsonObject], gold_only: bool = False) -> dict[str, Any]:
-        """Rows as the graphs take them, filled up to the longest, or to the sizes that are fixed."""
+        """Rows as the graphs take them, filled up to the longest, or to sizes that are fixed."""
         about = self.export.about
         fields = ("input_ids",) if about["kind"] == WORDS else ("input_ids", "targets")
         lists = {field: self._sequences(rows, field, gold_only) for field in fields}

@@ -222,15 +222,18 @@ def eval_graph(
     graph = Graph()
     one = Pass(graph, model, reading, sizes, stored)
     scores = one.scores(one.view())
-    return finished(graph, {"scores": scores.reshape(*scores.shape[1:])}, metadata)
+    scores = scores.reshape(*scores.shape[1:])
+    return finished(graph, {"scores": scores}, metadata, sizes.rows)
 
 
-def finished(graph: Graph, outputs: dict[str, Value], metadata: dict[str, str]) -> Written:
-    """The graph as an ONNX file, with its outputs by name."""
+def finished(
+    graph: Graph, outputs: dict[str, Value], metadata: dict[str, str], rows: Dimension = "rows"
+) -> Written:
+    """The graph as an ONNX file, with its outputs by name. rows: the size of an axis that is any"""
     described = []
     for name, value in outputs.items():
         named = graph.name(value, name)
         kind = F4 if name.endswith(NEXT) else F8
-        shape = tuple(f"{name}_{at}" if s == ANY else s for at, s in enumerate(value.shape))
+        shape = tuple(rows if size == ANY else size for size in value.shape)
         described.append(Described(named, kind, shape))
     return Written(graph.model(described, metadata), list(graph.inputs.values()), described)

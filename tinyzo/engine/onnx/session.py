@@ -1,4 +1,4 @@
-"""A graph in a file, as a session of ONNX Runtime: as an app opens it, for tests and measurements."""
+"""A graph in a file as a session of ONNX Runtime, as an app opens it."""
 
 from __future__ import annotations
 
