@@ -353,10 +353,9 @@ class App:
         raises: ConfigError for rows or seeds that the graph does not take
         """
         about = self.export.about
-        inputs = self.padded(rows, gold_only=about["kind"] == GOLD)
+        inputs = self.padded(STEP, rows)
         if about["kind"] != GOLD:
-            size = self._fixed(STEP, "labels", 0, len(rows))
-            labels = np.full(size, -1, np.int64)
+            labels = np.full(self._size(STEP, "labels", 0, len(rows)), -1, np.int64)
             labels[: len(rows)] = [row["label"] for row in rows]
             inputs["labels"] = labels
         inputs["seeds"] = np.array(seeds, np.uint64)
@@ -369,45 +368,55 @@ class App:
 
     def scores(self, rows: Sequence[JsonObject]) -> Float64:
         """The scores of each row's labels or candidates: f64[rows, C]."""
-        (scores,) = self._eval.run(["scores"], self.padded(rows) | self.tensors)
+        about = self.export.about
+        most = len(rows)
+        if isinstance(self._shape(EVAL, "input_ids")[0], int):
+            most = about["batch_size"]
+        parts = [rows[start : start + most] for start in range(0, len(rows), most)]
+        return np.concatenate([self._scores(part) for part in parts])
+
+    def _scores(self, rows: Sequence[JsonObject]) -> Float64:
+        (scores,) = self._eval.run(["scores"], self.padded(EVAL, rows) | self.tensors)
         return scores.reshape(-1, len(self.export.about["labels"]))[: len(rows)]
 
-    def padded(self, rows: Sequence[JsonObject], gold_only: bool = False) -> dict[str, Any]:
-        """Rows as the graphs take them, filled up to the longest, or to sizes that are fixed."""
+    def padded(self, graph: str, rows: Sequence[JsonObject]) -> dict[str, Any]:
+        """Rows as a graph takes them, filled up to the longest, or to the size that it fixes."""
         about = self.export.about
-        fields = ("input_ids",) if about["kind"] == WORDS else ("input_ids", "targets")
-        lists = {field: self._sequences(rows, field, gold_only) for field in fields}
-        lists["attention_mask"] = [[1] * len(ids) for ids in lists["input_ids"]]
-        graph = STEP if gold_only or about["kind"] != GOLD else EVAL
-        longest = max(map(len, lists["input_ids"]), default=0)
-        shape = (
-            self._fixed(graph, "input_ids", 0, len(lists["input_ids"])),
-            self._fixed(graph, "input_ids", 1, longest),
-        )
+        fields = ["input_ids"] if about["kind"] == WORDS else ["input_ids", "targets"]
+        lists = {field: self._sequences(graph, rows, field) for field in fields}
+        ids = lists["input_ids"]
+        lists["attention_mask"] = [[1] * len(each) for each in ids]
+        found = (len(ids), max(map(len, ids), default=0))
+        shape = [self._size(graph, "input_ids", axis, found[axis]) for axis in (0, 1)]
         padding = {"input_ids": about["pad_id"]}
         return {field: filled(lists[field], shape, padding.get(field, 0)) for field in lists}
 
-    def _sequences(
-        self, rows: Sequence[JsonObject], field: str, gold_only: bool
-    ) -> list[list[int]]:
-        if self.export.about["kind"] == WORDS:
+    def _sequences(self, graph: str, rows: Sequence[JsonObject], field: str) -> list[list[int]]:
+        """Of one field, a list for each row that the graph takes."""
+        kind = self.export.about["kind"]
+        if kind == WORDS:
             return [row[field] for row in rows]
-        if gold_only:
+        if kind == GOLD and graph == STEP:
             return [row[field][row["label"]] for row in rows]
         return [sequence for row in rows for sequence in row[field]]
 
-    def _fixed(self, graph: str, name: str, axis: int, found: int) -> int:
-        """A size of an input: the graph's, or what is found.
+    def _shape(self, graph: str, name: str) -> list[int | str]:
+        """The shape of an input, with names of sizes that may be any."""
+        found: list[int | str] = self.export.about["signatures"][graph]["inputs"][name]["shape"]
+        return found
+
+    def _size(self, graph: str, name: str, axis: int, found: int) -> int:
+        """A size of an input: the one that the graph fixes, or what is found.
 
         raises: DataError for more than the graph takes
         """
-        size = self.export.about["signatures"][graph]["inputs"][name]["shape"][axis]
+        size = self._shape(graph, name)[axis]
         if isinstance(size, str):
             return found
         if found > size:
             hint = "give fewer, or export without --batch-size or --tokens"
             raise DataError(f"{name} of {found} along axis {axis}; {graph} takes {size}", hint)
-        return int(size)
+        return size
 
     def save(self) -> Path:
         """Write the adapter as it is now in the place of the export's.
@@ -427,7 +436,9 @@ class App:
         return path.parent
 
 
-def filled(sequences: Sequence[Sequence[int]], shape: tuple[int, int], padding: int) -> np.ndarray:
+def filled(
+    sequences: Sequence[Sequence[int]], shape: Sequence[int], padding: int
+) -> NDArray[np.int64]:
     """Sequences of any length as i64[S, T]."""
     out = np.full(shape, padding, np.int64)
     for row, sequence in zip(out, sequences, strict=False):

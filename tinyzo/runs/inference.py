@@ -97,7 +97,7 @@ def export_onnx(given: Settings, output: Path, tokens: int | None = None) -> Pat
     with new_folder(output) as file:
         write_base(model.directory, output)
         adapted = Model(model.family, model.config, model.weights, output)
-        (output / ADAPTER).mkdir(exist_ok=True)
+        new_directory(output / ADAPTER, CheckpointError, ())
         export.write_adapter(output / ADAPTER, adapted)
         examples = settings.batch_size if given.batch_size else None
         batches = Batches(examples, tokens, len(bound.task.labels))
@@ -385,7 +385,7 @@ def new_folder(output: Path) -> Iterator[IO[bytes]]:
         cannot be made
     """
     partial = output / f".{ABOUT}.partial"
-    new_directory(output, CheckpointError, () if partial.exists() else (ABOUT, *TAKEN))
+    new_directory(output, CheckpointError, () if partial.exists() else (ABOUT, *TAKEN, *WHOLE))
     with ExitStack() as unfinished:
         with os_errors(CheckpointError, partial, OTHER_OUTPUT, f"or {OTHER_OUTPUT}"):
             file = unfinished.enter_context(open(partial, "ab", opener=OPENER))
