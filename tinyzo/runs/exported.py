@@ -358,7 +358,7 @@ class App:
             labels = np.full(self._size(STEP, "labels", 0, len(rows)), -1, np.int64)
             labels[: len(rows)] = [row["label"] for row in rows]
             inputs["labels"] = labels
-        inputs["seeds"] = np.array(seeds, np.uint64)
+        inputs["seeds"] = np.array(seeds, np.uint64).view(np.int64)
         inputs["lr"] = np.array(about["lr"] if lr is None else lr)
         inputs["eps"] = np.array(about["eps"] if eps is None else eps)
         names = ["losses", "projected_gradients", *(name + NEXT for name in self.tensors)]
