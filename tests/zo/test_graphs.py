@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,10 @@ from tiny import MODELS, POSITIONS, WORDS, examples_for, tiny_opt, tiny_roberta,
 
 from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.engine.onnx.graph import Graph, Value
+from tinyzo.engine.onnx.protobuf import External
 from tinyzo.engine.terms import Probe
+from tinyzo.engine.weights import Weights
+from tinyzo.models import opt, roberta
 from tinyzo.models.model import Model
 from tinyzo.models.trainable import train_only
 from tinyzo.text.tasks import BoundTask, Example
@@ -343,3 +347,42 @@ def test_the_onnx_package_finds_no_fault(name):
             onnx.load_from_string(written.data), check_type=True, strict_mode=True, data_prop=True
         )
         assert len(inferred.graph.output) == len(written.outputs)
+
+
+def of_size(family: str, **config: Any) -> Model:
+    """A model of a published size, whose numbers take no memory: each tensor is one 0."""
+    architecture = {"roberta": roberta, "opt": opt}[family]
+    settings = architecture.Config(**config)
+    zero = np.zeros((), np.float32)
+    tensors = {name: np.broadcast_to(zero, shape) for name, shape in architecture.shapes(settings)}
+    return Model(family, settings, Weights(tensors, NumpyEngine()), Path("none"))
+
+
+LARGE = {
+    "roberta": {
+        "vocab_size": 50265, "hidden_size": 1024, "num_hidden_layers": 24,
+        "num_attention_heads": 16, "intermediate_size": 4096, "max_position_embeddings": 514,
+        "type_vocab_size": 1,
+    },
+    "opt": {
+        "vocab_size": 50272, "hidden_size": 2048, "num_hidden_layers": 24,
+        "num_attention_heads": 32, "ffn_dim": 8192, "max_position_embeddings": 2048,
+        "word_embed_proj_dim": 2048,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", LARGE)
+def test_the_graph_of_a_large_model_is_under_a_megabyte(family):
+    model = of_size(family, **LARGE[family])
+    train_only(model, "lora", seed=0, rank=8, alpha=16.0)
+    weights = model.weights
+
+    def stored(graph: Graph, name: str) -> Value:
+        return graph.stored(External(name, 1, weights.shape(name), "model.safetensors", 8, 4))
+
+    reading = Reading("words", (1, 2), 4) if family == "roberta" else Reading(CANDIDATES)
+    written = graphs.step_graph(model, reading, Sizes(4), stored, {})
+    assert len(weights.trained) == 2 * 2 * 24
+    print(len(written.data))
+    assert 50_000 < len(written.data) < 1_000_000

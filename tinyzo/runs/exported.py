@@ -286,7 +286,8 @@ def check_externals(path: Path, outline: Outline, sources: Mapping[str, Safetens
             refuse(path, f"{each.name:.80} is to be read from {each.file!r:.80}", hint)
         if (each.offset, each.nbytes) not in spans[each.file]:
             found = f"{each.name:.80} is to be at byte {each.offset} of {each.file}"
-            refuse(path, f"{found}, where no tensor of {each.nbytes} bytes is", AGAIN)
+            hint = "restore that file as it was exported; an app writes its own into another folder"
+            refuse(path, f"{found}, where no tensor of {each.nbytes} bytes is", hint)
 
 
 def check_adapter(about: JsonObject, base: SafetensorsFile, source: SafetensorsFile) -> None:
