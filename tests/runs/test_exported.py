@@ -227,9 +227,7 @@ def test_a_tinyzo_json_that_is_none(app, data, message):
     refused(app, rf"tinyzo\.json: {message}")
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in FIELDS if name not in ("format", "noise_format")]
-)
+@pytest.mark.parametrize("name", list(FIELDS))
 def test_a_field_of_another_type(app, name):
     wrong: list[object] = [{"a": {"b": 1}}, -1, [[]], "\x1b[2J" if name == "seed" else [None]]
     for value in wrong:
@@ -370,7 +368,7 @@ def test_without_the_runtime_an_export_is_written_and_checked(app, monkeypatch):
         raise ConfigError("engine 'onnx' cannot be had here", "pip install")
 
     monkeypatch.setattr(session, "check_runtime", missing)
-    from tinyzo.runs.exported import App
+    from tinyzo.runs.app import App
 
     with pytest.raises(ConfigError, match="engine 'onnx' cannot be had here"):
         App(open_export(app))

@@ -21,8 +21,9 @@ from tinyzo.engine.onnx.engine import check_runtime
 from tinyzo.engine.terms import Probe
 from tinyzo.errors import CheckpointError, ConfigError, DataError, TinyzoError, UsageError
 from tinyzo.runs import export, inference
+from tinyzo.runs.app import App
 from tinyzo.runs.data import bind_task
-from tinyzo.runs.exported import App, open_export
+from tinyzo.runs.exported import open_export
 from tinyzo.runs.inference import export_onnx
 from tinyzo.runs.run import Run
 from tinyzo.runs.settings import Settings
