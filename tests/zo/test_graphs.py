@@ -312,6 +312,14 @@ def test_a_batch_without_examples_or_without_targets_is_nan():
     assert np.isnan(run(step_of(made, 1), given)["losses"]).all()
 
 
+def long_rows(given: dict[str, Any]) -> dict[str, Any]:
+    """Rows of one token more than there are positions."""
+    rows = len(given["input_ids"])
+    fields = given.keys() & {"input_ids", "targets"}
+    longer = {field: np.tile(given[field], 2)[:, : POSITIONS + 1] for field in fields}
+    return {**longer, "attention_mask": np.ones((rows, POSITIONS + 1), np.int64)}
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [
@@ -321,6 +329,8 @@ def test_a_batch_without_examples_or_without_targets_is_nan():
         ("roberta", lambda given: {"attention_mask": given["attention_mask"] * 0}),
         ("roberta", lambda given: {"input_ids": given["input_ids"] + 1000}),
         ("roberta", lambda given: {"seeds": given["seeds"][:1]}),
+        ("roberta", lambda given: long_rows(given)),
+        ("opt candidates", lambda given: long_rows(given)),
     ],
 )
 def test_inputs_that_the_runtime_refuses(name, change):
@@ -347,6 +357,24 @@ def test_the_onnx_package_finds_no_fault(name):
             onnx.load_from_string(written.data), check_type=True, strict_mode=True, data_prop=True
         )
         assert len(inferred.graph.output) == len(written.outputs)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_reference_evaluator_takes_the_same_step(name):
+    """Which computes node by node, by what the standard says of each."""
+    onnx = pytest.importorskip("onnx", reason="its evaluator is the oracle")
+    reference = pytest.importorskip("onnx.reference", reason="its evaluator is the oracle")
+    made = case(name, "lora")
+    written = step_of(made, 2)
+    names = [each.name for each in written.outputs]
+    with np.errstate(over="ignore", invalid="ignore"):
+        evaluator = reference.ReferenceEvaluator(onnx.load_from_string(written.data))
+        found = dict(zip(names, evaluator.run(names, step_inputs(made, 2)), strict=True))
+    np.testing.assert_allclose(found["losses"], expected(made, 2), atol=1e-5, rtol=0)
+    coefficients = [-LR * (float(g) / 2) for g in found["projected_gradients"]]
+    made.model.weights.add(list(zip(SEEDS[:2], coefficients, strict=True)))
+    for tensor, after in trained(made).items():
+        assert found[tensor + NEXT].tobytes() == after.tobytes()
 
 
 def of_size(family: str, **config: Any) -> Model:
