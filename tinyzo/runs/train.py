@@ -41,8 +41,9 @@ from tinyzo.text.tasks import Example
 from tinyzo.zo.mezo import Step
 from tinyzo.zo.objectives import Objective
 
-# Settings that may change when a run is resumed, since none changes what a step computes.
-FREE = ("steps", "fold_every", "residency", "threads", "memory_budget")
+# Settings that may change when a run is resumed: what a step computes stays the same, but for the
+# rounding of another engine.
+FREE = ("steps", "engine", "fold_every", "residency", "threads", "memory_budget")
 DIVERGED = 100  # a loss this many times 1 + the first one does not come back
 
 
@@ -73,7 +74,7 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
     with report.resumable(run.path), Journal(run.journal_path, header) as journal, snapshots:
         done = len(journal.steps)
         if is_new:
-            run.create(done)
+            run.create(done, model.engine.name)
         else:
             _check_steps(run.settings.steps, done)
             run.save()
@@ -82,6 +83,7 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
         start = snapshots.restore(model, _first_unevaluated(run, data, done))
         if not is_new:
             _settle(run, model, plan)
+            run.note_engine(model.engine.name, done)
         objective = Objective(model, bound, run.settings.objective)
         loss = BoundedLoss(objective, run.settings.micro_batch_tokens)
         training = Training(run, method, loss, data, journal, snapshots)
@@ -187,8 +189,11 @@ def _plan(
     """Choose how to hold the run in memory; a new run settles on what its budget leads to."""
     if method.keeps_gradients:
         run.settings = run.settings.replace(residency="resident")
+    if method.differentiates and run.settings.engine == "onnx":
+        found = "--engine onnx runs forward passes, and this method takes derivatives"
+        raise UsageError(found, "leave out --engine, or give --engine auto: NumPy takes them")
     plan = memory.choose(model, run.settings, loads, is_fixed=not is_new)
-    if plan.engine == "numba" and engine_here(run.settings.engine) == "numpy":  # it is broken
+    if plan.engine != "numpy" and engine_here(run.settings.engine) == "numpy":  # Numba is broken
         settings = run.settings.replace(engine="numpy")
         plan = memory.choose(model, settings, loads, is_fixed=not is_new)
     if is_new and run.settings.memory_budget:

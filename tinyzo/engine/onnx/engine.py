@@ -34,7 +34,8 @@ from tinyzo.packages import in_a_line, is_missing
 def check_runtime() -> None:
     """raises: ConfigError where there is no ONNX Runtime"""
     why = "engine 'onnx' cannot be had here"
-    way_out = "pip install 'tinyzo[onnx]' (Termux: pkg install python-onnxruntime)"
+    install = "pip install 'tinyzo[onnx]' (Termux: pkg install python-onnxruntime)"
+    way_out = f"{install}, or take --engine numpy"
     try:
         import onnxruntime  # noqa: F401
     except ImportError as error:
