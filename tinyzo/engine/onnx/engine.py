@@ -38,7 +38,7 @@ def check_runtime() -> None:
     way_out = f"{install}, or take --engine numpy"
     try:
         import onnxruntime  # noqa: F401
-    except ImportError as error:
+    except Exception as error:
         if is_missing(error, "onnxruntime"):
             raise ConfigError(f"{why}: ONNX Runtime is not installed", way_out) from None
         raise ConfigError(f"{why} ({in_a_line(error)})", way_out) from None
