@@ -301,6 +301,35 @@ def test_derivatives_are_refused_and_named(home, tmp_path, capsys, method):
     )
 
 
+def test_all_weights_in_their_file_are_refused(home, tmp_path, capsys):
+    run, streamed = tmp_path / "run", ("--residency", "streamed")
+    said = (
+        "tinyzo: --engine onnx maps weights in their file, and cannot train them there\n"
+        "  hint: --residency resident, or train what lies beside them, as --train lora-fa\n"
+    )
+    assert start(home, run, "--method", "mezo", *ONNX, *streamed) == 2
+    assert capsys.readouterr().err == said and not run.exists()
+    assert start(home, run, "--method", "mezo", "--engine", "numpy", *streamed) == 0
+    before = (run / "run.toml").read_bytes()
+    capsys.readouterr()
+    assert resume(run, *ONNX, "--steps", "7") == 2
+    assert capsys.readouterr().err == said
+    assert (run / "run.toml").read_bytes() == before  # so it goes on as it was
+    assert resume(run, *ONNX, "--residency", "resident", "--steps", "7") == 0
+    assert engines(run) == [(0, "numpy"), (6, "onnx")]
+
+
+def test_a_budget_goes_with_another_engine(home, tmp_path):
+    """Micro-batches stay those of the run; a budget may be said anew, too."""
+    run = tmp_path / "run"
+    assert start(home, run, "--memory-budget", "2GB", "--engine", "numpy") == 0
+    assert resume(run, *ONNX, "--steps", "7") == 0
+    assert engines(run) == [(0, "numpy"), (6, "onnx")]
+    assert resume(run, "--engine", "auto", "--memory-budget", "3GB", "--steps", "8") == 0
+    assert engines(run)[2:] == [(7, OTHERS[-1])]
+    assert Run.open(run).settings.engine == "auto"
+
+
 def test_finetune_without_the_runtime(home, tmp_path, capsys, missing):
     assert start(home, tmp_path / "run", *ONNX) == 1
     assert capsys.readouterr().err == (
@@ -512,3 +541,8 @@ def test_json_and_inspect(home, run, capsys):
     assert main(["inspect", str(run), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {plan["engine"] for plan in found["plans"]} == {"onnx"}
+
+
+def test_inspect_needs_no_runtime(run, missing, capsys):
+    assert main(["inspect", str(run)]) == 0
+    assert "\nplan           onnx, " in capsys.readouterr().out

@@ -19,6 +19,7 @@ from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import fingerprint
 from tinyzo.checkpoints.hub import name_of
 from tinyzo.engine.select import engine_here
+from tinyzo.engine.stores.overlay import Overlay
 from tinyzo.errors import NumericError, RunError, UsageError
 from tinyzo.machine.memory import peak_bytes
 from tinyzo.models.model import Model, open_model
@@ -189,10 +190,9 @@ def _plan(
     """Choose how to hold the run in memory; a new run settles on what its budget leads to."""
     if method.keeps_gradients:
         run.settings = run.settings.replace(residency="resident")
-    if method.differentiates and run.settings.engine == "onnx":
-        found = "--engine onnx runs forward passes, and this method takes derivatives"
-        raise UsageError(found, "leave out --engine, or give --engine auto: NumPy takes them")
     plan = memory.choose(model, run.settings, loads, is_fixed=not is_new)
+    if plan.engine == "onnx":
+        _check_onnx(model, method, plan)
     if plan.engine != "numpy" and engine_here(run.settings.engine) == "numpy":  # Numba is broken
         settings = run.settings.replace(engine="numpy")
         plan = memory.choose(model, settings, loads, is_fixed=not is_new)
@@ -203,6 +203,17 @@ def _plan(
             micro_batch_tokens=plan.micro_batch_tokens,
         )
     return plan
+
+
+def _check_onnx(model: Model, method: RunMethod, plan: memory.Plan) -> None:
+    """raises: UsageError for what ONNX Runtime cannot train"""
+    if method.differentiates:
+        found = "--engine onnx runs forward passes, and this method takes derivatives"
+        raise UsageError(found, "leave out --engine, or give --engine auto: NumPy takes them")
+    if plan.residency == "streamed" and not isinstance(model.weights.store, Overlay):
+        found = "--engine onnx maps weights in their file, and cannot train them there"
+        hint = "--residency resident, or train what lies beside them, as --train lora-fa"
+        raise UsageError(found, hint)
 
 
 def _settle(run: Run, model: Model, plan: memory.Plan) -> None:
