@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -168,7 +169,7 @@ def test_losses_of_ragged_batches(family):
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0])
 def test_200_steps_end_at_the_accuracy_of_numpy(tmp_path, family, seed):
     results = []
     for engine in ("onnx", "numpy"):
@@ -382,7 +383,7 @@ def paths(home, tmp_path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("engine", ["onnx", *OTHERS])
+@pytest.mark.parametrize("engine", ["onnx", OTHERS[-1]])
 def test_any_model_is_read_by_any_engine(home, tmp_path, capsys, engine):
     reviews = ["--task", "reviews", "--data", str(home / "data")]
     texts = ["No 0, 1", "No 7, 0 and some more"]
@@ -461,18 +462,23 @@ def test_a_killed_run_ends_as_an_undisturbed_one(home, tmp_path):
         assert record(run) == record(home / "run")
 
 
+FAULTS = [
+    Fault("kill", "write run/journal 3", 1),
+    Fault("full", "write run/journal 3", 2),
+    Fault("kill", "write run/events.jsonl 3", 3),
+    Fault("power", "write run/journal 4", 4),
+    Fault("full", "replace run/run.toml 1", 5),
+]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
-def test_faults_at_any_write(home, tmp_path):
+@pytest.mark.parametrize("faults", [FAULTS[:2], pytest.param(FAULTS[2:], marks=exhaustive)])
+def test_faults_at_a_write(home, tmp_path, faults):
     """Death, loss of power, and a full disk, as tests/runs/test_crash.py has them."""
     command = [
         "finetune", "--model", home / "opt", "--task", "reviews", "--data", home / "data",
         "--steps", 3, "--batch-size", 2, "--train", "lora-fa", "--engine", "onnx",
         "--eval-every", 2, "--lr", "1e-2", "--threads", 1,
-    ]  # fmt: skip
-    faults = [
-        Fault("kill", "write run/journal 3", 1), Fault("kill", "write run/events.jsonl 3", 2),
-        Fault("power", "write run/journal 4", 3), Fault("full", "write run/journal 3", 4),
-        Fault("full", "replace run/run.toml 1", 5),
     ]  # fmt: skip
     cases = []
     for number, fault in enumerate([None, *faults]):
@@ -485,7 +491,7 @@ def test_faults_at_any_write(home, tmp_path):
     for case, (first, last) in zip(cases[1:], disturbed, strict=True):
         assert first.code == {"full": 1}.get(case.faults[0].mode, DEAD), first.log
         assert "Traceback" not in first.log and last.code == 0, last.log
-        assert record(tmp_path / case.output) == record(tmp_path / cases[0].output)
+        assert record(Path(case.output)) == record(Path(cases[0].output))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a process gets no SIGINT there")
