@@ -31,7 +31,7 @@ def main() -> None:
         npm = shutil.which("npm")
         if npm is None:
             sys.exit("npm is not here: it comes with Node.js, and fetches onnxruntime-web")
-        subprocess.run([npm, "ci", "--ignore-scripts"], cwd=HERE, check=True)
+        subprocess.run([npm, "ci"], cwd=HERE, check=True)
     if (given.output / "worker.js").exists():  # built before
         shutil.rmtree(given.output)
     shutil.copytree(HERE / "page", given.output)

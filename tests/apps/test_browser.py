@@ -131,7 +131,7 @@ def test_the_page_has_all_that_it_names_and_nothing_from_elsewhere():
     for name, text in texts.items():
         addresses = set(re.findall(r"https?://[^\"'`\s]+", text))
         assert addresses <= {"http://www.w3.org/2000/svg"}, name
-    named = set(re.findall(r"[\"'](?:\./)?([a-z]+\.(?:js|css))[\"']", "".join(texts.values())))
+    named = set(re.findall(r"[\"'](?:\./)?([a-z]+\.(?:js|css|svg))[\"']", "".join(texts.values())))
     assert named == names - {"index.html"}
 
 
@@ -160,7 +160,7 @@ def test_the_build_names_npm_where_it_is_not(tmp_path, monkeypatch):
 
 
 class Tuned(NamedTuple):
-    """What a run in the page left.
+    """What a run in the page left, whose server had gone before the first step.
 
     site:    the page's folder; files: what was downloaded
     answers: for TEXT, "Now" and "Before" of each label, as the page says them
@@ -223,9 +223,10 @@ NUMBERS = """
 @pytest.fixture(scope="module")
 def tuned(site, tmp_path_factory) -> Tuned:
     folder = tmp_path_factory.mktemp("tuned")
-    with chromium.served(site) as address, chromium.browser(folder / "profile") as page:
-        page.open(address)
-        is_ready(page)
+    with chromium.browser(folder / "profile") as page:
+        with chromium.served(site) as address:
+            page.open(address)
+            is_ready(page)
         tune(page, STEPS)
         journal = journal_of(page, folder / "journal")
         adapter = page.downloaded(folder / "adapter", "#adapter")
@@ -380,6 +381,10 @@ def test_what_goes_wrong_is_said(opened):
         assert status(page) == message
         page.evaluate("document.querySelector('[name=size]').value = 4")
     assert page.evaluate("document.querySelector('#start').textContent") == "Start"
+    page.evaluate("document.querySelector('#text').value = '\u2741'.repeat(300)")
+    page.evaluate("document.querySelector('#text').dispatchEvent(new Event('input'))")
+    page.wait(f"{chromium.STATUS}.startsWith('The text')", 60)
+    assert re.fullmatch(r"The text is of \d+ tokens; the model takes 256.", status(page))
 
 
 @browser

@@ -50,7 +50,8 @@ export function draw(svg, losses, evaluations) {
   const marks = [];
   const add = (name, attributes, text = "") => marks.push(element(name, attributes, text));
   const line = (name, points) => {
-    add("path", { class: name, d: points.map(([a, b], at) => `${at ? "L" : "M"}${a} ${b}`).join("") });
+    const moves = points.map(([a, b], at) => `${at ? "L" : "M"}${a} ${b}`);
+    add("path", { class: name, d: moves.join("") });
   };
   const marked = (name, points) => {
     line(name, points);
@@ -64,9 +65,10 @@ export function draw(svg, losses, evaluations) {
       label(format(value), MARGIN.left - 8, place(value) + 4, "end");
     }
   };
-  grid(ticks(lossRange, 4), y, (value) => value.toFixed(lossRange[1] - lossRange[0] < 0.2 ? 2 : 1));
-  grid(ticks(accuracyRange, 2), share, (value) => `${Math.round(100 * value)} %`);
-  const wholeSteps = ticks(steps, width / 90).filter(Number.isInteger);
+  const digits = lossRange[1] - lossRange[0] < 0.5 ? 2 : 1;
+  grid(ticks(lossRange, 5), y, (value) => value.toFixed(digits));
+  grid(ticks(accuracyRange, 3), share, (value) => `${Math.round(100 * value)} %`);
+  const wholeSteps = ticks(steps, width / 70).filter(Number.isInteger);
   for (const step of wholeSteps) {
     label(step, x(step), height - 6, "middle");
   }
@@ -89,7 +91,7 @@ export function draw(svg, losses, evaluations) {
 function rangeOf(losses) {
   const low = Math.min(...losses);
   const high = Math.max(...losses);
-  const room = Math.max(0.05, 0.08 * (high - low));
+  const room = Math.max(0.1, 0.08 * (high - low));
   return losses.length ? [Math.max(0, low - room), high + room] : [0, 1];
 }
 

@@ -203,7 +203,7 @@ function showTask(found) {
 /** Put the next of the test reviews into the box. */
 function showExample() {
   const { input_ids: ids } = rows.test[examples++ % rows.test.length];
-  const [before, after] = about.template.replace("<mask>", "").split("{text}");
+  const [before, after] = about.template.replace(/\s*<mask>/, "").split("{text}");
   const text = tokenizer.decode(ids).slice(before.length);
   $("text").value = text.slice(0, text.length - after.length).trim();
 }

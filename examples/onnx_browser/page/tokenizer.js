@@ -13,6 +13,8 @@ const WORDS = new RegExp(
   "gu",
 );
 
+const SPECIAL = /^<(s|\/s|pad|unk|mask)>$/;
+
 /** The character that spells each byte: itself if it can be printed, else one from U+0100 on. */
 function byteAlphabet() {
   const isPrintable = (byte) =>
@@ -46,7 +48,7 @@ export class Tokenizer {
 
   /** The text that ids stand for; special tokens are left out. */
   decode(ids) {
-    const pieces = ids.map((id) => this.pieces.get(id)).filter((piece) => !/^<.+>$|^<\/s>$/.test(piece));
+    const pieces = ids.map((id) => this.pieces.get(id)).filter((piece) => !SPECIAL.test(piece));
     const bytes = Array.from(pieces.join(""), (character) => BYTE_OF.get(character));
     return new TextDecoder().decode(Uint8Array.from(bytes));
   }
@@ -91,9 +93,10 @@ export function encodeRow(about, tokenizer, first, text) {
   // With a mask, each stretch is encoded by itself, and a space belongs to the text after it.
   const [, before, space] = /^(.*?)( ?)$/s.exec(parts[0]);
   const literal = (stretch) =>
-    stretch.split(/\s*<mask>/).map((piece) => tokenizer.encode(piece)).flatMap((ids, place) =>
-      place ? [about.mask_id, ...ids] : ids,
-    );
+    stretch
+      .split(/\s*<mask>/)
+      .map((piece) => tokenizer.encode(piece))
+      .flatMap((ids, place) => (place > 0 ? [about.mask_id, ...ids] : ids));
   const last = tokenizer.ids["</s>"];
   return [first, ...literal(before), ...tokenizer.encode(space + text), ...literal(parts[1]), last];
 }

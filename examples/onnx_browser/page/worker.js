@@ -180,7 +180,10 @@ async function evaluate() {
 
 /** The probabilities of the labels for one row, before tuning and now. */
 async function score({ row }) {
-  const probabilities = async (trained) => (await logProbabilities([row], trained))[0].map(Math.exp);
+  const probabilities = async (trained) => {
+    const [found] = await logProbabilities([row], trained);
+    return found.map(Math.exp);
+  };
   return { before: await probabilities(state.first), now: await probabilities(state.trained) };
 }
 
