@@ -53,6 +53,7 @@ FORMAT = 1
 ABOUT = "tinyzo.json"
 ROWS = "rows.json"
 ADAPTER = "adapter"
+ADAPTER_WEIGHTS = f"{ADAPTER}/{peft.WEIGHTS}"
 PAD = 1  # what published rows are filled up with; a graph takes any token where the mask is 0
 STEP, EVAL = "step.onnx", "eval.onnx"
 ADAPTERS = ("lora", "lora-fa")
@@ -96,7 +97,7 @@ def export_onnx(given: Settings, output: Path, tokens: int | None = None) -> Pat
     with new_folder(output) as file:
         write_base(model.directory, output)
         adapted = Model(model.family, model.config, model.weights, output)
-        (output / ADAPTER).mkdir(exist_ok=True)
+        new_directory(output / ADAPTER, CheckpointError, ())
         export.write_adapter(output / ADAPTER, adapted)
         examples = settings.batch_size if given.batch_size else None
         batches = Batches(examples, tokens, len(bound.task.labels))
@@ -254,14 +255,13 @@ class Tensors:
         base = files.enter_context(SafetensorsFile(folder / WEIGHTS))
         self._base = base
         self._names = names_of_tensors(base, model.architecture, model.config)
-        self._adapter = files.enter_context(SafetensorsFile(folder / ADAPTER / peft.WEIGHTS))
+        self._adapter = files.enter_context(SafetensorsFile(folder / ADAPTER_WEIGHTS))
 
     def stored(self, graph: Graph, name: str) -> Value:
         """A tensor as float32."""
         if name in self._names:
             return external(graph, name, WEIGHTS, self._base, self._names[name])
-        file = f"{ADAPTER}/{peft.WEIGHTS}"
-        return external(graph, name, file, self._adapter, peft.PREFIX + name)
+        return external(graph, name, ADAPTER_WEIGHTS, self._adapter, peft.PREFIX + name)
 
 
 def external(graph: Graph, name: str, file: str, source: Source, own_name: str) -> Value:
@@ -292,7 +292,6 @@ def about_folder(
 ) -> JsonObject:
     """What tinyzo.json says."""
     weights = model.weights
-    adapter = f"{ADAPTER}/{peft.WEIGHTS}"
     task = bound.task
     return {
         "format": FORMAT,
@@ -320,7 +319,7 @@ def about_folder(
         "lr": settings.lr,
         "eps": settings.eps,
         "seed": settings.seed,
-        "adapter": adapter,
+        "adapter": ADAPTER_WEIGHTS,
         "trained": {
             name: {"key": peft.PREFIX + name, "shape": list(weights.shape(name))}
             for name in weights.trained
@@ -386,7 +385,7 @@ def new_folder(output: Path) -> Iterator[IO[bytes]]:
         cannot be made
     """
     partial = output / f".{ABOUT}.partial"
-    new_directory(output, CheckpointError, () if partial.exists() else (ABOUT, *TAKEN))
+    new_directory(output, CheckpointError, () if partial.exists() else (ABOUT, *TAKEN, *WHOLE))
     with ExitStack() as unfinished:
         with os_errors(CheckpointError, partial, OTHER_OUTPUT, f"or {OTHER_OUTPUT}"):
             file = unfinished.enter_context(open(partial, "ab", opener=OPENER))
