@@ -96,14 +96,23 @@ class Page:
         (found,) = folder.iterdir()
         return found
 
-    def screenshot(self, path: Path, width: int, height: int, dark: bool = False) -> None:
-        """A picture of the whole page on a screen of some size."""
+    def show(self, width: int, height: int, dark: bool = False) -> None:
+        """Show the page on a screen of some size; of a phone, if it is narrow."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
-        mobile = width < 600
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.ask("Emulation.setDeviceMetricsOverride", **size)
-        time.sleep(0.3)
+        self.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+
+    def controls(self) -> list[tuple[str, str]]:
+        """Role and name of everything on the page, as a screen reader has it."""
+        nodes = self.ask("Accessibility.getFullAXTree")["nodes"]
+        shown = [node for node in nodes if not node["ignored"]]
+        return [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in shown]
+
+    def screenshot(self, path: Path, width: int, height: int, dark: bool = False) -> None:
+        """A picture of the whole page, for a person to look at."""
+        self.show(width, height, dark)
         taken = self.ask("Page.captureScreenshot", captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(taken["data"]))
 

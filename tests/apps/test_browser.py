@@ -36,6 +36,7 @@ from tinyzo.zo.objectives import Objective
 EXAMPLE = ROOT / "examples" / "onnx_browser"
 PAGE = EXAMPLE / "page"
 STEPS = 30
+SMALL = 320  # pixels, the width of the smallest phones
 TEXT = "The camera's too slow; 2 of 3 pictures are blurred. Don't — it ain't 日本語!"
 ODD = [
     "", " ", "  two  spaces \n\nI'm we'll\r\n", "e\u0301 日本語 😀 x\u00a0y\u3000z",
@@ -163,7 +164,9 @@ class Tuned(NamedTuple):
     """What a run in the page left, whose server had gone before the first step.
 
     site:    the page's folder; files: what was downloaded
-    answers: for TEXT, "Now" and "Before" of each label, as the page says them
+    answers: for TEXT, each label with "Now" and "Before", as the page says them
+    width:   of the page, in pixels, on a screen of SMALL
+    controls: role and name of what is on the page, as a screen reader has it
     """
 
     site: Path
@@ -173,6 +176,8 @@ class Tuned(NamedTuple):
     answers: list[list[str]]
     numbers: dict[str, str]
     again: dict[str, Any]
+    width: int
+    controls: list[tuple[str, str]]
     requests: list[str]
     errors: list[str]
 
@@ -240,8 +245,12 @@ def tuned(site, tmp_path_factory) -> Tuned:
         page.wait(f"{chromium.STATUS}.startsWith('Ready')", 60)
         tune(page, 2)
         again = journal_of(page, folder / "again")
-        found = (list(page.requests), list(page.errors))
-    return Tuned(site, address, journal, adapter, answers, numbers, again, *found)
+        page.show(SMALL, 600)
+        page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
+        width = page.evaluate("document.documentElement.scrollWidth")
+        controls = page.controls()
+    ran = (journal, adapter, answers, numbers, again)
+    return Tuned(site, address, *ran, width, controls, page.requests, page.errors)
 
 
 class Reference(NamedTuple):
@@ -349,6 +358,16 @@ def test_nothing_leaves_the_device_and_nothing_goes_wrong(tuned):
 
 @browser
 @pytest.mark.exhaustive
+def test_it_fits_a_small_screen_and_has_a_name_for_what_can_be_used(tuned):
+    assert tuned.width <= SMALL
+    used = {"button", "textbox", "spinbutton", "image", "DisclosureTriangle"}
+    named = [(role, name) for role, name in tuned.controls if role in used]
+    assert {role for role, _ in named} >= used
+    assert all(name for _, name in named)
+
+
+@browser
+@pytest.mark.exhaustive
 def test_beginning_again_takes_the_same_steps(tuned):
     for step, before in zip(tuned.again["steps"][:2], tuned.journal["steps"], strict=False):
         assert step == before
@@ -393,6 +412,7 @@ def test_a_folder_of_something_else_is_refused(opened):
     page, folder, address = opened
     about = json.loads((folder / "model" / "tinyzo.json").read_text())
     graph = (folder / "model" / "eval.onnx").read_bytes()
+    weights = (folder / "model" / "model.safetensors").read_bytes()
 
     def refused() -> str:
         page.open(address)
@@ -401,7 +421,9 @@ def test_a_folder_of_something_else_is_refused(opened):
         return status(page)
 
     (folder / "model" / "eval.onnx").write_bytes(graph[:-1])
-    assert "model/eval.onnx is not the graph that tinyzo.json names" in refused()
+    assert "model/eval.onnx is not the one that tinyzo.json names" in refused()
+    (folder / "model" / "model.safetensors").write_bytes(weights[:-1])
+    assert "model/model.safetensors is not the one that tinyzo.json names" in refused()
     other = json.dumps(about | {"format": 9})
     (folder / "model" / "tinyzo.json").write_text(other)
     assert "model/ has format 9 and rows of kind words: this page reads format 1" in refused()

@@ -50,13 +50,15 @@ async function load() {
     const found = `model/ has format ${about.format} and rows of kind ${about.kind}`;
     throw new Error(`${found}: this page reads format ${FORMAT}, words`);
   }
-  const [rows, vocabulary, merges, base, adapter] = await Promise.all([
+  const [rows, vocabulary, merges, config, base, adapter] = await Promise.all([
     file("rows.json").then((found) => found.json()),
     file("vocab.json").then((found) => found.json()),
     file("merges.txt").then((found) => found.text()),
+    file("config.json").then((found) => found.arrayBuffer()),
     file("model.safetensors").then((found) => found.arrayBuffer()),
     file(about.adapter).then((found) => found.arrayBuffer()),
   ]);
+  await check("model.safetensors", about.base, config, base);
   Object.assign(state, { about, rows, adapterFile: adapter });
   const externalData = [
     { path: "model.safetensors", data: new Uint8Array(base) },
@@ -64,7 +66,7 @@ async function load() {
   ];
   for (const name of ["step.onnx", "eval.onnx"]) {
     const graph = await (await file(name)).arrayBuffer();
-    await checkHash(name, graph);
+    await check(name, about.graphs[name], graph);
     state[name] = await ort.InferenceSession.create(graph, {
       executionProviders: ["wasm"],
       externalData,
@@ -83,15 +85,19 @@ async function file(name) {
   return found;
 }
 
-/** A graph is the one that tinyzo.json is about. Only pages of https or localhost can tell. */
-async function checkHash(name, graph) {
+/**
+ * Check that a file is the one that tinyzo.json was written with, by the SHA-256 of `parts`. Only
+ * pages of https or of localhost can tell.
+ */
+async function check(name, hash, ...parts) {
   if (!self.crypto?.subtle) {
     return;
   }
-  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", graph));
+  const whole = await new Blob(parts).arrayBuffer();
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", whole));
   const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  if (found !== state.about.graphs[name]) {
-    throw new Error(`model/${name} is not the graph that tinyzo.json names: build the page anew`);
+  if (found !== hash) {
+    throw new Error(`model/${name} is not the one that tinyzo.json names: build the page anew`);
   }
 }
 
