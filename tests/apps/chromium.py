@@ -6,7 +6,6 @@ The browser reads commands from its file 3 and writes to its file 4: JSON, ended
 from __future__ import annotations
 
 import base64
-import fcntl
 import functools
 import http.server
 import json
@@ -184,6 +183,8 @@ STATUS = "document.querySelector('[role=status]')?.textContent"
 @contextmanager
 def browser(profile: Path) -> Iterator[Page]:
     """A new browser with one page. profile: a folder for its files, made here"""
+    import fcntl  # of POSIX alone
+
     found = program()
     assert found, "no chromium"
     its_commands, commands = os.pipe()
