@@ -140,7 +140,7 @@ async function step({ rows, seeds, lr, eps }) {
     ...padded(examples.map((example) => example.input_ids)),
     ...state.trained,
     labels: integers(examples.map((example) => example.label)),
-    seeds: new ort.Tensor("uint64", BigUint64Array.from(seeds, BigInt), [seeds.length]),
+    seeds: integers(seeds),
     lr: number(lr),
     eps: number(eps),
   });
