@@ -465,8 +465,12 @@ def plain(value: object) -> object:
 
 
 def _listed(value: object) -> object:
-    """A value, an array of NumPy or a tuple as a list: pandas has these of Parquet's lists."""
-    return list(value) if isinstance(value, np.ndarray | tuple) and np.ndim(value) else value
+    """A value, as a list if it is an array of NumPy, as pandas has Parquet's lists, or a tuple."""
+    if isinstance(value, np.ndarray) and value.ndim > 0:
+        return list(value)
+    if isinstance(value, tuple):
+        return list(value)
+    return value
 
 
 def _is_nothing(value: object) -> bool:
