@@ -26,19 +26,18 @@ def test_each_token_is_the_likeliest(engine):
     wanted = [by_logits(model, prompt, 6) for prompt in PROMPTS]
     assert generate(model, PROMPTS, 6) == wanted
     assert len({tuple(tokens) for tokens in wanted}) > 1
-    assert generate(model, PROMPTS, 0) == [[], [], []]
     assert generate(model, [], 6) == []
 
 
-def test_a_text_ends_behind_the_token_that_stops_it_alone():
+def test_a_text_ends_before_the_token_that_stops_it_alone():
     model = MODELS["opt"]()
     whole = generate(model, PROMPTS, 6)
     stop = whole[0][2]
     found = generate(model, PROMPTS, 6, stop=[stop])
     for tokens, text in zip(whole, found, strict=True):
-        end = tokens.index(stop) + 1 if stop in tokens else 6
+        end = tokens.index(stop) if stop in tokens else 6
         assert text == tokens[:end]
-    assert len(found[0]) <= 3
+    assert len(found[0]) <= 2
 
 
 def test_a_view_writes_as_it_is_perturbed():

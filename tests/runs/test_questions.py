@@ -132,7 +132,7 @@ def opened(home: Path, name: str) -> tuple[Model, Data, Objective]:
 
 
 def saying(objective: Objective, answers: Sequence[str]) -> BoundedLoss:
-    """A loss whose model writes these answers, one after another, and goes on behind them."""
+    """A loss whose model writes these answers, one after another."""
     left = list(answers)
     encode = objective.bound.tokenizer.encode
 
@@ -145,7 +145,7 @@ def saying(objective: Objective, answers: Sequence[str]) -> BoundedLoss:
     ) -> list[list[int]]:
         assert max_new_tokens == 50
         assert tuple(stop) == (*encode("\n"), objective.bound.tokenizer.eos_id)
-        return [encode(f" {left.pop(0)}\nQuestion: No") for _ in prompts]
+        return [encode(f" {left.pop(0)} ") for _ in prompts]
 
     return BoundedLoss(replace(objective, generate=generate), max_tokens=20)
 

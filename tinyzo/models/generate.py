@@ -17,7 +17,7 @@ def generate(
 ) -> list[list[int]]:
     """The tokens that continue each prompt, all prompts in one pass a token.
 
-    stop:    tokens after which a prompt is not continued; such a one is in the result
+    stop:    tokens that end a text, and are not in it
     theta:   a view of one probe; None: the weights as they are
     returns: at most max_new_tokens of each
     raises:  DataError for a prompt that is empty, or that grows beyond the model's positions
@@ -30,8 +30,11 @@ def generate(
             break
         batch = model.check(pack_sequences(going))
         last = replace(batch, read=batch.starts[1:] - 1)
-        best = model.scores(theta, last)[0].argmax(axis=-1)
-        for text, token in zip(going, best.tolist(), strict=True):
-            text.append(token)
-        going = [text for text in going if text[-1] not in stop]
+        best = model.scores(theta, last)[0].argmax(axis=-1).tolist()
+        pairs = zip(going, best, strict=True)
+        going = []
+        for text, token in pairs:
+            if token not in stop:
+                text.append(token)
+                going.append(text)
     return [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]

@@ -15,7 +15,6 @@ batch takes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Protocol
 
 import numpy as np
@@ -197,7 +196,7 @@ class Objective:
         prompts = [example.prompt for example in examples]
         most = self.bound.task.max_new_tokens
         written = self.generate(self.model, prompts, most, stop, theta)
-        return [tokenizer.decode(_before(stop, ids)).strip() for ids in written]
+        return [tokenizer.decode(ids).strip() for ids in written]
 
     def answer_scores(self, theta: View, examples: Sequence[Example]) -> Float64:
         """The sum of the answers' exact matches or F1: f64[P]."""
@@ -212,8 +211,3 @@ class Objective:
 
 def _is_right(example: Example, candidate: int) -> int:
     return int(example.is_right(candidate))
-
-
-def _before(stop: Sequence[int], ids: Sequence[int]) -> list[int]:
-    """The ids up to the first that stops."""
-    return list(takewhile(lambda number: number not in stop, ids))
