@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from folders import ROOT, lines, write_jsonl, write_model
 from published import DATA, needs_data
@@ -18,10 +19,11 @@ from tinyzo.cli import main
 from tinyzo.errors import DataError, UsageError
 from tinyzo.models.model import Model, load
 from tinyzo.runs.bounded import BoundedLoss
-from tinyzo.runs.data import Data, bind_task, load_data
+from tinyzo.runs.data import Data, bind_task, choose_rows, load_data
 from tinyzo.runs.evaluate import Evaluation, evaluate
 from tinyzo.runs.settings import RunSettings, Settings
-from tinyzo.text.tasks import Example
+from tinyzo.text.datasets import load_splits
+from tinyzo.text.tasks import Example, get_task
 from tinyzo.zo.objectives import Objective
 
 WRITTEN = ("SQuAD", "DROP")
@@ -235,7 +237,23 @@ def test_the_line_of_an_answer_has_no_probability(home: Path, capsys: Capture) -
     assert capsys.readouterr().out.count("\t") == 1
 
 
-# -- the published rows with a model that ships
+# -- the published rows, and a model that ships
+
+
+@needs_data
+def test_rows_are_drawn_as_published() -> None:
+    """1,000 + 500 of one permutation of all answers in train, 1,000 of those in dev; seed 0."""
+    task = get_task("MultiRC", "opt")
+    splits = load_splits(task, DATA / "superglue" / "MultiRC")
+    chosen, reported = choose_rows(task, splits, Settings().resolve("opt"))
+    wanted = {}
+    for split in ("train", "dev"):
+        rows = getattr(splits, split)
+        np.random.seed(0)
+        wanted[split] = [rows[n].where for n in np.random.permutation(len(rows)).tolist()]
+    assert [row.where for row in chosen.train] == wanted["train"][:1000]
+    assert [row.where for row in chosen.dev] == wanted["train"][1000:1500]
+    assert ([row.where for row in chosen.test], reported) == (wanted["dev"][:1000], "dev")
 
 
 @needs_data
