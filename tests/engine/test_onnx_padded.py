@@ -71,7 +71,7 @@ def graph_of(model: Model, what: str, is_perturbed: bool) -> bytes:
     view = PaddedView(
         weights, rows, lambda name: graph.constant(weights.read(name)), inputs, seeds, scales
     )
-    batch = rows.batch(None if what == "states" else rows.last())
+    batch = rows.batch(None if what == "states" else rows.last()[0])
     out = model.architecture.hidden(view, model.config, batch)
     if what == "words":
         out = model.architecture.logits(view, model.config, out, np.array(WORDS, np.int64))
