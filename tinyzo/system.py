@@ -176,6 +176,14 @@ class ReadFile(io.FileIO):
     version: tuple[int, int]
     pages: mmap | None = None
 
+    def close(self) -> None:
+        """Close it, and give its pages back: Windows keeps a file that is mapped.
+
+        Arrays of pages keep these until they are gone too.
+        """
+        self.pages = None
+        super().close()
+
 
 def open_file(path: Path, opened: ExitStack, own: bytes = _NONE) -> tuple[ReadFile, int]:
     """A regular file, closed when `opened` is, and its size, which is not 0.
