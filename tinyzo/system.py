@@ -220,8 +220,9 @@ def read_file(
 def map_file(file: ReadFile, path: Path) -> mmap:
     """A file's bytes as memory that is only read, the same each time.
 
-    raises: CheckpointError where it cannot be mapped, or has changed since it was opened
+    raises: CheckpointError where it cannot be mapped, is closed, or has changed since it was opened
     """
+    _check_open(file)
     check_unchanged(file)
     if file.pages is None:
         with os_errors(CheckpointError, path, "copy it to a disk of this machine"):
@@ -234,8 +235,7 @@ def read_at(file: io.FileIO, out: np.ndarray, offset: int) -> None:
 
     raises: CheckpointError when the disk fails, or the file ends before or is closed
     """
-    if file.closed:
-        refuse(file.name, "it is closed", "load the model again")
+    _check_open(file)
     left = out.reshape(-1).view(np.uint8).data
     while left:
         with os_errors(CheckpointError, file.name, "check the disk"):
@@ -244,6 +244,11 @@ def read_at(file: io.FileIO, out: np.ndarray, offset: int) -> None:
             refuse(file.name, f"it is truncated: {len(left)} bytes are missing at {offset}")
         left = left[count:]
         offset += count
+
+
+def _check_open(file: io.FileIO) -> None:
+    if file.closed:
+        refuse(file.name, "it is closed", "load the model again")
 
 
 def check_unchanged(file: ReadFile) -> None:

@@ -11,6 +11,10 @@ pass on, a verb only looks up what it has added.
 Before each pass a mapped file is compared with what was opened, as streamed reading does. What
 cannot be caught: a file that is written into while a pass runs, which gives wrong numbers, and one
 that is cut off then, which ends the process (SIGBUS). Replace a file in use; never write into it.
+
+The runtime sums in an order that hangs on the number of threads. With as many of them a loss is the
+same bits each time; with others its last bits may differ, and so do the coefficients of steps. The
+journal has these coefficients, so a run is replayed to the bit with any number, and on any engine.
 """
 
 from __future__ import annotations
@@ -216,7 +220,10 @@ class Recording(Graph):
 
 
 class Trace(Graph):
-    """One pass: a graph that is kept, and what its inputs are this time, so it can be run."""
+    """One pass: a graph that is kept, and what its inputs are this time, so it can be run.
+
+    It holds no Value, which would hold it: what a pass read is given back at its end.
+    """
 
     def __init__(
         self, kept: Recording, engine: OnnxEngine, weights: Parameters, seeds: Sequence[int]
@@ -227,19 +234,16 @@ class Trace(Graph):
         self._engine = engine
         self._weights = weights
         self._seeds = seeds
-        self._data: dict[int, Value] = {}
-        self._tensors: dict[str, Value] = {}
-        self._keys: dict[str, Value] = {}
-        self._noise: dict[str, Value] = {}
+        self._data: dict[int, str] = {}
+        self._raw: dict[str, np.ndarray] = {}
 
     def data(self, values: Any) -> Value:
         if isinstance(values, Value):
             return values
-        if id(values) not in self._data:  # which lives as long as this, in `feeds`
-            name = f"d{len(self._data)}.{values.dtype}.{values.ndim}"
-            shape = [f"{name}_{axis}" for axis in range(values.ndim)]
-            self._data[id(values)] = self.feed(name, values, shape)
-        return self._data[id(values)]
+        at = id(values)  # of an array that lives as long as this, in `feeds`
+        name = self._data.setdefault(at, f"d{len(self._data)}.{values.dtype}.{values.ndim}")
+        shape = [f"{name}_{axis}" for axis in range(values.ndim)]
+        return self.feed(name, values, shape)
 
     def taken(self, given: Any) -> Any:
         """What a verb is given, as the graph has it.
@@ -263,10 +267,10 @@ class Trace(Graph):
 
     def tensor(self, name: str) -> Value:
         """A whole tensor of the weights: f32[...]."""
-        if name not in self._tensors:
-            self.kept.tensors[name] = None
-            self._tensors[name] = self.weight(name, in_place(self._weights, name))
-        return self._tensors[name]
+        self.kept.tensors[name] = None
+        if name not in self._raw:
+            self._raw[name] = in_place(self._weights, name)
+        return self.weight(name, self._raw[name])
 
     def weight(self, name: str, raw: np.ndarray) -> Value:
         """An input that is a tensor as it is stored: f32[...]."""
@@ -277,24 +281,23 @@ class Trace(Graph):
 
     def keys(self, name: str) -> Value:
         """The keys of a tensor's noise: u32[U, 2]."""
-        if name not in self._keys:
-            self.kept.keyed[name] = None
-            kind = self._weights.direction.kind
-            keys = np.array([noise.key(seed, name, kind) for seed in self._seeds], np.uint32)
-            self._keys[name] = self.feed(f"{name}.keys", keys)
-        return self._keys[name]
+        self.kept.keyed[name] = None
+        kind = self._weights.direction.kind
+        keys = [noise.key(seed, name, kind) for seed in self._seeds]
+        return self.feed(f"{name}.keys", np.array(keys, np.uint32))
 
     def noise(self, name: str) -> Value:
         """z of all of a vector: f32[U, D].
 
         NumPy makes it: the nodes for a model's many vectors would be most of the graph.
         """
-        if name not in self._noise:
-            self.kept.drawn[name] = None
+        self.kept.drawn[name] = None
+        own = f"{name}.z"
+        if own not in self.feeds:
             shape, kind = self._weights.shape(name), self._weights.direction.kind
             z = [noise.noise(seed, name, shape, kind) for seed in self._seeds]
-            self._noise[name] = self.feed(f"{name}.z", np.stack(z))
-        return self._noise[name]
+            self.feeds[own] = np.stack(z)
+        return self.feed(own, self.feeds[own])
 
     def compute(self, value: Value) -> np.ndarray:
         for name in self.kept.tensors:
