@@ -352,9 +352,8 @@ def test_a_broken_runtime(home, tmp_path, monkeypatch):
     options = ["--model", home / "opt", "--task", "reviews", "--data", data, "--output", run]
     done = command("finetune", *options, *ONNX, path=path)
     assert (done.returncode, run.exists()) == (1, False)
-    assert done.stderr.splitlines()[-2:] == [
-        "tinyzo: engine 'onnx' cannot be had here (SystemError: bad magic)", f"  hint: {WAY_OUT}"
-    ]  # fmt: skip
+    said = "engine 'onnx' cannot be had here: onnxruntime is broken (SystemError: bad magic)"
+    assert done.stderr.splitlines()[-2:] == [f"tinyzo: {said}", f"  hint: {WAY_OUT}"]
 
 
 @pytest.mark.parametrize("begun_with", ["onnx", "numpy"])
