@@ -42,6 +42,7 @@ AHEAD = {"zo/estimators.py": "tinyzo.autodiff.forward_mode"}  # the exact slope,
 CAUGHT = {
     "checkpoints/": {"ValueError", "zipfile.BadZipFile"},  # parsers; the reader knows the file
     "parsing.py": {"ValueError"},  # the same
+    "engine/onnx/reader.py": {"ValueError"},  # the same
     "machine/windows.py": {"ctypes.WinError"},  # an OSError; system.os_errors
     "runs/journal.py": {"OSError"},  # a short write; the same handler as for a failed one
     "engine/threads.py": {"self._error"},  # what a thread met, for the caller
