@@ -310,6 +310,8 @@ def test_all_weights_in_their_file_are_refused(home, tmp_path, capsys):
     assert start(home, run, "--method", "mezo", *ONNX, *streamed) > 0
     assert re.search(said, capsys.readouterr().err) and not run.exists()
     assert start(home, run, "--method", "mezo", "--engine", "numpy", *streamed) == 0
+    known = Run.open(run).result["loss"]
+    assert tinyzo.evaluate(run, engine="onnx").loss == pytest.approx(known, abs=NEAR)
     before = (run / "run.toml").read_bytes()
     capsys.readouterr()
     assert resume(run, *ONNX, "--steps", "7") > 0
