@@ -169,13 +169,12 @@ def test_losses_of_ragged_batches(family):
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("seed", [0])
-def test_200_steps_end_at_the_accuracy_of_numpy(tmp_path, family, seed):
+def test_200_steps_end_at_the_accuracy_of_numpy(tmp_path, family):
     results = []
     for engine in ("onnx", "numpy"):
         run = tinyzo.finetune(
             tmp_path / engine, model=f"{family}-tiny", steps=200, method="p-rge", engine=engine,
-            seed=seed,
+            batch_size=8, eval_every=100,
         )  # fmt: skip
         results.append(run.result)
     ours, theirs = results
