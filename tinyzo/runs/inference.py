@@ -12,7 +12,6 @@ tinyzo.json         all that an app has to know: inputs, outputs, the task, hash
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,16 +19,20 @@ from pathlib import Path
 from tinyzo import __version__
 from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import fingerprint, weights_file
+from tinyzo.checkpoints.groups import scales_of
 from tinyzo.checkpoints.safetensors import open_safetensors
+from tinyzo.dtypes import STORAGE
 from tinyzo.engine import noise
 from tinyzo.engine.adapters import scale_of
 from tinyzo.engine.onnx.graph import Graph, Value
 from tinyzo.engine.onnx.protobuf import BFLOAT16, TYPES, External
+from tinyzo.engine.onnx.tensors import Floats, Groups, Tensor
+from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError
 from tinyzo.models.model import Model, open_model
 from tinyzo.parsing import JsonObject
 from tinyzo.runs import export
-from tinyzo.runs.data import Data, bind_task, load_data
+from tinyzo.runs.data import bind_task, load_data
 from tinyzo.runs.run import prepare
 from tinyzo.runs.settings import RunSettings, Settings
 from tinyzo.text.tasks import BoundTask, Example
@@ -62,7 +65,7 @@ def export_onnx(
     adapted = Model(model.family, model.config, model.weights, output)
     (output / ADAPTER).mkdir()
     export._write_adapter(output / ADAPTER, adapted)
-    stored = Tensors(output).stored
+    stored = Tensors(output, model.weights).stored
     sizes = Sizes(settings.queries, rows or "rows", tokens or "tokens")
     metadata = {"noise_format": str(noise.FORMAT), "tinyzo": __version__}
     score = Reading(CANDIDATES) if reading.kind == GOLD else reading
@@ -77,38 +80,40 @@ def export_onnx(
         output / "rows.json",
         {split: [encoded(reading, example) for example in each] for split, each in every.items()},
     )
-    export._write_json(
-        output / "tinyzo.json", about(adapted, settings, bound, reading, graphs)
-    )
+    export._write_json(output / "tinyzo.json", about(adapted, settings, bound, reading, graphs))
     return output
 
 
 class Tensors:
     """The files of an export's folder that its graphs read in place."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, weights: Weights) -> None:
+        self._columns = lambda name: weights.shape(name)[1]
         self._files = {
             "model.safetensors": open_safetensors(folder / "model.safetensors"),
             f"{ADAPTER}/{peft.WEIGHTS}": open_safetensors(folder / ADAPTER / peft.WEIGHTS),
         }
 
-    def stored(self, graph: Graph, name: str) -> Value:
+    def stored(self, graph: Graph, name: str) -> Tensor:
+        """A tensor as its file has it. raises: ConfigError where no file has it"""
         for file, source in self._files.items():
-            for own in (name, peft.PREFIX + name):
-                if own in source.names():
-                    place = source._tensors[own]
-                    kind = BFLOAT16 if place.info.dtype == "BF16" else TYPES[export_type(place.info.dtype)]
-                    found = graph.stored(
-                        External(name, kind, place.info.shape, file, place.start, place.info.nbytes)
-                    )
-                    return found if place.info.dtype == "F32" else found.cast("f4")
+            for own in {name, peft.PREFIX + name} & set(source.names()):
+                return self._read(graph, name, file, own)
         raise ConfigError(f"{name} is in no file", "")
 
+    def _read(self, graph: Graph, name: str, file: str, own: str) -> Tensor:
+        raw = self._external(graph, name, file, own)
+        tag = self._files[file].info(own).dtype
+        if tag != "U8":
+            return Floats(raw, is_wide=tag == "F32")
+        scales = self._external(graph, scales_of(name), file, scales_of(own))
+        return Groups(raw, scales, self._columns(name))
 
-def export_type(tag: str):
-    from tinyzo.dtypes import STORAGE
-
-    return STORAGE[tag]
+    def _external(self, graph: Graph, name: str, file: str, own: str) -> Value:
+        place = self._files[file]._tensors[own]
+        dtype, shape = place.info
+        kind = BFLOAT16 if dtype == "BF16" else TYPES[STORAGE[dtype]]
+        return graph.stored(External(name, kind, shape, file, place.start, place.info.nbytes))
 
 
 def reading_of(bound: BoundTask, examples: Sequence[Example]) -> Reading:
@@ -129,9 +134,7 @@ def encoded(reading: Reading, example: Example) -> JsonObject:
     if reading.kind == WORDS:
         return {"input_ids": list(example.prompt), "label": example.label}
     sequences = [[*example.prompt, *candidate] for candidate in example.candidates]
-    targets = [
-        [0] * len(example.prompt) + [1] * len(candidate) for candidate in example.candidates
-    ]
+    targets = [[0] * len(example.prompt) + [1] * len(candidate) for candidate in example.candidates]
     return {"input_ids": sequences, "targets": targets, "label": example.label}
 
 

@@ -17,10 +17,11 @@ from typing import cast
 
 import numpy as np
 
-from tinyzo.dtypes import Array, Integers
+from tinyzo.dtypes import Integers
 from tinyzo.engine.onnx.graph import ANY, Graph, Value
 from tinyzo.engine.onnx.padded import PaddedRows, PaddedView, count_up, nonzero
 from tinyzo.engine.onnx.protobuf import TYPES, Described, Dimension
+from tinyzo.engine.onnx.tensors import Tensor
 from tinyzo.models.model import Model
 
 WORDS = "words"  # an example is one row, and each label one token
@@ -54,7 +55,7 @@ class Sizes:
     tokens: Dimension = "tokens"
 
 
-Stored = Callable[[Graph, str], Value]
+Stored = Callable[[Graph, str], Tensor]
 
 
 class Pass:
@@ -109,9 +110,7 @@ class Pass:
         places = nonzero(self._targets.reshape(-1))  # through [S, T]
         at = rows.packed.reshape(-1).gather(places) - 1  # a token is read off the one before it
         ids = rows.ids.reshape(-1).gather(places)
-        nll = model.architecture.nll(
-            view, model.config, h, cast(Integers, at), cast(Integers, ids)
-        )
+        nll = model.architecture.nll(view, model.config, h, cast(Integers, at), cast(Integers, ids))
         row_of = graph.binary("Div", places, rows.size(1))
         numbers = count_up(rows.size(0))
         is_of_row = graph.op("Equal", row_of.reshape(-1, 1), numbers, shape=(ANY, ANY)).cast("f8")
