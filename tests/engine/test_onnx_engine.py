@@ -267,6 +267,8 @@ def test_a_run_that_is_ended_ends_within_a_node(engine, monkeypatch):
     class Options:
         terminate = False
 
+        def add_run_config_entry(self, *_: str) -> None: ...
+
     class Session:
         def run_with_ort_values(self, names, feeds, options):
             begun.set()
