@@ -42,10 +42,10 @@ AHEAD = {"zo/estimators.py": "tinyzo.autodiff.forward_mode"}  # the exact slope,
 CAUGHT = {
     "checkpoints/": {"ValueError", "zipfile.BadZipFile"},  # parsers; the reader knows the file
     "parsing.py": {"ValueError"},  # the same
+    "engine/onnx/reader.py": {"ValueError"},  # the same
     "machine/windows.py": {"ctypes.WinError"},  # an OSError; system.os_errors
     "runs/journal.py": {"OSError"},  # a short write; the same handler as for a failed one
     "engine/threads.py": {"self._error"},  # what a thread met, for the caller
-    "engine/onnx/reader.py": {"ValueError"},  # a parser; who opens the folder knows the file
     "engine/onnx/": {"MemoryError"},  # the runtime's, which it tells by words; cli/failures.py
     "engine/numba/": {"LoadError"},  # of compiled code: Numba is called instead
     "cli/": {"argparse.ArgumentTypeError", "KeyboardInterrupt"},  # ways of Python's own

@@ -12,7 +12,7 @@ from tinyzo.engine.onnx.protobuf import TYPES
 from tinyzo.engine.stores.resident import Resident
 from tinyzo.engine.stores.streamed import Streamed
 from tinyzo.engine.terms import Probe
-from tinyzo.errors import ConfigError
+from tinyzo.errors import ConfigError, UsageError
 from tinyzo.models.model import Model, load, open_model
 from tinyzo.models.trainable import train_only
 from tinyzo.runs.export import convert
@@ -91,7 +91,7 @@ def test_full_tuning_needs_the_weights_in_memory(tmp_path, family):
     streamed.weights.add([(1, -1e-2)])
     with pytest.raises(ConfigError, match=r"is trained, and is still in its file\n.*resident"):
         losses(streamed)
-    with pytest.raises(ConfigError, match="engine onnx only reads a file: it changes nothing"):
+    with pytest.raises(UsageError, match="engine onnx maps weights in their file, and cannot"):
         streamed.settle("onnx", "streamed")
     assert isinstance(streamed.settle("onnx").weights.store, Resident)
     check(models[0], streamed)

@@ -12,17 +12,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from folders import finetune, lines, rows, write_jsonl, write_model, write_reviews
+from folders import finetune, lines, rows, write_jsonl, write_model, write_reviews, write_tensors
 
 import tinyzo
 from tinyzo.checkpoints.safetensors import SafetensorsFile
 from tinyzo.cli import main
 from tinyzo.engine.onnx.engine import check_runtime
+from tinyzo.engine.onnx.reader import read_outline
 from tinyzo.engine.terms import Probe
 from tinyzo.errors import CheckpointError, ConfigError, DataError, TinyzoError, UsageError
 from tinyzo.runs import export, inference
+from tinyzo.runs.app import App
 from tinyzo.runs.data import bind_task
-from tinyzo.runs.exported import App, open_export
+from tinyzo.runs.exported import open_export
 from tinyzo.runs.inference import export_onnx
 from tinyzo.runs.run import Run
 from tinyzo.runs.settings import Settings
@@ -181,6 +183,42 @@ def test_sixteen_bits_and_shards(home, tmp_path, dtype):
     assert open_export(folder).trained == open_export(whole).trained
 
 
+def test_names_and_ties_of_a_file_are_its_own(home, tmp_path):
+    """Of an OPT as some versions saved it: another prefix, and the table twice."""
+    model = write_model(tmp_path / "model", "opt")
+    tensors = tensors_of(model / "model.safetensors")
+    renamed = {name.replace("model.decoder.", "decoder."): t for name, t in tensors.items()}
+    renamed["lm_head.weight"] = tensors["model.decoder.embed_tokens.weight"]
+    write_tensors(model / "model.safetensors", renamed)
+    folder = export_onnx(settings(home).replace(model=str(model)), tmp_path / "app")
+    data = (folder / "step.onnx").read_bytes()
+    with SafetensorsFile(folder / "model.safetensors") as file:
+        for each in read_outline(data, folder).externals:
+            if each.file == "model.safetensors":
+                own = each.name.replace("model.decoder.", "decoder.")
+                assert (each.offset, each.shape) == (file.offset(own), file.info(own).shape)
+    assert open_export(folder).trained
+
+
+@runs_graphs
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+def test_the_onnx_package_finds_no_fault(home, tmp_path, dtype):
+    onnx = pytest.importorskip("onnx", reason="its checker is the oracle")
+    model = write_model(tmp_path / "model", "opt", dtype)
+    folder = export_onnx(settings(home).replace(model=str(model)), tmp_path / "app")
+    copy = shutil.copytree(folder, tmp_path / "copy")  # it refuses a file of two names
+    for name in ("step.onnx", "eval.onnx"):
+        onnx.checker.check_model(str(copy / name), full_check=True)
+    app = App(open_export(copy), threads=1)
+    loaded = tinyzo.load(folder / "adapter", engine="numpy")
+    bound = bind_task(loaded, settings(home, "opt").resolve("opt"))
+    resolved = settings(home, "opt").resolve("opt")
+    examples = inference.load_data(bound, resolved).test
+    objective = Objective(loaded, bound)
+    (expected,) = objective.scores(loaded.weights.view(), objective.pack(examples))
+    np.testing.assert_allclose(app.scores(app.export.rows("test")), expected, atol=1e-5)
+
+
 def test_a_run_hands_on_its_adapter(home, tmp_path):
     for train in ("lora", "lora-fa"):
         folder = export_onnx(Settings(model=str(home / train)), tmp_path / train)
@@ -243,10 +281,21 @@ def test_a_text_with_a_mask_of_its_own():
         inference.check_masks(reading, data)
 
 
-def test_a_quantised_base(home, tmp_path):
-    export.convert(home / "opt", tmp_path / "int4", "int4")
-    with pytest.raises(ConfigError, match="is U8, of which no graph is made"):
-        export_onnx(settings(home).replace(model=str(tmp_path / "int4")), tmp_path / "app")
+@pytest.mark.parametrize("kind", ["int4", "int8"])
+def test_a_quantised_base(home, tmp_path, kind):
+    """Its graphs read the groups in place, and score as the NumPy engine does."""
+    export.convert(home / "opt", tmp_path / kind, kind)
+    model = settings(home, "opt").replace(model=str(tmp_path / kind))
+    folder = export_onnx(model, tmp_path / "app")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="it runs the graphs")
+    session = onnxruntime.InferenceSession(folder / "eval.onnx")
+    ids = np.array([[5, 6, 7, 8]], np.int64)
+    adapter = tensors_of(folder / "adapter/adapter_model.safetensors")
+    given = {name: adapter[f"base_model.model.{name}"] for name in about(folder)["trained"]}
+    given |= {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    (scores,) = session.run(None, given)
+    (logits,) = tinyzo.load(folder, engine="numpy").logits(ids.tolist())
+    assert scores[0] == pytest.approx(logits[-1, about(folder)["words"]], abs=1e-5)
 
 
 # -- what is whole, and what is not ----------------------------------------------------------------

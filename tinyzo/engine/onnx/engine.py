@@ -59,7 +59,7 @@ def check_runtime() -> None:
     except Exception as error:
         if is_missing(error, "onnxruntime"):
             raise ConfigError(f"{why}: ONNX Runtime is not installed", way_out) from None
-        raise ConfigError(f"{why}: onnxruntime is broken ({in_a_line(error)})", way_out) from None
+        raise ConfigError(f"{why} ({in_a_line(error)})", way_out) from None
     if tuple(int(part) for part in version.split(".")[:2]) < LEAST:
         least = ".".join(map(str, LEAST))
         raise ConfigError(f"{why}: ONNX Runtime {version} is older than {least}", way_out)
