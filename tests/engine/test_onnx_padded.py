@@ -14,6 +14,7 @@ from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.engine.onnx.graph import ANY, Graph, Value
 from tinyzo.engine.onnx.padded import PaddedRows, PaddedView
 from tinyzo.engine.onnx.protobuf import TYPES, Described
+from tinyzo.engine.onnx.tensors import Floats
 from tinyzo.engine.terms import Direction, Probe
 from tinyzo.models.model import Model
 from tinyzo.models.trainable import train_only
@@ -68,9 +69,11 @@ def graph_of(model: Model, what: str, is_perturbed: bool) -> bytes:
         inputs = {name: graph.given(name, "f4", weights.shape(name)) for name in weights.trained}
         seeds = graph.given("seeds", "u8", (len(SEEDS),))
         scales = graph.given("scales", "f4", (len(PROBES),))
-    view = PaddedView(
-        weights, rows, lambda name: graph.constant(weights.read(name)), inputs, seeds, scales
-    )
+
+    def stored(name: str) -> Floats:
+        return Floats(graph.constant(weights.read(name)), is_wide=True)
+
+    view = PaddedView(weights, rows, stored, inputs, seeds, scales)
     batch = rows.batch(None if what == "states" else rows.last()[0])
     out = model.architecture.hidden(view, model.config, batch)
     if what == "words":

@@ -3,10 +3,7 @@
 A view records a pass as a graph, and runs it when its scores are asked for. A graph holds neither
 weights nor a batch: these are its inputs, so a pass of the same model with as many probes is the
 same graph, and one session runs it, for batches of any size. The graph is kept: from the second
-pass on, a verb only looks up what it has added.
-
-    trained tensors    NumPy's own memory: a fold is seen by the next pass
-    all others         there too if they are resident, or the pages of their file, mapped
+pass on, a verb only looks up what it has added. Weights are read where they lie (places.py).
 
 Before each pass a mapped file is compared with what was opened, as streamed reading does. What
 cannot be caught: a file that is written into while a pass runs, which gives wrong numbers, and one
@@ -28,14 +25,15 @@ from weakref import ref
 import numpy as np
 
 from tinyzo.batch import Batch
+from tinyzo.checkpoints.groups import scales_of
 from tinyzo.dtypes import Array, Integers, Rows
 from tinyzo.engine import noise
 from tinyzo.engine.numpy_engine import NumpyEngine, NumpyView
 from tinyzo.engine.onnx.graph import Graph, Shape, Value
+from tinyzo.engine.onnx.places import RawGroups, in_place
 from tinyzo.engine.onnx.protobuf import BFLOAT16, TYPES, Described, Dimension
+from tinyzo.engine.onnx.tensors import Floats, Groups, Tensor
 from tinyzo.engine.onnx.view import HIDDEN, Directions, GraphView, Layout, as_array
-from tinyzo.engine.stores.overlay import Overlay
-from tinyzo.engine.stores.streamed import Streamed
 from tinyzo.engine.terms import Probe
 from tinyzo.engine.threads import ENGINES, POOLS, Pool, new_lock
 from tinyzo.engine.weights import Parameters
@@ -61,7 +59,7 @@ def check_runtime() -> None:
     except Exception as error:
         if is_missing(error, "onnxruntime"):
             raise ConfigError(f"{why}: ONNX Runtime is not installed", way_out) from None
-        raise ConfigError(f"{why}: onnxruntime is broken ({in_a_line(error)})", way_out) from None
+        raise ConfigError(f"{why} ({in_a_line(error)})", way_out) from None
     if tuple(int(part) for part in version.split(".")[:2]) < LEAST:
         least = ".".join(map(str, LEAST))
         raise ConfigError(f"{why}: ONNX Runtime {version} is older than {least}", way_out)
@@ -102,6 +100,7 @@ class OnnxEngine(NumpyEngine):
 
         options = onnxruntime.RunOptions()
         options.log_severity_level = QUIET
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         with self._lock:
             task = self._runner.submit(self._run, program, feeds, options)
             try:
@@ -128,12 +127,18 @@ class OnnxEngine(NumpyEngine):
             raise refused(error) from error
 
     def _new_session(self, model: bytes) -> Any:
+        """A session that copies no weights, and takes no more memory than it has to.
+
+        Prepacking would copy all of them. The runtime's plan of its memory (`mem_pattern`) is of
+        one size of batch, and takes more. What a pass has used is given back after it.
+        """
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.log_severity_level = QUIET
+        options.enable_mem_pattern = False
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
@@ -235,7 +240,7 @@ class Trace(Graph):
         self._weights = weights
         self._seeds = seeds
         self._data: dict[int, str] = {}
-        self._raw: dict[str, np.ndarray] = {}
+        self._raw: dict[str, np.ndarray | RawGroups] = {}
 
     def data(self, values: Any) -> Value:
         if isinstance(values, Value):
@@ -265,19 +270,26 @@ class Trace(Graph):
         self.feeds[name] = values
         return self.given(name, values.dtype, values.shape if shape is None else shape)
 
-    def tensor(self, name: str) -> Value:
-        """A whole tensor of the weights: f32[...]."""
+    def tensor(self, name: str) -> Tensor:
+        """A whole tensor of the weights, as it is stored."""
         self.kept.tensors[name] = None
         if name not in self._raw:
             self._raw[name] = in_place(self._weights, name)
         return self.weight(name, self._raw[name])
 
-    def weight(self, name: str, raw: np.ndarray) -> Value:
-        """An input that is a tensor as it is stored: f32[...]."""
-        self.feeds[name] = raw
-        kind = BFLOAT16 if raw.dtype == np.uint16 else TYPES[raw.dtype]
-        value = self.given(name, kind, raw.shape)
-        return value if raw.dtype == np.float32 else value.cast("f4")
+    def weight(self, name: str, raw: np.ndarray | RawGroups) -> Tensor:
+        """A tensor as it is stored, as one input or two."""
+        if isinstance(raw, RawGroups):
+            codes = self.raw(name, raw.codes)
+            scales = self.raw(scales_of(name), raw.scales)
+            return Groups(codes, scales, columns=self._weights.shape(name)[-1])
+        return Floats(self.raw(name, raw), is_wide=raw.dtype == np.float32)
+
+    def raw(self, name: str, values: np.ndarray) -> Value:
+        """An input in its storage type, which NumPy has no name for if it is bfloat16."""
+        self.feeds[name] = np.require(values, requirements="A")
+        kind = BFLOAT16 if values.dtype == np.uint16 else TYPES[values.dtype]
+        return self.given(name, kind, values.shape)
 
     def keys(self, name: str) -> Value:
         """The keys of a tensor's noise: u32[U, 2]."""
@@ -346,7 +358,7 @@ class OnnxView(GraphView):
         groups = (self.probes[start : start + most] for start in starts)
         return [OnnxView(self.weights, group, self._engine) for group in groups]
 
-    def tensor(self, name: str) -> Value:
+    def stored(self, name: str) -> Tensor:
         return self.graph.tensor(name)
 
     def keys(self, name: str) -> Value:
@@ -441,20 +453,6 @@ def runs(seeds: Sequence[int]) -> list[int]:
     groups = [(seed, len(list(run))) for seed, run in groupby(seeds)]
     lengths = {length for _, length in groups}
     return [seed for seed, _ in groups] if len(lengths) == 1 else list(seeds)
-
-
-def in_place(weights: Parameters, name: str) -> np.ndarray:
-    """A tensor as it is now, without a copy of those that stand still."""
-    store = weights.store
-    if isinstance(store, Overlay):
-        store = store.of(name)
-    if weights.pending and name in weights.trained:
-        if isinstance(store, Streamed):
-            raise ConfigError(
-                f"{name} is trained, and is still in its file", "--residency resident"
-            )
-        return weights.read(name)
-    return store.mapped(name) if isinstance(store, Streamed) else store.read(name)
 
 
 def segments(batch: Batch, rows: Rows, prefix: int, causal: bool) -> tuple[np.ndarray, ...]:

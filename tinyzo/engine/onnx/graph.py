@@ -90,6 +90,37 @@ class Value:
     def __rshift__(self, other: Given) -> Value:
         return self.graph.op("BitShift", self, other, shape=self.shape, direction="RIGHT")
 
+    def __lt__(self, other: Given) -> Value:
+        return self.graph.binary("Less", self, other)
+
+    def __gt__(self, other: Given) -> Value:
+        return self.graph.binary("Greater", self, other)
+
+    def __ge__(self, other: Given) -> Value:
+        return self.graph.binary("GreaterOrEqual", self, other)
+
+    def equals(self, other: Given) -> Value:
+        """Element by element, as NumPy's ==; a Value's own is identity."""
+        return self.graph.binary("Equal", self, other)
+
+    def where(self, a: Given, b: Given) -> Value:
+        """a where this is true, else b."""
+        yes = self.graph.array(a)
+        no = self.graph.array(b)
+        shape = broadcast(self.shape, broadcast(yes.shape, no.shape))
+        return self.graph.op("Where", self, yes, no, shape=shape)
+
+    def sum(self, axis: int) -> Value:
+        """Along one axis, which goes away."""
+        shape = list(self.shape)
+        del shape[axis]
+        axes = np.array([axis])
+        return self.graph.op("ReduceSum", self, axes, shape=tuple(shape), keepdims=0)
+
+    def sizes(self) -> Value:
+        """The shape, as it is when the graph runs: i64[axes]."""
+        return self.graph.op("Shape", self, shape=(len(self.shape),))
+
     def __matmul__(self, other: Value) -> Value:
         stack = broadcast(self.shape[:-2], other.shape[:-2])
         shape = (*stack, self.shape[-2], other.shape[-1])
@@ -112,6 +143,14 @@ class Value:
         shape = (*self.shape[:axis], *at.shape, *self.shape[axis + 1 :])
         return self.graph.op("Gather", self, at, shape=shape, axis=axis)
 
+    def part(self, places: range, axis: int = 0) -> Value:
+        """A slice along one axis."""
+        if len(places) == self.shape[axis]:
+            return self
+        bounds = (np.array([bound]) for bound in (places.start, places.stop, axis))
+        shape = (*self.shape[:axis], len(places), *self.shape[axis + 1 :])
+        return self.graph.op("Slice", self, *bounds, shape=shape)
+
     def __getitem__(self, index: tuple[slice, Given]) -> Value:
         """x[:, rows], the one kind that the models use."""
         _, rows = index
@@ -119,6 +158,15 @@ class Value:
 
     def cast(self, dtype: Any) -> Value:
         return self.graph.op("Cast", self, shape=self.shape, to=TYPES[np.dtype(dtype)])
+
+
+def concat(first: Value, *rest: Given, axis: int = 0) -> Value:
+    """Arrays one after another along an axis."""
+    parts = [first, *map(first.graph.array, rest)]
+    lengths = [part.shape[axis] for part in parts]
+    shape = list(first.shape)
+    shape[axis] = ANY if ANY in lengths else sum(lengths)
+    return first.graph.op("Concat", *parts, shape=tuple(shape), axis=axis)
 
 
 def broadcast(a: Shape, b: Shape) -> Shape:
@@ -219,6 +267,19 @@ class Graph:
         right = self.array(b)
         return self.op(op, a, right, shape=broadcast(a.shape, right.shape))
 
+    def in_order(self) -> list[tuple[Node, tuple[str, ...]]]:
+        """The nodes, those that take the fewest steps from the inputs first.
+
+        ONNX Runtime computes of a node's inputs the one that comes last first. So a weight becomes
+        float32, and z is made, when the activations that they multiply are there, and not before:
+        else all weights would be in memory at once.
+        """
+        depths: dict[str, int] = {}
+        for node, names in self.nodes.items():
+            depth = 1 + max((depths.get(each, 0) for each in node.inputs), default=0)
+            depths |= dict.fromkeys(names, depth)
+        return sorted(self.nodes.items(), key=lambda item: depths[item[1][0]])
+
     def compute(self, value: Value) -> np.ndarray:
         """What a Value comes to, in a graph that knows what its inputs are.
 
@@ -248,7 +309,7 @@ class Graph:
         """The graph as an ONNX file."""
         nodes = (
             protobuf.node(n.op, n.inputs, names, dict(n.attributes), n.domain)
-            for n, names in self.nodes.items()
+            for n, names in self.in_order()
         )
         constants = [protobuf.tensor(name, c.array()) for c, name in self.constants.items()]
         externals = map(protobuf.external, self.externals.values())
