@@ -281,10 +281,22 @@ def test_a_text_with_a_mask_of_its_own():
         inference.check_masks(reading, data)
 
 
-def test_a_quantised_base(home, tmp_path):
-    export.convert(home / "opt", tmp_path / "int4", "int4")
-    with pytest.raises(ConfigError, match="is U8, of which no graph is made"):
-        export_onnx(settings(home).replace(model=str(tmp_path / "int4")), tmp_path / "app")
+@runs_graphs
+@pytest.mark.parametrize("kind", ["int4", "int8"])
+@pytest.mark.parametrize("family", ["roberta", "opt"])
+def test_a_quantised_base(home, tmp_path, family, kind):
+    export.convert(home / family, tmp_path / kind, kind)
+    given = settings(home).replace(model=str(tmp_path / kind))
+    app = App(open_export(export_onnx(given, tmp_path / "app")), threads=1)
+    found = app.scores(app.export.rows("test"))
+    model = tinyzo.load(tmp_path / "app" / "adapter", engine="numpy")
+    assert model.weights.dtype(model.weights.names()[0]).names == ("scale", "codes")
+    resolved = given.resolve(family)
+    bound = bind_task(model, resolved)
+    objective = Objective(model, bound)
+    batch = objective.pack(inference.load_data(bound, resolved).test)
+    (expected,) = objective.scores(model.weights.view(), batch)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 # -- what is whole, and what is not ----------------------------------------------------------------

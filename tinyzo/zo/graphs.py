@@ -27,6 +27,7 @@ from tinyzo.dtypes import Integers
 from tinyzo.engine.onnx.graph import ANY, Graph, Value
 from tinyzo.engine.onnx.padded import PaddedRows, PaddedView, count_up, nonzero
 from tinyzo.engine.onnx.protobuf import TYPES, Described, Dimension
+from tinyzo.engine.onnx.tensors import Tensor
 from tinyzo.engine.protocols import View
 from tinyzo.models.model import Model
 
@@ -70,7 +71,7 @@ class Written(NamedTuple):
     outputs: list[Described]
 
 
-Stored = Callable[[Graph, str], Value]
+Stored = Callable[[Graph, str], Tensor]
 
 
 class Pass:

@@ -2,10 +2,8 @@
 
 A view records a pass as a graph, and runs it when its scores are asked for. A graph holds neither
 weights nor a batch: these are its inputs, so a pass of the same model with as many probes is the
-same graph, and one session runs it, for batches of any size.
-
-    trained tensors    NumPy's own memory: a fold is seen by the next pass
-    all others         there too if they are resident, or the pages of their file, mapped
+same graph, and one session runs it, for batches of any size. Weights are read where they lie
+(places.py).
 """
 
 from __future__ import annotations
@@ -17,14 +15,15 @@ from typing import Any, cast
 import numpy as np
 
 from tinyzo.batch import Batch
+from tinyzo.checkpoints.groups import scales_of
 from tinyzo.dtypes import Array, Integers, Rows
 from tinyzo.engine import noise
 from tinyzo.engine.numpy_engine import NumpyEngine, NumpyView
 from tinyzo.engine.onnx.graph import Graph, Value
+from tinyzo.engine.onnx.places import RawGroups, in_place
 from tinyzo.engine.onnx.protobuf import BFLOAT16, TYPES, Described, Dimension
+from tinyzo.engine.onnx.tensors import Floats, Groups, Tensor
 from tinyzo.engine.onnx.view import HIDDEN, Directions, GraphView, Layout
-from tinyzo.engine.stores.overlay import Overlay
-from tinyzo.engine.stores.streamed import Streamed
 from tinyzo.engine.terms import Probe
 from tinyzo.engine.weights import Parameters
 from tinyzo.errors import ConfigError
@@ -66,16 +65,27 @@ class OnnxEngine(NumpyEngine):
         key = (trace.key(), output)
         if key not in self._sessions:
             self._sessions[key] = self._new_session(trace.model([output]))
-        (found,) = self._sessions[key].run_with_ort_values([value.name], trace.ort_values())
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        session = self._sessions[key]
+        (found,) = session.run_with_ort_values([value.name], trace.ort_values(), options)
         return cast(np.ndarray, found.numpy())
 
     def _new_session(self, model: bytes) -> Any:
+        """A session that copies no weights, and takes no more memory than it has to.
+
+        Prepacking would copy all of them. The runtime's plan of its memory (`mem_pattern`) is of
+        one size of batch, and takes more. What a pass has used is given back after it.
+        """
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads or 0
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.log_severity_level = 3
+        options.enable_mem_pattern = False
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
@@ -104,12 +114,21 @@ class Trace(Graph):
         self.feeds[name] = values
         return self.given(name, values.dtype, values.shape if shape is None else shape)
 
-    def weight(self, name: str, raw: np.ndarray) -> Value:
-        """An input that is a tensor as it is stored: f32[...]."""
-        self.feeds[name] = raw
-        kind = BFLOAT16 if raw.dtype == np.uint16 else TYPES[raw.dtype]
-        value = self.given(name, kind, raw.shape)
-        return value if raw.dtype == np.float32 else value.cast("f4")
+    def weight(self, name: str, raw: np.ndarray | RawGroups, columns: int) -> Tensor:
+        """A tensor as it is stored, as one input or two. columns: of a matrix in groups."""
+        if isinstance(raw, RawGroups):
+            codes, scales = (
+                self.raw(each, values)
+                for each, values in zip((name, scales_of(name)), raw, strict=True)
+            )
+            return Groups(codes, scales, columns)
+        return Floats(self.raw(name, raw), is_wide=raw.dtype == np.float32)
+
+    def raw(self, name: str, values: np.ndarray) -> Value:
+        """An input in its storage type, which NumPy has no name for if it is bfloat16."""
+        self.feeds[name] = np.require(values, requirements="A")
+        kind = BFLOAT16 if values.dtype == np.uint16 else TYPES[values.dtype]
+        return self.given(name, kind, values.shape)
 
     def ort_values(self) -> dict[str, Any]:
         """The inputs as the runtime takes them, in the memory that they lie in."""
@@ -135,7 +154,7 @@ class OnnxView(GraphView):
         self.probes = probes
         self._engine = engine
         self._seeds = runs([seed for seed, _ in probes])
-        self._tensors: dict[str, Value] = {}
+        self._tensors: dict[str, Tensor] = {}
         self._keys: dict[str, Value] = {}
         self._layouts: dict[tuple[int, int, int, bool], Layout] = {}
         graph = Trace(engine)
@@ -152,9 +171,11 @@ class OnnxView(GraphView):
         groups = (self.probes[start : start + most] for start in starts)
         return [OnnxView(self.weights, group, self._engine) for group in groups]
 
-    def tensor(self, name: str) -> Value:
+    def stored(self, name: str) -> Tensor:
         if name not in self._tensors:
-            self._tensors[name] = self.graph.weight(name, in_place(self.weights, name))
+            raw = in_place(self.weights, name)
+            columns = self.weights.shape(name)[-1]
+            self._tensors[name] = self.graph.weight(name, raw, columns)
         return self._tensors[name]
 
     def keys(self, name: str) -> Value:
@@ -188,18 +209,6 @@ def runs(seeds: Sequence[int]) -> list[int]:
     groups = [(seed, len(list(run))) for seed, run in groupby(seeds)]
     lengths = {length for _, length in groups}
     return [seed for seed, _ in groups] if len(lengths) == 1 else list(seeds)
-
-
-def in_place(weights: Parameters, name: str) -> np.ndarray:
-    """A tensor as it is now, without a copy of those that stand still."""
-    store = weights.store
-    if isinstance(store, Overlay):
-        store = store.of(name)
-    if weights.pending and name in weights.trained:
-        if isinstance(store, Streamed):
-            raise ConfigError(f"{name} is trained, and is still in its file", "--residency resident")
-        return weights.read(name)
-    return store.mapped(name) if isinstance(store, Streamed) else store.read(name)
 
 
 def segments(batch: Batch, rows: Rows, prefix: int, causal: bool) -> tuple[np.ndarray, ...]:

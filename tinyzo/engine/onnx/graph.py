@@ -100,6 +100,14 @@ class Value:
         shape = (*self.shape[:axis], *at.shape, *self.shape[axis + 1 :])
         return self.graph.op("Gather", self, at, shape=shape, axis=axis)
 
+    def part(self, places: range, axis: int = 0) -> Value:
+        """A slice along one axis."""
+        if len(places) == self.shape[axis]:
+            return self
+        bounds = (np.array([bound]) for bound in (places.start, places.stop, axis))
+        shape = (*self.shape[:axis], len(places), *self.shape[axis + 1 :])
+        return self.graph.op("Slice", self, *bounds, shape=shape)
+
     def __getitem__(self, index: tuple[slice, Given]) -> Value:
         """x[:, rows], the one kind that the models use."""
         _, rows = index
@@ -113,7 +121,9 @@ def broadcast(a: Shape, b: Shape) -> Shape:
     """The shape of a sum, as NumPy has it; ANY with anything but 1 is ANY or that."""
     long, short = (a, b) if len(a) >= len(b) else (b, a)
     short = (1,) * (len(long) - len(short)) + short
-    return tuple(y if x == 1 else x if y == 1 else max(x, y) for x, y in zip(long, short, strict=True))
+    return tuple(
+        y if x == 1 else x if y == 1 else max(x, y) for x, y in zip(long, short, strict=True)
+    )
 
 
 def reshaped(old: Shape, new: Sequence[int]) -> Shape:
@@ -197,6 +207,19 @@ class Graph:
         right = self.array(b)
         return self.op(op, a, right, shape=broadcast(a.shape, right.shape), **attributes)
 
+    def in_order(self) -> list[tuple[Node, tuple[str, ...]]]:
+        """The nodes, those that take the fewest steps from the inputs first.
+
+        ONNX Runtime computes of a node's inputs the one that comes last first. So a weight becomes
+        float32, and z is made, when the activations that they multiply are there, and not before:
+        else all weights would be in memory at once.
+        """
+        depths: dict[str, int] = {}
+        for node, names in self.nodes.items():
+            depth = 1 + max((depths.get(each, 0) for each in node.inputs), default=0)
+            depths |= dict.fromkeys(names, depth)
+        return sorted(self.nodes.items(), key=lambda item: depths[item[1][0]])
+
     def compute(self, value: Value) -> np.ndarray:
         """What a Value comes to, of a graph that can be run.
 
@@ -206,11 +229,11 @@ class Graph:
 
     # -- bytes
 
-    def model(self, outputs: Sequence[Described], metadata: Mapping[str, str] = {}) -> bytes:  # noqa: B006
+    def model(self, outputs: Sequence[Described], metadata: Mapping[str, str] = {}) -> bytes:
         """The graph as an ONNX file."""
         nodes = (
             protobuf.node(n.op, n.inputs, names, dict(n.attributes), n.domain)
-            for n, names in self.nodes.items()
+            for n, names in self.in_order()
         )
         constants = [
             protobuf.tensor(name, np.frombuffer(raw, dtype).reshape(shape))

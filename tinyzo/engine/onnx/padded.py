@@ -15,6 +15,7 @@ from tinyzo.batch import Batch
 from tinyzo.dtypes import Integers, Rows
 from tinyzo.engine.onnx import noise
 from tinyzo.engine.onnx.graph import ANY, Value
+from tinyzo.engine.onnx.tensors import Floats, Tensor
 from tinyzo.engine.onnx.view import HIDDEN, Directions, GraphView, Layout
 from tinyzo.engine.weights import Parameters
 
@@ -91,7 +92,7 @@ class PaddedRows:
 class PaddedView(GraphView):
     """The verbs on padded rows, of which one token each is read, the last of a causal one, or all.
 
-    stored: a tensor's name -> f32 or what the file has, of those that are no inputs
+    stored: a tensor as the file has it, of those that are no inputs
     inputs: the tensors that are inputs, f32
     """
 
@@ -99,7 +100,7 @@ class PaddedView(GraphView):
         self,
         weights: Parameters,
         rows: PaddedRows,
-        stored: Callable[[str], Value],
+        stored: Callable[[str], Tensor],
         inputs: dict[str, Value],
         seeds: Value | None = None,
         scales: Value | None = None,
@@ -111,8 +112,10 @@ class PaddedView(GraphView):
         self._inputs = inputs
         self._seeds = seeds
 
-    def tensor(self, name: str) -> Value:
-        return self._inputs[name] if name in self._inputs else self._stored(name)
+    def stored(self, name: str) -> Tensor:
+        if name in self._inputs:
+            return Floats(self._inputs[name], is_wide=True)
+        return self._stored(name)
 
     def keys(self, name: str) -> Value:
         return noise.keys(cast(Value, self._seeds), name, self.weights.direction.kind)
