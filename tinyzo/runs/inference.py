@@ -42,7 +42,7 @@ from tinyzo.parsing import JsonObject
 from tinyzo.runs import export
 from tinyzo.runs.data import Data, bind_task, load_data
 from tinyzo.runs.export import OTHER_OUTPUT, TAKEN, WEIGHTS
-from tinyzo.runs.opened import OF_TASK
+from tinyzo.runs.opened import OF_TASK, check_no_base
 from tinyzo.runs.run import Run, is_run, prepare
 from tinyzo.runs.settings import RunSettings, Settings
 from tinyzo.runs.snapshots import tuned_model
@@ -70,17 +70,20 @@ METHOD = "p-rge"  # the step of the graph: n-SPSA, two-sided, all probes in one 
 TYPE_NAMES = {number: dtype.name for dtype, number in TYPES.items()} | {BFLOAT16: "bfloat16"}
 
 
-def export_onnx(given: Settings, output: Path, tokens: int | None = None) -> Path:
+def export_onnx(
+    given: Settings, output: Path, tokens: int | None = None, base: str | None = None
+) -> Path:
     """Write the folder.
 
     given:   model, task, data, train (lora or lora-fa), queries, and what else a run would go by;
              a batch_size fixes the rows of the graphs' batches
     tokens:  the tokens of a row, which are fixed then
+    base:    of a run, where the model that it began with is now; None: where run.toml says
     returns: the directory
     raises: ConfigError for what no graph is made of; CheckpointError when `output` has a model
         already or cannot be written; UsageError, DataError
     """
-    model, settings = opened(given)
+    model, settings = opened(given, base)
     bound = bind_task(model, settings)
     check_tokens(model, tokens)
     data = load_data(bound, settings)
@@ -106,20 +109,22 @@ def export_onnx(given: Settings, output: Path, tokens: int | None = None) -> Pat
 # -- what is exported
 
 
-def opened(given: Settings) -> tuple[Model, RunSettings]:
+def opened(given: Settings, base: str | None = None) -> tuple[Model, RunSettings]:
     """A model with the adapter that is tuned in front of it, and the settings.
 
     The model is a folder, a PEFT folder, whose adapter is gone on with, or a run of LoRA, at its
     best step.
 
+    base:   as for `export_onnx`
     raises: ConfigError, UsageError
     """
     check_adapter(given.train)
     if not is_run(given.model_path):
+        check_no_base(given, base)
         model = open_model(given.model_path)
         settings = given.replace(method=METHOD).resolve(model.family)
         return prepare(model, settings), settings
-    run = Run.open(given.model_path)
+    run = Run.open(given.model_path, base)
     settings = settings_after(run, given)
     model = tuned_model(run, None, "numpy", "streamed")
     model.weights.direction = Direction()
