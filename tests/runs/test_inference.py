@@ -242,7 +242,7 @@ def test_a_run_whose_base_is_elsewhere(home, tmp_path):
     line = f"export --format onnx --model {tmp_path}/run --output {tmp_path}/app --base {tmp_path}"
     assert main([*f"{line}/base".split()]) == 0
     assert os.path.samefile(tmp_path / "app/model.safetensors", tmp_path / "base/model.safetensors")
-    with pytest.raises(UsageError, match="--base, but .* is no run"):
+    with pytest.raises(UsageError, match=r"--base, but .* is no run"):
         export_onnx(settings(home), tmp_path / "other", base=str(tmp_path / "base"))
 
 
