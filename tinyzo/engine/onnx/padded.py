@@ -43,6 +43,15 @@ class PaddedRows:
         """S or T: i64[]."""
         return self.ids.graph.op("Shape", self.ids, shape=(2,)).gather(axis)
 
+    def with_more(self, places: Value, count: int) -> Value:
+        """Each row with the numbers N, N + 1, ... after its own. [S, T]; [S, T + count]."""
+        graph = self.ids.graph
+        tokens = graph.op("Shape", self.real, shape=(1,))
+        more = tokens + graph.constant(np.arange(count)[None])
+        rows = graph.op("Concat", self.size(0).reshape(1), np.array([count]), shape=(2,), axis=0)
+        more = graph.op("Expand", more, rows, shape=(ANY, count))
+        return graph.op("Concat", places, more, shape=(ANY, ANY), axis=1)
+
     def of_tokens(self, places: Value) -> Value:
         """What [S, T] has at the N tokens."""
         return places.reshape(-1).gather(self.real)
@@ -123,17 +132,22 @@ class PaddedView(GraphView):
     def layout(self, batch: Batch, rows: Rows, prefix: int, causal: bool) -> Layout:
         padded = self._rows
         graph = self.graph
-        count, length = (padded.size(axis) for axis in (0, 1))
         is_padding = graph.op("Equal", padded.mask, 0, shape=(ANY, ANY))
         hidden = self._hidden(is_padding).reshape(0, 1, 1, -1)
+        queries, places = padded.packed, padded.real
         if rows is not None:  # the one of each row that is read, which sees all of it
-            each = count_up(count)
-            return Layout(each.reshape(-1, 1), padded.packed, hidden, each)
-        if causal:
-            at = count_up(length)
+            places = count_up(padded.size(0))
+            queries = places.reshape(-1, 1)
+        elif causal:
+            at = count_up(padded.size(1))
             is_later = graph.op("Less", at.reshape(-1, 1), at, shape=(ANY, ANY))
             hidden = hidden + self._hidden(is_later)
-        return Layout(padded.packed, padded.packed, hidden, padded.real)
+        keys = padded.packed
+        if prefix:  # which follows the tokens, and nobody is to see less of
+            keys = padded.with_more(keys, prefix)
+            more = np.array([0] * 7 + [prefix])
+            hidden = graph.op("Pad", hidden, more, shape=(ANY, 1, hidden.shape[2], ANY))
+        return Layout(queries, keys, hidden, places)
 
     def _hidden(self, where: Value) -> Value:
         return self.graph.op("Where", where, HIDDEN, np.float32(0), shape=where.shape)
