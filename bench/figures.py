@@ -31,7 +31,7 @@ OLD, NEW = "avx2-2-cores", "avx512-2-cores"  # machines: see docs/speed.md
 MARKED = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 TUNING_SEED = 100  # of the runs that searched for a learning rate
 NAMES = {"roberta-large": "RoBERTa-large", "opt-1.3b": "OPT-1.3B", "opt-6.7b": "OPT-6.7B"}
-DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "int8": "int8", "int4": "int4"}
 
 Record = dict[str, Any]
 Curve = Sequence[Sequence[float]]  # (forward passes, accuracy, loss) of each evaluation
@@ -212,6 +212,127 @@ def cell_of(name: str) -> str:
     return "({}, {})".format(*name.split("x"))
 
 
+SIDES = {
+    "graph": "`step.onnx`",
+    "onnx": "engine `onnx`",
+    "numba": "engine `numba`, in memory",
+    "numba-streamed": "engine `numba`, in their file",
+    "numpy": "engine `numpy`, in their file",
+}
+
+
+def onnx_cells() -> list[dict[str, Record]]:
+    """The sides of each cell of the inference engine's benchmark, as it was measured last."""
+    found: dict[tuple[Any, ...], dict[str, Record]] = {}
+    order = list(DTYPES)
+    for record in records("onnx", NEW):
+        for side in record.get("sides", []):
+            key = (side["model"], side["dtype"], side["tokens"], side["queries"])
+            found.setdefault(key, {})[side["side"]] = side
+    return [found[key] for key in sorted(found, key=lambda key: (order.index(key[1]), *key))]
+
+
+def onnx_about(cell: Record) -> list[str]:
+    name = f"{NAMES[cell['model']]}, {DTYPES[cell['dtype']]}"
+    return [name, str(cell["tokens"]), f"({cell['queries']}, {cell['batch']})"]
+
+
+def onnx_seconds() -> Table:
+    """Seconds of a step by ONNX Runtime and by our engines."""
+    head = ["model", "tokens", "(q, batch)", *(f"{name} s" for name in SIDES.values())]
+    rows = []
+    for sides in onnx_cells():
+        about = onnx_about(next(iter(sides.values())))
+        rows.append([*about, *(step_seconds(sides.get(name)) for name in SIDES)])
+    return Table(head, rows)
+
+
+def step_seconds(side: Record | None) -> str:
+    """The least seconds, and how many times Numba's that is of the runtime's; "" if not run."""
+    if side is None:
+        return ""
+    if "reason" in side:
+        return "refused"
+    least = seconds(side["seconds"]["min"])
+    if side["side"] in ("graph", "onnx") and "ratio" in side:
+        return f"{least} (x {side['ratio']:.2f})"
+    return least
+
+
+def onnx_memory() -> Table:
+    """What a process holds: of its own, and pages of files."""
+    head = ["model", "tokens", "(q, batch)", "by", "anonymous MB", "pages of files MB", "peak MB"]
+    rows = []
+    for sides in onnx_cells():
+        for name in SIDES:
+            side = sides.get(name)
+            if side and "reason" not in side:
+                held = [side[f"{kind}_bytes"] for kind in ("anon", "file", "peak")]
+                rows.append([*onnx_about(side), SIDES[name], *map(megabytes, held)])
+    return Table(head, rows)
+
+
+def onnx_graphs() -> Table:
+    """What a graph file is, and how long it takes to write and to open."""
+    head = ["model", "queries", "`step.onnx` kB", "`eval.onnx` kB", "written in s", "opened in s"]
+    found = {}
+    for side in (sides["graph"] for sides in onnx_cells() if "graph" in sides):
+        if "reason" not in side:
+            found[side["model"], side["dtype"], side["queries"]] = side
+    rows = []
+    for side in found.values():
+        sizes = [f"{side['graph_bytes'][f'{name}.onnx'] / 1000:.0f}" for name in ("step", "eval")]
+        times = [seconds(side[f"{name}_seconds"]) for name in ("export", "load")]
+        name, *_ = onnx_about(side)
+        rows.append([name, str(side["queries"]), *sizes, *times])
+    return Table(head, rows)
+
+
+def onnx_probes() -> Table:
+    """A step on the inference engine: all probes in one pass, or fewer at a time."""
+    head = ["model", "tokens", "(q, batch)"]
+    head += ["one pass s", "a pair at a time s", "a probe at a time s", "gain"]
+    found = {}
+    for record in records("onnx", NEW):
+        for cell in record.get("probes", []):
+            if "reason" not in cell:
+                key = (cell["model"], cell["dtype"], cell["tokens"], cell["queries"])
+                found[key] = cell
+    rows = []
+    for cell in (found[key] for key in sorted(found)):
+        took = [cell["seconds"][name]["min"] for name in ("one pass", "pair", "probe")]
+        rows.append([*onnx_about(cell), *map(seconds, took), f"{cell['gain']['probe']:.1f}"])
+    return Table(head, rows)
+
+
+def onnx_losses() -> Table:
+    """How far losses are from NumPy's."""
+    found = [row for record in records("onnx", NEW) for row in record.get("losses", [])]
+    newest = {(row["model"], row["queries"]): row for row in found}
+    rows = [
+        [model, str(queries), str(row["batches"]), f"{row['difference']:.1e}"]
+        for (model, queries), row in newest.items()
+    ]
+    return Table(["model", "queries", "batches", "largest difference"], rows)
+
+
+def onnx_runs() -> Table:
+    """What runs on both engines end at."""
+    found = [row for record in records("onnx", NEW) for row in record.get("runs", [])]
+    newest = {(row["model"], row["engine"]): row for row in found}
+    rows = [
+        [
+            model,
+            f"`{engine}`",
+            f"{row['accuracy_zero_shot']:.3f}",
+            f"{row['accuracy']:.3f}",
+            f"{row['loss']:.4f}",
+        ]
+        for (model, engine), row in newest.items()
+    ]
+    return Table(["model", "engine", "accuracy before", "after", "loss after"], rows)
+
+
 def find_lr() -> Table:
     """What --find-lr takes beside the best rate of the search on record."""
     found = [row for record in records("find-lr") for row in record["find_lr"]]
@@ -344,6 +465,12 @@ TABLES: dict[str, Callable[[], Table]] = {
     "prge": partial(prge, NEW),
     "prge-avx2": partial(prge, OLD),
     "prge-peaks": prge_peaks,
+    "onnx-seconds": onnx_seconds,
+    "onnx-memory": onnx_memory,
+    "onnx-graphs": onnx_graphs,
+    "onnx-probes": onnx_probes,
+    "onnx-losses": onnx_losses,
+    "onnx-runs": onnx_runs,
     "find-lr": find_lr,
     "vectors": vectors,
     "final": final,
