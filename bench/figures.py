@@ -549,6 +549,10 @@ class Box:
     text: str
     colour: str = "white"
 
+    @property
+    def right(self) -> float:
+        return self.x + self.width / 2
+
     def draw(self, panel: Axes) -> None:
         from matplotlib.patches import FancyBboxPatch
 
@@ -611,6 +615,78 @@ def arrow(panel: Axes, start: Box, end: Box, text: str) -> None:
     )
 
 
+GREEN = "#e3f3ea"
+GRAPH = {
+    "rows": Box(1.6, 5.4, 2.2, 0.8, "input_ids\nattention_mask", PALE),
+    "files": Box(1.6, 4.1, 2.2, 0.8, "W and A, mapped\nfrom their files", PALE),
+    "b": Box(1.6, 2.8, 2.2, 0.8, "each B", PALE),
+    "seeds": Box(1.6, 1.5, 2.2, 0.8, "q seeds, eps", PALE),
+    "lr": Box(1.6, 0.4, 2.2, 0.6, "lr", PALE),
+    "pack": Box(4.8, 5.4, 2.2, 0.8, "real tokens,\npacked"),
+    "z": Box(4.8, 1.5, 2.2, 0.8, "q z of each B,\nby integers"),
+    "model": Box(
+        8.2, 4.1, 2.9, 3.4, "the model's layers\n\nx̂ = s x Aᵀ\n\ny = x Wᵀ + x̂ Bᵀ\n± eps x̂ zᵀ\n\n"
+        "so 2q copies of y\nand none of B"
+    ),
+    "loss": Box(11.6, 5.4, 2.2, 0.8, "L₊, L₋\nof each seed"),
+    "g": Box(11.6, 3.4, 2.2, 0.8, "g = (L₊ - L₋)\n/ (2 eps)"),
+    "update": Box(11.6, 1.5, 2.2, 0.8, "B - lr Σ g z / q"),
+    "losses": Box(14.8, 5.4, 2.7, 0.7, "losses", GREEN),
+    "gradients": Box(14.8, 3.4, 2.7, 0.7, "projected_gradients", GREEN),
+    "next": Box(14.8, 1.5, 2.7, 0.7, "each B.next", GREEN),
+}  # fmt: skip
+EDGES = (
+    ("rows", "pack"), ("pack", "model"), ("files", "model"), ("b", "model"), ("seeds", "z"),
+    ("z", "model"), ("z", "update"), ("model", "loss"), ("loss", "g"), ("g", "update"),
+    ("loss", "losses"), ("g", "gradients"), ("update", "next"),
+)  # fmt: skip
+
+
+def draw_graph(path: Path) -> None:
+    """A zeroth-order step as a graph of an inference engine: what goes in, and what comes out."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.9), facecolor="white")
+    panel = figure.add_axes((0, 0, 1, 1))
+    panel.set(xlim=(-0.1, 16.35), ylim=(-0.4, 6.0))
+    panel.axis("off")
+    for start, end in EDGES:
+        edge(panel, GRAPH[start], GRAPH[end])
+    update, lr = GRAPH["update"], GRAPH["lr"]
+    bent(panel, [(lr.right, lr.y), (update.x, lr.y), (update.x, update.y - update.height / 2)])
+    b, after = GRAPH["b"], GRAPH["next"]
+    left, low, under = 0.1, -0.2, 2.2
+    down = [(b.right, b.y - 0.2), (3.1, b.y - 0.2), (3.1, under), (10.2, under), (10.2, 1.7)]
+    bent(panel, [*down, (update.x - update.width / 2, 1.7)])
+    loop = [(after.x, after.y - after.height / 2), (after.x, low), (left, low), (left, b.y)]
+    bent(panel, [*loop, (b.x - b.width / 2, b.y)], "dashed")
+    panel.text(8.2, low + 0.1, "the next step's B", ha="center", size=8, color=BLUE)
+    for box in GRAPH.values():
+        box.draw(panel)
+    save(figure, path)
+
+
+def edge(panel: Axes, start: Box, end: Box) -> None:
+    """An arrow to the side that faces; it enters at the start's height where that is possible."""
+    if start.x == end.x:
+        bent(panel, [(start.x, start.y - start.height / 2), (end.x, end.y + end.height / 2)])
+        return
+    half = end.height / 2 - 0.3
+    at = min(max(start.y, end.y - half), end.y + half)
+    leave = start.y
+    if start.height > end.height:
+        leave = at = end.y
+    bent(panel, [(start.right, leave), (end.x - end.width / 2, at)])
+
+
+def bent(panel: Axes, points: Sequence[tuple[float, float]], style: str = "solid") -> None:
+    """A line through points that ends in an arrow."""
+    xs, ys = zip(*points, strict=True)
+    panel.plot(xs[:-1], ys[:-1], color=BLUE, lw=1.4, ls=style)
+    shape = {"arrowstyle": "-|>", "color": BLUE, "lw": 1.4, "ls": style, "shrinkA": 0, "shrinkB": 2}
+    panel.annotate("", points[-1], points[-2], arrowprops=shape)
+
+
 def save(figure: Any, path: Path) -> None:
     """The same bytes from the same figure, whenever it is drawn."""
     from matplotlib import rc_context
@@ -620,7 +696,7 @@ def save(figure: Any, path: Path) -> None:
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
-DRAWINGS = {"cost": draw_cost, "step": draw_step}
+DRAWINGS = {"cost": draw_cost, "step": draw_step, "graph": draw_graph}
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""The scripts of bench/ as modules. That folder is on no path, where its onnx.py would be `onnx`."""
+"""The scripts of bench/ as modules. That folder is on no path: its onnx.py would hide `onnx`."""
 
 from __future__ import annotations
 
