@@ -31,6 +31,8 @@ FIXED = {
     "predict": "model task json",
     "replay": "output json",
     "convert": "output json",
+    "export": "format model task data template label-words train queries batch-size tokens output "
+    "json",
     "inspect": "json",
     "doctor": "json",
 }

@@ -19,7 +19,7 @@ def mistakes(home: Path) -> dict[str, tuple[int, str]]:
     opt, roberta, data, run = (home / n for n in ("opt", "roberta", "data", "opt-run"))
     reviews = f"--task reviews --data {data}"
     return {
-        "tune": (2, "COMMAND takes finetune, evaluate, predict, replay, convert, inspect or"),
+        "tune": (2, "COMMAND takes finetune, evaluate, predict, replay, convert, export, inspect or"),
         "finetune --steps many": (2, "--steps takes a whole number, not 'many'"),
         "finetune --lr small": (2, "--lr takes a number, not 'small'"),
         "finetune --lr": (2, "--lr: expected one argument"),

@@ -253,6 +253,10 @@ def add_trained(group: Group) -> None:
         help="which parameters are trained: full, lora, lora-fa, prefix, label-words, bias, "
         "head, or names as 'lm_head.*,*.bias'; default: full, or lora-fa for p-rge",
     )
+    add_adapters(group)
+
+
+def add_adapters(group: Group) -> None:
     group.add_argument(
         "--lora-rank", metavar="R", type=int, help="rank of new adapters; default: 8"
     )

@@ -1,4 +1,5 @@
-"""load, finetune, evaluate, predict and replay: the functions of `import tinyzo` on runs and tasks.
+"""load, finetune, evaluate, predict, replay and export_onnx: the functions of `import tinyzo` on
+runs and tasks.
 
 Each but `load` does what the command of its name does.
 """
@@ -233,6 +234,46 @@ def replay(
     """
     opened = run if isinstance(run, Run) else Run.open(Path(run), as_text(base))
     return export.replay(opened, Path(output), step, merge)
+
+
+def export_onnx(
+    output: str | Path,
+    tokens: int | None = None,
+    *,
+    model: str | Path | None = None,
+    task: str | None = None,
+    data: str | Path | None = None,
+    template: str | None = None,
+    label_words: list[str] | None = None,
+    label_field: str | None = None,
+    train: str | None = None,
+    lora_rank: int | None = None,
+    lora_alpha: float | None = None,
+    lora_targets: list[str] | None = None,
+    queries: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    eps: float | None = None,
+    seed: int | None = None,
+    data_seed: int | None = None,
+    k_shot: int | None = None,
+    train_rows: int | None = None,
+    limit: int | None = None,
+) -> Path:
+    """Write a step as a graph, from which an app tunes a model; `tinyzo export --format onnx`.
+
+    output: the new folder
+    tokens: of a row, which the graphs then fix; None: any number
+    batch_size: examples of a batch, which the graphs then fix; None: any number
+    All others are fields of Settings, which says what each is; None leaves it to tinyzo.
+    returns: the folder
+    raises: TinyzoError
+    """
+    from tinyzo.runs import inference  # few programs do
+
+    choices = {name: value for name, value in locals().items() if name in FIELDS}
+    settings = Settings.from_mapping(choices, "export_onnx")
+    return inference.export_onnx(settings, Path(as_text(output) or ""), tokens)
 
 
 def _open(

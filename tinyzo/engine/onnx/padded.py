@@ -14,7 +14,7 @@ import numpy as np
 from tinyzo.batch import Batch
 from tinyzo.dtypes import Integers, Rows
 from tinyzo.engine.onnx import noise
-from tinyzo.engine.onnx.graph import ANY, Graph, Value
+from tinyzo.engine.onnx.graph import ANY, Value
 from tinyzo.engine.onnx.view import HIDDEN, Directions, GraphView, Layout
 from tinyzo.engine.weights import Parameters
 
@@ -33,10 +33,9 @@ class PaddedRows:
         self.ids = ids
         self.mask = mask
         self.real = nonzero(mask.reshape(-1))
-        count = cumulative(mask.reshape(-1), axis=0) - 1
-        first = graph.op("Max", count, np.array([0]), shape=(ANY,))
+        count = self.at_least_0(cumulative(mask.reshape(-1), axis=0) - 1)
         shape = graph.op("Shape", ids, shape=(2,))
-        self.packed = graph.op("Reshape", first, shape, shape=(ANY, ANY))
+        self.packed = graph.op("Reshape", count, shape, shape=(ANY, ANY))
         self.positions = cumulative(mask, axis=1) - 1
 
     def size(self, axis: int) -> Value:
@@ -47,10 +46,36 @@ class PaddedRows:
         """What [S, T] has at the N tokens."""
         return places.reshape(-1).gather(self.real)
 
-    def last(self) -> Value:
-        """The last token of each row: i64[S]."""
-        lengths = self.mask.graph.op("ReduceSum", self.mask, np.array([1]), shape=(ANY,), keepdims=0)
-        return cumulative(lengths, axis=0) - 1
+    # -- one token of each row: which of the N, i64[S], and whether the row has it, bool[S]; where
+    # -- it has not, the token is any
+
+    def last(self) -> tuple[Value, Value]:
+        """The last token."""
+        lengths = self._of_rows("ReduceSum", self.mask)
+        return self.at_least_0(cumulative(lengths, axis=0) - 1), self._is_any(lengths)
+
+    def first(self, token: int) -> tuple[Value, Value]:
+        """The first that is a certain one."""
+        graph = self.ids.graph
+        is_it = graph.op("Equal", self.ids, token, shape=(ANY, ANY)).cast("i8") * self.mask
+        at = graph.op("ArgMax", is_it.cast("i4"), shape=(ANY, 1), axis=1, keepdims=1)
+        found = graph.op("GatherElements", self.packed, at, shape=(ANY, 1), axis=1)
+        return found.reshape(-1), self._is_any(self._of_rows("ReduceSum", is_it))
+
+    def after_another(self, places: Value) -> Value:
+        """Those places that are tokens after the first of their row: i64[S, T]."""
+        graph = self.ids.graph
+        is_after = graph.op("Greater", self.positions, 0, shape=(ANY, ANY)).cast("i8")
+        return places * self.mask * is_after
+
+    def at_least_0(self, x: Value) -> Value:
+        return x.graph.op("Max", x, np.array([0]), shape=x.shape)
+
+    def _of_rows(self, op: str, x: Value) -> Value:
+        return x.graph.op(op, x, np.array([1]), shape=(ANY,), keepdims=0)
+
+    def _is_any(self, counts: Value) -> Value:
+        return counts.graph.op("Greater", counts, 0, shape=counts.shape)
 
     def batch(self, read: Value | None = None) -> Batch:
         """The packed tokens, as the model files take them. read: i64[M]; None: all."""
