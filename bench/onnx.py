@@ -112,14 +112,17 @@ def checkpoint(folder: Path, model: str, dtype: str) -> Path:
     return place
 
 
-def export(model: Path, queries: int, output: Path) -> float:
-    """The seconds that it takes to write the folder that an app opens."""
+def export(model: Path, queries: int, output: Path) -> dict[str, Any]:
+    """Write the folder that an app opens; the seconds, or why it cannot be had."""
     which = ["--format", "onnx", "--model", str(model), "--train", "lora-fa", "--task", "topics"]
     which += ["--queries", str(queries), "--lora-rank", str(RANK), "--lora-alpha", str(ALPHA)]
     command = [sys.executable, "-m", "tinyzo", "export", *which, "--output", str(output)]
     start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
+    done = subprocess.run(command, capture_output=True, text=True)
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        return {"reason": done.stderr.strip().partition("\n")[0]}
+    return {"export_seconds": seconds}
 
 
 def examples(model: str, batch: int, tokens: int) -> list[dict[str, Any]]:
@@ -216,17 +219,18 @@ def measure(cell: Cell, options: argparse.Namespace) -> list[dict[str, Any]]:
     """What each side takes for a cell's step."""
     place = checkpoint(options.folder, cell.model, cell.dtype)
     with TemporaryDirectory(dir=options.folder) as temporary:
-        app, processes, export_seconds = Path(temporary) / "app", {}, None
-        if "graph" in options.side:
-            export_seconds = export(place, cell.queries, app)
-        for side in options.side:
-            folder = app if side == "graph" else place
-            processes[side] = open_side(side, cell, folder, options, 0)
+        app, sides = Path(temporary) / "app", list(options.side)
+        exported = export(place, cell.queries, app) if "graph" in sides else {}
+        if "reason" in exported:
+            sides.remove("graph")
+        folders = {side: app if side == "graph" else place for side in sides}
+        processes = {s: open_side(s, cell, folder, options, 0) for s, folder in folders.items()}
         take_turns(cell, processes, options)
         for process in processes.values():
             process.close()
-    found = [asdict(cell) | {"side": s} | facts(p) for s, p in processes.items()]
-    return compared(found, export_seconds)
+    sizes = {"graph": exported} if exported else {}
+    found = sizes | {side: sizes.get(side, {}) | facts(p) for side, p in processes.items()}
+    return compared([asdict(cell) | {"side": side} | each for side, each in found.items()])
 
 
 def take_turns(cell: Cell, processes: dict[str, Process], options: argparse.Namespace) -> None:
@@ -257,7 +261,7 @@ def facts(process: Process) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def compared(found: list[dict[str, Any]], export_seconds: float | None) -> list[dict[str, Any]]:
+def compared(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same with ratios and goals."""
     rival = next((each for each in found if each["side"] == RIVAL and "seconds" in each), None)
     for each in found:
@@ -266,7 +270,6 @@ def compared(found: list[dict[str, Any]], export_seconds: float | None) -> list[
         each["ratio_goal"] = RATIO_GOAL if is_asked else None
         each["anon_goal_mb"] = ANON_GOAL.get(each["model"]) if is_runtime else None
         if each["side"] == "graph":
-            each |= {"export_seconds": export_seconds}
             each["graph_goal_bytes"] = GRAPH_GOAL.get(each["model"])
         if rival and "seconds" in each:
             each["ratio"] = each["seconds"].min / rival["seconds"].min
@@ -432,7 +435,9 @@ def main() -> None:
         measures = {"steps": all_steps, "probes": all_probes, "shipped": all_shipped}
         results = {part: measures[part](options) for part in options.part}
     setup = {"rank": RANK, "alpha": ALPHA, "threads": options.threads, "quick": options.quick}
-    common.finish("onnxruntime", **setup, **{k: v for r in results.values() for k, v in r.items()})
+    common.finish(
+        "onnxruntime", **setup, **dict(itertools.chain(*map(dict.items, results.values())))
+    )
 
 
 if __name__ == "__main__":
