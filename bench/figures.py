@@ -260,15 +260,17 @@ def step_seconds(side: Record | None) -> str:
 
 
 def onnx_memory() -> Table:
-    """What a process holds: of its own, and pages of files."""
-    head = ["model", "tokens", "(q, batch)", "by", "anonymous MB", "pages of files MB", "peak MB"]
-    rows = []
+    """The most that a process holds, of all cells: of its own, and pages of files."""
+    head = ["model", "tokens", "by", "anonymous MB", "pages of files MB", "peak MB"]
+    held: dict[tuple[str, ...], list[list[int]]] = {}
     for sides in onnx_cells():
         for name in SIDES:
             side = sides.get(name)
             if side and "reason" not in side:
-                held = [side[f"{kind}_bytes"] for kind in ("anon", "file", "peak")]
-                rows.append([*onnx_about(side), SIDES[name], *map(megabytes, held)])
+                model, tokens, _ = onnx_about(side)
+                sizes = [side[f"{kind}_bytes"] for kind in ("anon", "file", "peak")]
+                held.setdefault((model, tokens, SIDES[name]), []).append(sizes)
+    rows = [[*about, *map(megabytes, map(max, *each, [0] * 3))] for about, each in held.items()]
     return Table(head, rows)
 
 
