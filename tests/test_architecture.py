@@ -35,6 +35,7 @@ LAZY = {
     "matplotlib": ("runs/",),
     "shtab": ("cli/",),
     "pyarrow": ("text/",),
+    "onnxruntime": ("engine/onnx/",),
 }
 # The one import from a later room, in a function.
 AHEAD = {"zo/estimators.py": "tinyzo.autodiff.forward_mode"}  # the exact slope, to compare with
@@ -43,6 +44,7 @@ AHEAD = {"zo/estimators.py": "tinyzo.autodiff.forward_mode"}  # the exact slope,
 CAUGHT = {
     "checkpoints/": {"ValueError", "zipfile.BadZipFile"},  # parsers; the reader knows the file
     "parsing.py": {"ValueError"},  # the same
+    "engine/onnx/reader.py": {"ValueError"},  # the same
     "machine/windows.py": {"ctypes.WinError"},  # an OSError; system.os_errors
     "runs/journal.py": {"OSError"},  # a short write; the same handler as for a failed one
     "engine/threads.py": {"self._error"},  # what a thread met, for the caller

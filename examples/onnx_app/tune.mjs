@@ -2,9 +2,8 @@
 //
 //     node tune.mjs OUT ADAPTER [STEPS]
 //
-// OUT is a folder that `tinyzo export --format onnx` wrote; ADAPTER is made, for tinyzo and peft to
-// load. A step is one run of a graph: rows, seeds and the adapter go in, and out come the losses
-// and the next adapter.
+// OUT is what `tinyzo export --format onnx` wrote; ADAPTER is a new folder, for tinyzo and peft. A
+// step is one run of a graph: rows, seeds and the adapter in, losses and the next adapter out.
 
 import { createHash } from 'node:crypto';
 import fs from 'node:fs';
@@ -122,8 +121,8 @@ const about = await openFolder(folder);
 const { batch_size: size, queries } = about;
 const { train, test } = readJson(folder, 'rows.json');
 const { buffer, tensors } = openAdapter(path.join(folder, about.adapter), about.trained);
-const open = (name) => InferenceSession.create(path.join(folder, name), OPTIONS);
-const [stepGraph, evalGraph] = await Promise.all(GRAPHS.map(open));
+const stepGraph = await InferenceSession.create(path.join(folder, 'step.onnx'), OPTIONS);
+const evalGraph = await InferenceSession.create(path.join(folder, 'eval.onnx'), OPTIONS);
 fs.mkdirSync(output);
 console.log(`before  ${await evaluate(evalGraph, about, tensors, test)}`);
 for (let step = 0; step < steps; step += 1) {
@@ -134,17 +133,18 @@ for (let step = 0; step < steps; step += 1) {
     ...batchOf(examples, about),
     ...tensors,
     labels: new Tensor('int64', labels, [size]),
-    seeds: new Tensor('uint64', seeds, [queries]),
+    seeds: new Tensor(about.signatures['step.onnx'].inputs.seeds.type, seeds, [queries]),
     lr: new Tensor('float64', [about.lr], []),
     eps: new Tensor('float64', [about.eps], []),
   });
   for (const name in tensors) tensors[name].data.set(found[`${name}.next`].data);
-  const losses = [...found.losses.data];
-  const gradients = [...found.projected_gradients.data];
-  const line = JSON.stringify({ step, seeds, losses, projected_gradients: gradients });
-  fs.appendFileSync(path.join(output, 'steps.jsonl'), `${line}\n`);
-  console.log(`step ${step}  loss ${(sum(losses) / losses.length).toFixed(6)}`);
+  const { losses, projected_gradients: gradients } = found;
+  const told = { step, seeds, losses: [...losses.data], projected_gradients: [...gradients.data] };
+  fs.appendFileSync(path.join(output, 'steps.jsonl'), `${JSON.stringify(told)}\n`);
+  console.log(`step ${step}  loss ${(sum(told.losses) / losses.size).toFixed(6)}`);
 }
 console.log(`after   ${await evaluate(evalGraph, about, tensors, test)}`);
 writeAdapter(output, folder, about, buffer);
-console.log(`memory  ${(process.memoryUsage.rss() / 1e6).toFixed()} MB`);
+if (process.platform === 'linux') {
+  console.log(fs.readFileSync('/proc/self/status', 'utf8').match(/RssAnon.*\nRssFile.*/)[0]);
+}

@@ -319,7 +319,7 @@ def test_the_longest_sequence_is_read_and_one_more_token_refused(build, longest)
 @pytest.mark.parametrize(
     ("choice", "message", "hint"),
     [
-        ({"engine": "cuda"}, "engine 'cuda' is not built", "auto, numba, numpy"),
+        ({"engine": "cuda"}, "engine 'cuda' is not built", "auto, numba, numpy, onnx"),
         ({"residency": "disk"}, "residency 'disk' is not built", "auto, resident"),
         ({"dtype": "int8"}, "dtype 'int8' is not built", "auto, f16, bf16, f32"),
     ],

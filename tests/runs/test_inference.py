@@ -12,17 +12,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from folders import finetune, lines, rows, write_jsonl, write_model, write_reviews
+from folders import finetune, lines, rows, write_jsonl, write_model, write_reviews, write_tensors
 
 import tinyzo
 from tinyzo.checkpoints.safetensors import SafetensorsFile
 from tinyzo.cli import main
 from tinyzo.engine.onnx.engine import check_runtime
+from tinyzo.engine.onnx.reader import read_outline
 from tinyzo.engine.terms import Probe
 from tinyzo.errors import CheckpointError, ConfigError, DataError, TinyzoError, UsageError
 from tinyzo.runs import export, inference
+from tinyzo.runs.app import App
 from tinyzo.runs.data import bind_task
-from tinyzo.runs.exported import App, open_export
+from tinyzo.runs.exported import open_export
 from tinyzo.runs.inference import export_onnx
 from tinyzo.runs.run import Run
 from tinyzo.runs.settings import Settings
@@ -179,6 +181,42 @@ def test_sixteen_bits_and_shards(home, tmp_path, dtype):
     for name, tensor in tensors_of(whole / "model.safetensors").items():
         np.testing.assert_array_equal(found[name], tensor)
     assert open_export(folder).trained == open_export(whole).trained
+
+
+def test_names_and_ties_of_a_file_are_its_own(home, tmp_path):
+    """Of an OPT as some versions saved it: another prefix, and the table twice."""
+    model = write_model(tmp_path / "model", "opt")
+    tensors = tensors_of(model / "model.safetensors")
+    renamed = {name.replace("model.decoder.", "decoder."): t for name, t in tensors.items()}
+    renamed["lm_head.weight"] = tensors["model.decoder.embed_tokens.weight"]
+    write_tensors(model / "model.safetensors", renamed)
+    folder = export_onnx(settings(home).replace(model=str(model)), tmp_path / "app")
+    data = (folder / "step.onnx").read_bytes()
+    with SafetensorsFile(folder / "model.safetensors") as file:
+        for each in read_outline(data, folder).externals:
+            if each.file == "model.safetensors":
+                own = each.name.replace("model.decoder.", "decoder.")
+                assert (each.offset, each.shape) == (file.offset(own), file.info(own).shape)
+    assert open_export(folder).trained
+
+
+@runs_graphs
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+def test_the_onnx_package_finds_no_fault(home, tmp_path, dtype):
+    onnx = pytest.importorskip("onnx", reason="its checker is the oracle")
+    model = write_model(tmp_path / "model", "opt", dtype)
+    folder = export_onnx(settings(home).replace(model=str(model)), tmp_path / "app")
+    copy = shutil.copytree(folder, tmp_path / "copy")  # it refuses a file of two names
+    for name in ("step.onnx", "eval.onnx"):
+        onnx.checker.check_model(str(copy / name), full_check=True)
+    app = App(open_export(copy), threads=1)
+    loaded = tinyzo.load(folder / "adapter", engine="numpy")
+    bound = bind_task(loaded, settings(home, "opt").resolve("opt"))
+    resolved = settings(home, "opt").resolve("opt")
+    examples = inference.load_data(bound, resolved).test
+    objective = Objective(loaded, bound)
+    (expected,) = objective.scores(loaded.weights.view(), objective.pack(examples))
+    np.testing.assert_allclose(app.scores(app.export.rows("test")), expected, atol=1e-5)
 
 
 def test_a_run_hands_on_its_adapter(home, tmp_path):

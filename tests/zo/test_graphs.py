@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,10 @@ from tiny import MODELS, POSITIONS, WORDS, examples_for, tiny_opt, tiny_roberta,
 
 from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.engine.onnx.graph import Graph, Value
+from tinyzo.engine.onnx.protobuf import External
 from tinyzo.engine.terms import Probe
+from tinyzo.engine.weights import Weights
+from tinyzo.models import opt, roberta
 from tinyzo.models.model import Model
 from tinyzo.models.trainable import train_only
 from tinyzo.text.tasks import BoundTask, Example
@@ -308,6 +312,14 @@ def test_a_batch_without_examples_or_without_targets_is_nan():
     assert np.isnan(run(step_of(made, 1), given)["losses"]).all()
 
 
+def long_rows(given: dict[str, Any]) -> dict[str, Any]:
+    """Rows of one token more than there are positions."""
+    rows = len(given["input_ids"])
+    fields = given.keys() & {"input_ids", "targets"}
+    longer = {field: np.tile(given[field], 2)[:, : POSITIONS + 1] for field in fields}
+    return {**longer, "attention_mask": np.ones((rows, POSITIONS + 1), np.int64)}
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [
@@ -317,6 +329,8 @@ def test_a_batch_without_examples_or_without_targets_is_nan():
         ("roberta", lambda given: {"attention_mask": given["attention_mask"] * 0}),
         ("roberta", lambda given: {"input_ids": given["input_ids"] + 1000}),
         ("roberta", lambda given: {"seeds": given["seeds"][:1]}),
+        ("roberta", lambda given: long_rows(given)),
+        ("opt candidates", lambda given: long_rows(given)),
     ],
 )
 def test_inputs_that_the_runtime_refuses(name, change):
@@ -343,3 +357,60 @@ def test_the_onnx_package_finds_no_fault(name):
             onnx.load_from_string(written.data), check_type=True, strict_mode=True, data_prop=True
         )
         assert len(inferred.graph.output) == len(written.outputs)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_reference_evaluator_takes_the_same_step(name):
+    """Which computes node by node, by what the standard says of each."""
+    onnx = pytest.importorskip("onnx", reason="its evaluator is the oracle")
+    reference = pytest.importorskip("onnx.reference", reason="its evaluator is the oracle")
+    made = case(name, "lora")
+    written = step_of(made, 2)
+    names = [each.name for each in written.outputs]
+    with np.errstate(over="ignore", invalid="ignore"):
+        evaluator = reference.ReferenceEvaluator(onnx.load_from_string(written.data))
+        found = dict(zip(names, evaluator.run(names, step_inputs(made, 2)), strict=True))
+    np.testing.assert_allclose(found["losses"], expected(made, 2), atol=1e-5, rtol=0)
+    coefficients = [-LR * (float(g) / 2) for g in found["projected_gradients"]]
+    made.model.weights.add(list(zip(SEEDS[:2], coefficients, strict=True)))
+    for tensor, after in trained(made).items():
+        assert found[tensor + NEXT].tobytes() == after.tobytes()
+
+
+def of_size(family: str, **config: Any) -> Model:
+    """A model of a published size, whose numbers take no memory: each tensor is one 0."""
+    architecture = {"roberta": roberta, "opt": opt}[family]
+    settings = architecture.Config(**config)
+    zero = np.zeros((), np.float32)
+    tensors = {name: np.broadcast_to(zero, shape) for name, shape in architecture.shapes(settings)}
+    return Model(family, settings, Weights(tensors, NumpyEngine()), Path("none"))
+
+
+LARGE = {
+    "roberta": {
+        "vocab_size": 50265, "hidden_size": 1024, "num_hidden_layers": 24,
+        "num_attention_heads": 16, "intermediate_size": 4096, "max_position_embeddings": 514,
+        "type_vocab_size": 1,
+    },
+    "opt": {
+        "vocab_size": 50272, "hidden_size": 2048, "num_hidden_layers": 24,
+        "num_attention_heads": 32, "ffn_dim": 8192, "max_position_embeddings": 2048,
+        "word_embed_proj_dim": 2048,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", LARGE)
+def test_the_graph_of_a_large_model_is_under_a_megabyte(family):
+    model = of_size(family, **LARGE[family])
+    train_only(model, "lora", seed=0, rank=8, alpha=16.0)
+    weights = model.weights
+
+    def stored(graph: Graph, name: str) -> Value:
+        return graph.stored(External(name, 1, weights.shape(name), "model.safetensors", 8, 4))
+
+    reading = Reading("words", (1, 2), 4) if family == "roberta" else Reading(CANDIDATES)
+    written = graphs.step_graph(model, reading, Sizes(4), stored, {})
+    assert len(weights.trained) == 2 * 2 * 24
+    print(len(written.data))
+    assert 50_000 < len(written.data) < 1_000_000

@@ -34,10 +34,11 @@ from tinyzo.packages import in_a_line, is_missing
 def check_runtime() -> None:
     """raises: ConfigError where there is no ONNX Runtime"""
     why = "engine 'onnx' cannot be had here"
-    way_out = "pip install 'tinyzo[onnx]' (Termux: pkg install python-onnxruntime)"
+    install = "pip install 'tinyzo[onnx]' (Termux: pkg install python-onnxruntime)"
+    way_out = f"{install}, or take --engine numpy"
     try:
         import onnxruntime  # noqa: F401
-    except ImportError as error:
+    except Exception as error:
         if is_missing(error, "onnxruntime"):
             raise ConfigError(f"{why}: ONNX Runtime is not installed", way_out) from None
         raise ConfigError(f"{why} ({in_a_line(error)})", way_out) from None
