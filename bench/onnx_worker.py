@@ -68,6 +68,7 @@ class GraphStepper:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = setup["threads"] or 0
         options.add_session_config_entry("session.disable_prepacking", "1")
+        options.enable_mem_pattern = False
         start = time.perf_counter()
         self.session = onnxruntime.InferenceSession(
             self.folder / "step.onnx", options, providers=["CPUExecutionProvider"]
