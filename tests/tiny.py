@@ -34,8 +34,8 @@ if find_spec("onnxruntime"):
     from tinyzo.engine.onnx.engine import OnnxEngine
 
     ENGINES["onnx"] = OnnxEngine(2)
-# ONNX Runtime only reads what is in a file.
-WRITE_FILES = {name: engine for name, engine in ENGINES.items() if name != "onnx"}
+# ONNX Runtime neither trains what is in a file nor reads groups in memory.
+ANY_STORE = {name: engine for name, engine in ENGINES.items() if name != "onnx"}
 
 
 class EngineOf(NumpyEngine):
