@@ -133,7 +133,7 @@ for (let step = 0; step < steps; step += 1) {
     ...batchOf(examples, about),
     ...tensors,
     labels: new Tensor('int64', labels, [size]),
-    seeds: new Tensor(about.signatures['step.onnx'].inputs.seeds.type, seeds, [queries]),
+    seeds: new Tensor('int64', seeds, [queries]),
     lr: new Tensor('float64', [about.lr], []),
     eps: new Tensor('float64', [about.eps], []),
   });

@@ -92,7 +92,7 @@ def test_a_folder_is_all_that_an_app_needs(home, tmp_path, family):
     assert found["kind"] == "words" and len(found["words"]) == 2
     step = found["signatures"]["step.onnx"]
     assert step["inputs"]["input_ids"] == {"type": "int64", "shape": ["rows", "tokens"]}
-    assert step["inputs"]["seeds"] == {"type": "uint64", "shape": [2]}
+    assert step["inputs"]["seeds"] == {"type": "int64", "shape": [2]}
     assert step["outputs"]["losses"] == {"type": "float64", "shape": [2, 2]}
     assert step["outputs"].keys() >= {f"{name}.next" for name in found["trained"]}
     every = json.loads((folder / "rows.json").read_text())

@@ -148,7 +148,7 @@ def trained(case: Case) -> dict[str, np.ndarray]:
 
 def step_inputs(case: Case, queries: int, side: str = "right") -> dict[str, Any]:
     given = inputs(case, side) | trained(case)
-    given |= {"seeds": np.array(SEEDS[:queries], np.uint64), "lr": np.array(LR)}
+    given |= {"seeds": np.array(SEEDS[:queries], np.uint64).view(np.int64), "lr": np.array(LR)}
     given["eps"] = np.array(EPS)
     if case.reading.kind != GOLD:
         given["labels"] = np.array([example.label for example in case.examples])

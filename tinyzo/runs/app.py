@@ -83,7 +83,7 @@ class App:
         inputs = self.padded(STEP, rows)
         if about["kind"] != GOLD:
             inputs["labels"] = self._labels(rows)
-        inputs["seeds"] = np.array(seeds, np.uint64)
+        inputs["seeds"] = np.array(seeds, np.uint64).view(np.int64)
         inputs["lr"] = np.array(about["lr"] if lr is None else lr)
         inputs["eps"] = np.array(about["eps"] if eps is None else eps)
         moved = [name + NEXT for name in self.tensors]

@@ -191,14 +191,14 @@ def step_graph(
     """A step of n-SPSA on what of the model is trained.
 
     inputs:  input_ids, attention_mask i64[S, T]; targets i64[S, T], of CANDIDATES and GOLD; labels
-             i64[B], but for GOLD; the trained tensors, f32; seeds u64[q]; lr, eps f64[]
+             i64[B], but for GOLD; the trained tensors, f32; seeds i64[q]; lr, eps f64[]
     outputs: losses f64[q, 2], at +eps and at -eps; projected_gradients f64[q]; each trained tensor
              after the step, as <name>.next
     """
     graph = Graph()
     q = sizes.queries
     one = Pass(graph, model, reading, sizes, stored)
-    seeds = graph.given("seeds", "u8", (q,))
+    seeds = graph.given("seeds", "i8", (q,)).cast("u8")  # Java makes no tensor of u64
     lr = graph.given("lr", "f8", ())
     eps = graph.given("eps", "f8", ())
     scales = (eps * np.array([+1.0, -1.0] * q)).cast("f4")
