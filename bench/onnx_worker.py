@@ -94,7 +94,7 @@ class GraphStepper:
             "input_ids": ids,
             "attention_mask": np.ones_like(ids),
             "labels": np.array([example["label"] for example in examples], np.int64),
-            "seeds": np.arange(1, queries + 1, dtype=np.uint64),
+            "seeds": np.arange(1, queries + 1, dtype=np.int64),
         }
         losses, *_ = self.session.run(None, batch | self.scalars | self.trained)
         return losses.ravel().tolist()

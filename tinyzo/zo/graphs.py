@@ -117,16 +117,10 @@ class Pass:
             read, is_there = self._rows.first(reading.mask_id)
         theta = cast(View, view)  # a model asks for its verbs alone
         h = model.architecture.hidden(theta, model.config, self._rows.batch(read))
-        words = cast(Integers, self._unfolded(np.array(reading.words, np.int64)))
+        words = np.array(reading.words, np.int64)
         scores = cast(Value, model.architecture.logits(theta, model.config, h, words))
         is_there = is_there.reshape(1, -1, 1)
         return self._where(is_there, scores.cast("f8"), np.float64(np.nan))
-
-    def _unfolded(self, words: Integers) -> Value:
-        """Words that a runtime takes for no constant: else it copies the whole table, to pick their
-        rows as it opens the graph."""
-        nothing = self._rows.ids.reshape(-1).gather(0) * np.int64(0)
-        return self.graph.constant(words) + nothing
 
     def _nll(self, view: PaddedView) -> tuple[Value, Value]:
         """The sum over each row's targets of -log p, f64[P, S], and their number, f64[S]."""
