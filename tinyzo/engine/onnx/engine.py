@@ -27,6 +27,7 @@ from tinyzo.engine.onnx.view import HIDDEN, Directions, GraphView, Layout
 from tinyzo.engine.terms import Probe
 from tinyzo.engine.weights import Parameters
 from tinyzo.errors import ConfigError
+from tinyzo.machine.memory import give_back_large_arrays
 from tinyzo.packages import in_a_line, is_missing
 
 
@@ -53,6 +54,7 @@ class OnnxEngine(NumpyEngine):
     def __init__(self, threads: int | None = None) -> None:
         self._threads = threads
         self._sessions: dict[object, Any] = {}
+        give_back_large_arrays()  # the runtime makes some outside of what it manages itself
 
     def view(self, weights: Parameters, probes: Sequence[Probe]) -> OnnxView:  # type: ignore[override]
         return OnnxView(weights, probes, self)
