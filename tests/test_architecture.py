@@ -33,6 +33,7 @@ LAZY = {
     "matplotlib": ("runs/",),
     "shtab": ("cli/",),
     "pyarrow": ("text/",),
+    "onnxruntime": ("engine/onnx/",),
 }
 # The one import from a later room, in a function.
 AHEAD = {"zo/estimators.py": "tinyzo.autodiff.forward_mode"}  # the exact slope, to compare with
@@ -41,9 +42,11 @@ AHEAD = {"zo/estimators.py": "tinyzo.autodiff.forward_mode"}  # the exact slope,
 CAUGHT = {
     "checkpoints/": {"ValueError", "zipfile.BadZipFile"},  # parsers; the reader knows the file
     "parsing.py": {"ValueError"},  # the same
+    "engine/onnx/reader.py": {"ValueError"},  # the same
     "machine/windows.py": {"ctypes.WinError"},  # an OSError; system.os_errors
     "runs/journal.py": {"OSError"},  # a short write; the same handler as for a failed one
     "engine/threads.py": {"self._error"},  # what a thread met, for the caller
+    "engine/onnx/": {"MemoryError"},  # the runtime's, which it tells by words; cli/failures.py
     "engine/numba/": {"LoadError"},  # of compiled code: Numba is called instead
     "cli/": {"argparse.ArgumentTypeError", "KeyboardInterrupt"},  # ways of Python's own
     "__init__.py": {"AttributeError"},  # what a module says of a name it has not
@@ -129,6 +132,9 @@ def test_imports(file):
         ("models/opt.py", "def f():\n    import transformers, scipy"),
         ("models/opt.py", "from numba import njit"),
         ("engine/numpy_engine.py", "def f():\n    import numba"),
+        ("engine/onnx/engine.py", "import onnxruntime"),
+        ("engine/onnx/graph.py", "def f():\n    import onnx"),
+        ("runs/inference.py", "def f():\n    import onnxruntime"),
         ("text/tokenizer.py", "from tokenizers import Tokenizer"),
         ("models/model.py", "def f():\n    from tokenizers import Tokenizer"),
         ("runs/report.py", "import matplotlib"),

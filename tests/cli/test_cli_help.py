@@ -27,10 +27,12 @@ FIXED = {
     "finetune": "model task data template label-words output method steps batch-size lr eps seed "
     "data-seed engine residency dtype memory-budget threads eval-every resume config json k-shot "
     "limit",
-    "evaluate": "model task data zero-shot limit json",
-    "predict": "model task json",
+    "evaluate": "model engine task data zero-shot limit json",
+    "predict": "model engine task json",
     "replay": "output json",
     "convert": "output json",
+    "export": "format model task data template label-words train queries batch-size tokens output "
+    "json",
     "inspect": "json",
     "doctor": "json",
 }

@@ -19,14 +19,20 @@ def mistakes(home: Path) -> dict[str, tuple[int, str]]:
     opt, roberta, data, run = (home / n for n in ("opt", "roberta", "data", "opt-run"))
     reviews = f"--task reviews --data {data}"
     return {
-        "tune": (2, "COMMAND takes finetune, evaluate, predict, replay, convert, inspect or"),
+        "tune": (
+            2,
+            "COMMAND takes finetune, evaluate, predict, replay, convert, export, inspect or",
+        ),
         "finetune --steps many": (2, "--steps takes a whole number, not 'many'"),
         "finetune --lr small": (2, "--lr takes a number, not 'small'"),
         "finetune --lr": (2, "--lr: expected one argument"),
         "finetune --stebs 3": (2, "unknown argument --stebs"),
         "finetune --la x": (2, "ambiguous option: --la could match --label-words, --label-field"),
         "finetune --method newton": (2, "--method takes mezo, n-spsa, p-rge"),
-        "finetune --engine cuda": (2, "--engine takes auto, numba or numpy, not 'cuda'"),
+        "finetune --engine cuda": (2, "--engine takes auto, numba, numpy or onnx, not 'cuda'"),
+        "evaluate --engine cuda": (2, "--engine takes auto, numba, numpy or onnx, not 'cuda'"),
+        "predict --engine cuda a": (2, "--engine takes auto, numba, numpy or onnx, not 'cuda'"),
+        f"evaluate --model {opt} {reviews} --engine adam": (2, "--engine takes auto, numba"),
         "finetune --residency cloud": (2, "--residency takes auto, resident or streamed, not"),
         "finetune --update adam": (2, "--update takes sgd, sign, momentum or adamezo, not 'adam'"),
         "finetune --memory-budget much": (2, "memory_budget = 'much'"),

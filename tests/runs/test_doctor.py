@@ -21,6 +21,7 @@ import tinyzo
 from tinyzo.cli import main
 from tinyzo.engine.numpy_engine import NumpyEngine, NumpyView
 from tinyzo.engine.select import choose_engine
+from tinyzo.engine.terms import Probe
 from tinyzo.models.opt import Config as OptConfig
 from tinyzo.models.roberta import Config as RobertaConfig
 from tinyzo.runs import doctor
@@ -36,6 +37,12 @@ OF_NUMBA = ["kernels", "memory", *WAYS]
 NAMES = ["python", "numpy", *doctor.PACKAGES, "cpu", "engine", "kernels", "matmul", "noise"]
 NAMES += ["memory", *WAYS]
 ENGINES = {"numba": NumbaEngine(1, bf16=False), "numpy": NumpyEngine()}
+BESIDE = ["numpy"]  # what may be there beside Numba's
+if find_spec("onnxruntime"):
+    BESIDE.append("onnx")
+    ENGINES["onnx"] = choose_engine("onnx", 1)
+HERE = ["numba", *BESIDE]
+Z = [f"z {name}" for name in HERE]
 FAMILIES = pytest.mark.parametrize("family", ["roberta", "opt"])
 
 
@@ -108,7 +115,7 @@ def test_json_of_a_sound_machine(tmp_path, capsys):
     found = by_name(document["checks"])
     engine = choose_engine("auto").name
     assert engine == "numba"
-    assert list(found) == [*NAMES, "z numba", "z numpy", "checkpoint", "tokenizer"]
+    assert list(found) == [*NAMES, *Z, "checkpoint", "tokenizer"]
     pattern = r"numba, threads: \d+ of our own, no threading layer; .*: tile of \d+ x \d+"
     assert re.fullmatch(pattern, found["engine"]["value"]) and not found["engine"]["hint"]
     assert re.fullmatch(r"numba [\d.]+ GF/s, NumPy alone [\d.]+", found["matmul"]["value"])
@@ -132,7 +139,7 @@ def test_lines_of_a_sound_machine(capsys, quick):
     checks = [line for line in output.splitlines() if not line.startswith(" ")]
     assert {line[:4] for line in checks} == {"ok  "}
     assert {line[18] for line in checks} == {" "} and " " not in {line[19] for line in checks}
-    pattern = r"\nok  z numpy        [0-9a-f]{16}\nok  checkpoint     .*roberta-tiny: "
+    pattern = rf"\nok  {Z[-1]:14} [0-9a-f]{{16}}\nok  checkpoint     .*roberta-tiny: "
     assert re.search(pattern, output)
 
 
@@ -262,7 +269,7 @@ def test_without_numba(monkeypatch, tmp_path, unmeasured):
     found = by_name(doctor.examine(write_model(tmp_path / "model")))
     assert list(found) == [
         *(n for n in NAMES if n not in OF_NUMBA),
-        "z numpy",
+        *Z[1:],
         "checkpoint",
         "tokenizer",
     ]
@@ -290,8 +297,13 @@ def test_bits_of_z(monkeypatch):
             super().fold(weights, name, raw, start)
             raw[-1] = np.nextafter(raw[-1], np.float32(9))
 
-    (check,) = doctor.z("numba", OneUlp())
-    assert not check["ok"] and check["hint"] == f"not {doctor.Z_SHA256[:16]}: report this"
+    class OtherKey(NumpyEngine):
+        def view(self, weights, probes):
+            return super().view(weights, [Probe(seed + 1, scale) for seed, scale in probes])
+
+    for engine in (OneUlp(), OtherKey()):
+        (check,) = doctor.z("numba", engine)
+        assert not check["ok"] and check["hint"] == f"not {doctor.Z_SHA256[:16]}: report this"
 
 
 def test_an_engine_that_fails_is_a_finding(monkeypatch, tmp_path, unmeasured):
@@ -328,9 +340,9 @@ def test_a_check_that_fails_is_a_finding(monkeypatch, tmp_path, unmeasured, brok
     read = ["tokenizer"] if broken != "checkpoint" else []
     names = [n for n in NAMES if n not in ("memory", *WAYS)] + ["roofline"]
     names = names if broken == "roofline" else NAMES
-    assert list(found) == [*names, "z numba", "z numpy", "checkpoint", *read]
+    assert list(found) == [*names, *Z, "checkpoint", *read]
     failed = [check for check in found.values() if not check["ok"]]
-    assert len(failed) == {"package": len(doctor.PACKAGES), "z": 2}.get(broken, 1)
+    assert len(failed) == {"package": len(doctor.PACKAGES), "z": len(Z)}.get(broken, 1)
     said = {(each["value"], each["hint"]) for each in failed}
     assert said == {("SystemError: bad", "report this")}
 
@@ -341,18 +353,34 @@ def test_an_engine_that_cannot_be_made(monkeypatch):
 
     monkeypatch.setattr(numba_engine, "NumbaEngine", fails)
     engines, why_not = doctor.engines_here()
-    assert list(engines) == ["numpy"] and why_not == "MemoryError: no room"
+    assert list(engines) == BESIDE and why_not == "MemoryError: no room"
 
 
 def test_an_import_that_kills_is_not_tried_here(monkeypatch):
     monkeypatch.setattr(doctor, "try_apart", lambda statement: "killed by signal 11")
     monkeypatch.setattr(doctor, "why_no_numba", lambda: pytest.fail("it imports Numba"))
     engines, why_not = doctor.engines_here()
-    assert list(engines) == ["numpy"]
+    assert list(engines) == ["numpy"]  # nor is ONNX Runtime
     assert why_not == "the import of numba is killed by signal 11: set TINYZO_NO_NUMBA=1"
     monkeypatch.setenv("TINYZO_NO_NUMBA", "1")
     monkeypatch.setattr(doctor, "why_no_numba", lambda: "not wanted")
     assert doctor.engines_here()[1] == "not wanted"
+
+
+def test_onnx_runtime_that_is_missing_or_broken(monkeypatch, tmp_path, quick):
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    assert doctor.onnx_here() is None
+    hint = environment()["onnxruntime"]["hint"]
+    assert hint == "there is no --engine onnx; pip install onnxruntime"
+    monkeypatch.setattr(doctor, "find_spec", lambda name: name)
+    monkeypatch.setattr(doctor, "try_apart", lambda statement: "killed by signal 4")
+    monkeypatch.setattr(doctor, "choose_engine", lambda name: pytest.fail("it imports it"))
+    assert doctor.onnx_here() is None
+    assert environment()["onnxruntime"]["value"].endswith(" is broken: killed by signal 4")
+    monkeypatch.setattr(doctor, "engines_here", lambda: ({"numpy": NumpyEngine()}, "none"))
+    found = by_name(doctor.examine(write_model(tmp_path / "model")))["engine onnx"]
+    assert (found["ok"], found["value"]) == (True, "killed by signal 4")
+    assert found["hint"] == "pip install --upgrade --force-reinstall onnxruntime"
 
 
 @pytest.mark.parametrize(
@@ -383,7 +411,9 @@ def test_a_folder_that_keeps_no_kernels(monkeypatch):
 def test_engines_agree(tmp_path, quick, family, dtype):
     path = write_model(tmp_path / "model", family, dtype)
     check = by_name(doctor.examine(path))["checkpoint"]
-    value = re.escape(f"{path}: numba and numpy agree to ") + r"\d\.\de[-+]\d\d of max \|logit\|"
+    value = (
+        re.escape(f"{path}: {' and '.join(HERE)} agree to ") + r"\d\.\de[-+]\d\d of max \|logit\|"
+    )
     assert check["ok"] and re.fullmatch(value, check["value"]) and not check["hint"]
 
 
@@ -391,7 +421,7 @@ def test_bfloat16_is_not_multiplied_as_such():
     """Where the CPU can, the engine does, and then differs by the rounding of activations."""
 
     engines, why_not = doctor.engines_here()
-    assert list(engines) == ["numba", "numpy"] and engines["numba"].bf16 is False
+    assert list(engines) == HERE and engines["numba"].bf16 is False
     assert why_not == ""
 
 

@@ -189,7 +189,7 @@ def test_a_folder_that_another_export_filled_meanwhile(home, tmp_path, monkeypat
     run = Run.open(tmp_path / "run")
     export.replay(run, tmp_path / "new", step=1)
     before = {path: path.read_bytes() for path in (tmp_path / "new").iterdir()}
-    monkeypatch.setattr(export, "_make_new", lambda output: None)  # it looked before
+    monkeypatch.setattr(export, "make_new", lambda output: None)  # it looked before
     with pytest.raises(CheckpointError, match="another process has written it meanwhile\n"):
         export.replay(run, tmp_path / "new", step=2)
     assert before == {path: path.read_bytes() for path in (tmp_path / "new").iterdir()}

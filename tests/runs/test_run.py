@@ -106,7 +106,7 @@ def test_run_toml_there_and_back(home, run):
     again = Run.open(run.path)
     assert (again.settings, again.about) == (run.settings, run.about)
     assert run.about.keys() == {
-        "format", "tinyzo", "family", "base", "numpy", "machine", "data", "directory"
+        "format", "tinyzo", "family", "base", "numpy", "machine", "engine", "data", "directory"
     }  # fmt: skip
     assert run.settings.model == str((home / "model").resolve())
     assert run.settings.data == str((home / "data").resolve())

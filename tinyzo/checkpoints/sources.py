@@ -153,21 +153,31 @@ class Source(Unique, ABC):
         self.read_into(name, out)
         return out
 
+    def offset(self, name: str) -> int:
+        """The byte of the file at which a tensor begins, for whoever reads it without us.
+
+        raises: CheckpointError for one whose elements do not lie in order in the file
+        """
+        info = self.info(name)
+        place = self._tensors[name]
+        in_order = tuple(math.prod(info.shape[axis + 1 :]) for axis in range(len(info.shape)))
+        if place.stride != in_order:
+            refuse(
+                self.path, f"{name:.80} is transposed in it", "tinyzo convert writes it in order"
+            )
+        return place.start
+
     def mapped(self, name: str) -> np.ndarray:
         """The whole tensor as pages of the file, which are no memory of the process's own.
 
         raises: CheckpointError for one whose elements do not lie in order in the file, or a file
             that cannot be mapped
         """
-        info = self.info(name)
-        place = self._tensors[name]
-        in_order = tuple(math.prod(info.shape[axis + 1 :]) for axis in range(len(info.shape)))
-        if place.stride != in_order:
-            refuse(self.path, f"{name:.80} is transposed in it", "tinyzo convert writes it in order")
-        pages = system.map_file(place.file, self.path)
-        count = math.prod(info.shape)
-        found = np.frombuffer(pages, STORAGE[info.dtype], count, place.start)
-        return found.reshape(info.shape)
+        dtype, shape = self.info(name)
+        start = self.offset(name)
+        pages = system.map_file(self._tensors[name].file, self.path)
+        found = np.frombuffer(pages, STORAGE[dtype], math.prod(shape), start)
+        return found.reshape(shape)
 
     def close(self) -> None:
         """Close the file; nothing can be read any more, and closing again does nothing."""

@@ -16,6 +16,7 @@ def add_arguments(parser: Parser) -> None:
     shared.add_base(model)
     shared.add_dtype(model)
     shared.add_base_dtype(model)
+    shared.add_engine(model)
     model.add_argument(
         "--zero-shot",
         action="store_true",

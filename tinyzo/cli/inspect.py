@@ -1,4 +1,4 @@
-"""`tinyzo inspect`: parameters, types and memory plan of a model or a run."""
+"""`tinyzo inspect`: parameters, types and memory plan of a model or a run; what an export takes."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tinyzo.runs.run import Run
     from tinyzo.runs.settings import RunSettings
 
+NEXT = ".next"  # what the names of moved tensors end in, which are as many as what is trained
 STEP_BYTES = 56  # a step of MeZO in the journal
 
 
@@ -32,7 +33,7 @@ def add_arguments(parser: Parser) -> None:
         nargs="?",
         metavar="DIR|RUN",
         default=MODEL,
-        help=f"a model's folder, a run, or a name that ships; default: {MODEL}",
+        help=f"a model's folder, a run, what export wrote, or a name that ships; default: {MODEL}",
     )
     shared.add_base(parser.add_argument_group("model"))
     plan = parser.add_argument_group("memory plan")
@@ -49,9 +50,12 @@ def add_arguments(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """All that is known of a model before it computes anything."""
     from tinyzo.cli.suggest import check_model
+    from tinyzo.runs.exported import is_export
     from tinyzo.runs.run import is_run, prepare
 
     check_model(options.path)
+    if is_export(Path(options.path)):
+        return _show(_about_export(options), [], options.json)
     seen = _open_run(options) if is_run(Path(options.path)) else _open_model(options)
     result = {
         **seen.about_run,
@@ -74,6 +78,42 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     }
     shown = _show(result, plans, options.json)
     return shown | {"plan": chosen.parts, "plans": [plan._asdict() for plan in plans]}
+
+
+# What an app has to know of an export, of the fields of its tinyzo.json.
+OF_EXPORT = (
+    *("family", "task", "kind", "labels", "words", "mask_id", "pad_id", "max_tokens", "train"),
+    *("rank", "scale", "queries", "batch_size", "lr", "eps", "seed", "noise_format", "base"),
+)
+
+
+def _about_export(options: argparse.Namespace) -> dict[str, Any]:
+    """What a folder of `tinyzo export` has, once all of it has been checked."""
+    from tinyzo.runs.exported import SPLITS, open_export
+    from tinyzo.runs.opened import check_no_base
+    from tinyzo.runs.settings import Settings
+
+    check_no_base(Settings(model=options.path), options.base)
+    export = open_export(Path(options.path))
+    about = export.about
+    result: dict[str, Any] = {"export": str(export.path)}
+    result |= {name: about[name] for name in OF_EXPORT}
+    result |= {f"{split}_rows": len(export.rows(split)) for split in SPLITS}
+    result |= {
+        "trained": len(export.trained),
+        "trainable": export.elements(),
+        "bytes": export.size_of_base(),
+    }
+    for name, signature in about["signatures"].items():
+        for side, values in signature.items():
+            shown = {each: _shape(values[each]) for each in values if each not in about["trained"]}
+            result[f"{name} {side}"] = {k: v for k, v in shown.items() if not k.endswith(NEXT)}
+    return result
+
+
+def _shape(described: dict[str, Any]) -> str:
+    """As int64[rows, tokens]."""
+    return f"{described['type']}[{', '.join(map(str, described['shape']))}]"
 
 
 class Seen(NamedTuple):
@@ -182,8 +222,9 @@ def _show(result: dict[str, Any], plans: list[Plan], is_json: bool) -> dict[str,
     """Print what was found, if people are to read it; returns it."""
     if is_json:
         return result
+    width = max(14, *map(len, result))
     for name, value in result.items():
-        put(f"{name:14} {value}")
+        put(f"{name:{width}} {value}")
     for plan in plans:
-        put(f"{'plan':14} {plan}")
+        put(f"{'plan':{width}} {plan}")
     return result

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from tinyzo.cli import convert, doctor, evaluate, finetune, inspect, predict, replay
+from tinyzo.cli import convert, doctor, evaluate, export, finetune, inspect, predict, replay
 from tinyzo.cli.completion import SHELLS, completion
 from tinyzo.cli.failures import failure_of, heed_signals, report
 from tinyzo.cli.parser import Parser
@@ -46,8 +46,9 @@ COMMANDS = {
         convert.add_arguments,
         convert.run,
     ),
+    "export": Command("write a step as a graph that an app runs", export.add_arguments, export.run),
     "inspect": Command(
-        "parameters, types and memory plan of a model or a run",
+        "parameters, types and memory plan of a model, a run or an export",
         inspect.add_arguments,
         inspect.run,
     ),

@@ -143,6 +143,16 @@ def add_base_dtype(group: Group) -> None:
     )
 
 
+def add_engine(group: Group) -> None:
+    group.add_argument(
+        "--engine",
+        metavar="NAME",
+        choices=("auto", "numba", "numpy", "onnx"),
+        help="what computes: auto, numba, numpy or onnx (ONNX Runtime); default: auto, a run's "
+        "own, or numba where it is installed",
+    )
+
+
 def add_memory_budget(group: Group) -> None:
     group.add_argument(
         "--memory-budget",
@@ -253,6 +263,10 @@ def add_trained(group: Group) -> None:
         help="which parameters are trained: full, lora, lora-fa, prefix, label-words, bias, "
         "head, or names as 'lm_head.*,*.bias'; default: full, or lora-fa for p-rge",
     )
+    add_adapters(group)
+
+
+def add_adapters(group: Group) -> None:
     group.add_argument(
         "--lora-rank", metavar="R", type=int, help="rank of new adapters; default: 8"
     )
@@ -341,8 +355,8 @@ def add_course(group: Group) -> None:
         "--resume",
         metavar="RUN",
         type=path,
-        help="go on with a run; --steps, --fold-every, --residency, --threads and --memory-budget "
-        "may be given anew; default: a new run",
+        help="go on with a run; --steps, --engine, --fold-every, --residency, --threads and "
+        "--memory-budget may be given anew; default: a new run",
     )
     group.add_argument(
         "--config",
@@ -353,18 +367,12 @@ def add_course(group: Group) -> None:
 
 
 def add_machine(group: Group) -> None:
-    group.add_argument(
-        "--engine",
-        metavar="NAME",
-        choices=("auto", "numba", "numpy", "onnx"),
-        help="what computes: auto, numba, numpy, or onnx (ONNX Runtime); default: auto, numba where "
-        "it is installed",
-    )
+    add_engine(group)
     group.add_argument(
         "--threads",
         metavar="N",
         type=int,
-        help="threads of the numba engine; default: one on each fast core",
+        help="threads of the numba or onnx engine; default: one on each fast core",
     )
     group.add_argument(
         "--residency",

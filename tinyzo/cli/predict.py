@@ -33,6 +33,7 @@ def add_arguments(parser: Parser) -> None:
     shared.add_base(model)
     shared.add_dtype(model)
     shared.add_base_dtype(model)
+    shared.add_engine(model)
     task = parser.add_argument_group("task")
     shared.add_task(task)
     shared.add_own_task(task)

@@ -65,6 +65,20 @@ def engine_here(name: str) -> str:
     return "numpy"
 
 
+def engine_or_other(name: str) -> str:
+    """The name of the engine of a run, or "auto" where it cannot be had, which is said once.
+
+    The model of a run is the same whichever engine made it.
+    """
+    if name == "auto":
+        return name
+    try:
+        return engine_here(name)
+    except ConfigError as error:
+        say_once(f"{error.message}, so another computes what the run has made; {error.hint}")
+        return "auto"
+
+
 def choose_engine(name: str, threads: int | None = None) -> Engine:
     """The engine of that name, or for "auto" the fastest there is.
 

@@ -52,7 +52,7 @@ class Model(Unique):
 
     @property
     def engine(self) -> Engine:
-        """The engine that computes; its `name` is "numpy" or "numba"."""
+        """The engine that computes; its `name` is "numpy", "numba" or "onnx"."""
         return self.weights.engine
 
     @property
@@ -165,11 +165,11 @@ def load(
 ) -> Model:
     """Open a Hugging Face folder of RoBERTa (masked LM) or OPT (causal LM), or PEFT's of LoRA.
 
-    engine:    "auto", "numba" or "numpy"
+    engine:    "auto", "numba", "numpy" or "onnx"
     residency: "resident": weights in memory; "streamed": read from the file in every pass;
                "auto": resident if they take less than half of the free memory
     dtype:     what they are stored as, "f32", "bf16" or "f16"; None or "auto": as in the file
-    threads:   of the numba engine; None: one on each fast CPU. NumPy's BLAS has its own
+    threads:   of the numba or onnx engine; None: one on each fast CPU. NumPy's BLAS has its own
     base_dtype: "int4" or "int8": matrices become that as they are read, and stand still
     raises: CheckpointError, ConfigError (also for a choice that is not built)
     """

@@ -1,4 +1,5 @@
-"""load, finetune, evaluate, predict and replay: the functions of `import tinyzo` on runs and tasks.
+"""load, finetune, evaluate, predict, replay and export_onnx: the functions of `import tinyzo` on
+runs and tasks.
 
 Each but `load` does what the command of its name does.
 """
@@ -37,12 +38,13 @@ def load(
     """Open whatever `--model` takes: a folder, a run, a PEFT folder, or a shipped name.
 
     path:      a run gives the model of its best step, as its settings hold it
-    engine:    "auto", "numba" or "numpy"
+    engine:    "numba", "numpy", "onnx" (ONNX Runtime), or "auto": a run's own, or the fastest of
+        the first two
     residency: "resident": weights in memory; "streamed": read from their file in every pass;
         "auto": resident if they take less than half of the free memory
     dtype:     how weights are stored: "f32", "bf16" or "f16"; None or "auto": as in the file; a
         run keeps its own
-    threads:   of the numba engine; None: one on each fast CPU. NumPy's BLAS has its own
+    threads:   of the numba or onnx engine; None: one on each fast CPU. NumPy's BLAS has its own
     base:      of a run, where the model that it began with is now; None: where run.toml says
     base_dtype: "int4" or "int8": matrices become that as they are read, and stand still; a run
         keeps its own
@@ -109,8 +111,8 @@ def finetune(
     """Tune a model by forward passes; the same as `tinyzo finetune`.
 
     output: the run's new directory; None: runs/<task>-<model>-<n>
-    resume: go on with this run instead; then only steps, fold_every, residency, threads and
-        memory_budget may be chosen anew, and model and data say where these are now
+    resume: go on with this run instead; then only steps, engine, fold_every, residency, threads
+        and memory_budget may be chosen anew, and model and data say where these are now
     All others are the fields of Settings, which says what each is; None leaves it to tinyzo.
     returns: the finished run; its `result` is the summary
     raises: TinyzoError; KeyboardInterrupt leaves a run that can be resumed
@@ -132,6 +134,7 @@ def evaluate(
     limit: int | None = None,
     zero_shot: bool = False,
     base: str | Path | None = None,
+    engine: str | None = None,
 ) -> Evaluation:
     """Accuracy and loss of a model or a run on a task.
 
@@ -144,6 +147,7 @@ def evaluate(
     limit:     most rows to report on
     zero_shot: of a run, the model that it began with, and not its result
     base:      of a run, where that model is now; None: where run.toml says
+    engine:    as for `load`, which has settled it for what it gave; None: "auto"
     returns: Evaluation(examples, accuracy, loss)
     raises: TinyzoError
     """
@@ -155,6 +159,7 @@ def evaluate(
         "label_field": label_field,
         "data_seed": data_seed,
         "limit": limit,
+        "engine": engine,
     }
     opened = _open(model, choices, zero_shot=zero_shot, base=base)
     loss = opened.loss()
@@ -180,12 +185,13 @@ def predict(
     template: str | None = None,
     label_words: list[str] | None = None,
     base: str | Path | None = None,
+    engine: str | None = None,
 ) -> list[Prediction]:
     """Label texts with a model or a run.
 
     model: what `load` takes, or what it gave
     texts: of a task of one column a text each, else a dictionary of its columns
-    task, template, label_words, base: as for `evaluate`
+    task, template, label_words, base, engine: as for `evaluate`
     raises: TinyzoError
 
         tinyzo.predict("roberta-tiny", ["A good camera."], template="{text} It was <mask>.",
@@ -194,7 +200,12 @@ def predict(
     if isinstance(texts, str | bytes) or hasattr(texts, "keys"):
         hint = "predict takes a list: [text], or of a pandas table df.to_dict('records')"
         raise DataError(f"texts is a {type(texts).__name__}", hint)
-    choices = {"task": task, "template": template, "label_words": label_words}
+    choices = {
+        "task": task,
+        "template": template,
+        "label_words": label_words,
+        "engine": engine,
+    }
     opened = _open(model, choices, needs_data=False, base=base)
     return list(predictions(opened, texts))
 
@@ -235,6 +246,46 @@ def replay(
     return export.replay(opened, Path(output), step, merge)
 
 
+def export_onnx(
+    output: str | Path,
+    tokens: int | None = None,
+    *,
+    model: str | Path | None = None,
+    task: str | None = None,
+    data: str | Path | None = None,
+    template: str | None = None,
+    label_words: list[str] | None = None,
+    label_field: str | None = None,
+    train: str | None = None,
+    lora_rank: int | None = None,
+    lora_alpha: float | None = None,
+    lora_targets: list[str] | None = None,
+    queries: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    eps: float | None = None,
+    seed: int | None = None,
+    data_seed: int | None = None,
+    k_shot: int | None = None,
+    train_rows: int | None = None,
+    limit: int | None = None,
+) -> Path:
+    """Write a step as a graph, from which an app tunes a model; `tinyzo export --format onnx`.
+
+    output: the new folder
+    tokens: of a row, which the graphs then fix; None: any number
+    batch_size: examples of a batch, which the graphs then fix; None: any number
+    All others are fields of Settings, which says what each is; None leaves it to tinyzo.
+    returns: the folder
+    raises: TinyzoError
+    """
+    from tinyzo.runs import inference  # few programs do
+
+    choices = {name: value for name, value in locals().items() if name in FIELDS}
+    settings = Settings.from_mapping(choices, "export_onnx")
+    return inference.export_onnx(settings, Path(as_text(output) or ""), tokens)
+
+
 def _open(
     model: str | Path | Model,
     choices: Mapping[str, object],
@@ -247,6 +298,9 @@ def _open(
     given = Settings.from_mapping({**choices, "model": path}, "the call")
     if isinstance(model, Model):
         check_no_base(given, as_text(base))
+        if given.engine is not None:
+            hint = "give it to tinyzo.load, or give this the path of the model"
+            raise UsageError(f"engine {given.engine!r}, but the model is open already", hint)
         return with_task(model, given, needs_data)
     return open_for_task(given, needs_data, zero_shot, as_text(base))
 

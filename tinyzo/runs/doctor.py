@@ -22,7 +22,8 @@ import numpy as np
 from tinyzo.dtypes import Array
 from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.engine.protocols import Engine
-from tinyzo.engine.select import may_have_numba, why_no_numba
+from tinyzo.engine.select import choose_engine, may_have_numba, why_no_numba
+from tinyzo.engine.terms import Probe
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import TinyzoError
 from tinyzo.models.model import Model, load
@@ -39,8 +40,10 @@ PACKAGES = {
     "tokenizers": "our own BPE makes the same ids",
     "matplotlib": "no loss.png is drawn",
     "safetensors": "nothing is missed: tinyzo reads and writes by itself",
+    "onnxruntime": "there is no --engine onnx",
 }
 MODULES = {"matplotlib": "matplotlib.backends.backend_agg"}  # what is imported, if not the name
+USES_ONNX = "from tinyzo.engine.onnx.engine import check_runtime; check_runtime()"
 SLOWING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # variables that make NumPy's BLAS slower
 NEAR = 2e-5  # engines must agree on logits up to this share of the largest
 
@@ -66,7 +69,7 @@ Z_SHA256: str = REFERENCE["z_sha256"]
 IDS: list[int] = REFERENCE["ids"]
 PUBLISHED = [Published(**row) for row in REFERENCE["published"]]
 
-Engines = dict[str, Engine]  # by name, the fastest first
+Engines = dict[str, Engine]  # by name: the one that "auto" is, and then the others
 
 
 class Check(TypedDict):
@@ -107,6 +110,8 @@ def examine(path: Path) -> Iterator[Check]:
         yield from guarded(name, package, name)
     yield from guarded("cpu", cpu)
     yield from guarded("engine", fastest, engines, why_not)
+    if "onnx" not in engines and find_spec("onnxruntime"):
+        yield from guarded("engine onnx", unusable_onnx)
     if "numba" in engines:
         yield from guarded("kernels", kernels)
     yield from guarded("matmul", matmul, engines)
@@ -129,24 +134,37 @@ def guarded(name: str, checks: Callable[..., Iterable[Check]], *given: object) -
 
 
 def engines_here() -> tuple[Engines, str]:
-    """Every engine that this machine has, and why Numba's is not one of them, or "".
+    """Every engine that this machine has, and why Numba's is not one of them, or ""."""
+    numba, why_not = numba_here()
+    found = (numba, NumpyEngine(), onnx_here())
+    return {engine.name: engine for engine in found if engine}, why_not
 
-    Numba's widens bfloat16 before it multiplies: products in bfloat16 are rounded, and the engines
-    would not agree.
+
+def numba_here() -> tuple[Engine | None, str]:
+    """Numba's engine, or why there is none.
+
+    It widens bfloat16 before it multiplies: products in bfloat16 are rounded, and the engines would
+    not agree.
     """
-    engines: Engines = {"numpy": NumpyEngine()}
     failed = tried("import tinyzo.engine.numba.engine") if may_have_numba() else ""
     if failed.startswith(KILLED):  # as this process would be
-        return engines, f"the import of numba is {failed}: set TINYZO_NO_NUMBA=1"
+        return None, f"the import of numba is {failed}: set TINYZO_NO_NUMBA=1"
     why_not = why_no_numba()
     if why_not:
-        return engines, why_not
+        return None, why_not
     try:
         from tinyzo.engine.numba.engine import NumbaEngine
 
-        return {"numba": NumbaEngine(bf16=False), **engines}, ""
+        return NumbaEngine(bf16=False), ""
     except Exception as error:
-        return engines, in_a_line(error)
+        return None, in_a_line(error)
+
+
+def onnx_here() -> Engine | None:
+    """ONNX Runtime's engine, if it can be had."""
+    if not find_spec("onnxruntime") or tried(USES_ONNX):
+        return None
+    return choose_engine("onnx")
 
 
 def tried(statement: str) -> str:
@@ -207,6 +225,14 @@ def fastest(engines: Engines, why_not: str) -> Iterator[Check]:
     is_numba = engine.name == "numba"
     about = numba_build(engine) if is_numba else engine.name
     yield check("engine", about, is_numba, why_not, minor=True)
+
+
+def unusable_onnx() -> Iterator[Check]:
+    """Why an ONNX Runtime that is there cannot be used: it may be broken, or too old."""
+    failed = tried(USES_ONNX)
+    if failed:
+        hint = "pip install --upgrade --force-reinstall onnxruntime"
+        yield check("engine onnx", failed, False, hint, minor=True)
 
 
 def kernels() -> Iterator[Check]:
@@ -281,13 +307,16 @@ def seconds_of(*tasks: Callable[[], object]) -> list[float]:
 
 
 def z(name: str, engine: Engine) -> Iterator[Check]:
-    """Whether an engine makes noise(12, "w", (150_000,)) to the frozen bits."""
-    zeros = np.zeros(150_000, np.float32)
-    weights = Weights({"w": zeros}, engine)
+    """Whether an engine makes noise(12, "w", (150_000,)) to the frozen bits, as it adds z and in a
+    pass."""
+    weights = Weights({"w": np.zeros((150_000, 1), np.float32)}, engine)
+    one = np.ones((1, 1, 1), np.float32)
+    in_pass = np.asarray(weights.view([Probe(12, 1.0)]).scores("w", one))  # 1 (0 + z)
     weights.add([(12, 1.0)])
-    found = hashlib.sha256(weights.read("w").tobytes()).hexdigest()
+    every = [hashlib.sha256(z.tobytes()).hexdigest() for z in (weights.read("w"), in_pass)]
+    wrong = [found for found in every if found != Z_SHA256]
     hint = f"not {Z_SHA256[:16]}: report this"
-    yield check(f"z {name}", found[:16], found == Z_SHA256, hint)
+    yield check(f"z {name}", (wrong or every)[0][:16], not wrong, hint)
 
 
 # -- the checkpoint

@@ -20,7 +20,7 @@ from tinyzo.checkpoints.groups import (
     parts_of,
 )
 from tinyzo.checkpoints.safetensors import Infos, SafetensorsWriter
-from tinyzo.checkpoints.sources import TensorInfo
+from tinyzo.checkpoints.sources import Source, TensorInfo
 from tinyzo.dtypes import weight_type
 from tinyzo.engine.adapters import scale_of
 from tinyzo.engine.weights import Weights
@@ -59,9 +59,9 @@ def replay(run: Run, output: Path, step: int | None = None, merge: bool = False)
     is_adapter = run.settings.train in ("lora", "lora-fa") and not merge
     if not is_adapter:
         _check_floats(run)
-    _make_new(output)
+    make_new(output)
     model = tuned_model(run, step)
-    write = _write_adapter if is_adapter else _write_model
+    write = write_adapter if is_adapter else _write_model
     write(output, model)
     return output
 
@@ -89,7 +89,9 @@ def _write_model(output: Path, model: Model) -> None:
         weights.write(writer.write, writer.names())
 
 
-def _write_adapter(output: Path, model: Model) -> None:
+def write_adapter(output: Path, model: Model) -> None:
+    """Write the adapter that is in front of a model's weights, as a PEFT folder that names its
+    base, `model.directory`."""
     weights = model.weights
     names = sorted(name for name in weights.names() if ".lora_" in name)
     found = infos_of(weights, names)
@@ -108,15 +110,12 @@ def _write_adapter(output: Path, model: Model) -> None:
         weights.write(write, names)
         base = relative(str(model.directory.resolve()), output.resolve())
         origin = {"base": base, "sha256": fingerprint(model.directory)}
-        _write_json(output / peft.ORIGIN, origin)
-        _write_json(output / peft.CONFIG, config)
+        write_json(output / peft.ORIGIN, origin)
+        write_json(output / peft.CONFIG, config)
 
 
 def convert(path: Path, output: Path, dtype: str | None = None) -> Path:
     """Rewrite pytorch_model.bin (or sharded safetensors) as one model.safetensors.
-
-    It holds about one tensor in memory at a time. Tensors that share their bytes are written once,
-    under their first name.
 
     path:    a model's folder, or one .bin file
     dtype:   "int4" or "int8", to quantise the matrices; None: all tensors as they are
@@ -131,14 +130,23 @@ def convert(path: Path, output: Path, dtype: str | None = None) -> Path:
         folder = path
         source = open_weights(path)
     with source:
-        _make_new(output)
-        twins = source.ties()
-        names = [name for name in source.names() if name not in twins]
-        infos = {name: source.info(name) for name in names}
-        with _new_model(output, infos, folder) as writer:
-            for name in writer.names():
-                writer.write(name, source.read(name))
+        make_new(output)
+        rewrite(source, folder, output)
     return output
+
+
+def rewrite(source: Source, folder: Path, output: Path) -> None:
+    """Write a model's tensors as one model.safetensors, and copy the small files of its folder.
+
+    It holds about one tensor in memory at a time. Tensors that share their bytes are written once,
+    under their first name.
+    """
+    twins = source.ties()
+    names = [name for name in source.names() if name not in twins]
+    infos = {name: source.info(name) for name in names}
+    with _new_model(output, infos, folder) as writer:
+        for name in writer.names():
+            writer.write(name, source.read(name))
 
 
 def _quantise(path: Path, output: Path, kind: str) -> Path:
@@ -156,7 +164,7 @@ def _quantise(path: Path, output: Path, kind: str) -> Path:
             refuse(source.path, f"it is {kind_of(source)} already", "convert what it was made of")
     weights = open_model(folder, base_dtype=kind).weights
     infos, parts = _in_parts(weights)
-    _make_new(output)
+    make_new(output)
     with _new_model(output, infos, folder, metadata=metadata_of(kind)) as writer:
         for name in writer.names():
             part = parts.get(name)
@@ -181,7 +189,7 @@ def _in_parts(weights: Weights) -> tuple[Infos, dict[str, Part]]:
     return infos, parts
 
 
-def _make_new(output: Path) -> None:
+def make_new(output: Path) -> None:
     """Make a directory, or use one without a model, as an export that was interrupted left it."""
     partials = (output / f".{name}.partial" for name in (WEIGHTS, peft.WEIGHTS))
     was_interrupted = any(partial.exists() for partial in partials)
@@ -203,11 +211,11 @@ def _new_model(
     """
     with _new_weights(output / WEIGHTS, "config.json", infos, metadata) as writer:
         yield writer
-        _copy_companions(source, output)
+        copy_companions(source, output)
         if dtype:
             config = read_json(source / "config.json") | {"dtype": dtype}
             config.pop("torch_dtype", None)  # as older versions call it
-            _write_json(output / "config.json", config)
+            write_json(output / "config.json", config)
 
 
 @contextmanager
@@ -232,19 +240,27 @@ def _new_weights(
         raise
 
 
-def _copy_companions(source: Path, output: Path) -> None:
+def copy_companions(source: Path, output: Path) -> None:
+    """Copy the small files of a model's folder: configuration, tokenizer, licence."""
     for path in chain.from_iterable(map(source.glob, COMPANIONS)):
         if path.is_file() and not path.name.endswith(NO_COMPANIONS):
             with os_errors(CheckpointError, path, "check the model's folder"):
                 data = path.read_bytes()
-            _write(output / path.name, data)
+            write_small(output / path.name, data)
 
 
-def _write_json(path: Path, value: JsonObject) -> None:
-    text = json.dumps(value, indent=2) + "\n"
-    _write(path, text.encode())
+def write_json(path: Path, value: JsonObject) -> None:
+    write_small(path, as_json(value))
 
 
-def _write(path: Path, data: bytes) -> None:
+def as_json(value: JsonObject) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def write_small(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all.
+
+    raises: CheckpointError
+    """
     with os_errors(CheckpointError, path, OTHER_OUTPUT, f"or {OTHER_OUTPUT}"):
         write_file(path, data)

@@ -7,117 +7,175 @@ config.json, ...    the small files of that
 adapter/            the adapter as peft loads it; the graphs read from it what stands still
 rows.json           the task's rows as token ids
 tinyzo.json         all that an app has to know: inputs, outputs, the task, hashes
+
+tinyzo.json gets its name last. A folder without it is none, whatever else is in it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO, NamedTuple
 
 from tinyzo import __version__
 from tinyzo.checkpoints import peft
-from tinyzo.checkpoints.directory import fingerprint, weights_file
+from tinyzo.checkpoints.directory import fingerprint, open_weights, weights_file
 from tinyzo.checkpoints.groups import scales_of
-from tinyzo.checkpoints.safetensors import open_safetensors
+from tinyzo.checkpoints.safetensors import SafetensorsFile
+from tinyzo.checkpoints.sources import Source
 from tinyzo.dtypes import STORAGE
 from tinyzo.engine import noise
 from tinyzo.engine.adapters import scale_of
 from tinyzo.engine.onnx.graph import Graph, Value
-from tinyzo.engine.onnx.protobuf import BFLOAT16, TYPES, External
+from tinyzo.engine.onnx.protobuf import BFLOAT16, TYPES, Described, External
 from tinyzo.engine.onnx.tensors import Floats, Groups, Tensor
-from tinyzo.engine.weights import Weights
-from tinyzo.errors import ConfigError
-from tinyzo.models.model import Model, open_model
+from tinyzo.engine.stores.streamed import FLOATS
+from tinyzo.engine.terms import Direction
+from tinyzo.errors import CheckpointError, ConfigError, DataError, UsageError, refuse
+from tinyzo.models.model import Model, names_of_tensors, open_model
 from tinyzo.parsing import JsonObject
 from tinyzo.runs import export
-from tinyzo.runs.data import bind_task, load_data
-from tinyzo.runs.run import prepare
+from tinyzo.runs.data import Data, bind_task, load_data
+from tinyzo.runs.export import OTHER_OUTPUT, TAKEN, WEIGHTS
+from tinyzo.runs.opened import OF_TASK
+from tinyzo.runs.run import Run, is_run, prepare
 from tinyzo.runs.settings import RunSettings, Settings
+from tinyzo.runs.snapshots import tuned_model
+from tinyzo.system import OPENER, is_at, lock, new_directory, os_errors, put_in_place, sync
 from tinyzo.text.tasks import BoundTask, Example
-from tinyzo.zo.graphs import CANDIDATES, GOLD, WORDS, Reading, Sizes, eval_graph, step_graph
+from tinyzo.zo import graphs
+from tinyzo.zo.graphs import CANDIDATES, GOLD, WORDS, Reading, Sizes, Written
 
 FORMAT = 1
+ABOUT = "tinyzo.json"
+ROWS = "rows.json"
 ADAPTER = "adapter"
+ADAPTER_WEIGHTS = f"{ADAPTER}/{peft.WEIGHTS}"
+GROUPS = "U8"  # the codes of a matrix in groups
+PAD = 1  # what published rows are filled up with; a graph takes any token where the mask is 0
 STEP, EVAL = "step.onnx", "eval.onnx"
+ADAPTERS = ("lora", "lora-fa")
+# The files that make a folder a model, an adapter or an export: none stays of one that failed.
+WHOLE = [WEIGHTS, "config.json", STEP, EVAL, ROWS]
+WHOLE += [f"{ADAPTER}/{name}" for name in (peft.WEIGHTS, peft.CONFIG, peft.ORIGIN)]
+# What is the same in a run and in an app that goes on with it.
+OF_RUN = ("train", "lora_rank", "lora_alpha", "lora_targets")
+SHARED: tuple[str, ...] = (
+    *OF_TASK,
+    *OF_RUN,
+    "queries",
+    "batch_size",
+    "lr",
+    "eps",
+    "seed",
+    "data_seed",
+    "k_shot",
+)
+SHARED = (*SHARED, "train_rows", "limit")
+METHOD = "p-rge"  # the step of the graph: n-SPSA, two-sided, all probes in one pass
+TYPE_NAMES = {number: dtype.name for dtype, number in TYPES.items()} | {BFLOAT16: "bfloat16"}
 
 
-def export_onnx(
-    given: Settings, output: Path, rows: int | None = None, tokens: int | None = None
-) -> Path:
+def export_onnx(given: Settings, output: Path, tokens: int | None = None) -> Path:
     """Write the folder.
 
-    given:  model, task, data, train (lora or lora-fa), queries, and what else a run would go by
-    rows, tokens: of a batch of step.onnx, whose sizes are fixed then
+    given:   model, task, data, train (lora or lora-fa), queries, and what else a run would go by;
+             a batch_size fixes the rows of the graphs' batches
+    tokens:  the tokens of a row, which are fixed then
     returns: the directory
+    raises: ConfigError for what no graph is made of; CheckpointError when `output` has a model
+        already or cannot be written; UsageError, DataError
     """
-    model = open_model(given.model_path)
-    settings = given.resolve(model.family)
-    if settings.train not in ("lora", "lora-fa"):
-        raise ConfigError(f"--train {settings.train} is no adapter", "take lora-fa or lora")
-    prepare(model, settings)
+    model, settings = opened(given)
     bound = bind_task(model, settings)
+    check_tokens(model, tokens)
     data = load_data(bound, settings)
-    reading = reading_of(bound, data.train)
-    export._make_new(output)
-    _link_base(model, output)
-    adapted = Model(model.family, model.config, model.weights, output)
-    (output / ADAPTER).mkdir()
-    export._write_adapter(output / ADAPTER, adapted)
-    stored = Tensors(output, model.weights).stored
-    sizes = Sizes(settings.queries, rows or "rows", tokens or "tokens")
-    metadata = {"noise_format": str(noise.FORMAT), "tinyzo": __version__}
-    score = Reading(CANDIDATES) if reading.kind == GOLD else reading
-    graphs = {
-        STEP: step_graph(adapted, reading, sizes, stored, metadata),
-        EVAL: eval_graph(adapted, score, Sizes(settings.queries), stored, metadata),
-    }
-    for name, graph in graphs.items():
-        export._write(output / name, graph)
-    every = {"train": data.train, "test": data.test}
-    export._write_json(
-        output / "rows.json",
-        {split: [encoded(reading, example) for example in each] for split, each in every.items()},
-    )
-    export._write_json(output / "tinyzo.json", about(adapted, settings, bound, reading, graphs))
+    reading = reading_of(bound, [*data.train, *data.dev, *data.test])
+    check_masks(reading, data)
+    with new_folder(output) as file:
+        write_base(model.directory, output)
+        adapted = Model(model.family, model.config, model.weights, output)
+        new_directory(output / ADAPTER, CheckpointError, ())
+        export.write_adapter(output / ADAPTER, adapted)
+        examples = settings.batch_size if given.batch_size else None
+        batches = Batches(examples, tokens, len(bound.task.labels))
+        written = graphs_of(adapted, reading, settings, batches)
+        for name, graph in written.items():
+            export.write_small(output / name, graph.data)
+        export.write_json(output / ROWS, encoded_rows(reading, data))
+        about = about_folder(adapted, settings, bound, reading, written)
+        with os_errors(CheckpointError, output / ABOUT, OTHER_OUTPUT, f"or {OTHER_OUTPUT}"):
+            file.write(export.as_json(about))
     return output
 
 
-class Tensors:
-    """The files of an export's folder that its graphs read in place."""
+# -- what is exported
 
-    def __init__(self, folder: Path, weights: Weights) -> None:
-        self._columns = lambda name: weights.shape(name)[1]
-        self._files = {
-            "model.safetensors": open_safetensors(folder / "model.safetensors"),
-            f"{ADAPTER}/{peft.WEIGHTS}": open_safetensors(folder / ADAPTER / peft.WEIGHTS),
-        }
 
-    def stored(self, graph: Graph, name: str) -> Tensor:
-        """A tensor as its file has it. raises: ConfigError where no file has it"""
-        for file, source in self._files.items():
-            for own in {name, peft.PREFIX + name} & set(source.names()):
-                return self._read(graph, name, file, own)
-        raise ConfigError(f"{name} is in no file", "")
+def opened(given: Settings) -> tuple[Model, RunSettings]:
+    """A model with the adapter that is tuned in front of it, and the settings.
 
-    def _read(self, graph: Graph, name: str, file: str, own: str) -> Tensor:
-        raw = self._external(graph, name, file, own)
-        tag = self._files[file].info(own).dtype
-        if tag != "U8":
-            return Floats(raw, is_wide=tag == "F32")
-        scales = self._external(graph, scales_of(name), file, scales_of(own))
-        return Groups(raw, scales, self._columns(name))
+    The model is a folder, a PEFT folder, whose adapter is gone on with, or a run of LoRA, at its
+    best step.
 
-    def _external(self, graph: Graph, name: str, file: str, own: str) -> Value:
-        place = self._files[file]._tensors[own]
-        dtype, shape = place.info
-        kind = BFLOAT16 if dtype == "BF16" else TYPES[STORAGE[dtype]]
-        return graph.stored(External(name, kind, shape, file, place.start, place.info.nbytes))
+    raises: ConfigError, UsageError
+    """
+    check_adapter(given.train)
+    if not is_run(given.model_path):
+        model = open_model(given.model_path)
+        settings = given.replace(method=METHOD).resolve(model.family)
+        return prepare(model, settings), settings
+    run = Run.open(given.model_path)
+    settings = settings_after(run, given)
+    model = tuned_model(run, None, "numpy", "streamed")
+    model.weights.direction = Direction()
+    return model, settings
+
+
+def check_adapter(train: str | None) -> None:
+    """raises: ConfigError for a set of trained tensors that no app is handed"""
+    if train not in (None, *ADAPTERS):
+        why = "an app keeps the model as it is, and writes an adapter beside it"
+        raise ConfigError(f"--train {train} is not exported: {why}", "take lora-fa or lora")
+
+
+def settings_after(run: Run, given: Settings) -> RunSettings:
+    """The settings of a run, for an app that goes on with its adapter.
+
+    raises: ConfigError for a run without one; UsageError for another adapter than it has
+    """
+    known = run.settings
+    if known.train not in ADAPTERS:
+        hint = f"tinyzo replay {run.path} --output DIR writes its model: export that"
+        raise ConfigError(f"{run.path} has no adapter, but --train {known.train}", hint)
+    for name in OF_RUN:
+        if getattr(given, name) not in (None, getattr(known, name)):
+            option = name.replace("_", "-")
+            hint = f"its adapter is gone on with: leave out --{option}"
+            raise UsageError(f"the run's {option} is {getattr(known, name)}", hint)
+    kept = {name: getattr(known, name) for name in SHARED}
+    if given.task or given.is_custom:
+        kept |= dict.fromkeys(OF_TASK)
+    choices = given.given() | {"model": known.model, "method": METHOD}
+    return Settings(**kept).replace(**choices).resolve(run.about["family"])
+
+
+def check_tokens(model: Model, tokens: int | None) -> None:
+    """raises: UsageError for more tokens than the model has positions"""
+    longest = model.config.max_length
+    if tokens is not None and tokens > longest:
+        raise UsageError(f"--tokens {tokens}; the model has {longest} positions", "give fewer")
+
+
+# -- what its rows are asked
 
 
 def reading_of(bound: BoundTask, examples: Sequence[Example]) -> Reading:
-    """What the rows of a task are asked."""
+    """What the rows of a task are asked. examples: all that there are."""
     if bound.task.family == "roberta":
         mask = bound.tokenizer.word_id("<mask>")
         return Reading(WORDS, tuple(bound.label_word_ids), mask)
@@ -129,6 +187,22 @@ def reading_of(bound: BoundTask, examples: Sequence[Example]) -> Reading:
     return Reading(CANDIDATES)
 
 
+def check_masks(reading: Reading, data: Data) -> None:
+    """raises: DataError for a row whose text has a mask before the template's"""
+    if reading.mask_id is None:
+        return
+    for example in (*data.train, *data.test):
+        if example.prompt.index(reading.mask_id) != example.mask_at:
+            found = f"{example.text[:40]!r} has a mask of its own before the template's"
+            raise DataError(found, "a graph reads the first of a row: change the text")
+
+
+def encoded_rows(reading: Reading, data: Data) -> JsonObject:
+    """rows.json."""
+    every = {"train": data.train, "test": data.test}
+    return {split: [encoded(reading, each) for each in rows] for split, rows in every.items()}
+
+
 def encoded(reading: Reading, example: Example) -> JsonObject:
     """A row as an app feeds it."""
     if reading.kind == WORDS:
@@ -138,35 +212,123 @@ def encoded(reading: Reading, example: Example) -> JsonObject:
     return {"input_ids": sequences, "targets": targets, "label": example.label}
 
 
-def about(
+# -- graphs
+
+
+class Batches(NamedTuple):
+    """Sizes of an app's batches; None: any.
+
+    examples:   of a batch
+    tokens:     of a row
+    candidates: of an example
+    """
+
+    examples: int | None
+    tokens: int | None
+    candidates: int
+
+    def sizes(self, kind: str, queries: int) -> Sizes:
+        rows = self.examples
+        if rows is not None and kind == CANDIDATES:
+            rows *= self.candidates
+        return Sizes(queries, self.examples or "examples", rows or "rows", self.tokens or "tokens")
+
+
+def graphs_of(
+    model: Model, reading: Reading, settings: RunSettings, batches: Batches
+) -> dict[str, Written]:
+    """The graphs of a folder, in which the base and the adapter are already. model: of it"""
+    metadata = {"noise_format": str(noise.FORMAT), "tinyzo": __version__}
+    scored = Reading(CANDIDATES) if reading.kind == GOLD else reading
+    with ExitStack() as files:
+        stored = Tensors(model, files).stored
+        sizes = batches.sizes(reading.kind, settings.queries)
+        step = graphs.step_graph(model, reading, sizes, stored, metadata)
+        sizes = batches.sizes(scored.kind, settings.queries)
+        return {STEP: step, EVAL: graphs.eval_graph(model, scored, sizes, stored, metadata)}
+
+
+class Tensors:
+    """The tensors of a folder's files, which its graphs read in place."""
+
+    def __init__(self, model: Model, files: ExitStack) -> None:
+        """model: the folder's; files: in which they stay open"""
+        folder = model.directory
+        self._shape = model.weights.shape
+        base = files.enter_context(SafetensorsFile(folder / WEIGHTS))
+        self._base = base
+        self._names = names_of_tensors(base, model.architecture, model.config)
+        self._adapter = files.enter_context(SafetensorsFile(folder / ADAPTER_WEIGHTS))
+
+    def stored(self, graph: Graph, name: str) -> Tensor:
+        """A tensor as it is in its file. raises: as `external`"""
+        if name not in self._names:
+            own = peft.PREFIX + name
+            return Floats(external(graph, name, ADAPTER_WEIGHTS, self._adapter, own), is_wide=True)
+        own = self._names[name]
+        raw = external(graph, name, WEIGHTS, self._base, own)
+        tag = self._base.info(own).dtype
+        if tag != GROUPS:
+            return Floats(raw, is_wide=tag == "F32")
+        scales = external(graph, scales_of(name), WEIGHTS, self._base, scales_of(own))
+        return Groups(raw, scales, columns=self._shape(name)[-1])
+
+
+def external(graph: Graph, name: str, file: str, source: Source, own_name: str) -> Value:
+    """A tensor in a file.
+
+    name: in the graph; file: from the graph's folder; own_name: in the file
+    raises: ConfigError for a type that is none of the weights'
+    """
+    info = source.info(own_name)
+    if info.dtype not in (*FLOATS, GROUPS):
+        hint = "export the model that it was made of"
+        raise ConfigError(f"{source.path}: {name} is {info.dtype}, of which no graph is made", hint)
+    kind = BFLOAT16 if info.dtype == "BF16" else TYPES[STORAGE[info.dtype]]
+    place = External(name, kind, info.shape, file, source.offset(own_name), info.nbytes)
+    return graph.stored(place)
+
+
+# -- tinyzo.json
+
+
+def about_folder(
     model: Model,
     settings: RunSettings,
     bound: BoundTask,
     reading: Reading,
-    graphs: dict[str, bytes],
+    written: dict[str, Written],
 ) -> JsonObject:
     """What tinyzo.json says."""
     weights = model.weights
+    task = bound.task
     return {
         "format": FORMAT,
         "tinyzo": __version__,
         "noise_format": noise.FORMAT,
         "base": fingerprint(model.directory),
-        "graphs": {name: hashlib.sha256(graph).hexdigest() for name, graph in graphs.items()},
+        "graphs": {name: hashlib.sha256(each.data).hexdigest() for name, each in written.items()},
+        "signatures": {name: signature(each) for name, each in written.items()},
+        "family": model.family,
         "task": settings.task or "custom",
-        "labels": list(bound.task.labels),
+        "template": task.template,
+        "labels": list(task.labels),
+        "label_words": list(task.words),
         "kind": reading.kind,
         "words": list(reading.words),
         "mask_id": reading.mask_id,
+        "pad_id": PAD,
+        "max_tokens": bound.max_length,
         "train": settings.train,
-        "rank": settings.lora_rank,
-        "alpha": settings.lora_alpha,
+        "rank": rank_of(model),
+        "alpha": scale_of(weights) * rank_of(model),
         "scale": scale_of(weights),
         "queries": settings.queries,
         "batch_size": settings.batch_size,
         "lr": settings.lr,
         "eps": settings.eps,
-        "adapter": f"{ADAPTER}/{peft.WEIGHTS}",
+        "seed": settings.seed,
+        "adapter": ADAPTER_WEIGHTS,
         "trained": {
             name: {"key": peft.PREFIX + name, "shape": list(weights.shape(name))}
             for name in weights.trained
@@ -174,10 +336,82 @@ def about(
     }
 
 
-def _link_base(model: Model, output: Path) -> None:
-    """model.safetensors and the small files of the model's folder."""
-    source = weights_file(model.directory)
-    if source.name != export.WEIGHTS:
-        raise ConfigError(f"{source} is not one model.safetensors", "tinyzo convert it first")
-    os.link(source, output / export.WEIGHTS)
-    export._copy_companions(model.directory, output)
+def signature(graph: Written) -> JsonObject:
+    """Names, types and shapes of what a graph takes and gives; a size that is any has a name."""
+    return {"inputs": described(graph.inputs), "outputs": described(graph.outputs)}
+
+
+def described(values: Sequence[Described]) -> JsonObject:
+    return {
+        each.name: {"type": TYPE_NAMES[each.type], "shape": list(each.shape)} for each in values
+    }
+
+
+def rank_of(model: Model) -> int:
+    """The rank of the first adapter."""
+    weights = model.weights
+    first = next(name for name in weights.trained if ".lora_B." in name)
+    return weights.shape(first)[1]
+
+
+# -- files
+
+
+def write_base(directory: Path, output: Path) -> None:
+    """model.safetensors, linked if it can be, and the small files of a model's folder."""
+    source = weights_file(directory)
+    if source.name == WEIGHTS:
+        link_or_copy(source, output / WEIGHTS)
+        export.copy_companions(directory, output)
+    else:
+        with open_weights(directory) as tensors:
+            export.rewrite(tensors, directory, output)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file, which nobody changes, a second name; or copy it, on other disks.
+
+    raises: CheckpointError
+    """
+    with os_errors(CheckpointError, source, "check the model's folder"):
+        size = source.stat().st_size
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        with os_errors(CheckpointError, target, OTHER_OUTPUT, size=size):
+            shutil.copyfile(source, target)
+            with open(target, "ab") as file:
+                sync(file)
+
+
+@contextmanager
+def new_folder(output: Path) -> Iterator[IO[bytes]]:
+    """A new folder, and the file in it that becomes tinyzo.json when all else is there.
+
+    One that was interrupted is begun anew. What fails leaves neither a model nor an adapter.
+
+    raises: CheckpointError when there is a model already, another process writes, or the folder
+        cannot be made
+    """
+    partial = output / f".{ABOUT}.partial"
+    new_directory(output, CheckpointError, () if partial.exists() else (ABOUT, *TAKEN, *WHOLE))
+    with ExitStack() as unfinished:
+        with os_errors(CheckpointError, partial, OTHER_OUTPUT, f"or {OTHER_OUTPUT}"):
+            file = unfinished.enter_context(open(partial, "ab", opener=OPENER))
+        lock(file, CheckpointError, f"{output}: another process is writing it")
+        if not is_at(file, partial) or (output / ABOUT).exists():
+            refuse(output, "another process has written it meanwhile", OTHER_OUTPUT)
+        unfinished.callback(partial.unlink, missing_ok=True)
+        unfinished.callback(remove_whole, output)
+        remove_whole(output)
+        file.truncate(0)
+        yield file
+        with os_errors(CheckpointError, output / ABOUT, OTHER_OUTPUT, f"or {OTHER_OUTPUT}"):
+            put_in_place(file, partial, output / ABOUT)
+        unfinished.pop_all()
+
+
+def remove_whole(output: Path) -> None:
+    """Remove what makes a folder look whole."""
+    for name in WHOLE:
+        (output / name).unlink(missing_ok=True)

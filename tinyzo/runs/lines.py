@@ -31,6 +31,7 @@ KEYS: dict[str, dict[str, tuple[type, ...]]] = {
         "loss": NUMBER,
     },
     "error": {"step": (int,)},
+    "engine": {"step": (int,), "engine": (str,)},
 }
 
 

@@ -42,12 +42,14 @@ class RunMethod(ABC):
     forwards:        what a step costs, in forward passes
     probes:          copies of the model that are computed at once
     keeps_gradients: whether a step ends in a backward pass
+    differentiates:  whether a step takes derivatives, which NumPy does whatever the engine
     """
 
     journal_shape: JournalShape
     forwards: int
     probes: int
     keeps_gradients = False
+    differentiates = False
 
     def __init__(self, settings: RunSettings) -> None:
         self.settings = settings
@@ -121,6 +123,7 @@ class ZerothOrder(RunMethod):
         self.rule = UpdateRule(s.update, s.window, clip)
         self.probes = self.estimator.count(s.queries)
         self.forwards = self.estimator.forwards(s.queries)
+        self.differentiates = s.estimator == "forward"
         self.journal_shape = JournalShape(self.probes, self.rule.count(s.queries))
         parts = (s.estimator, s.queries, s.update, s.clip)
         self.is_mezo = parts == ("two-sided", 1, "sgd", None)
@@ -208,6 +211,7 @@ class FirstOrder(RunMethod):
     forwards = 3  # a backward pass costs as much as two
     probes = 1
     keeps_gradients = True
+    differentiates = True
 
     def __init__(self, settings: RunSettings) -> None:
         from tinyzo.autodiff.adam import RULES  # loaded only to compare with

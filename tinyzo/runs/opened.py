@@ -52,7 +52,7 @@ def open_for_task(
 ) -> Opened:
     """Open what `given.model` names, for a task: a folder, a run, a PEFT folder, a shipped name.
 
-    A run's own task and data count where none are given.
+    A run's own task, data and engine count where none are given.
 
     needs_data: whether rows will be read
     zero_shot:  of a run, the model that it began with
@@ -63,7 +63,8 @@ def open_for_task(
         run = Run.open(given.model_path, base)
         return _open_run(run, given, needs_data, zero_shot)
     check_no_base(given, base)
-    model = load(given.model_path, dtype=given.dtype, base_dtype=given.base_dtype)
+    engine = given.engine or "auto"
+    model = load(given.model_path, engine, dtype=given.dtype, base_dtype=given.base_dtype)
     return with_task(model, given, needs_data)
 
 
@@ -83,7 +84,7 @@ def _open_run(run: Run, given: Settings, needs_data: bool, zero_shot: bool) -> O
         known = known.replace(**dict.fromkeys(OF_TASK))
     choices = given.given() | {"model": run.settings.model}
     settings = known.replace(**choices)
-    model = tuned_model(run, 0 if zero_shot else None)
+    model = tuned_model(run, 0 if zero_shot else None, given.engine or "auto")
     resolved = settings.resolve(model.family, needs_data)
     if is_same_task and needs_data and given.data is None:
         run.check_data()

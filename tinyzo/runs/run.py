@@ -3,7 +3,7 @@
 run.toml        every setting; hashes of the base checkpoint and of the data; versions; where it is
 journal         the terms of every step: the fine-tune itself
 metrics.jsonl   one object a step
-events.jsonl    evaluations and errors
+events.jsonl    evaluations, errors, and changes of the engine
 weights-<step>.safetensors    the weights after so many steps, for a quick resumption
 result.json     the summary, when it is done
 loss.png        the losses, where matplotlib is installed
@@ -84,17 +84,29 @@ class Run:
         """
         new_directory(self.path, RunError, (RUN_TOML, "config.json"))
 
-    def create(self, steps: int) -> None:
+    def create(self, steps: int, engine: str) -> None:
         """Write a new run's run.toml; only who holds the journal may, since two may have begun.
 
-        steps: of the journal
+        steps:  of the journal
+        engine: the one that it begins with
         raises: RunError when there is a run already
         """
         if is_run(self.path) or steps:
             taken = RUN_TOML if is_run(self.path) else "journal"
             raise RunError(f"{self.path} has a {taken} already", "name another --output")
-        self.about |= {"numpy": np.__version__, "machine": platform.machine()}
+        about = {"numpy": np.__version__, "machine": platform.machine(), "engine": engine}
+        self.about |= about
         self.save(NOT_BEGUN)
+
+    def note_engine(self, engine: str, steps: int) -> None:
+        """Record after how many steps an engine goes on with the run, if another was at it before.
+
+        raises: RunError when the disk is full
+        """
+        events = read_lines(self.path / EVENTS)
+        engines = [event["engine"] for event in events if event.get("event") == "engine"]
+        if engine != [self.about.get("engine"), *engines][-1]:
+            self.record(EVENTS, {"event": "engine", "step": steps, "engine": engine})
 
     def save(self, then: str = RESUME) -> None:
         """Write run.toml, whole or not at all. then: as for `write`."""

@@ -126,7 +126,7 @@ class Settings:
     micro_batch_tokens: int | None = None  # most packed tokens that are computed at once
 
     # the machine
-    engine: str | None = None  # what computes: numba or numpy
+    engine: str | None = None  # what computes: numba, numpy or onnx
     residency: str | None = None  # where the weights live: in memory, or in their file
     memory_budget: str | None = None  # most memory to take, such as "400MB"
     fold_every: int | None = None  # steps between snapshots of the weights; 0: none

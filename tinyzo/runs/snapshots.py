@@ -28,6 +28,7 @@ from tinyzo.checkpoints.checksums import TENSOR, Checksums
 from tinyzo.checkpoints.safetensors import SafetensorsFile, SafetensorsWriter
 from tinyzo.checkpoints.sources import TensorInfo
 from tinyzo.dtypes import STORAGE, weight_type
+from tinyzo.engine.select import engine_here, engine_or_other
 from tinyzo.engine.stores.streamed import TILES
 from tinyzo.engine.terms import Direction
 from tinyzo.engine.threads import Pool, Task
@@ -65,12 +66,12 @@ def tuned_model(
 ) -> Model:
     """The model of a run after `step` steps; None: the step that did best on dev.
 
-    engine, residency, threads: "auto" or None: as the run's settings say
+    engine, residency, threads: "auto" or None: as the run's settings say; where the run's own
+        engine cannot be had, another computes, which is said once
     raises: RunError when it has no such step, or one that only its batches could redo
     """
     s = run.settings
-    if engine == "auto":
-        engine = s.engine
+    engine = engine_or_other(s.engine) if engine == "auto" else engine_here(engine)
     if residency == "auto":
         residency = s.residency
     threads = threads or s.threads

@@ -19,6 +19,7 @@ from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import fingerprint
 from tinyzo.checkpoints.hub import name_of
 from tinyzo.engine.select import engine_here
+from tinyzo.engine.stores.overlay import Overlay
 from tinyzo.errors import NumericError, RunError, UsageError
 from tinyzo.machine.memory import peak_bytes
 from tinyzo.models.model import Model, open_model
@@ -41,8 +42,9 @@ from tinyzo.text.tasks import Example
 from tinyzo.zo.mezo import Step
 from tinyzo.zo.objectives import Objective
 
-# Settings that may change when a run is resumed, since none changes what a step computes.
-FREE = ("steps", "fold_every", "residency", "threads", "memory_budget")
+# Settings that may change when a run is resumed: what a step computes stays the same, but for the
+# rounding of another engine.
+FREE = ("steps", "engine", "fold_every", "residency", "threads", "memory_budget")
 DIVERGED = 100  # a loss this many times 1 + the first one does not come back
 
 
@@ -73,7 +75,7 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
     with report.resumable(run.path), Journal(run.journal_path, header) as journal, snapshots:
         done = len(journal.steps)
         if is_new:
-            run.create(done)
+            run.create(done, model.engine.name)
         else:
             _check_steps(run.settings.steps, done)
             run.save()
@@ -82,6 +84,7 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
         start = snapshots.restore(model, _first_unevaluated(run, data, done))
         if not is_new:
             _settle(run, model, plan)
+            run.note_engine(model.engine.name, done)
         objective = Objective(model, bound, run.settings.objective)
         loss = BoundedLoss(objective, run.settings.micro_batch_tokens)
         training = Training(run, method, loss, data, journal, snapshots)
@@ -196,7 +199,9 @@ def _plan(
     if method.keeps_gradients:
         run.settings = run.settings.replace(residency="resident")
     plan = memory.choose(model, run.settings, loads, is_fixed=not is_new)
-    if plan.engine == "numba" and engine_here(run.settings.engine) == "numpy":  # it is broken
+    if plan.engine == "onnx":
+        _check_onnx(model, method, plan)
+    if plan.engine != "numpy" and engine_here(run.settings.engine) == "numpy":  # Numba is broken
         settings = run.settings.replace(engine="numpy")
         plan = memory.choose(model, settings, loads, is_fixed=not is_new)
     if is_new and run.settings.memory_budget:
@@ -206,6 +211,17 @@ def _plan(
             micro_batch_tokens=plan.micro_batch_tokens,
         )
     return plan
+
+
+def _check_onnx(model: Model, method: RunMethod, plan: memory.Plan) -> None:
+    """raises: UsageError for what ONNX Runtime cannot train"""
+    if method.differentiates:
+        found = "--engine onnx runs forward passes, and this method takes derivatives"
+        raise UsageError(found, "leave out --engine, or give --engine auto: NumPy takes them")
+    if plan.residency == "streamed" and not isinstance(model.weights.store, Overlay):
+        found = "--engine onnx maps weights in their file, and cannot train them there"
+        hint = "--residency resident, or train what lies beside them, as --train lora-fa"
+        raise UsageError(found, hint)
 
 
 def _settle(run: Run, model: Model, plan: memory.Plan) -> None:

@@ -7,13 +7,19 @@
 z is made in the graph from the seeds, with the bits of engine/noise.py. Losses and what follows
 from them are float64, as zo/mezo.py has them, and the terms are added one after another in
 float32, as a fold does: so a journal of seeds and coefficients gives the same theta again.
+
+Rows are filled up on either side, by any token where their mask is 0. A label of -1 is of an
+example that fills a batch up, whose rows may be nothing else; it counts for nothing. What a
+graph cannot be asked is NaN, and with it the losses: a row without the mask token, of candidates
+one without a target, and a batch of no examples. Of two mask tokens the first is read. A target
+that begins its row, or is filling, is none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -22,6 +28,7 @@ from tinyzo.engine.onnx.graph import ANY, Graph, Value
 from tinyzo.engine.onnx.padded import PaddedRows, PaddedView, count_up, nonzero
 from tinyzo.engine.onnx.protobuf import TYPES, Described, Dimension
 from tinyzo.engine.onnx.tensors import Tensor
+from tinyzo.engine.protocols import View
 from tinyzo.models.model import Model
 
 WORDS = "words"  # an example is one row, and each label one token
@@ -48,11 +55,20 @@ class Reading:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Queries of a step, and rows and tokens of a batch: numbers, or names of what is not fixed."""
+    """Queries of a step, and sizes of a batch: numbers, or names of what may be any."""
 
     queries: int
+    examples: Dimension = "examples"
     rows: Dimension = "rows"
     tokens: Dimension = "tokens"
+
+
+class Written(NamedTuple):
+    """A graph as a file, and what it takes and gives."""
+
+    data: bytes
+    inputs: list[Described]
+    outputs: list[Described]
 
 
 Stored = Callable[[Graph, str], Tensor]
@@ -66,6 +82,7 @@ class Pass:
     ) -> None:
         shape = (sizes.rows, sizes.tokens)
         self.graph = graph
+        self._examples = sizes.examples
         self._model = model
         self._reading = reading
         self._rows = PaddedRows(
@@ -80,6 +97,7 @@ class Pass:
         self._stored = lambda name: stored(graph, name)
 
     def view(self, seeds: Value | None = None, scales: Value | None = None) -> PaddedView:
+        """theta, or theta at + and - of each seed's z."""
         return PaddedView(
             self._model.weights, self._rows, self._stored, self.trained, seeds, scales
         )
@@ -92,69 +110,90 @@ class Pass:
         return sums / counts * np.float64(-1)
 
     def _word_scores(self, view: PaddedView) -> Value:
-        model, rows = self._model, self._rows
-        if self._reading.mask_id is None:
-            read = rows.last()
+        """The logit of each word: f64[P, B, C]."""
+        model, reading = self._model, self._reading
+        if reading.mask_id is None:
+            read, is_there = self._rows.last()
         else:
-            is_mask = self.graph.op("Equal", rows.of_tokens(rows.ids), self._reading.mask_id)
-            read = nonzero(is_mask)
-        h = model.architecture.hidden(view, model.config, rows.batch(read))
-        words = np.array(self._reading.words, np.int64)
-        scores = model.architecture.logits(view, model.config, h, words)
-        return cast(Value, scores).cast("f8")
+            read, is_there = self._rows.first(reading.mask_id)
+        theta = cast(View, view)  # a model asks for its verbs alone
+        h = model.architecture.hidden(theta, model.config, self._rows.batch(read))
+        words = np.array(reading.words, np.int64)
+        scores = cast(Value, model.architecture.logits(theta, model.config, h, words)).cast("f8")
+        return self._where(is_there.reshape(1, -1, 1), scores, np.float64(np.nan))
 
     def _nll(self, view: PaddedView) -> tuple[Value, Value]:
         """The sum over each row's targets of -log p, f64[P, S], and their number, f64[S]."""
         model, rows, graph = self._model, self._rows, self.graph
-        h = model.architecture.hidden(view, model.config, rows.batch())
-        places = nonzero(self._targets.reshape(-1))  # through [S, T]
+        theta = cast(View, view)
+        h = model.architecture.hidden(theta, model.config, rows.batch())
+        places = nonzero(rows.after_another(self._targets).reshape(-1))  # through [S, T]
         at = rows.packed.reshape(-1).gather(places) - 1  # a token is read off the one before it
         ids = rows.ids.reshape(-1).gather(places)
-        nll = model.architecture.nll(view, model.config, h, cast(Integers, at), cast(Integers, ids))
+        nll = model.architecture.nll(
+            theta, model.config, h, cast(Integers, at), cast(Integers, ids)
+        )
         row_of = graph.binary("Div", places, rows.size(1))
         numbers = count_up(rows.size(0))
         is_of_row = graph.op("Equal", row_of.reshape(-1, 1), numbers, shape=(ANY, ANY)).cast("f8")
-        counts = graph.op("ReduceSum", is_of_row, np.array([0]), shape=(ANY,), keepdims=0)
-        sums = cast(Value, nll).cast("f8") @ is_of_row
-        return sums, counts
+        return cast(Value, nll).cast("f8") @ is_of_row, self._sum(is_of_row, 0)
 
     def losses(self, view: PaddedView) -> Value:
         """The loss of each probe: f64[P]."""
-        graph = self.graph
         if self._reading.kind == GOLD:
             sums, counts = self._nll(view)
-            total = graph.op("ReduceSum", sums, np.array([-1]), shape=(ANY,), keepdims=0)
-            return total / graph.op("ReduceSum", counts, shape=(), keepdims=0)
-        labels = graph.given("labels", "i8", ("examples",))
-        scores = self.scores(view)
+            return self._sum(sums, 1) / self._sum(counts, 0)
+        labels = self.graph.given("labels", "i8", (self._examples,))
+        log_p = self._log_p(self.scores(view), labels)
+        is_example = self.graph.op("GreaterOrEqual", labels, 0, shape=labels.shape)
+        log_p = self._where(is_example.reshape(1, -1), log_p, np.float64(0))
+        return self._sum(log_p, 1) / self._sum(is_example.cast("f8"), 0) * np.float64(-1)
+
+    def _log_p(self, scores: Value, labels: Value) -> Value:
+        """log p of each example's gold candidate, or of any where it is -1: f64[P, B].
+
+        scores: f64[P, B, C], or of candidates f64[P, rows]
+        """
+        graph = self.graph
         copies = scores.shape[0]
-        count = graph.op("Shape", labels, shape=(1,))
+        labels = graph.op("Max", labels, np.array([0]), shape=labels.shape)
         if self._reading.kind == CANDIDATES:
-            shape = graph.op(
-                "Concat", np.array([copies]), count, np.array([-1]), shape=(3,), axis=0
-            )
+            count = graph.op("Shape", labels, shape=(1,))
+            shape = self._joined(np.array([copies]), count, np.array([-1]))
             scores = graph.op("Reshape", scores, shape, shape=(copies, ANY, ANY))
-        log_p = graph.op("LogSoftmax", scores, shape=scores.shape, axis=-1)
-        index = graph.op("Expand", labels.reshape(1, -1, 1), np.array([copies, 1, 1]))
-        gold = graph.op("GatherElements", log_p, index, shape=(copies, ANY, 1), axis=2)
-        total = graph.op("ReduceSum", gold, np.array([1, 2]), shape=(copies,), keepdims=0)
-        return total / count.cast("f8") * np.float64(-1)
+        # LogSoftmax of the runtime gives numbers where a score is NaN; this sum does not.
+        total = graph.op("ReduceLogSumExp", scores, np.array([2]), shape=(copies, ANY), keepdims=0)
+        count = graph.op("Shape", scores, shape=(1,), start=1, end=2)
+        shape = self._joined(np.array([copies]), count, np.array([1]))
+        index = graph.op("Expand", labels.reshape(1, -1, 1), shape, shape=(copies, ANY, 1))
+        gold = graph.op("GatherElements", scores, index, shape=(copies, ANY, 1), axis=2)
+        return gold.reshape(copies, -1) - total
+
+    def _joined(self, *sizes: Value | np.ndarray) -> Value:
+        return self.graph.op("Concat", *sizes, shape=(len(sizes),), axis=0)
+
+    def _sum(self, x: Value, axis: int) -> Value:
+        shape = (*x.shape[:axis], *x.shape[axis + 1 :])
+        return self.graph.op("ReduceSum", x, np.array([axis]), shape=shape, keepdims=0)
+
+    def _where(self, is_so: Value, x: Value, other: np.float64) -> Value:
+        return self.graph.op("Where", is_so, x, other, shape=x.shape)
 
 
 def step_graph(
     model: Model, reading: Reading, sizes: Sizes, stored: Stored, metadata: dict[str, str]
-) -> bytes:
+) -> Written:
     """A step of n-SPSA on what of the model is trained.
 
     inputs:  input_ids, attention_mask i64[S, T]; targets i64[S, T], of CANDIDATES and GOLD; labels
-             i64[B], but for GOLD; the trained tensors, f32; seeds u64[q]; lr, eps f64[]
+             i64[B], but for GOLD; the trained tensors, f32; seeds i64[q]; lr, eps f64[]
     outputs: losses f64[q, 2], at +eps and at -eps; projected_gradients f64[q]; each trained tensor
              after the step, as <name>.next
     """
     graph = Graph()
     q = sizes.queries
     one = Pass(graph, model, reading, sizes, stored)
-    seeds = graph.given("seeds", "u8", (q,))
+    seeds = graph.given("seeds", "i8", (q,)).cast("u8")  # Java makes no tensor of u64
     lr = graph.given("lr", "f8", ())
     eps = graph.given("eps", "f8", ())
     scales = (eps * np.array([+1.0, -1.0] * q)).cast("f4")
@@ -175,7 +214,7 @@ def step_graph(
 
 def eval_graph(
     model: Model, reading: Reading, sizes: Sizes, stored: Stored, metadata: dict[str, str]
-) -> bytes:
+) -> Written:
     """The scores of rows.
 
     inputs:  as of the step, but for labels, seeds, lr and eps
@@ -184,15 +223,18 @@ def eval_graph(
     graph = Graph()
     one = Pass(graph, model, reading, sizes, stored)
     scores = one.scores(one.view())
-    return finished(graph, {"scores": scores.reshape(*scores.shape[1:])}, metadata)
+    scores = scores.reshape(*scores.shape[1:])
+    return finished(graph, {"scores": scores}, metadata, sizes.rows)
 
 
-def finished(graph: Graph, outputs: dict[str, Value], metadata: dict[str, str]) -> bytes:
-    """The graph as an ONNX file, with its outputs by name."""
+def finished(
+    graph: Graph, outputs: dict[str, Value], metadata: dict[str, str], rows: Dimension = "rows"
+) -> Written:
+    """The graph as an ONNX file, with its outputs by name. rows: the size of an axis that is any"""
     described = []
     for name, value in outputs.items():
         named = graph.name(value, name)
         kind = F4 if name.endswith(NEXT) else F8
-        shape = tuple(f"{name}_{at}" if s == ANY else s for at, s in enumerate(value.shape))
+        shape = tuple(rows if size == ANY else size for size in value.shape)
         described.append(Described(named, kind, shape))
-    return graph.model(described, metadata)
+    return Written(graph.model(described, metadata), list(graph.inputs.values()), described)

@@ -20,7 +20,7 @@ from tinyzo.engine.stores.grouped import FileOfGroups, Quantised
 from tinyzo.engine.stores.overlay import Overlay
 from tinyzo.engine.stores.streamed import Streamed
 from tinyzo.engine.weights import Parameters
-from tinyzo.errors import ConfigError, TinyzoError
+from tinyzo.errors import ConfigError, TinyzoError, UsageError
 
 RESIDENT, STREAMED = "resident", "streamed"
 
@@ -41,9 +41,7 @@ def in_place(weights: Parameters, name: str) -> np.ndarray | RawGroups:
     if isinstance(store, Overlay):
         store = store.of(name)
     if is_grouped(store.dtypes[name]):
-        check_groups(store)
-        assert isinstance(store, FileOfGroups)
-        return RawGroups(*store.mapped_groups(name))
+        return RawGroups(*in_file(store).mapped_groups(name))
     if weights.pending and name in weights.trained:
         if isinstance(store, Streamed):
             raise ConfigError(
@@ -53,8 +51,8 @@ def in_place(weights: Parameters, name: str) -> np.ndarray | RawGroups:
     return store.mapped(name) if isinstance(store, Streamed) else store.read(name)
 
 
-def check_groups(store: Store) -> None:
-    """raises: ConfigError for groups that are not in a file as such"""
+def in_file(store: Store) -> FileOfGroups:
+    """A store of groups that are in its file as such. raises: ConfigError for any other"""
     if isinstance(store, Quantised):
         found = "engine onnx reads quantised matrices in their file, and this one has floats"
         hint = "give it what `tinyzo convert --dtype int4` or int8 writes, without --base-dtype"
@@ -62,6 +60,7 @@ def check_groups(store: Store) -> None:
     if not isinstance(store, FileOfGroups):
         found = "engine onnx reads quantised matrices in their file, and these are in memory"
         raise ConfigError(found, "leave out --residency resident")
+    return store
 
 
 def residency_for(weights: Parameters, asked: str, limit: float, trains: bool = False) -> str:
@@ -70,14 +69,15 @@ def residency_for(weights: Parameters, asked: str, limit: float, trains: bool = 
     asked:  that, or "auto"
     limit:  the most bytes that may come into memory unasked
     trains: whether the trained tensors will change, or already do
-    raises: ConfigError for what cannot be; CheckpointError for a tensor that cannot be mapped
+    raises: UsageError, ConfigError for what cannot be; CheckpointError for a tensor that cannot be
+        mapped
     """
     base = weights.store
     is_beside = isinstance(base, Overlay)
     while isinstance(base, Overlay):
         base = base.base
     if any(map(is_grouped, base.dtypes.values())):
-        check_groups(base)
+        in_file(base)
         if asked == RESIDENT:
             tag = next(type_tag(t) for t in base.dtypes.values() if is_grouped(t))
             found = f"--residency resident, and engine onnx reads {tag} matrices in their file"
@@ -87,9 +87,9 @@ def residency_for(weights: Parameters, asked: str, limit: float, trains: bool = 
         return RESIDENT
     if not is_beside and (trains or weights.pending):
         if asked == STREAMED:
-            found = "--residency streamed, and engine onnx only reads a file: it changes nothing"
-            hint = "--residency resident, or train what lies beside: lora, lora-fa, prefix, bias"
-            raise ConfigError(found, hint)
+            found = "--engine onnx maps weights in their file, and cannot train them there"
+            hint = "--residency resident, or train what lies beside them, as --train lora-fa"
+            raise UsageError(found, hint)
         return RESIDENT
     try:
         for name in base.shapes:

@@ -1,4 +1,4 @@
-"""A View whose verbs add nodes to a graph: the same model files, for a runtime that knows no Python.
+"""A View whose verbs add nodes to a graph: the same model files for a runtime without Python.
 
 P perturbed copies share all that none of them changes: activations are [1, N, D] up to the first
 perturbed tensor, and [P, N, D] from there on. A perturbed matrix is never copied: of U seeds with
@@ -12,6 +12,7 @@ inner loop (2409.15520) in one pass.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, cast
 
@@ -55,7 +56,7 @@ class Layout(NamedTuple):
     places: Value
 
 
-class GraphView:
+class GraphView(ABC):
     """The verbs, on Values. What feeds the graph is left to those that derive from it."""
 
     def __init__(
@@ -68,17 +69,17 @@ class GraphView:
 
     # -- what derives from this says
 
+    @abstractmethod
     def stored(self, name: str) -> Tensor:
         """A tensor without its perturbations, as it is stored."""
-        raise NotImplementedError
 
+    @abstractmethod
     def keys(self, name: str) -> Value:
         """The keys of a tensor's noise: u32[U, 2]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def layout(self, batch: Batch, rows: Rows, prefix: int, causal: bool) -> Layout:
         """The segments of a batch."""
-        raise NotImplementedError
 
     # -- theta + scale z
 
@@ -88,13 +89,16 @@ class GraphView:
 
     def z(self, name: str, index: Value, w: Value) -> Value:
         """z of elements that are now w, for each seed: f32[U, 1, ...]."""
-        kind = self.weights.direction.kind
-        z = noise.KINDS[kind](self.keys(name), index)
+        z = self.noise(name, index)
         limit = self.weights.direction.limits.get(name)
         if limit is not None:
             is_large = self.graph.op("Greater", self.graph.op("Abs", w), np.float32(limit))
             z = self.graph.op("Where", is_large, np.float32(0), z, shape=z.shape)
         return z.reshape(z.shape[0], 1, *index.shape)
+
+    def noise(self, name: str, index: Value) -> Value:
+        """z wherever the weights are: f32[U, ...]."""
+        return noise.KINDS[self.weights.direction.kind](self.keys(name), index)
 
     def split(self, x: Value) -> Value:
         """[P or 1, ...] -> [U, S, ...], times the scales: of a product with z."""
@@ -274,9 +278,8 @@ class GraphView:
         rows: Rows = None,
     ) -> Array:
         query, key, value = as_value(q), as_value(k), as_value(v)
-        prefix = 0
-        if f"{name}.prefix.key" in self.weights:
-            prefix = self.weights.shape(f"{name}.prefix.key")[0]
+        prefix = self.prefix(name)
+        if prefix:
             key = self.prefixed(f"{name}.prefix.key", key)
             value = self.prefixed(f"{name}.prefix.value", value)
         layout = self.layout(batch, rows, prefix, causal)
@@ -290,6 +293,11 @@ class GraphView:
         out = (score @ value).transpose(0, 1, 3, 2, 4)  # [P, S, T, H, W]
         out = out.reshape(out.shape[0], -1, heads, width)
         return as_array(out.gather(layout.places, axis=1))
+
+    def prefix(self, name: str) -> int:
+        """The number of keys that a layer's prefix has before all others; 0 without one."""
+        rows = f"{name}.prefix.key"
+        return self.weights.shape(rows)[0] if rows in self.weights else 0
 
     def prefixed(self, name: str, x: Value) -> Value:
         """Keys or values with the prefix's rows after those of the tokens: f32[P, N + R, H, W]."""
