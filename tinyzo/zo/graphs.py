@@ -119,8 +119,7 @@ class Pass:
         h = model.architecture.hidden(theta, model.config, self._rows.batch(read))
         words = np.array(reading.words, np.int64)
         scores = cast(Value, model.architecture.logits(theta, model.config, h, words))
-        is_there = is_there.reshape(1, -1, 1)
-        return self._where(is_there, scores.cast("f8"), np.float64(np.nan))
+        return is_there.reshape(1, -1, 1).where(scores.cast("f8"), np.float64(np.nan))
 
     def _nll(self, view: PaddedView) -> tuple[Value, Value]:
         """The sum over each row's targets of -log p, f64[P, S], and their number, f64[S]."""
@@ -135,26 +134,25 @@ class Pass:
         ids = cast(Integers, rows.ids.reshape(-1).gather(places))
         nll = cast(Value, model.architecture.nll(theta, model.config, h, at, ids))
         is_of_row = self._are_of_rows(places)
-        return nll.cast("f8") @ is_of_row, self._sum(is_of_row, 0)
+        return nll.cast("f8") @ is_of_row, is_of_row.sum(0)
 
     def _are_of_rows(self, places: Value) -> Value:
         """1 where a place is one of a row's, and 0. places: i64[K]; f64[K, S]."""
         row = self.graph.binary("Div", places, self._rows.size(1))
         rows = count_up(self._rows.size(0))
-        is_so = self.graph.op("Equal", row.reshape(-1, 1), rows, shape=(ANY, ANY))
-        return is_so.cast("f8")
+        return row.reshape(-1, 1).equals(rows).cast("f8")
 
     def losses(self, view: PaddedView) -> Value:
         """The loss of each probe: f64[P]."""
         if self._reading.kind == GOLD:
             sums, counts = self._nll(view)
-            return self._sum(sums, 1) / self._sum(counts, 0)
+            return sums.sum(1) / counts.sum(0)
         labels = self.graph.given("labels", "i8", (self._examples,))
         log_p = self._log_p(self.scores(view), labels)
-        is_example = self.graph.op("GreaterOrEqual", labels, 0, shape=labels.shape)
-        log_p = self._where(is_example.reshape(1, -1), log_p, np.float64(0))
-        count = self._sum(is_example.cast("f8"), 0)
-        return self._sum(log_p, 1) / count * np.float64(-1)
+        is_example = labels >= 0
+        log_p = is_example.reshape(1, -1).where(log_p, np.float64(0))
+        count = is_example.cast("f8").sum(0)
+        return log_p.sum(1) / count * np.float64(-1)
 
     def _log_p(self, scores: Value, labels: Value) -> Value:
         """log p of each example's gold candidate, or of any where it is -1: f64[P, B].
@@ -177,19 +175,11 @@ class Pass:
     def _by_example(self, scores: Value, labels: Value) -> Value:
         """The scores of rows, f64[P, B C], by the example that each is of: f64[P, B, C]."""
         copies = scores.shape[0]
-        examples = self.graph.op("Shape", labels, shape=(1,))
-        shape = self._joined(np.array([copies]), examples, np.array([-1]))
+        shape = self._joined(np.array([copies]), labels.sizes(), np.array([-1]))
         return self.graph.op("Reshape", scores, shape, shape=(copies, ANY, ANY))
 
     def _joined(self, *sizes: Value | np.ndarray) -> Value:
         return self.graph.op("Concat", *sizes, shape=(len(sizes),), axis=0)
-
-    def _sum(self, x: Value, axis: int) -> Value:
-        shape = (*x.shape[:axis], *x.shape[axis + 1 :])
-        return self.graph.op("ReduceSum", x, np.array([axis]), shape=shape, keepdims=0)
-
-    def _where(self, is_so: Value, x: Value, other: np.float64) -> Value:
-        return self.graph.op("Where", is_so, x, other, shape=x.shape)
 
 
 def step_graph(
