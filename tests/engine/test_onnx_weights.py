@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
-from folders import SHAPES, write_model
+from checkpoints import hostile
+from folders import SHAPES, write_model, write_tensors
 from in_groups import KINDS, in_groups
 from tiny import MODELS, WORDS, examples_for, toy_task
 
+from tinyzo.checkpoints.safetensors import SafetensorsFile, SafetensorsWriter
+from tinyzo.checkpoints.sources import TensorInfo
 from tinyzo.engine.onnx.protobuf import TYPES
 from tinyzo.engine.stores.resident import Resident
 from tinyzo.engine.stores.streamed import Streamed
 from tinyzo.engine.terms import Probe
-from tinyzo.errors import ConfigError, UsageError
+from tinyzo.errors import CheckpointError, ConfigError, UsageError
 from tinyzo.models.model import Model, load, open_model
 from tinyzo.models.trainable import train_only
 from tinyzo.runs.export import convert
@@ -37,8 +44,9 @@ def both(folder, what: str = "lora", **choices) -> list[Model]:
     for engine in ("numpy", "onnx"):
         model = open_model(folder)
         train_only(model, what, 3, 2, 4.0, ids=WORDS)
-        for name, tensor in model.weights.store.own.tensors.items():
-            tensor[...] += 0.1 * np.float32(".lora_B." in name)
+        own = {} if what == "full" else model.weights.store.own.tensors
+        for name, tensor in own.items():
+            tensor[...] += np.float32(0.1 * (".lora_B." in name))
         found.append(model.settle(engine, **choices))
     return found
 
@@ -135,3 +143,88 @@ def test_groups_come_from_a_file_that_has_them(tmp_path):
 def test_groups_stay_in_their_file(quantised):
     with pytest.raises(ConfigError, match=r"reads INT. matrices in their file\n.*leave it out"):
         load(quantised("opt"), "onnx", "resident")
+
+
+# -- kinds of files
+
+
+def rewritten(folder: Path, write: Callable[[Path, dict[str, np.ndarray]], None]) -> Path:
+    """A model's folder with its float32 tensors in another kind of file."""
+    with SafetensorsFile(folder / "model.safetensors") as file:
+        tensors = {name: file.read(name) for name in file.names()}
+    (folder / "model.safetensors").unlink()
+    write(folder, tensors)
+    return folder
+
+
+def in_shards(folder: Path, tensors: dict[str, np.ndarray]) -> None:
+    places = {name: f"{number % 2}.safetensors" for number, name in enumerate(tensors)}
+    for shard in set(places.values()):
+        write_tensors(folder / shard, {n: t for n, t in tensors.items() if places[n] == shard})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+
+
+def by_torch(folder: Path, tensors: dict[str, np.ndarray]) -> None:
+    state = {name: hostile.tensor("F32", values) for name, values in tensors.items()}
+    (folder / "pytorch_model.bin").write_bytes(hostile.torch_bin(state))
+
+
+def by_torch_transposed(folder: Path, tensors: dict[str, np.ndarray]) -> None:
+    """fc1 as it is where its transpose is what has been saved."""
+    state = {name: hostile.tensor("F32", values) for name, values in tensors.items()}
+    name = next(name for name in tensors if name.endswith("fc1.weight"))
+    state[name] = hostile.tensor("F32", tensors[name].T)
+    state[name].shape, state[name].stride = tensors[name].shape, (1, len(tensors[name]))
+    (folder / "pytorch_model.bin").write_bytes(hostile.torch_bin(state))
+
+
+def in_float64(folder: Path, tensors: dict[str, np.ndarray]) -> None:
+    infos = {name: TensorInfo("F64", tensor.shape) for name, tensor in tensors.items()}
+    with SafetensorsWriter(folder / "model.safetensors", infos) as writer:
+        for name in writer.names():
+            writer.write(name, tensors[name].astype(np.float64))
+
+
+@pytest.mark.parametrize("write", [in_shards, by_torch])
+def test_other_files_are_read_where_they_lie(tmp_path, write):
+    numpy, onnx = both(rewritten(write_model(tmp_path / "model", "opt"), write))
+    assert isinstance(onnx.weights.store.base, Streamed)
+    check(numpy, onnx)
+
+
+NOT_MAPPED = {
+    "transposed": (by_torch_transposed, CheckpointError, r"fc1.weight is transposed in it"),
+    "float64": (in_float64, ConfigError, r"F64 in its file, and is asked for in another type"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_MAPPED)
+def test_what_cannot_be_read_in_place_comes_into_memory_or_is_refused(tmp_path, monkeypatch, case):
+    write, error, message = NOT_MAPPED[case]
+    folder = rewritten(write_model(tmp_path / "model", "opt"), write)
+    numpy, onnx = both(folder)
+    assert isinstance(onnx.weights.store.base, Resident)
+    check(numpy, onnx)
+    with pytest.raises(error, match=message):
+        load(folder, "onnx", "streamed")
+    monkeypatch.setattr("tinyzo.models.model.free_bytes", lambda: 0)
+    with pytest.raises(error, match=message):  # too large to come into memory unasked
+        load(folder, "onnx")
+
+
+# -- in parts
+
+
+@pytest.mark.parametrize("what", ["lora", "label-words", "prefix", "full"])
+@families
+def test_parts_of_the_vocabulary_add_up(tmp_path, monkeypatch, family, what):
+    """As many rows at once as make three parts and a bit."""
+    folder = write_model(tmp_path / "model", family)
+    vocabulary = open_model(folder).config.vocab_size
+    monkeypatch.setattr("tinyzo.engine.onnx.view.PART", 16 * (vocabulary // 3))
+    residency = "resident" if what == "full" else "auto"
+    numpy, onnx = both(folder, what, residency=residency)
+    check(numpy, onnx)
+    ids = [[5, 6, 7], [8, 9]]
+    for one, other in zip(numpy.logits(ids), onnx.logits(ids), strict=True):
+        assert other == pytest.approx(one, abs=1e-5)

@@ -13,7 +13,7 @@ from tiny import MODELS, POSITIONS, WORDS, examples_for, tiny_opt, tiny_roberta,
 from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.engine.onnx.graph import Graph
 from tinyzo.engine.onnx.protobuf import External
-from tinyzo.engine.onnx.tensors import Floats
+from tinyzo.engine.onnx.tensors import Floats, Tensor
 from tinyzo.engine.terms import Probe
 from tinyzo.engine.weights import Weights
 from tinyzo.models import opt, roberta
@@ -75,7 +75,7 @@ CASES = ["roberta", "opt words", "opt candidates", "opt gold", "opt-post candida
 
 
 def stored_of(model: Model):
-    def stored(graph: Graph, name: str) -> Floats:
+    def stored(graph: Graph, name: str) -> Tensor:
         return Floats(graph.constant(model.weights.read(name)), is_wide=True)
 
     return stored
@@ -407,7 +407,7 @@ def test_the_graph_of_a_large_model_is_under_a_megabyte(family):
     train_only(model, "lora", seed=0, rank=8, alpha=16.0)
     weights = model.weights
 
-    def stored(graph: Graph, name: str) -> Floats:
+    def stored(graph: Graph, name: str) -> Tensor:
         place = External(name, 1, weights.shape(name), "model.safetensors", 8, 4)
         return Floats(graph.stored(place), is_wide=True)
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinyzo.checkpoints.groups import is_grouped
 from tinyzo.engine.numba.objects import will_load_numba
 from tinyzo.engine.numba.products import may_round
 from tinyzo.engine.numba.sizes import BLOCK, DEPTH
@@ -20,7 +21,7 @@ from tinyzo.engine.stores.overlay import Overlay
 from tinyzo.engine.tiles import TILE
 from tinyzo.errors import ConfigError
 from tinyzo.machine.cpus import default_threads
-from tinyzo.machine.memory import free_bytes, resident_bytes
+from tinyzo.machine.memory import free_bytes, resident_bytes, status_bytes
 from tinyzo.models.architecture import ModelConfig
 from tinyzo.models.model import Model
 from tinyzo.runs.bounded import most_probes
@@ -31,11 +32,11 @@ FLOAT_BYTES = 4
 NUMBA_BYTES = 107 << 20  # Numba and LLVM, loaded, where kernels need them: measured
 KERNELS_BYTES = 2 << 20  # our compiled kernels, loaded: measured
 RUNTIME_BYTES = 12 << 20  # what ONNX Runtime allocates once it is loaded: measured
-RUNTIME_CODE = 22 << 20  # pages of its own file, once it has computed: measured
+RUNTIME_PAGES = 22 << 20  # pages of its own files, once it has computed: measured
 LAYER_BYTES = 1 << 19  # of a session, for each layer of a model: measured
 NOISE = 6  # arrays as large as z while z is made in a graph
 STAGED = 150  # rows of DEPTH on which a thread works beside tiles of W, at most
-MAPPED = "mapped"  # the part that is pages of the weights' file
+MAPPED, LIBRARIES = PAGES = ("mapped", "libraries")  # parts that are pages of files
 SPARE_MB = 1  # by which the interpreter may be larger the next time: measured
 
 
@@ -86,20 +87,15 @@ class Plan(NamedTuple):
         return _total(self.parts)
 
     @property
-    def mapped(self) -> int:
-        """Pages of the weights' file: the system takes them back when others want memory."""
-        return self.parts.get(MAPPED, 0)
-
-    @property
-    def taken(self) -> int:
-        """What a budget counts: all that nobody can take back."""
-        return self.total - self.mapped
+    def anonymous(self) -> int:
+        """All but pages of files, which the system takes back when others want memory."""
+        return self.total - sum(self.parts.get(name, 0) for name in PAGES)
 
     def __str__(self) -> str:
         parts = self.parts | {"total": self.total}
         sizes = ", ".join(f"{name} {value / 2**20:.0f} MB" for name, value in parts.items())
-        if self.mapped:
-            sizes += f" ({self.taken / 2**20:.0f} MB without the file's pages)"
+        if self.anonymous < self.total:
+            sizes += f" ({self.anonymous / 2**20:.0f} MB without pages of files)"
         return f"{self.engine}, {self.residency}, {self.micro_batch_tokens} tokens at once: {sizes}"
 
 
@@ -139,9 +135,9 @@ def choose(
         return _within(free_bytes() / 2, every)
     budget = parse_bytes(asked)
     for plan in every:
-        if plan.taken <= budget:
+        if plan.anonymous <= budget:
             return plan
-    least = math.ceil(min(plan.taken for plan in every) / 1e6 + SPARE_MB)
+    least = math.ceil(min(plan.anonymous for plan in every) / 1e6 + SPARE_MB)
     why = f"--memory-budget {asked} is too small"
     raise ConfigError(why, f"the smallest that fits is {least}MB")
 
@@ -156,7 +152,7 @@ def _within(limit: float, every: Sequence[Plan]) -> Plan:
     fastest = every[0]
     alike = [p for p in every if (p.engine, p.tiles) == (fastest.engine, fastest.tiles)]
     for plan in alike:
-        if plan.taken <= limit:
+        if plan.anonymous <= limit:
             return plan
     return alike[-1]
 
@@ -244,26 +240,47 @@ def _in_numba(model: Model, tokens: int, load: Load, threads: int) -> Parts:
 
 
 def _in_onnx(model: Model, tokens: int, load: Load, most: int) -> Parts:
-    """most: probes in a pass
+    """most: of the probes, so many in a pass
 
-    code: what the runtime allocates, and pages of its file; copies: a matrix in float32, z, and
-    logits of a part of the vocabulary."""
-    from tinyzo.engine.onnx.view import PART
-
+    interpreter: without what follows
+    libraries: pages of their files
+    runtime: ONNX Runtime itself, and the graph
+    copies: of a matrix in float32, or z, or a part of the vocabulary with its logits
+    """
     config = model.config
     width = config.hidden_size
-    probes = min(load.probes, most)
-    code = RUNTIME_BYTES + config.num_hidden_layers * LAYER_BYTES
-    if "onnxruntime" not in sys.modules:
-        code += RUNTIME_CODE
-    targets = min(load.targets, tokens)
-    logits = 2 * (PART + probes * targets * (PART // width)) if targets else 0
-    wide = 2 * width * config.feed_forward_size if holds_narrow(model) else 0
+    rows = min(load.probes, most) * tokens
+    pages = status_bytes("RssFile")
+    copies = max(_widened(model), _logits(model, rows, load), _noise(model, load))
     return {
-        "activations": FLOAT_BYTES * probes * tokens * (8 * width + 2 * config.feed_forward_size),
-        "code": code,
-        "copies": FLOAT_BYTES * max(wide, logits, _noise(model, load)),
+        "interpreter": resident_bytes() - pages,
+        LIBRARIES: pages + ("onnxruntime" not in sys.modules) * RUNTIME_PAGES,
+        "runtime": RUNTIME_BYTES + config.num_hidden_layers * LAYER_BYTES,
+        "activations": FLOAT_BYTES * rows * (8 * width + 2 * config.feed_forward_size),
+        "copies": FLOAT_BYTES * copies,
     }
+
+
+def _widened(model: Model) -> int:
+    """Floats of the matrices that are float32 at once, and are stored as something else."""
+    config = model.config
+    dtypes = model.weights.store.dtypes.values()
+    most = 0
+    if any(map(is_grouped, dtypes)):
+        most = 1
+    elif any(dtype != np.float32 for dtype in dtypes):
+        most = 2  # of one the product is computed, the next one is there
+    return most * config.hidden_size * config.feed_forward_size
+
+
+def _logits(model: Model, rows: int, load: Load) -> int:
+    """Floats of a part of the vocabulary, as stored and as float32, and its logits."""
+    from tinyzo.engine.onnx.view import PART
+
+    if not load.targets:
+        return 0
+    words = PART // model.config.hidden_size
+    return 2 * (PART + min(rows, load.probes * load.targets) * words)
 
 
 def _noise(model: Model, load: Load) -> int:
@@ -272,11 +289,6 @@ def _noise(model: Model, load: Load) -> int:
 
     sizes = [model.weights.elements([name]) for name in model.weights.trained]
     return NOISE * min(PART, max(sizes)) * max(1, load.probes // 2)
-
-
-def holds_narrow(model: Model) -> bool:
-    """Whether any matrix is stored in less than float32."""
-    return any(dtype != np.float32 for dtype in model.weights.store.dtypes.values())
 
 
 def holds_bfloat(model: Model) -> bool:

@@ -39,6 +39,7 @@ from tinyzo.engine.threads import ENGINES, POOLS, Pool, new_lock
 from tinyzo.engine.weights import Parameters
 from tinyzo.errors import ConfigError
 from tinyzo.machine.cpus import default_threads
+from tinyzo.machine.memory import give_back_large_arrays
 from tinyzo.packages import in_a_line, is_missing
 
 T = TypeVar("T")
@@ -81,6 +82,7 @@ class OnnxEngine(NumpyEngine):
         self._recordings: Latest[Recording] = Latest()
         self._sessions = Sessions()
         self._runner = Pool(1)
+        give_back_large_arrays()  # the runtime makes some outside of what it manages itself
 
     def view(self, weights: Parameters, probes: Sequence[Probe]) -> OnnxView:  # type: ignore[override]
         return OnnxView(weights, probes, self)

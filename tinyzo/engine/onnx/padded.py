@@ -117,7 +117,19 @@ class PaddedView(GraphView):
     def stored(self, name: str) -> Tensor:
         if name in self._inputs:
             return Floats(self._inputs[name], is_wide=True)
-        return self._stored(name)
+        return self._stored(name).through(self._unfolded)
+
+    def _unfolded(self, raw: Value) -> Value:
+        """A tensor of a file, by a node that needs the rows.
+
+        Of what is known before there are rows, a runtime makes float32 copies, or packed ones,
+        which take as much memory as the weights do. This node takes none.
+        """
+        if len(raw.shape) == 1:
+            return raw
+        nothing = self._rows.ids.reshape(-1).gather(np.array([0])) * 0
+        shape = nothing + np.array(raw.shape)
+        return self.graph.op("Reshape", raw, shape, shape=raw.shape)
 
     def keys(self, name: str) -> Value:
         return noise.keys(cast(Value, self._seeds), name, self.weights.direction.kind)

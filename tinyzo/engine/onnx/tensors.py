@@ -9,6 +9,7 @@ product is computed, and one of groups by the runtime itself (MatMulNBits).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,10 @@ class Floats(NamedTuple):
 
     raw: Value
     is_wide: bool
+
+    def through(self, step: Callable[[Value], Value]) -> Floats:
+        """What a step makes of it as it is stored, which may not change its numbers."""
+        return self._replace(raw=step(self.raw))
 
     def whole(self) -> Value:
         """f32[...]."""
@@ -56,6 +61,10 @@ class Groups(NamedTuple):
     @property
     def bits(self) -> int:
         return 8 * self.codes.shape[2] // GROUP
+
+    def through(self, step: Callable[[Value], Value]) -> Groups:
+        """As of Floats."""
+        return self._replace(codes=step(self.codes), scales=step(self.scales))
 
     def whole(self) -> Value:
         """f32[R, K]: (code - zero) * scale, exactly."""
