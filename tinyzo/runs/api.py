@@ -279,12 +279,14 @@ def export_onnx(
     k_shot: int | None = None,
     train_rows: int | None = None,
     limit: int | None = None,
+    base: str | Path | None = None,
 ) -> Path:
     """Write a step as a graph, from which an app tunes a model; `tinyzo export --format onnx`.
 
     output: the new folder
     tokens: of a row, which the graphs then fix; None: any number
     batch_size: examples of a batch, which the graphs then fix; None: any number
+    base:   of a run, where the model that it began with is now; None: where run.toml says
     All others are fields of Settings, which says what each is; None leaves it to tinyzo.
     returns: the folder
     raises: TinyzoError
@@ -293,7 +295,7 @@ def export_onnx(
 
     choices = {name: value for name, value in locals().items() if name in FIELDS}
     settings = Settings.from_mapping(choices, "export_onnx")
-    return inference.export_onnx(settings, Path(as_text(output) or ""), tokens)
+    return inference.export_onnx(settings, Path(as_text(output) or ""), tokens, as_text(base))
 
 
 def _open(

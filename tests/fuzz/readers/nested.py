@@ -41,7 +41,7 @@ READER = Reader(
         seed("DROP", '[{"passage": "a", "question": "b", "answers_spans": {"spans": ["c"]}}]'),
     ],
     words=[
-        b'"text"', b'"answers"', b'"qa_pairs"', b'"spans"', b"null", b"true", b"-1", b"1e400", b"[]",
-        b"{}", b"99999999999999999999", b'"@placeholder"', b'"validated_answers"', b'"number"',
+        b'"text"', b'"answers"', b'"qa_pairs"', b'"spans"', b"null", b"true", b"-1", b"1e400",
+        b"[]", b"{}", b"99999999999999999999", b'"@placeholder"', b'"validated_answers"', b'"number"',
     ],
 )  # fmt: skip
