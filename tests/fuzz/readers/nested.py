@@ -42,6 +42,6 @@ READER = Reader(
     ],
     words=[
         b'"text"', b'"answers"', b'"qa_pairs"', b'"spans"', b"null", b"true", b"-1", b"1e400",
-        b"[]", b"{}", b"99999999999999999999", b'"@placeholder"', b'"validated_answers"', b'"number"',
+        b"[]", b"{}", b"9999999999999999", b'"@placeholder"', b'"validated_answers"', b'"number"',
     ],
 )  # fmt: skip
