@@ -281,10 +281,21 @@ def test_a_text_with_a_mask_of_its_own():
         inference.check_masks(reading, data)
 
 
-def test_a_quantised_base(home, tmp_path):
-    export.convert(home / "opt", tmp_path / "int4", "int4")
-    with pytest.raises(ConfigError, match="is U8, of which no graph is made"):
-        export_onnx(settings(home).replace(model=str(tmp_path / "int4")), tmp_path / "app")
+@pytest.mark.parametrize("kind", ["int4", "int8"])
+def test_a_quantised_base(home, tmp_path, kind):
+    """Its graphs read the groups in place, and score as the NumPy engine does."""
+    export.convert(home / "opt", tmp_path / kind, kind)
+    model = settings(home, "opt").replace(model=str(tmp_path / kind))
+    folder = export_onnx(model, tmp_path / "app")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="it runs the graphs")
+    session = onnxruntime.InferenceSession(folder / "eval.onnx")
+    ids = np.array([[5, 6, 7, 8]], np.int64)
+    adapter = tensors_of(folder / "adapter/adapter_model.safetensors")
+    given = {name: adapter[f"base_model.model.{name}"] for name in about(folder)["trained"]}
+    given |= {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    (scores,) = session.run(None, given)
+    (logits,) = tinyzo.load(folder, engine="numpy").logits(ids.tolist())
+    assert scores[0] == pytest.approx(logits[-1, about(folder)["words"]], abs=1e-5)
 
 
 # -- what is whole, and what is not ----------------------------------------------------------------

@@ -21,11 +21,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
-import numpy as np
-
 from tinyzo import __version__
 from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import fingerprint, open_weights, weights_file
+from tinyzo.checkpoints.groups import scales_of
 from tinyzo.checkpoints.safetensors import SafetensorsFile
 from tinyzo.checkpoints.sources import Source
 from tinyzo.dtypes import STORAGE
@@ -33,6 +32,8 @@ from tinyzo.engine import noise
 from tinyzo.engine.adapters import scale_of
 from tinyzo.engine.onnx.graph import Graph, Value
 from tinyzo.engine.onnx.protobuf import BFLOAT16, TYPES, Described, External
+from tinyzo.engine.onnx.tensors import Floats, Groups, Tensor
+from tinyzo.engine.stores.streamed import FLOATS
 from tinyzo.engine.terms import Direction
 from tinyzo.errors import CheckpointError, ConfigError, DataError, UsageError, refuse
 from tinyzo.models.model import Model, names_of_tensors, open_model
@@ -54,6 +55,7 @@ ABOUT = "tinyzo.json"
 ROWS = "rows.json"
 ADAPTER = "adapter"
 ADAPTER_WEIGHTS = f"{ADAPTER}/{peft.WEIGHTS}"
+GROUPS = "U8"  # the codes of a matrix in groups
 PAD = 1  # what published rows are filled up with; a graph takes any token where the mask is 0
 STEP, EVAL = "step.onnx", "eval.onnx"
 ADAPTERS = ("lora", "lora-fa")
@@ -252,32 +254,39 @@ class Tensors:
     def __init__(self, model: Model, files: ExitStack) -> None:
         """model: the folder's; files: in which they stay open"""
         folder = model.directory
+        self._shape = model.weights.shape
         base = files.enter_context(SafetensorsFile(folder / WEIGHTS))
         self._base = base
         self._names = names_of_tensors(base, model.architecture, model.config)
         self._adapter = files.enter_context(SafetensorsFile(folder / ADAPTER_WEIGHTS))
 
-    def stored(self, graph: Graph, name: str) -> Value:
-        """A tensor as float32."""
-        if name in self._names:
-            return external(graph, name, WEIGHTS, self._base, self._names[name])
-        return external(graph, name, ADAPTER_WEIGHTS, self._adapter, peft.PREFIX + name)
+    def stored(self, graph: Graph, name: str) -> Tensor:
+        """A tensor as it is in its file. raises: as `external`"""
+        if name not in self._names:
+            own = peft.PREFIX + name
+            return Floats(external(graph, name, ADAPTER_WEIGHTS, self._adapter, own), is_wide=True)
+        own = self._names[name]
+        raw = external(graph, name, WEIGHTS, self._base, own)
+        tag = self._base.info(own).dtype
+        if tag != GROUPS:
+            return Floats(raw, is_wide=tag == "F32")
+        scales = external(graph, scales_of(name), WEIGHTS, self._base, scales_of(own))
+        return Groups(raw, scales, columns=self._shape(name)[-1])
 
 
 def external(graph: Graph, name: str, file: str, source: Source, own_name: str) -> Value:
-    """A tensor of a file as float32.
+    """A tensor in a file.
 
     name: in the graph; file: from the graph's folder; own_name: in the file
-    raises: ConfigError for a type that is no float's
+    raises: ConfigError for a type that is none of the weights'
     """
     info = source.info(own_name)
-    if info.dtype not in ("F32", "F16", "BF16", "F64"):
+    if info.dtype not in (*FLOATS, GROUPS):
         hint = "export the model that it was made of"
         raise ConfigError(f"{source.path}: {name} is {info.dtype}, of which no graph is made", hint)
     kind = BFLOAT16 if info.dtype == "BF16" else TYPES[STORAGE[info.dtype]]
     place = External(name, kind, info.shape, file, source.offset(own_name), info.nbytes)
-    value = graph.stored(place)
-    return value if info.dtype == "F32" else value.cast(np.float32)
+    return graph.stored(place)
 
 
 # -- tinyzo.json

@@ -175,13 +175,21 @@ def _step_load(examples: Sequence[Example], batch_size: int, method: RunMethod) 
     """The most that a step computes: a batch of the longest examples."""
     longest_first = sorted(map(packed_size, examples), reverse=True)
     batch = longest_first[:batch_size]
-    return memory.Load(sum(batch), batch[0], method.probes, method.keeps_gradients)
+    targets = sum(sorted(map(_scored_tokens, examples), reverse=True)[:batch_size])
+    return memory.Load(sum(batch), batch[0], method.probes, method.keeps_gradients, targets)
 
 
 def _evaluation_load(examples: Sequence[Example]) -> memory.Load:
     """What an evaluation computes."""
     sizes = [packed_size(example) for example in examples]
-    return memory.Load(sum(sizes), max(sizes, default=0), probes=1)
+    targets = sum(map(_scored_tokens, examples))
+    return memory.Load(sum(sizes), max(sizes, default=0), probes=1, targets=targets)
+
+
+def _scored_tokens(example: Example) -> int:
+    """Tokens that are scored against the whole vocabulary: where a candidate has several."""
+    sizes = [len(candidate) for candidate in example.candidates]
+    return sum(sizes) if max(sizes, default=0) > 1 else 0
 
 
 def _plan(

@@ -27,6 +27,7 @@ from tinyzo.dtypes import Integers
 from tinyzo.engine.onnx.graph import ANY, Graph, Value
 from tinyzo.engine.onnx.padded import PaddedRows, PaddedView, count_up, nonzero
 from tinyzo.engine.onnx.protobuf import TYPES, Described, Dimension
+from tinyzo.engine.onnx.tensors import Tensor
 from tinyzo.engine.protocols import View
 from tinyzo.models.model import Model
 
@@ -70,7 +71,7 @@ class Written(NamedTuple):
     outputs: list[Described]
 
 
-Stored = Callable[[Graph, str], Value]
+Stored = Callable[[Graph, str], Tensor]
 
 
 class Pass:
@@ -119,11 +120,13 @@ class Pass:
         h = model.architecture.hidden(theta, model.config, self._rows.batch(read))
         words = np.array(reading.words, np.int64)
         scores = cast(Value, model.architecture.logits(theta, model.config, h, words)).cast("f8")
-        return self._where(is_there.reshape(1, -1, 1), scores, np.float64(np.nan))
+        return is_there.reshape(1, -1, 1).where(scores, np.float64(np.nan))
 
     def _nll(self, view: PaddedView) -> tuple[Value, Value]:
         """The sum over each row's targets of -log p, f64[P, S], and their number, f64[S]."""
-        model, rows, graph = self._model, self._rows, self.graph
+        model = self._model
+        rows = self._rows
+        graph = self.graph
         theta = cast(View, view)
         h = model.architecture.hidden(theta, model.config, rows.batch())
         places = nonzero(rows.after_another(self._targets).reshape(-1))  # through [S, T]
@@ -134,19 +137,21 @@ class Pass:
         )
         row_of = graph.binary("Div", places, rows.size(1))
         numbers = count_up(rows.size(0))
-        is_of_row = graph.op("Equal", row_of.reshape(-1, 1), numbers, shape=(ANY, ANY)).cast("f8")
-        return cast(Value, nll).cast("f8") @ is_of_row, self._sum(is_of_row, 0)
+        is_of_row = row_of.reshape(-1, 1).equals(numbers).cast("f8")
+        sums = cast(Value, nll).cast("f8") @ is_of_row
+        return sums, is_of_row.sum(0)
 
     def losses(self, view: PaddedView) -> Value:
         """The loss of each probe: f64[P]."""
         if self._reading.kind == GOLD:
             sums, counts = self._nll(view)
-            return self._sum(sums, 1) / self._sum(counts, 0)
+            return sums.sum(1) / counts.sum(0)
         labels = self.graph.given("labels", "i8", (self._examples,))
         log_p = self._log_p(self.scores(view), labels)
-        is_example = self.graph.op("GreaterOrEqual", labels, 0, shape=labels.shape)
-        log_p = self._where(is_example.reshape(1, -1), log_p, np.float64(0))
-        return self._sum(log_p, 1) / self._sum(is_example.cast("f8"), 0) * np.float64(-1)
+        is_example = labels >= 0
+        log_p = is_example.reshape(1, -1).where(log_p, np.float64(0))
+        count = is_example.cast("f8").sum(0)
+        return log_p.sum(1) / count * np.float64(-1)
 
     def _log_p(self, scores: Value, labels: Value) -> Value:
         """log p of each example's gold candidate, or of any where it is -1: f64[P, B].
@@ -157,8 +162,7 @@ class Pass:
         copies = scores.shape[0]
         labels = graph.op("Max", labels, np.array([0]), shape=labels.shape)
         if self._reading.kind == CANDIDATES:
-            count = graph.op("Shape", labels, shape=(1,))
-            shape = self._joined(np.array([copies]), count, np.array([-1]))
+            shape = self._joined(np.array([copies]), labels.sizes(), np.array([-1]))
             scores = graph.op("Reshape", scores, shape, shape=(copies, ANY, ANY))
         # LogSoftmax of the runtime gives numbers where a score is NaN; this sum does not.
         total = graph.op("ReduceLogSumExp", scores, np.array([2]), shape=(copies, ANY), keepdims=0)
@@ -170,13 +174,6 @@ class Pass:
 
     def _joined(self, *sizes: Value | np.ndarray) -> Value:
         return self.graph.op("Concat", *sizes, shape=(len(sizes),), axis=0)
-
-    def _sum(self, x: Value, axis: int) -> Value:
-        shape = (*x.shape[:axis], *x.shape[axis + 1 :])
-        return self.graph.op("ReduceSum", x, np.array([axis]), shape=shape, keepdims=0)
-
-    def _where(self, is_so: Value, x: Value, other: np.float64) -> Value:
-        return self.graph.op("Where", is_so, x, other, shape=x.shape)
 
 
 def step_graph(
