@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-import measures
 import pytest
+import scripts
+
+measures = scripts.load("measures")
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "tinyzo"

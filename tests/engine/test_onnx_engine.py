@@ -179,6 +179,17 @@ def test_a_fold_is_seen_by_the_next_pass(engine):
     assert raw_bytes(model.weights) == raw_bytes(numpy.weights)
 
 
+@pytest.mark.parametrize("dtype", DTYPE_NAMES)
+def test_what_is_pending_is_seen_by_the_next_pass(dtype, engine):
+    """As float32, though what is stored may be of 16 bits."""
+    model, numpy = (tiny_opt(dtype, each) for each in (engine, NumpyEngine()))
+    for each in (model, numpy):
+        losses(each, PAIR)
+        each.weights.add([(1, 0.1)], fold=False)
+    assert losses(model, PAIR) == pytest.approx(losses(numpy, PAIR), rel=1e-5)
+    assert model.weights.pending
+
+
 def test_what_is_trained_may_change_between_passes(engine):
     model = tiny_opt(engine=engine)
     everything = losses(model, PAIR)

@@ -194,6 +194,7 @@ def _about_run(run: Run) -> dict[str, Any]:
         "run": str(run.path),
         "steps": len(steps),
         "best_step": best_step,
+        "engines": ", then ".join(f"{name} from step {step}" for step, name in run.engines()),
         "base": header.base,
         "noise_format": FORMAT,
         "step_bytes": header.record.size,

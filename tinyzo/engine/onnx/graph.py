@@ -90,6 +90,37 @@ class Value:
     def __rshift__(self, other: Given) -> Value:
         return self.graph.op("BitShift", self, other, shape=self.shape, direction="RIGHT")
 
+    def __lt__(self, other: Given) -> Value:
+        return self.graph.binary("Less", self, other)
+
+    def __gt__(self, other: Given) -> Value:
+        return self.graph.binary("Greater", self, other)
+
+    def __ge__(self, other: Given) -> Value:
+        return self.graph.binary("GreaterOrEqual", self, other)
+
+    def equals(self, other: Given) -> Value:
+        """Element by element, as NumPy's ==; a Value's own is identity."""
+        return self.graph.binary("Equal", self, other)
+
+    def where(self, a: Given, b: Given) -> Value:
+        """a where this is true, else b."""
+        yes = self.graph.array(a)
+        no = self.graph.array(b)
+        shape = broadcast(self.shape, broadcast(yes.shape, no.shape))
+        return self.graph.op("Where", self, yes, no, shape=shape)
+
+    def sum(self, axis: int) -> Value:
+        """Along one axis, which goes away."""
+        shape = list(self.shape)
+        del shape[axis]
+        axes = np.array([axis])
+        return self.graph.op("ReduceSum", self, axes, shape=tuple(shape), keepdims=0)
+
+    def sizes(self) -> Value:
+        """The shape, as it is when the graph runs: i64[axes]."""
+        return self.graph.op("Shape", self, shape=(len(self.shape),))
+
     def __matmul__(self, other: Value) -> Value:
         stack = broadcast(self.shape[:-2], other.shape[:-2])
         shape = (*stack, self.shape[-2], other.shape[-1])
@@ -127,6 +158,15 @@ class Value:
 
     def cast(self, dtype: Any) -> Value:
         return self.graph.op("Cast", self, shape=self.shape, to=TYPES[np.dtype(dtype)])
+
+
+def concat(first: Value, *rest: Given, axis: int = 0) -> Value:
+    """Arrays one after another along an axis."""
+    parts = [first, *map(first.graph.array, rest)]
+    lengths = [part.shape[axis] for part in parts]
+    shape = list(first.shape)
+    shape[axis] = ANY if ANY in lengths else sum(lengths)
+    return first.graph.op("Concat", *parts, shape=tuple(shape), axis=axis)
 
 
 def broadcast(a: Shape, b: Shape) -> Shape:

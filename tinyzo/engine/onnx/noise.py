@@ -10,7 +10,7 @@ index: u32[...], flat numbers of elements
 import numpy as np
 
 from tinyzo.engine import noise
-from tinyzo.engine.onnx.graph import Graph, Value
+from tinyzo.engine.onnx.graph import Graph, Value, concat
 
 
 def words(keys: Value, index: Value) -> Value:
@@ -99,5 +99,4 @@ def keys(seeds: Value, tensor: str, kind: str = "gaussian") -> Value:
     h = h.reshape(-1, 1)
     low = h & np.uint64(0xFFFFFFFF)
     high = h >> np.uint64(32)
-    shape = (seeds.shape[0], 2)
-    return h.graph.op("Concat", low.cast("u4"), high.cast("u4"), shape=shape, axis=1)
+    return concat(low.cast("u4"), high.cast("u4"), axis=1)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyzo.checkpoints.groups import GROUP
-from tinyzo.engine.onnx.graph import ANY, CONTRIBUTED, Value
+from tinyzo.engine.onnx.graph import ANY, CONTRIBUTED, Value, concat
 
 
 class Floats(NamedTuple):
@@ -73,8 +73,7 @@ class Groups(NamedTuple):
         if self.bits == 4:
             halves = codes & np.uint8(15), codes >> np.uint8(4)
             pairs = [half.reshape(rows, groups, -1, 1) for half in halves]
-            shape = (*pairs[0].shape[:3], 2)
-            codes = codes.graph.op("Concat", *pairs, shape=shape, axis=3)
+            codes = concat(*pairs, axis=3)
         codes = codes.reshape(rows, groups, GROUP)
         zero = np.float32(1 << self.bits - 1)
         w = (codes.cast("f4") - zero) * self.scales.cast("f4").reshape(rows, groups, 1)

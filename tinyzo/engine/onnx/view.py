@@ -22,7 +22,7 @@ from tinyzo.batch import Batch
 from tinyzo.dtypes import Array, Integers, Rows
 from tinyzo.engine.adapters import adapter, scale_of
 from tinyzo.engine.onnx import noise
-from tinyzo.engine.onnx.graph import ANY, Graph, Value
+from tinyzo.engine.onnx.graph import Graph, Value, concat
 from tinyzo.engine.onnx.tensors import Tensor
 from tinyzo.engine.weights import Parameters
 
@@ -92,8 +92,8 @@ class GraphView(ABC):
         z = self.noise(name, index)
         limit = self.weights.direction.limits.get(name)
         if limit is not None:
-            is_large = self.graph.op("Greater", self.graph.op("Abs", w), np.float32(limit))
-            z = self.graph.op("Where", is_large, np.float32(0), z, shape=z.shape)
+            is_large = self.graph.op("Abs", w, shape=w.shape) > np.float32(limit)
+            z = is_large.where(np.float32(0), z)
         return z.reshape(z.shape[0], 1, *index.shape)
 
     def noise(self, name: str, index: Value) -> Value:
@@ -305,8 +305,12 @@ class GraphView(ABC):
         rows = self.whole(name)  # [P, R, D]
         rows = rows.reshape(rows.shape[0], -1, heads, width)
         copies = max(x.shape[0], rows.shape[0])
-        parts = [self.graph.op("Expand", each, np.array([copies, 1, 1, 1])) for each in (x, rows)]
-        return self.graph.op("Concat", *parts, shape=(copies, ANY, heads, width), axis=1)
+        return concat(self.copied(x, copies), self.copied(rows, copies), axis=1)
+
+    def copied(self, x: Value, copies: int) -> Value:
+        """The same for each probe. x: [P or 1, N, H, W]; [P, N, H, W]."""
+        sizes = np.array([copies, 1, 1, 1])
+        return self.graph.op("Expand", x, sizes, shape=(copies, *x.shape[1:]))
 
     def gelu(self, x: Array) -> Array:
         return as_array(self.graph.op("Gelu", x, shape=as_value(x).shape))
@@ -320,9 +324,7 @@ def joined(parts: Iterable[Value]) -> Value:
     first, *rest = parts
     if not rest:
         return first
-    length = sum(part.shape[-1] for part in (first, *rest))
-    shape = (*first.shape[:-1], length)
-    return first.graph.op("Concat", first, *rest, shape=shape, axis=-1)
+    return concat(first, *rest, axis=-1)
 
 
 def as_value(x: Array) -> Value:
