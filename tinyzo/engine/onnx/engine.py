@@ -342,6 +342,7 @@ class OnnxView(GraphView):
         self.probes = probes
         self._engine = engine
         self._layouts: dict[tuple[int, int, int, bool], Layout] = {}
+        self._seen: list[tuple[Batch, Rows]] = []  # kept, so that no other gets the id of one
         seeds = runs([seed for seed, _ in probes])
         scales = np.array([scale for _, scale in probes], np.float32)
         directions = len(seeds) if scales.any() else 0
@@ -375,6 +376,7 @@ class OnnxView(GraphView):
         if key not in self._layouts:
             arrays = segments(batch, rows, prefix, causal)
             self._layouts[key] = Layout(*map(self.graph.data, arrays))
+            self._seen.append((batch, rows))
         return self._layouts[key]
 
     # -- verbs: each adds its nodes once
