@@ -15,6 +15,8 @@ from tiny import MODELS, WORDS, examples_for, toy_task
 
 from tinyzo.checkpoints.safetensors import SafetensorsFile, SafetensorsWriter
 from tinyzo.checkpoints.sources import TensorInfo
+from tinyzo.engine.numpy_engine import NumpyEngine
+from tinyzo.engine.onnx.engine import OnnxEngine
 from tinyzo.engine.onnx.graph import Graph
 from tinyzo.engine.onnx.padded import PaddedRows, PaddedView
 from tinyzo.engine.onnx.protobuf import TYPES, External
@@ -25,6 +27,7 @@ from tinyzo.engine.terms import Probe
 from tinyzo.errors import CheckpointError, ConfigError, UsageError
 from tinyzo.models.model import Model, load, open_model
 from tinyzo.models.trainable import train_only
+from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.runs.export import convert
 from tinyzo.zo.objectives import Objective
 
@@ -268,3 +271,18 @@ def test_what_takes_fewer_steps_comes_first():
     y = x @ w.cast("f4")
     assert [node.op for node, _ in graph.in_order()] == ["Tanh", "Cast", "Tanh", "Tanh", "MatMul"]
     assert graph.in_order()[-1][1] == (y.name,)
+
+
+def test_all_micro_batches_are_one_graph(monkeypatch):
+    made = []
+    new = OnnxEngine._new_session
+    monkeypatch.setattr(
+        OnnxEngine, "_new_session", lambda self, model: made.append(model) or new(self, model)
+    )
+    found = []
+    for engine in (OnnxEngine(1), NumpyEngine()):
+        model = MODELS["opt"]("f32", engine)
+        loss = BoundedLoss(Objective(model, toy_task("opt")), 30)
+        found.append(loss(model.weights.view(PAIRS[:2]), examples_for("opt", 40)))
+    assert len(made) == 1
+    assert found[0] == pytest.approx(found[1], abs=TOLERANCE)
