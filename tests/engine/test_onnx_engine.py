@@ -280,7 +280,7 @@ def test_a_signal_ends_a_pass_and_nothing_is_lost(engine):
         signal.signal(signal.SIGALRM, heard)
     assert raw_bytes(model.weights) == before
     found, expected = (losses(each, probes[:2], rows=1) for each in (model, numpy))
-    assert found == pytest.approx(expected, rel=1e-5)
+    assert found == pytest.approx(expected, rel=1e-4)  # wide, with weights as large as narrow ones
 
 
 def test_a_run_that_is_ended_ends_within_a_node(engine, monkeypatch):
@@ -450,10 +450,10 @@ def test_a_runtime_that_breaks_at_its_import(monkeypatch, tmp_path, code, said):
     assert "pip install" in error.value.hint
 
 
-@pytest.mark.parametrize("version", ["1.20.1", "1.4.0", "0.9", "1.20.0.dev3"])
+@pytest.mark.parametrize("version", ["1.22.1", "1.4.0", "0.9", "1.22.0.dev3"])
 def test_a_runtime_that_is_too_old(monkeypatch, version):
     monkeypatch.setattr(onnxruntime, "__version__", version)
-    message = rf"ONNX Runtime {version} is older than 1\.21\n.*pip install"
+    message = rf"ONNX Runtime {version} is older than 1\.23\n.*pip install"
     with pytest.raises(ConfigError, match=message):
         OnnxEngine()
 
