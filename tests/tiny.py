@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 
 import tinyzo
 from tinyzo.batch import Batch
@@ -36,6 +37,12 @@ if find_spec("onnxruntime"):
     ENGINES["onnx"] = OnnxEngine(2)
 # ONNX Runtime neither trains what is in a file nor reads groups in memory.
 ANY_STORE = {name: engine for name, engine in ENGINES.items() if name != "onnx"}
+
+
+def by_default(chosen: Collection[tuple], cases: Iterable[tuple]) -> list:
+    """Cases of a test: the chosen ones by default, all others in the exhaustive tests."""
+    exhaustive = pytest.mark.exhaustive
+    return [pytest.param(*case, marks=[] if case in chosen else exhaustive) for case in cases]
 
 
 class EngineOf(NumpyEngine):

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ import chromium
 import numpy as np
 import pytest
 from folders import ROOT
+from tiny import by_default
 
 import tinyzo
 from tinyzo.checkpoints.peft import PREFIX
@@ -78,9 +79,13 @@ IDS_AND_TEXTS = """
 """
 
 
+MODELS = ("roberta-tiny", "opt-tiny")
+TASKS = ("topics", "reviews")
+EACH_ONCE = set(zip(MODELS, TASKS, strict=True))
+
+
 @node
-@pytest.mark.parametrize("task", ["topics", "reviews"])
-@pytest.mark.parametrize("name", ["roberta-tiny", "opt-tiny"])
+@pytest.mark.parametrize(("name", "task"), by_default(EACH_ONCE, product(MODELS, TASKS)))
 def test_the_page_makes_tinyzo_s_ids(name, task):
     folder = ROOT / "weights" / name
     model = open_model(folder)

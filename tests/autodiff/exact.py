@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from golden.compare import seeded_model
 from golden.seeded import GRADIENTS, WORDS, prompts
-from tiny import Float64View, examples_for, tiny_opt, tiny_roberta, toy_task
+from tiny import Float64View, by_default, examples_for, tiny_opt, tiny_roberta, toy_task
 
 from tinyzo.engine.terms import Probe
 from tinyzo.engine.weights import Weights
@@ -54,11 +54,7 @@ CORE = FEW | {  # each model and each loss once
 
 def cases(chosen: set[tuple[str, str]]) -> pytest.MarkDecorator:
     """These by default, and the others in the exhaustive tests."""
-    marked = [
-        pytest.param(*case, marks=[] if case in chosen else pytest.mark.exhaustive)
-        for case in CASES
-    ]
-    return pytest.mark.parametrize(("name", "loss"), marked)
+    return pytest.mark.parametrize(("name", "loss"), by_default(chosen, CASES))
 
 
 core_cases, few_cases = cases(CORE), cases(FEW)

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import weakref
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,16 @@ import pytest
 from broken import BREAKS, break_package, starts_another
 from sharing import in_a_child, together
 from streams import streamed
-from tiny import DTYPE_NAMES, MODELS, WORDS, examples_for, raw_bytes, tiny_opt, toy_task
+from tiny import (
+    DTYPE_NAMES,
+    MODELS,
+    WORDS,
+    by_default,
+    examples_for,
+    raw_bytes,
+    tiny_opt,
+    toy_task,
+)
 
 from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.engine.select import choose_engine
@@ -69,8 +78,10 @@ UNEVEN = {
 }
 
 
-@pytest.mark.parametrize("train", TRAINED)
-@pytest.mark.parametrize("name", MODELS)
+EACH_ONCE = set(zip(cycle(MODELS), TRAINED, strict=False))
+
+
+@pytest.mark.parametrize(("name", "train"), by_default(EACH_ONCE, product(MODELS, TRAINED)))
 def test_losses_are_those_of_numpy(name, train, engine):
     """Of 1, 2 and 4 queries, and of probes whose seeds do not come in runs of one length."""
     ours, numpy = (MODELS[name](engine=each) for each in (engine, NumpyEngine()))
@@ -220,6 +231,7 @@ def test_threads_are_those_that_are_asked_for():
     assert OnnxEngine().threads == choose_engine("onnx").threads == default_threads()
 
 
+@pytest.mark.exhaustive
 def test_losses_are_the_same_for_any_number_of_threads():
     """Of a width at which the runtime shares a product among its threads."""
     found = []
@@ -268,7 +280,7 @@ def test_a_signal_ends_a_pass_and_nothing_is_lost(engine):
         signal.signal(signal.SIGALRM, heard)
     assert raw_bytes(model.weights) == before
     found, expected = (losses(each, probes[:2], rows=1) for each in (model, numpy))
-    assert found == pytest.approx(expected, rel=1e-5)
+    assert found == pytest.approx(expected, rel=1e-4)  # wide, with weights as large as narrow ones
 
 
 def test_a_run_that_is_ended_ends_within_a_node(engine, monkeypatch):
@@ -438,10 +450,10 @@ def test_a_runtime_that_breaks_at_its_import(monkeypatch, tmp_path, code, said):
     assert "pip install" in error.value.hint
 
 
-@pytest.mark.parametrize("version", ["1.20.1", "1.4.0", "0.9", "1.20.0.dev3"])
+@pytest.mark.parametrize("version", ["1.22.1", "1.4.0", "0.9", "1.22.0.dev3"])
 def test_a_runtime_that_is_too_old(monkeypatch, version):
     monkeypatch.setattr(onnxruntime, "__version__", version)
-    message = rf"ONNX Runtime {version} is older than 1\.21\n.*pip install"
+    message = rf"ONNX Runtime {version} is older than 1\.23\n.*pip install"
     with pytest.raises(ConfigError, match=message):
         OnnxEngine()
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import MODELS, POSITIONS, VOCABULARY, WORDS
+from tiny import MODELS, POSITIONS, VOCABULARY, WORDS, by_default
 
 from tinyzo.engine.numpy_engine import NumpyEngine
+from tinyzo.engine.onnx import noise
 from tinyzo.engine.onnx.graph import ANY, Graph, Value
 from tinyzo.engine.onnx.padded import PaddedRows, PaddedView
 from tinyzo.engine.onnx.protobuf import TYPES, Described
@@ -139,9 +141,11 @@ def test_any_rows_are_those_packed(name):
     agree()
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "rademacher"])
-@pytest.mark.parametrize("train", ["full", "lora", "lora-fa", "prefix", "bias", "label-words"])
-@pytest.mark.parametrize("name", ["roberta", "opt"])
+TRAINED = ("full", "lora", "lora-fa", "prefix", "bias", "label-words")
+CASES = [*product(("roberta", "opt"), TRAINED, noise.KINDS)]
+
+
+@pytest.mark.parametrize(("name", "train", "kind"), by_default(CASES[::5], CASES))
 def test_probes_are_those_of_seeds_that_are_inputs(name, train, kind):
     model = MODELS[name](engine=NumpyEngine())  # which has adapters
     train_only(model, train, 3, 2, 4.0, ids=WORDS)

@@ -106,11 +106,11 @@ def test_a_model_names_its_opsets_and_metadata():
     x, y = (Described(name, TYPES[np.dtype("f4")], ("n",)) for name in "xy")
     add = protobuf.node("Add", ["x", "one"], ["y"], {})
     one = protobuf.tensor("one", np.float32([1]))
-    data = protobuf.model([add], [one], [x], [y], {"": 21, "com.microsoft": 1}, {"a": "b"})
+    data = protobuf.model([add], [one], [x], [y], {"": 23, "com.microsoft": 1}, {"a": "b"})
     model = parsed(onnx.ModelProto, data)
     onnx.checker.check_model(model, full_check=True)
     assert {each.domain: each.version for each in model.opset_import} == {
-        "": 21,
+        "": 23,
         "com.microsoft": 1,
     }
     assert {each.key: each.value for each in model.metadata_props} == {"a": "b"}

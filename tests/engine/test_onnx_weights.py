@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import cycle, product
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from checkpoints import hostile
 from folders import SHAPES, write_model, write_tensors
 from in_groups import KINDS, in_groups
-from tiny import MODELS, WORDS, examples_for, toy_task
+from tiny import DTYPE_NAMES, MODELS, WORDS, by_default, examples_for, toy_task
 
 from tinyzo.checkpoints.safetensors import SafetensorsFile, SafetensorsWriter
 from tinyzo.checkpoints.sources import TensorInfo
@@ -66,15 +67,17 @@ def check(numpy: Model, onnx: Model) -> None:
 
 
 @families
-@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("dtype", DTYPE_NAMES)
 def test_a_file_is_read_where_it_lies(tmp_path, family, dtype):
     numpy, onnx = both(write_model(tmp_path / "model", family, dtype))
     assert isinstance(onnx.weights.store.base, Streamed)
     check(numpy, onnx)
 
 
-@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
-@pytest.mark.parametrize("name", MODELS)
+EACH_ONCE = set(zip(MODELS, DTYPE_NAMES, strict=True))
+
+
+@pytest.mark.parametrize(("name", "dtype"), by_default(EACH_ONCE, product(MODELS, DTYPE_NAMES)))
 def test_weights_in_memory(name, dtype):
     check(MODELS[name](dtype), load_onnx(MODELS[name](dtype)))
 
@@ -94,7 +97,7 @@ def test_a_session_is_given_the_pages_of_the_file(tmp_path):
     assert value.data_ptr() == given.ctypes.data
 
 
-@families
+@pytest.mark.parametrize("family", by_default({("roberta",)}, product(SHAPES)))
 def test_full_tuning_needs_the_weights_in_memory(tmp_path, family):
     folder = write_model(tmp_path / "model", family)
     models = [open_model(folder).settle(engine, "resident") for engine in ("numpy", "onnx")]
@@ -221,8 +224,11 @@ def test_what_cannot_be_read_in_place_comes_into_memory_or_is_refused(tmp_path, 
 # -- in parts
 
 
-@pytest.mark.parametrize("what", ["lora", "label-words", "prefix", "full"])
-@families
+TRAINED = ("lora", "label-words", "prefix", "full")
+BY_TURNS = set(zip(cycle(SHAPES), TRAINED, strict=False))
+
+
+@pytest.mark.parametrize(("family", "what"), by_default(BY_TURNS, product(SHAPES, TRAINED)))
 def test_parts_of_the_vocabulary_add_up(tmp_path, monkeypatch, family, what):
     """As many rows at once as make three parts and a bit."""
     folder = write_model(tmp_path / "model", family)

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from itertools import cycle, islice
+from itertools import cycle, islice, product
 from pathlib import Path
 
 import folders
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from sharing import LONGEST, in_a_child, together
 from streams import small_tiles, streamed  # noqa: F401 (small_tiles: used by all)
-from tiny import ENGINES, MODELS, examples_for, raw_bytes, toy_task
+from tiny import ENGINES, MODELS, by_default, examples_for, raw_bytes, toy_task
 
 from tinyzo.checkpoints.sources import Source
 from tinyzo.engine.numpy_engine import NumpyEngine
@@ -326,7 +326,7 @@ def test_a_fine_tune_goes_on_in_a_child_with_the_same_bits(tmp_path, engine, res
 
 
 @forks
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", by_default({("numpy",), ("numba",)}, product(ENGINES)))
 def test_a_fork_beside_passes_and_steps_of_other_threads(tmp_path, engine):
     """The child has theta of a whole step, though its thread is not there to end it."""
     program = folders.ROOT / "tests" / "fork_in_a_pass.py"

@@ -7,12 +7,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from folders import finetune, lines, rows, write_jsonl, write_model, write_reviews, write_tensors
+from tiny import by_default
 
 import tinyzo
 from tinyzo.checkpoints.safetensors import SafetensorsFile
@@ -43,7 +45,8 @@ def has_runtime() -> bool:
 
 
 runs_graphs = pytest.mark.skipif(not has_runtime(), reason="ONNX Runtime runs the graphs")
-FAMILIES = pytest.mark.parametrize("family", ["roberta", "opt"])
+FAMILIES = ("roberta", "opt")
+families = pytest.mark.parametrize("family", FAMILIES)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +81,7 @@ def tensors_of(path: Path) -> dict[str, np.ndarray]:
 # -- what is in it ---------------------------------------------------------------------------------
 
 
-@FAMILIES
+@families
 def test_a_folder_is_all_that_an_app_needs(home, tmp_path, family):
     folder = export_onnx(settings(home, family, queries=2), tmp_path / "new" / "app")
     names = {path.name for path in folder.iterdir()}
@@ -102,7 +105,7 @@ def test_a_folder_is_all_that_an_app_needs(home, tmp_path, family):
     assert every["train"][0].keys() == {"input_ids", "label"}
 
 
-@FAMILIES
+@families
 def test_the_base_and_the_adapter_are_loaded_as_any(home, tmp_path, family):
     folder = export_onnx(settings(home, family), tmp_path / "app")
     base, adapted = tinyzo.load(folder), tinyzo.load(folder / "adapter")
@@ -301,9 +304,12 @@ def test_a_text_with_a_mask_of_its_own():
         inference.check_masks(reading, data)
 
 
+KINDS = ("int4", "int8")
+QUANTISED = set(zip(FAMILIES, KINDS, strict=True))
+
+
 @runs_graphs
-@pytest.mark.parametrize("kind", ["int4", "int8"])
-@pytest.mark.parametrize("family", ["roberta", "opt"])
+@pytest.mark.parametrize(("family", "kind"), by_default(QUANTISED, product(FAMILIES, KINDS)))
 def test_a_quantised_base(home, tmp_path, family, kind):
     export.convert(home / family, tmp_path / kind, kind)
     given = settings(home).replace(model=str(tmp_path / kind))
@@ -446,9 +452,12 @@ def data_of(folder: Path, name: str) -> Path:
     return folder
 
 
+QUERIES = (1, 2, 4)
+EACH_ONCE = set(zip(TASKS, (*QUERIES, 2), strict=True))
+
+
 @runs_graphs
-@pytest.mark.parametrize("queries", [1, 2, 4])
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize(("name", "queries"), by_default(EACH_ONCE, product(TASKS, QUERIES)))
 def test_losses_are_those_of_the_numpy_engine(home, tmp_path, name, queries):
     family, task = TASKS[name]
     data = data_of(tmp_path / "data", name)
@@ -482,7 +491,7 @@ def test_losses_are_those_of_the_numpy_engine(home, tmp_path, name, queries):
 
 
 @runs_graphs
-@pytest.mark.parametrize("family", ["roberta", "opt"])
+@pytest.mark.parametrize("family", by_default({("roberta",)}, product(FAMILIES)))
 def test_sixty_steps_of_an_app_are_a_run(home, tmp_path, family):
     """The same seeds, rows and rates: B within rounding, and an adapter that everything loads."""
     given = settings(home, family, queries=2, batch_size=5, lr=1e-2, eps=1e-2, seed=9)

@@ -112,7 +112,8 @@ def test_micro_batches_bound_the_peak(tmp_path):
 
 
 @needs_proc
-@pytest.mark.parametrize("options", ["lora-fa", pytest.param("full", marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("options", ["lora-fa", "full"])
 def test_the_plan_of_a_run_by_onnx_runtime(tmp_path, options):
     """What is not anonymous memory is said apart."""
     pytest.importorskip("onnxruntime", reason="ONNX Runtime is not here")

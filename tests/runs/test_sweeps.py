@@ -17,7 +17,7 @@ from tiny import ENGINES
 import tinyzo
 
 engines = pytest.mark.parametrize("engine", ENGINES)
-residencies = pytest.mark.parametrize("residency", ["resident", "streamed"])
+residencies = pytest.mark.parametrize("residency", ["streamed", "resident"])
 
 
 @pytest.fixture
@@ -56,6 +56,9 @@ def test_a_sweep_by_processes_gives_the_journals_of_one(folder, method, residenc
 @engines
 @residencies
 def test_fine_tunes_in_threads_give_the_journals_of_one(folder, engine, residency):
+    if (engine, residency) == ("onnx", "streamed"):
+        pytest.skip("ONNX Runtime does not train what is in its file")
+
     def tune(name: str, lr: float) -> bytes:
         run = tinyzo.finetune(
             folder / name, model=folder / "model", data=folder / "data", task="reviews",

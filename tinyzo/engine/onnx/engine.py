@@ -43,7 +43,7 @@ from tinyzo.machine.memory import give_back_large_arrays
 from tinyzo.packages import in_a_line, is_missing
 
 T = TypeVar("T")
-LEAST = (1, 21)  # before it no product of uint32, by which z is made
+LEAST = (1, 23)  # before it no Attention, as ONNX has it
 KEPT = 8  # graphs, and sessions: a run with evaluations has three or four
 QUIET = 4  # of the runtime's log: what ends the process; all else is raised too
 

@@ -17,7 +17,7 @@ from tinyzo.engine.onnx import protobuf
 from tinyzo.engine.onnx.protobuf import TYPES, Attribute, Described, External
 from tinyzo.errors import UsageError
 
-OPSET = 21
+OPSET = 23
 CONTRIBUTED = "com.microsoft"  # the domain of operators that ONNX Runtime adds
 ANY = 0  # of a shape: known only when the graph runs. To Reshape, 0 is "as it was"
 

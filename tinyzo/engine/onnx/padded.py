@@ -148,6 +148,10 @@ class PaddedView(GraphView):
             at = count_up(padded.size(1))
             is_later = at.reshape(-1, 1) < at
             hidden = hidden + is_later.where(HIDDEN, np.float32(0))
+        else:
+            ones = np.array([1, 1]), np.array([1])
+            sizes = concat(graph.constant(ones[0]), padded.size(1).reshape(1), ones[1])
+            hidden = graph.op("Expand", hidden, sizes, shape=(ANY, 1, ANY, ANY))
         keys = padded.packed
         if prefix:  # which follows the tokens, and nobody is to see less of
             keys = padded.with_more(keys, prefix)

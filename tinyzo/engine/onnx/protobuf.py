@@ -152,6 +152,6 @@ def model(
     """ModelProto of one graph. opsets: the version of each domain; "" is ONNX's own."""
     graph = repeated(1, nodes) + data(2, "tinyzo") + repeated(5, tensors)
     graph += repeated(11, map(described, inputs)) + repeated(12, map(described, outputs))
-    body = integer(1, 10) + data(2, "tinyzo") + data(7, graph)  # IR version 10: that of opset 21
+    body = integer(1, 11) + data(2, "tinyzo") + data(7, graph)  # IR version 11: that of opset 23
     body += repeated(8, (data(1, domain) + integer(2, opsets[domain]) for domain in opsets))
     return body + repeated(14, (data(1, key) + data(2, metadata[key]) for key in metadata))

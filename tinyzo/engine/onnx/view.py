@@ -22,7 +22,7 @@ from tinyzo.batch import Batch
 from tinyzo.dtypes import Array, Integers, Rows
 from tinyzo.engine.adapters import adapter, scale_of
 from tinyzo.engine.onnx import noise
-from tinyzo.engine.onnx.graph import Graph, Value, concat
+from tinyzo.engine.onnx.graph import ANY, Graph, Value, concat
 from tinyzo.engine.onnx.tensors import Tensor
 from tinyzo.engine.weights import Parameters
 
@@ -283,16 +283,36 @@ class GraphView(ABC):
             key = self.prefixed(f"{name}.prefix.key", key)
             value = self.prefixed(f"{name}.prefix.value", value)
         layout = self.layout(batch, rows, prefix, causal)
-        heads, width = query.shape[2:]
-        query = query * np.float32(width**-0.5)
-        query = query.gather(layout.queries, axis=1).transpose(0, 1, 3, 2, 4)  # [P, S, H, T, W]
-        key = key.gather(layout.keys, axis=1).transpose(0, 1, 3, 4, 2)
-        value = value.gather(layout.keys, axis=1).transpose(0, 1, 3, 2, 4)
-        score = query @ key + layout.hidden
-        score = self.graph.op("Softmax", score, shape=score.shape, axis=-1)
-        out = (score @ value).transpose(0, 1, 3, 2, 4)  # [P, S, T, H, W]
-        out = out.reshape(out.shape[0], -1, heads, width)
-        return as_array(out.gather(layout.places, axis=1))
+        copies = max(len(query), len(key), len(value))
+        query = self.in_segments(query, layout.queries, copies)
+        key = self.in_segments(key, layout.keys, copies)
+        value = self.in_segments(value, layout.keys, copies)
+        repeats = np.array([copies, 1, 1, 1])
+        hidden = self.graph.op("Tile", layout.hidden, repeats, shape=layout.hidden.shape)
+        out = self.graph.op("Attention", query, key, value, hidden, shape=query.shape)
+        return as_array(self.out_of_segments(out, layout, copies))
+
+    def in_segments(self, x: Value, places: Value, copies: int) -> Value:
+        """Packed tokens by segment and head. x: [P or 1, N, H, W]; [P S, H, T, W]."""
+        heads, width = x.shape[2:]
+        head = np.arange(heads).reshape(1, heads, 1)
+        index = places.reshape(places.shape[0], 1, -1) * heads + head  # [S, H, T]
+        rows = self.copied(x, copies).reshape(copies, -1, width)  # [P, N H, W]
+        found = rows.gather(index, axis=1)  # [P, S, H, T, W]
+        first = self.graph.constant(np.array([-1, heads]))
+        shape = concat(first, places.sizes().gather(np.array([1])), np.array([width]))
+        return self.graph.op("Reshape", found, shape, shape=(ANY, heads, ANY, width))
+
+    def out_of_segments(self, x: Value, layout: Layout, copies: int) -> Value:
+        """The tokens that asked. x: [P S, H, T, W]; [P, M, H, W]."""
+        _, heads, _, width = x.shape
+        longest = layout.queries.sizes().gather(np.array([1]))  # T
+        segment = self.graph.binary("Div", layout.places, longest)
+        place = layout.places - segment * longest
+        head = np.arange(heads).reshape(1, heads)
+        row = segment.reshape(-1, 1) * heads + head  # of [S, H]
+        index = row * longest + place.reshape(-1, 1)  # [M, H]
+        return x.reshape(copies, -1, width).gather(index, axis=1)
 
     def prefix(self, name: str) -> int:
         """The number of keys that a layer's prefix has before all others; 0 without one."""
@@ -309,6 +329,8 @@ class GraphView(ABC):
 
     def copied(self, x: Value, copies: int) -> Value:
         """The same for each probe. x: [P or 1, N, H, W]; [P, N, H, W]."""
+        if len(x) == copies:
+            return x
         sizes = np.array([copies, 1, 1, 1])
         return self.graph.op("Expand", x, sizes, shape=(copies, *x.shape[1:]))
 
