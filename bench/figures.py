@@ -619,7 +619,7 @@ def arrow(panel: Axes, start: Box, end: Box, text: str) -> None:
 
 GREEN = "#e3f3ea"
 GRAPH = {
-    "rows": Box(1.6, 5.4, 2.2, 0.8, "input_ids\nattention_mask", PALE),
+    "rows": Box(1.6, 5.4, 2.2, 0.8, "input_ids, labels,\nattention_mask", PALE),
     "files": Box(1.6, 4.1, 2.2, 0.8, "W and A, mapped\nfrom their files", PALE),
     "b": Box(1.6, 2.8, 2.2, 0.8, "each B", PALE),
     "seeds": Box(1.6, 1.5, 2.2, 0.8, "q seeds, eps", PALE),

@@ -13,8 +13,8 @@ import { InferenceSession, Tensor } from 'onnxruntime-node';
 const FORMAT = 1; // of tinyzo.json
 const NOISE_FORMAT = 1; // of the directions that the graph makes of seeds
 const GRAPHS = ['step.onnx', 'eval.onnx'];
-// The weights stay in the mapped pages of their file: else each session has a copy of them.
-const OPTIONS = { extra: { session: { disable_prepacking: '1' } } };
+// Without a plan of its memory, for which the runtime keeps more than a step needs.
+const OPTIONS = { enableMemPattern: false };
 
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 const readJson = (...names) => JSON.parse(fs.readFileSync(path.join(...names), 'utf8'));

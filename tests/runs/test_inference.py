@@ -295,6 +295,22 @@ def test_more_tokens_than_the_model_has(home, tmp_path):
         export_onnx(settings(home), tmp_path / "app", tokens=65)
 
 
+@FAMILIES
+def test_texts_are_cut_to_the_tokens_that_the_graphs_take(home, tmp_path, family):
+    whole = open_export(export_onnx(settings(home, family), tmp_path / "whole"))
+    longest = max(len(row["input_ids"]) for row in whole.rows("train"))
+    folder = export_onnx(settings(home, family), tmp_path / "app", tokens=longest - 1)
+    cut = open_export(folder)
+    assert cut.about["max_tokens"] == longest - 1
+    every = [*cut.rows("train"), *cut.rows("test")]
+    assert all(len(row["input_ids"]) <= longest - 1 for row in every)
+
+
+def test_a_template_that_does_not_fit_the_tokens(home, tmp_path):
+    with pytest.raises(DataError, match=r"the template alone has \d+ tokens, 3 fit"):
+        export_onnx(settings(home), tmp_path / "app", tokens=3)
+
+
 def test_a_text_with_a_mask_of_its_own():
     """Of which the graph, which is told no place, would read the first."""
     example = Example((0, 4, 9, 4, 2), (), 3, 0, "a text")

@@ -49,7 +49,8 @@ def add_arguments(parser: Parser) -> None:
         "--tokens",
         metavar="N",
         type=size,
-        help="tokens of a row, which the graphs then fix; default: any number",
+        help="tokens of a row, which the graphs then fix, and to which longer texts are cut; "
+        "default: any number",
     )
     step.add_argument(
         "--lr",

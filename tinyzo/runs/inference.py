@@ -18,6 +18,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -84,11 +85,10 @@ def export_onnx(
         already or cannot be written; UsageError, DataError
     """
     model, settings = opened(given, base)
-    bound = bind_task(model, settings)
+    bound = bound_within(tokens, model, settings)
     if not bound.task.labels:
         found = f"{bound.task.name} has no labels in common, of which an app's graphs are made"
         raise ConfigError(found, "export a task with labels, or COPA")
-    check_tokens(model, tokens)
     data = load_data(bound, settings)
     reading = reading_of(bound, [*data.train, *data.dev, *data.test])
     check_masks(reading, data)
@@ -162,11 +162,18 @@ def settings_after(run: Run, given: Settings) -> RunSettings:
     return Settings(**kept).replace(**choices).resolve(run.about["family"])
 
 
-def check_tokens(model: Model, tokens: int | None) -> None:
-    """raises: UsageError for more tokens than the model has positions"""
+def bound_within(tokens: int | None, model: Model, settings: RunSettings) -> BoundTask:
+    """The task, whose texts are cut to the tokens that the graphs take; None: to the model's.
+
+    raises: UsageError for more tokens than the model has positions
+    """
+    bound = bind_task(model, settings)
+    if tokens is None:
+        return bound
     longest = model.config.max_length
-    if tokens is not None and tokens > longest:
+    if tokens > longest:
         raise UsageError(f"--tokens {tokens}; the model has {longest} positions", "give fewer")
+    return replace(bound, max_length=min(tokens, bound.max_length))
 
 
 # -- what its rows are asked

@@ -213,7 +213,7 @@ async function answer() {
     return;
   }
   const row = encodeRow(about, tokenizer, rows.train[0].input_ids[0], $("text").value);
-  if (row.length >= about.max_tokens) {
+  if (row.length > about.max_tokens) {
     say(`The text is of ${row.length} tokens; the model takes ${about.max_tokens}.`, true);
     return;
   }
