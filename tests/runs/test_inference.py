@@ -295,7 +295,7 @@ def test_more_tokens_than_the_model_has(home, tmp_path):
         export_onnx(settings(home), tmp_path / "app", tokens=65)
 
 
-@FAMILIES
+@families
 def test_texts_are_cut_to_the_tokens_that_the_graphs_take(home, tmp_path, family):
     whole = open_export(export_onnx(settings(home, family), tmp_path / "whole"))
     longest = max(len(row["input_ids"]) for row in whole.rows("train"))
