@@ -29,6 +29,7 @@ from tinyzo.engine.numba.arguments import (
 from tinyzo.engine.numba.sizes import (
     CHUNK,
     DEPTH,
+    FEW,
     FLOATS,
     MATRIX,
     ROOM,
@@ -106,6 +107,10 @@ class NumbaEngine:
         column: where they begin in `out`, and in bias and residual
         """
         x, terms, bias, residual, out, kind = product
+        if x.shape[1] <= FEW:
+            rows = (x, *as_bytes(raw), first, terms, bias, residual, out, column)
+            self.run(objects.linear_of_few, *rows, scratch=3 * x.shape[2])
+            return
         build, is_rounded = self.build, kind != FLOATS
         matrix = build.matrix if kind == MATRIX else ""
         words = padded(padded(x.shape[2], 2) // 2, UNITS[matrix])
@@ -252,7 +257,7 @@ class NumbaView(NumpyView):
         copies = max(self.copy_count(name, x), len(bias), len(residual))
         out = np.empty((copies, x.shape[1], count), np.float32)
         kind = FLOATS
-        if bf16 and self.weights.dtype(name) == np.uint16:
+        if bf16 and self.weights.dtype(name) == np.uint16 and x.shape[1] > FEW:
             kind = products.kind(self._engine.way)
         product = Product(np.ascontiguousarray(x), terms, bias, residual, out, kind)
         if product.has_one_w:
@@ -287,6 +292,18 @@ class NumbaView(NumpyView):
             scratch=build.rows * (max(size, keys) + build.width)
             + keys * (size + padded(size, build.lanes))
             + max(queries, size) * keys,
+        )
+        return out
+
+    def attend(
+        self, q: Array, keys: Array, values: Array, starts: Integers, stops: Integers
+    ) -> Array:
+        """As past.attend, of arrays that are contiguous."""
+        out = np.empty((max(len(q), len(keys), len(values)), *q.shape[1:]), np.float32)
+        self._engine.run(
+            objects.attend,
+            *(np.ascontiguousarray(q), keys, values, starts, stops, out),
+            scratch=padded(int((stops - starts).max()), self._engine.build.lanes),
         )
         return out
 
@@ -438,5 +455,9 @@ def compile_kernels() -> list[bytes]:
     q = x[:, :, None]
     y = theta.attention("w", q, q, q, batch, causal=True)
     theta.nll("w.weight", x, np.zeros(1, np.int64), np.zeros(1, np.int64), "w.bias")
+    many = theta.linear("w", np.tile(matrix, (FEW, 1))[None])
+    keys, one = np.ones((1, 2, 4, 8), np.float32), np.array([1])
+    query = np.ones((1, 1, 2, 8), np.float32)
+    seen = NumbaView(weights, [Probe(0, 0.0)], NumbaEngine(2)).attend(query, keys, keys, one, one + 2)
     weights.add([(1, 0.5)])
-    return [each.tobytes() for each in (x, y, matrix)]
+    return [each.tobytes() for each in (x, many, y, seen, matrix)]
