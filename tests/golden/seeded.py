@@ -208,4 +208,9 @@ GENERATED = {
     for name, case in TINY.items()
     if name.startswith("opt")
 }
-TEXTS = ["The camera", "I bought this phone because", "It was", "A film that I would not watch again"]
+TEXTS = [
+    "The camera",
+    "I bought this phone because",
+    "It was",
+    "A film that I would not watch again",
+]

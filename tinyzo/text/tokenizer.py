@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tinyzo.errors import TokenizerError
 from tinyzo.packages import is_unwanted, optional
-from tinyzo.text.bpe import BytePairEncoder
+from tinyzo.text.bpe import BYTE_OF, BytePairEncoder
 from tinyzo.text.vocabulary import SURROGATE, Vocabulary, read_vocabulary
 
 Encode = Callable[[str], list[int]]
@@ -19,6 +19,8 @@ class Tokenizer:
 
     def __init__(self, vocabulary: Vocabulary, encode: Encode, backend: str) -> None:
         self._ids = vocabulary.ids
+        self._added = {token.content for token in vocabulary.added}
+        self._pieces: dict[int, str] = {}  # made when first asked for
         self._encode = encode
         self.backend = backend
         self.vocab_size = len(self._ids)
@@ -29,6 +31,15 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """The ids of a text: added tokens in it have their own, lone surrogates are U+FFFD."""
         return self._encode(SURROGATE.sub("\ufffd", text))
+
+    def bytes_of(self, token: int) -> bytes:
+        """The UTF-8 that an id stands for, not always of whole letters; none of an unknown id."""
+        if not self._pieces:
+            self._pieces.update((number, piece) for piece, number in self._ids.items())
+        piece = self._pieces.get(token, "")
+        if piece in self._added or not BYTE_OF.keys() >= set(piece):
+            return piece.encode()
+        return bytes(BYTE_OF[letter] for letter in piece)
 
     def token_id(self, piece: str) -> int:
         """The id of a vocabulary item in the spelling of vocab.json, as "Ġgreat".

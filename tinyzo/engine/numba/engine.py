@@ -458,6 +458,8 @@ def compile_kernels() -> list[bytes]:
     many = theta.linear("w", np.tile(matrix, (FEW, 1))[None])
     keys, one = np.ones((1, 2, 4, 8), np.float32), np.array([1])
     query = np.ones((1, 1, 2, 8), np.float32)
-    seen = NumbaView(weights, [Probe(0, 0.0)], NumbaEngine(2)).attend(query, keys, keys, one, one + 2)
+    seen = NumbaView(weights, [Probe(0, 0.0)], NumbaEngine(2)).attend(
+        query, keys, keys, one, one + 2
+    )
     weights.add([(1, 0.5)])
     return [each.tobytes() for each in (x, many, y, seen, matrix)]

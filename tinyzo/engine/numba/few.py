@@ -4,6 +4,8 @@ Here W passes once for a handful of tokens, so nothing is packed: a row of W is 
 or made in cache, and multiplied there. Sums are in any order, but in one.
 """
 
+import numpy as np
+
 from tinyzo.engine.numba.cache import kept
 from tinyzo.engine.numba.kernels import F, U, kernel, ordered_freely, tasks
 from tinyzo.engine.numba.matmul import own
@@ -12,8 +14,6 @@ from tinyzo.engine.numba.softmax import row_softmax
 from tinyzo.engine.numba.tensors import add_scaled, fill_noise, read
 from tinyzo.engine.numba.terms import F32
 from tinyzo.engine.numba.vectors import TILE, use_widest
-
-import numpy as np
 
 softmax = row_softmax(TILE)
 
@@ -29,9 +29,7 @@ def dot(a, b):
 
 @kept
 @kernel
-def linear_of_few(
-    x, raw, storage, first, terms, bias, residual, out, column, scratch, counters
-):
+def linear_of_few(x, raw, storage, first, terms, bias, residual, out, column, scratch, counters):
     """matmul.linear for few tokens, a task for some rows of W.
 
     x: f32[1 or P, M, K]; raw: u8[R, bytes]; first: i64, the number of raw's first row in W
