@@ -25,15 +25,14 @@ SHIPPED = HERE.parents[1] / "weights" / "opt-tiny"
 
 def follow(model: torch.nn.Module, prompts: list[list[int]], count: int) -> dict[str, Any]:
     """What the model makes of each prompt, and the least margin of all choices."""
+    model.generation_config.eos_token_id = None
     tokens, margins = [], []
     for prompt in prompts:
         found = model.generate(
             torch.tensor([prompt]),
             attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
             do_sample=False,
-            min_new_tokens=count,
             max_new_tokens=count,
-            eos_token_id=-1,
             pad_token_id=1,
             output_logits=True,
             return_dict_in_generate=True,

@@ -124,8 +124,8 @@ class Kept:
         needed = past_bytes(config.num_hidden_layers, config.hidden_size, tokens)
         free = free_bytes()
         if needed > free:
-            found = f"keys and values of {tokens} tokens take {needed / 1e6:.0f} MB"
-            hint = f"{free / 1e6:.0f} MB are free: fewer new tokens, or a shorter prompt"
+            found = f"keys and values of {tokens} tokens take {needed / 1e6:.3g} MB"
+            hint = f"{free / 1e6:.3g} MB are free: fewer new tokens, or a shorter prompt"
             raise DataError(found, hint)
         self._model = model
         self._past = PastView(theta, sizes)
