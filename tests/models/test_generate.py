@@ -35,7 +35,7 @@ TOLERANCE = 16 * 2.0**-24
 def followed(theta, model: Model, prompts: list[list[int]], new: list[list[int]]) -> list:
     """The scores f32[P, B, V] of each pass, if the prompts go on with these tokens."""
     sequences = [list(prompt) for prompt in prompts]
-    past = PastView(theta, [len(prompt) + len(more) for prompt, more in zip(prompts, new)])
+    past = PastView(theta, [len(prompt) + len(more) for prompt, more in zip(prompts, new, strict=True)])
     found = []
     for step in range(len(new[0]) + 1):
         batch = newest_of(sequences) if step else whole(sequences)
@@ -262,7 +262,7 @@ def test_the_last_position_is_used():
 
 def test_memory_that_is_not_there(monkeypatch):
     monkeypatch.setattr(generating, "free_bytes", lambda: 1e3)
-    with pytest.raises(DataError, match="keys and values of 30 tokens take 0.00192 MB") as caught:
+    with pytest.raises(DataError, match=r"keys and values of 30 tokens take 0\.00192 MB") as caught:
         generate(tiny_opt(), PROMPTS, NEW)
     assert "0.001 MB are free" in caught.value.hint
 
