@@ -31,7 +31,7 @@ OLD, NEW = "avx2-2-cores", "avx512-2-cores"  # machines: see docs/speed.md
 MARKED = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 TUNING_SEED = 100  # of the runs that searched for a learning rate
 NAMES = {"roberta-large": "RoBERTa-large", "opt-1.3b": "OPT-1.3B", "opt-6.7b": "OPT-6.7B"}
-DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "int8": "int8", "int4": "int4"}
 
 Record = dict[str, Any]
 Curve = Sequence[Sequence[float]]  # (forward passes, accuracy, loss) of each evaluation
@@ -212,6 +212,129 @@ def cell_of(name: str) -> str:
     return "({}, {})".format(*name.split("x"))
 
 
+SIDES = {
+    "graph": "`step.onnx`",
+    "onnx": "engine `onnx`",
+    "numba": "engine `numba`, in memory",
+    "numba-streamed": "engine `numba`, in their file",
+    "numpy": "engine `numpy`, in their file",
+}
+
+
+def onnx_cells() -> list[dict[str, Record]]:
+    """The sides of each cell of the inference engine's benchmark, as it was measured last."""
+    found: dict[tuple[Any, ...], dict[str, Record]] = {}
+    order = list(DTYPES)
+    for record in records("onnx", NEW):
+        for side in record.get("sides", []):
+            key = (side["model"], side["dtype"], side["tokens"], side["queries"])
+            found.setdefault(key, {})[side["side"]] = side
+    return [found[key] for key in sorted(found, key=lambda key: (order.index(key[1]), *key))]
+
+
+def onnx_about(cell: Record) -> list[str]:
+    name = f"{NAMES[cell['model']]}, {DTYPES[cell['dtype']]}"
+    return [name, str(cell["tokens"]), f"({cell['queries']}, {cell['batch']})"]
+
+
+def onnx_seconds() -> Table:
+    """Seconds of a step by ONNX Runtime and by our engines."""
+    head = ["model", "tokens", "(q, batch)", *(f"{name} s" for name in SIDES.values())]
+    rows = []
+    for sides in onnx_cells():
+        about = onnx_about(next(iter(sides.values())))
+        rows.append([*about, *(step_seconds(sides.get(name)) for name in SIDES)])
+    return Table(head, rows)
+
+
+def step_seconds(side: Record | None) -> str:
+    """The least seconds, and how many times Numba's that is of the runtime's; "" if not run."""
+    if side is None:
+        return ""
+    if "reason" in side:
+        return "refused"
+    least = seconds(side["seconds"]["min"])
+    if side["side"] in ("graph", "onnx") and "ratio" in side:
+        return f"{least} (x {side['ratio']:.2f})"
+    return least
+
+
+def onnx_memory() -> Table:
+    """The most that a process holds, of all cells: of its own, and pages of files."""
+    head = ["model", "tokens", "by", "anonymous MB", "pages of files MB", "peak MB"]
+    held: dict[tuple[str, ...], list[list[int]]] = {}
+    for sides in onnx_cells():
+        for name in SIDES:
+            side = sides.get(name)
+            if side and "reason" not in side:
+                model, tokens, _ = onnx_about(side)
+                sizes = [side[f"{kind}_bytes"] for kind in ("anon", "file", "peak")]
+                held.setdefault((model, tokens, SIDES[name]), []).append(sizes)
+    rows = [[*about, *map(megabytes, map(max, *each, [0] * 3))] for about, each in held.items()]
+    return Table(head, rows)
+
+
+def onnx_graphs() -> Table:
+    """What a graph file is, and how long it takes to write and to open."""
+    head = ["model", "queries", "`step.onnx` kB", "`eval.onnx` kB", "written in s", "opened in s"]
+    found = {}
+    for side in (sides["graph"] for sides in onnx_cells() if "graph" in sides):
+        if "reason" not in side:
+            found[side["model"], side["dtype"], side["queries"]] = side
+    rows = []
+    for side in found.values():
+        sizes = [f"{side['graph_bytes'][f'{name}.onnx'] / 1000:.0f}" for name in ("step", "eval")]
+        times = [seconds(side[f"{name}_seconds"]) for name in ("export", "load")]
+        name, *_ = onnx_about(side)
+        rows.append([name, str(side["queries"]), *sizes, *times])
+    return Table(head, rows)
+
+
+def onnx_probes() -> Table:
+    """A step on the inference engine: all probes in one pass, or fewer at a time."""
+    head = ["model", "tokens", "(q, batch)"]
+    head += ["one pass s", "a pair at a time s", "a probe at a time s", "gain"]
+    found = {}
+    for record in records("onnx", NEW):
+        for cell in record.get("probes", []):
+            if "reason" not in cell:
+                key = (cell["model"], cell["dtype"], cell["tokens"], cell["queries"])
+                found[key] = cell
+    rows = []
+    for cell in (found[key] for key in sorted(found)):
+        took = [cell["seconds"][name]["min"] for name in ("one pass", "pair", "probe")]
+        rows.append([*onnx_about(cell), *map(seconds, took), f"{cell['gain']['probe']:.1f}"])
+    return Table(head, rows)
+
+
+def onnx_losses() -> Table:
+    """How far losses are from NumPy's."""
+    found = [row for record in records("onnx", NEW) for row in record.get("losses", [])]
+    newest = {(row["model"], row["queries"]): row for row in found}
+    rows = [
+        [model, str(queries), str(row["batches"]), f"{row['difference']:.1e}"]
+        for (model, queries), row in newest.items()
+    ]
+    return Table(["model", "queries", "batches", "largest difference"], rows)
+
+
+def onnx_runs() -> Table:
+    """What runs on both engines end at."""
+    found = [row for record in records("onnx", NEW) for row in record.get("runs", [])]
+    newest = {(row["model"], row["engine"]): row for row in found}
+    rows = [
+        [
+            model,
+            f"`{engine}`",
+            f"{row['accuracy_zero_shot']:.3f}",
+            f"{row['accuracy']:.3f}",
+            f"{row['loss']:.4f}",
+        ]
+        for (model, engine), row in newest.items()
+    ]
+    return Table(["model", "engine", "accuracy before", "after", "loss after"], rows)
+
+
 def find_lr() -> Table:
     """What --find-lr takes beside the best rate of the search on record."""
     found = [row for record in records("find-lr") for row in record["find_lr"]]
@@ -344,6 +467,12 @@ TABLES: dict[str, Callable[[], Table]] = {
     "prge": partial(prge, NEW),
     "prge-avx2": partial(prge, OLD),
     "prge-peaks": prge_peaks,
+    "onnx-seconds": onnx_seconds,
+    "onnx-memory": onnx_memory,
+    "onnx-graphs": onnx_graphs,
+    "onnx-probes": onnx_probes,
+    "onnx-losses": onnx_losses,
+    "onnx-runs": onnx_runs,
     "find-lr": find_lr,
     "vectors": vectors,
     "final": final,
@@ -422,6 +551,10 @@ class Box:
     text: str
     colour: str = "white"
 
+    @property
+    def right(self) -> float:
+        return self.x + self.width / 2
+
     def draw(self, panel: Axes) -> None:
         from matplotlib.patches import FancyBboxPatch
 
@@ -484,6 +617,78 @@ def arrow(panel: Axes, start: Box, end: Box, text: str) -> None:
     )
 
 
+GREEN = "#e3f3ea"
+GRAPH = {
+    "rows": Box(1.6, 5.4, 2.2, 0.8, "input_ids\nattention_mask", PALE),
+    "files": Box(1.6, 4.1, 2.2, 0.8, "W and A, mapped\nfrom their files", PALE),
+    "b": Box(1.6, 2.8, 2.2, 0.8, "each B", PALE),
+    "seeds": Box(1.6, 1.5, 2.2, 0.8, "q seeds, eps", PALE),
+    "lr": Box(1.6, 0.4, 2.2, 0.6, "lr", PALE),
+    "pack": Box(4.8, 5.4, 2.2, 0.8, "real tokens,\npacked"),
+    "z": Box(4.8, 1.5, 2.2, 0.8, "q z of each B,\nby integers"),
+    "model": Box(
+        8.2, 4.1, 2.9, 3.4, "the model's layers\n\nx̂ = s x Aᵀ\n\ny = x Wᵀ + x̂ Bᵀ\n± eps x̂ zᵀ\n\n"
+        "so 2q copies of y\nand none of B"
+    ),
+    "loss": Box(11.6, 5.4, 2.2, 0.8, "L₊, L₋\nof each seed"),
+    "g": Box(11.6, 3.4, 2.2, 0.8, "g = (L₊ - L₋)\n/ (2 eps)"),
+    "update": Box(11.6, 1.5, 2.2, 0.8, "B - lr Σ g z / q"),
+    "losses": Box(14.8, 5.4, 2.7, 0.7, "losses", GREEN),
+    "gradients": Box(14.8, 3.4, 2.7, 0.7, "projected_gradients", GREEN),
+    "next": Box(14.8, 1.5, 2.7, 0.7, "each B.next", GREEN),
+}  # fmt: skip
+EDGES = (
+    ("rows", "pack"), ("pack", "model"), ("files", "model"), ("b", "model"), ("seeds", "z"),
+    ("z", "model"), ("z", "update"), ("model", "loss"), ("loss", "g"), ("g", "update"),
+    ("loss", "losses"), ("g", "gradients"), ("update", "next"),
+)  # fmt: skip
+
+
+def draw_graph(path: Path) -> None:
+    """A zeroth-order step as a graph of an inference engine: what goes in, and what comes out."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.9), facecolor="white")
+    panel = figure.add_axes((0, 0, 1, 1))
+    panel.set(xlim=(-0.1, 16.35), ylim=(-0.4, 6.0))
+    panel.axis("off")
+    for start, end in EDGES:
+        edge(panel, GRAPH[start], GRAPH[end])
+    update, lr = GRAPH["update"], GRAPH["lr"]
+    bent(panel, [(lr.right, lr.y), (update.x, lr.y), (update.x, update.y - update.height / 2)])
+    b, after = GRAPH["b"], GRAPH["next"]
+    left, low, under = 0.1, -0.2, 2.2
+    down = [(b.right, b.y - 0.2), (3.1, b.y - 0.2), (3.1, under), (10.2, under), (10.2, 1.7)]
+    bent(panel, [*down, (update.x - update.width / 2, 1.7)])
+    loop = [(after.x, after.y - after.height / 2), (after.x, low), (left, low), (left, b.y)]
+    bent(panel, [*loop, (b.x - b.width / 2, b.y)], "dashed")
+    panel.text(8.2, low + 0.1, "the next step's B", ha="center", size=8, color=BLUE)
+    for box in GRAPH.values():
+        box.draw(panel)
+    save(figure, path)
+
+
+def edge(panel: Axes, start: Box, end: Box) -> None:
+    """An arrow to the side that faces; it enters at the start's height where that is possible."""
+    if start.x == end.x:
+        bent(panel, [(start.x, start.y - start.height / 2), (end.x, end.y + end.height / 2)])
+        return
+    half = end.height / 2 - 0.3
+    at = min(max(start.y, end.y - half), end.y + half)
+    leave = start.y
+    if start.height > end.height:
+        leave = at = end.y
+    bent(panel, [(start.right, leave), (end.x - end.width / 2, at)])
+
+
+def bent(panel: Axes, points: Sequence[tuple[float, float]], style: str = "solid") -> None:
+    """A line through points that ends in an arrow."""
+    xs, ys = zip(*points, strict=True)
+    panel.plot(xs[:-1], ys[:-1], color=BLUE, lw=1.4, ls=style)
+    shape = {"arrowstyle": "-|>", "color": BLUE, "lw": 1.4, "ls": style, "shrinkA": 0, "shrinkB": 2}
+    panel.annotate("", points[-1], points[-2], arrowprops=shape)
+
+
 def save(figure: Any, path: Path) -> None:
     """The same bytes from the same figure, whenever it is drawn."""
     from matplotlib import rc_context
@@ -493,7 +698,7 @@ def save(figure: Any, path: Path) -> None:
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
-DRAWINGS = {"cost": draw_cost, "step": draw_step}
+DRAWINGS = {"cost": draw_cost, "step": draw_step, "graph": draw_graph}
 
 
 def main() -> int:

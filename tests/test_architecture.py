@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-import measures
 import pytest
+import scripts
+
+measures = scripts.load("measures")
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "tinyzo"
@@ -46,6 +48,7 @@ CAUGHT = {
     "machine/windows.py": {"ctypes.WinError"},  # an OSError; system.os_errors
     "runs/journal.py": {"OSError"},  # a short write; the same handler as for a failed one
     "engine/threads.py": {"self._error"},  # what a thread met, for the caller
+    "engine/onnx/": {"MemoryError"},  # the runtime's, which it tells by words; cli/failures.py
     "engine/numba/": {"LoadError"},  # of compiled code: Numba is called instead
     "cli/": {"argparse.ArgumentTypeError", "KeyboardInterrupt"},  # ways of Python's own
     "__init__.py": {"AttributeError"},  # what a module says of a name it has not
@@ -131,6 +134,9 @@ def test_imports(file):
         ("models/opt.py", "def f():\n    import transformers, scipy"),
         ("models/opt.py", "from numba import njit"),
         ("engine/numpy_engine.py", "def f():\n    import numba"),
+        ("engine/onnx/engine.py", "import onnxruntime"),
+        ("engine/onnx/graph.py", "def f():\n    import onnx"),
+        ("runs/inference.py", "def f():\n    import onnxruntime"),
         ("text/tokenizer.py", "from tokenizers import Tokenizer"),
         ("models/model.py", "def f():\n    from tokenizers import Tokenizer"),
         ("runs/report.py", "import matplotlib"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,6 +30,12 @@ if not why_no_numba():
 
     ensure_compiled()
     ENGINES["numba"] = NumbaEngine(2, bf16=False)
+if find_spec("onnxruntime"):
+    from tinyzo.engine.onnx.engine import OnnxEngine
+
+    ENGINES["onnx"] = OnnxEngine(2)
+# ONNX Runtime neither trains what is in a file nor reads groups in memory.
+ANY_STORE = {name: engine for name, engine in ENGINES.items() if name != "onnx"}
 
 
 class EngineOf(NumpyEngine):

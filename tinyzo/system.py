@@ -176,6 +176,14 @@ class ReadFile(io.FileIO):
     version: tuple[int, int]
     pages: mmap | None = None
 
+    def close(self) -> None:
+        """Close it, and give its pages back: Windows keeps a file that is mapped.
+
+        Arrays of pages keep these until they are gone too.
+        """
+        self.pages = None
+        super().close()
+
 
 def open_file(path: Path, opened: ExitStack, own: bytes = _NONE) -> tuple[ReadFile, int]:
     """A regular file, closed when `opened` is, and its size, which is not 0.
@@ -212,8 +220,9 @@ def read_file(
 def map_file(file: ReadFile, path: Path) -> mmap:
     """A file's bytes as memory that is only read, the same each time.
 
-    raises: CheckpointError where it cannot be mapped, or has changed since it was opened
+    raises: CheckpointError where it cannot be mapped, is closed, or has changed since it was opened
     """
+    _check_open(file)
     check_unchanged(file)
     if file.pages is None:
         with os_errors(CheckpointError, path, "copy it to a disk of this machine"):
@@ -226,8 +235,7 @@ def read_at(file: io.FileIO, out: np.ndarray, offset: int) -> None:
 
     raises: CheckpointError when the disk fails, or the file ends before or is closed
     """
-    if file.closed:
-        refuse(file.name, "it is closed", "load the model again")
+    _check_open(file)
     left = out.reshape(-1).view(np.uint8).data
     while left:
         with os_errors(CheckpointError, file.name, "check the disk"):
@@ -236,6 +244,11 @@ def read_at(file: io.FileIO, out: np.ndarray, offset: int) -> None:
             refuse(file.name, f"it is truncated: {len(left)} bytes are missing at {offset}")
         left = left[count:]
         offset += count
+
+
+def _check_open(file: io.FileIO) -> None:
+    if file.closed:
+        refuse(file.name, "it is closed", "load the model again")
 
 
 def check_unchanged(file: ReadFile) -> None:

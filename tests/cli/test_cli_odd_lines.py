@@ -97,12 +97,14 @@ def paths() -> Iterator[Line]:
         yield ["predict", "a", f"--model={path}"]
         yield ["replay", "--output=new", "--", path]
         yield ["convert", "--output=new", "--", path]
+        yield ["export", "--format=onnx", "--output=new", f"--model={path}"]
         yield ["inspect", "--", path]
         yield ["doctor", "--json", "--", path]
         if path != "{data}":  # which stays as it is
             yield [*TUNE, f"--output={path}"]
             yield ["replay", "{run}", f"--output={path}"]
             yield ["convert", "{opt}", f"--output={path}"]
+            yield ["export", "--format=onnx", "--model={opt}", *DATA, f"--output={path}"]
 
 
 def words() -> Iterator[Line]:

@@ -178,8 +178,13 @@ def test_unperturbed_copies_cost_nothing(name, engine):
     model = MODELS[name](engine=engine)
     table = model.weights.names()[0]
     ids = np.array([3, 4, 3])
-    assert model.weights.view().embed(table, ids).shape[:2] == (1, 3)
-    assert model.weights.view(PROBES["three pairs"]).embed(table, ids).shape[:2] == (6, 3)
+    for probes, copies in ((PROBES["unperturbed"], 1), (PROBES["three pairs"], 6)):
+        x = model.weights.view(probes).embed(table, ids)
+        assert len(x) == copies and np.asarray(x).shape == (
+            copies,
+            3,
+            model.weights.shape(table)[1],
+        )
 
 
 @engines

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from in_groups import KINDS, as_floats, groups_of, in_groups
 from streams import PAIR, small_tiles  # noqa: F401 (small_tiles: used by all)
-from tiny import ENGINES, MODELS, WORDS, Float64View, examples_for, raw_bytes, toy_task
+from tiny import ANY_STORE, ENGINES, MODELS, WORDS, Float64View, examples_for, raw_bytes, toy_task
 
 from tinyzo.autodiff.reverse_mode import GradientView
 from tinyzo.checkpoints.groups import GROUP, GROUP_TYPES, INT4, INT8, group_count, widen_groups
@@ -19,7 +19,7 @@ from tinyzo.models.trainable import train_only
 from tinyzo.zo.mezo import mezo_step
 from tinyzo.zo.objectives import Objective
 
-engines = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+engines = pytest.mark.parametrize("engine", ANY_STORE.values(), ids=ANY_STORE)
 models = pytest.mark.parametrize("name", MODELS)
 kinds = pytest.mark.parametrize("kind", KINDS)
 sets = pytest.mark.parametrize("what", ["lora", "lora-fa", "prefix", "label-words", "bias"])

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from streams import streamed
-from tiny import ENGINES, MODELS, examples_for, masked, raw_bytes, toy_task
+from tiny import ANY_STORE, ENGINES, MODELS, examples_for, masked, raw_bytes, toy_task
 
 from tinyzo.dtypes import narrow, widen
 from tinyzo.engine import noise, tiles
@@ -48,7 +48,7 @@ def moved(w, name: str, terms, decay: float, adam: bool, limit) -> np.ndarray:
     return kept * w + F(-100 * lr) * (m / (np.sqrt(v) + F(1e-5)))
 
 
-@engines
+@pytest.mark.parametrize("engine", ANY_STORE.values(), ids=ANY_STORE)
 @pytest.mark.parametrize(("dtype", "decay"), [("f32", 0.25), ("bf16", 0.25), ("f16", 0.0)])
 @pytest.mark.parametrize("adam", [True, False])
 @pytest.mark.parametrize("limited", [True, False])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from folders import random_tensors, write_tensors
 from streams import PAIR, small_tiles, streamed  # noqa: F401 (small_tiles: used by all)
-from tiny import DTYPE_NAMES, ENGINES, MODELS, examples_for, raw_bytes, toy_task
+from tiny import ANY_STORE, DTYPE_NAMES, MODELS, examples_for, raw_bytes, toy_task
 
 from tinyzo.checkpoints.safetensors import SafetensorsWriter, open_safetensors
 from tinyzo.checkpoints.sources import Source, TensorInfo
@@ -19,7 +19,7 @@ from tinyzo.runs.snapshots import infos_of
 from tinyzo.zo.mezo import mezo_step
 from tinyzo.zo.objectives import Objective
 
-engines = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+engines = pytest.mark.parametrize("engine", ANY_STORE.values(), ids=ANY_STORE)
 models = pytest.mark.parametrize("name", MODELS)
 dtypes = pytest.mark.parametrize("dtype", DTYPE_NAMES)
 PROBES = {

@@ -34,12 +34,13 @@ def stages(model: Model, sequences: list[list[int]]) -> Iterator[tuple[str, np.n
     family, config = model.architecture, model.config
     theta, batch = model.weights.view(), model.check(pack_sequences(sequences))
     x = family.embed(theta, config, batch)
-    yield "embed", x[0]
+    yield "embed", np.asarray(x)[0]
     for i in range(config.num_hidden_layers):
         x = family.layer(theta, config, i, x, batch)
-        yield f"layer{i}", x[0]
+        yield f"layer{i}", np.asarray(x)[0]
     h = family.hidden(theta, config, batch)
-    yield "head", (family.head(theta, config, h) if hasattr(family, "head") else h)[0]
+    head = family.head(theta, config, h) if hasattr(family, "head") else h
+    yield "head", np.asarray(head)[0]
     yield "logits", family.logits(theta, config, h)[0]
 
 

@@ -109,6 +109,8 @@ def test_to_add_is_to_probe_and_engines_agree(name, what, engine):
 @pytest.mark.parametrize("what", [*SETS, "low-rank"])
 @dtypes
 def test_streamed_is_resident_to_the_bit(tmp_path, what, dtype, engine):
+    if (engine.name, what) == ("onnx", "full"):
+        pytest.skip("ONNX Runtime only reads what is in a file")
     here = prepared("opt", what, dtype, engine)
     there = prepared("opt", what, dtype, engine, tmp_path / "w")
     file = (tmp_path / "w").read_bytes()
@@ -192,6 +194,8 @@ def test_label_words_move_their_rows_alone(monkeypatch, name, engine):
     texts = [without_words(e) for e in examples_for(name)]
     objective = Objective(model, toy_task(name))
     assert len(set(objective(model.weights.view(PAIR), texts))) == 2
+    if engine.name == "onnx":  # its graph is there before the texts are
+        return
     assert set(copies) == {1}
     objective(
         model.weights.view(PAIR),

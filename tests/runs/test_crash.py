@@ -105,7 +105,11 @@ class Home:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """The files of a folder; in them the folder's own path is left out."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    own = str(folder.resolve()).encode()
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    return {name: data.replace(own, b"") for name, data in found.items()}
 
 
 def tensors_of(path: Path) -> dict[str, bytes]:
@@ -269,7 +273,9 @@ def exports(home: Home) -> dict[str, list[str]]:
     """Commands that write a model's folder."""
     runs = {"-".join(kind): home.run(*kind) for kind in KINDS if kind[2] != "0"}
     commands = {f"replay {name}": ["replay", str(run)] for name, run in runs.items()}
-    return {"convert": ["convert", str(home.path / "bin")], **commands}
+    task = ["--task", "reviews", "--data", str(home.data), "--queries", "1"]
+    app = ["export", "--format", "onnx", "--model", str(home.path / "f32"), *task]
+    return {"convert": ["convert", str(home.path / "bin")], "export": app, **commands}
 
 
 @pytest.mark.parametrize(
@@ -279,6 +285,8 @@ def exports(home: Home) -> dict[str, list[str]]:
         (REPLAY, "full"),
         pytest.param("convert", "full", marks=exhaustive),
         pytest.param("convert", "power", marks=exhaustive),
+        pytest.param("export", "kill", marks=exhaustive),
+        pytest.param("export", "full", marks=exhaustive),
         pytest.param(REPLAY, "kill", marks=exhaustive),
         pytest.param(REPLAY, "power", marks=exhaustive),
     ],

@@ -79,6 +79,8 @@ def test_a_folder_that_is_right(app, capsys):
     assert found["bytes"] == (app / "model.safetensors").stat().st_size
     assert found["step.onnx inputs"]["labels"] == "int64[examples]"
     assert found["eval.onnx outputs"] == {"scores": "float64[rows, 2]"}
+    assert found["plans"][0]["engine"] == "onnx"
+    assert found["plan_bytes"] == sum(found["plan"].values()) > 1_000_000
     assert main(["inspect", str(app)]) == 0
     assert re.search(r"^kind +words$", capsys.readouterr().out, re.M)
 
@@ -263,6 +265,23 @@ def test_a_field_of_another_type(app, name):
 def test_a_field_of_no_such_value(app, field, value):
     say(app, **{field: value})
     refused(app, rf"tinyzo\.json: {field} is ")
+
+
+def test_a_graph_that_is_said_to_take_something_else(app):
+    signatures = about(app)["signatures"]
+    inputs = signatures["step.onnx"]["inputs"]
+    flat = inputs | {"input_ids": {"type": "int64", "shape": ["rows"]}}
+    for changed, message in (
+        (inputs | {"more": inputs["lr"]}, r"step\.onnx of kind words lacks or has more\n"),
+        ({k: v for k, v in inputs.items() if k != "labels"}, "lacks or has labels"),
+        (flat, r"input_ids of step\.onnx is \['rows'\], not of rows and tokens"),
+    ):
+        step = signatures["step.onnx"] | {"inputs": changed}
+        say(app, signatures=signatures | {"step.onnx": step})
+        refused(app, message)
+    say(app, signatures=signatures)
+    say(app, kind="gold")
+    refused(app, r"kind gold lacks or has labels, targets")
 
 
 # -- graphs ----------------------------------------------------------------------------------------

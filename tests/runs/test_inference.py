@@ -26,6 +26,7 @@ from tinyzo.runs.app import App
 from tinyzo.runs.data import bind_task
 from tinyzo.runs.exported import open_export
 from tinyzo.runs.inference import export_onnx
+from tinyzo.runs.journal import read_journal
 from tinyzo.runs.run import Run
 from tinyzo.runs.settings import Settings
 from tinyzo.runs.snapshots import tuned_model
@@ -53,7 +54,8 @@ def home(tmp_path_factory) -> Path:
     for family in ("roberta", "opt"):
         write_model(home / family, family)
     for train in ("full", "lora", "lora-fa"):
-        assert finetune(home / "opt", home / "data", home / train, "--train", train) == 0
+        options = ("--train", train, "--engine", "numpy")
+        assert finetune(home / "opt", home / "data", home / train, *options) == 0
     return home
 
 
@@ -234,6 +236,16 @@ def test_a_run_hands_on_its_adapter(home, tmp_path):
         assert about(folder)["signatures"]["step.onnx"]["inputs"]["input_ids"]["shape"][0] == "rows"
 
 
+def test_a_run_whose_base_is_elsewhere(home, tmp_path):
+    shutil.copytree(home / "lora", tmp_path / "run")
+    shutil.copytree(home / "opt", tmp_path / "base")
+    line = f"export --format onnx --model {tmp_path}/run --output {tmp_path}/app --base {tmp_path}"
+    assert main([*f"{line}/base".split()]) == 0
+    assert os.path.samefile(tmp_path / "app/model.safetensors", tmp_path / "base/model.safetensors")
+    with pytest.raises(UsageError, match=r"--base, but .* is no run"):
+        export_onnx(settings(home), tmp_path / "other", base=str(tmp_path / "base"))
+
+
 def test_a_run_hands_on_to_another_task(home, tmp_path):
     given = settings(home, "lora", template="{text} It was", label_words=["terrible", "great"])
     folder = export_onnx(given.replace(label_field="mood", queries=3), tmp_path / "app")
@@ -267,6 +279,14 @@ def test_what_is_not_exported(home, tmp_path, given, error, message):
     assert not (tmp_path / "app").exists()
 
 
+@pytest.mark.parametrize("task", ["ReCoRD", "SQuAD"])
+def test_a_task_without_labels(home, tmp_path, task):
+    given = settings(home, "opt", task=task)
+    with pytest.raises(ConfigError, match=f"{task} has no labels in common, of which an app"):
+        export_onnx(given, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_more_tokens_than_the_model_has(home, tmp_path):
     with pytest.raises(UsageError, match="--tokens 65; the model has 64 positions"):
         export_onnx(settings(home), tmp_path / "app", tokens=65)
@@ -281,10 +301,22 @@ def test_a_text_with_a_mask_of_its_own():
         inference.check_masks(reading, data)
 
 
-def test_a_quantised_base(home, tmp_path):
-    export.convert(home / "opt", tmp_path / "int4", "int4")
-    with pytest.raises(ConfigError, match="is U8, of which no graph is made"):
-        export_onnx(settings(home).replace(model=str(tmp_path / "int4")), tmp_path / "app")
+@runs_graphs
+@pytest.mark.parametrize("kind", ["int4", "int8"])
+@pytest.mark.parametrize("family", ["roberta", "opt"])
+def test_a_quantised_base(home, tmp_path, family, kind):
+    export.convert(home / family, tmp_path / kind, kind)
+    given = settings(home).replace(model=str(tmp_path / kind))
+    app = App(open_export(export_onnx(given, tmp_path / "app")), threads=1)
+    found = app.scores(app.export.rows("test"))
+    model = tinyzo.load(tmp_path / "app" / "adapter", engine="numpy")
+    assert model.weights.dtype(model.weights.names()[0]).names == ("scale", "codes")
+    resolved = given.resolve(family)
+    bound = bind_task(model, resolved)
+    objective = Objective(model, bound)
+    batch = objective.pack(inference.load_data(bound, resolved).test)
+    (expected,) = objective.scores(model.weights.view(), batch)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 # -- what is whole, and what is not ----------------------------------------------------------------
@@ -469,6 +501,10 @@ def test_sixty_steps_of_an_app_are_a_run(home, tmp_path, family):
         scale = np.abs(expected).max()
         assert scale > 1e-3
         np.testing.assert_allclose(tensor, expected, atol=1e-4 * scale, rtol=0)
+    journal = [term for step in read_journal(run.journal_path).steps for term in step.terms]
+    assert [seed for seed, _ in journal] == [seed for n in range(60) for seed in app.seeds(n)]
+    own = np.concatenate([-1e-2 / 2 * step.projected_gradients for step in steps])
+    np.testing.assert_allclose(own, [c for _, c in journal], atol=1e-4 * np.abs(own).max())
     losses = [line["loss"] for line in lines(run.path / "metrics.jsonl")]
     np.testing.assert_allclose([step.losses.mean() for step in steps], losses, atol=1e-4)
     adapter = app.save()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import sys
@@ -103,8 +104,7 @@ def losses(run) -> np.ndarray:
 
 def engines(run) -> list[tuple[int, str]]:
     """When which engine went on."""
-    events = [e for e in lines(run / "events.jsonl") if e["event"] == "engine"]
-    return [(0, Run.open(run).about["engine"]), *((e["step"], e["engine"]) for e in events)]
+    return [*map(tuple, Run.open(run).engines())]
 
 
 def theta(run, step: int, engine: str = "auto") -> dict[str, bytes]:
@@ -169,13 +169,12 @@ def test_losses_of_ragged_batches(family):
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("seed", [0])
-def test_200_steps_end_at_the_accuracy_of_numpy(tmp_path, family, seed):
+def test_200_steps_end_at_the_accuracy_of_numpy(tmp_path, family):
     results = []
     for engine in ("onnx", "numpy"):
         run = tinyzo.finetune(
             tmp_path / engine, model=f"{family}-tiny", steps=200, method="p-rge", engine=engine,
-            seed=seed,
+            batch_size=8, eval_every=100,
         )  # fmt: skip
         results.append(run.result)
     ours, theirs = results
@@ -256,8 +255,8 @@ def test_a_run_that_does_not_say_its_engine(run):
     about = about.replace('engine = "onnx"\n', "")
     (run / "run.toml").write_text(about + "[settings]" + settings)
     assert resume(run, "--steps", "7") == 0
-    found = [e for e in lines(run / "events.jsonl") if e["event"] == "engine"]
-    assert [(e["step"], e["engine"]) for e in found] == [(6, "onnx")]
+    (event,) = (e for e in lines(run / "events.jsonl") if e["event"] == "engine")
+    assert (event["step"], event["engine"]) == (6, "onnx") and engines(run) == [(6, "onnx")]
 
 
 def test_what_cannot_change_with_the_engine(run):
@@ -305,16 +304,17 @@ def test_derivatives_are_refused_and_named(home, tmp_path, capsys, method):
 def test_all_weights_in_their_file_are_refused(home, tmp_path, capsys):
     run, streamed = tmp_path / "run", ("--residency", "streamed")
     said = (
-        "tinyzo: --engine onnx maps weights in their file, and cannot train them there\n"
-        "  hint: --residency resident, or train what lies beside them, as --train lora-fa\n"
+        r"tinyzo: .*engine onnx .* file.*\n  hint: --residency resident, or train what lies beside"
     )
-    assert start(home, run, "--method", "mezo", *ONNX, *streamed) == 2
-    assert capsys.readouterr().err == said and not run.exists()
+    assert start(home, run, "--method", "mezo", *ONNX, *streamed) > 0
+    assert re.search(said, capsys.readouterr().err) and not run.exists()
     assert start(home, run, "--method", "mezo", "--engine", "numpy", *streamed) == 0
+    known = Run.open(run).result["loss"]
+    assert tinyzo.evaluate(run, engine="onnx").loss == pytest.approx(known, abs=NEAR)
     before = (run / "run.toml").read_bytes()
     capsys.readouterr()
-    assert resume(run, *ONNX, "--steps", "7") == 2
-    assert capsys.readouterr().err == said
+    assert resume(run, *ONNX, "--steps", "7") > 0
+    assert re.search(said, capsys.readouterr().err)
     assert (run / "run.toml").read_bytes() == before  # so it goes on as it was
     assert resume(run, *ONNX, "--residency", "resident", "--steps", "7") == 0
     assert engines(run) == [(0, "numpy"), (6, "onnx")]
@@ -352,9 +352,8 @@ def test_a_broken_runtime(home, tmp_path, monkeypatch):
     options = ["--model", home / "opt", "--task", "reviews", "--data", data, "--output", run]
     done = command("finetune", *options, *ONNX, path=path)
     assert (done.returncode, run.exists()) == (1, False)
-    assert done.stderr.splitlines()[-2:] == [
-        "tinyzo: engine 'onnx' cannot be had here (SystemError: bad magic)", f"  hint: {WAY_OUT}"
-    ]  # fmt: skip
+    said = "engine 'onnx' cannot be had here: onnxruntime is broken (SystemError: bad magic)"
+    assert done.stderr.splitlines()[-2:] == [f"tinyzo: {said}", f"  hint: {WAY_OUT}"]
 
 
 @pytest.mark.parametrize("begun_with", ["onnx", "numpy"])
@@ -547,6 +546,10 @@ def test_json_and_inspect(home, run, capsys):
     assert main(["inspect", str(run), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {plan["engine"] for plan in found["plans"]} == {"onnx"}
+    assert found["engines"] == "onnx from step 0"
+    assert resume(run, "--engine", "numpy") == 0
+    assert main(["inspect", str(run)]) == 0
+    assert "\nengines        onnx from step 0, then numpy from step 6\n" in capsys.readouterr().out
 
 
 def test_inspect_needs_no_runtime(run, missing, capsys):

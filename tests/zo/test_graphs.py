@@ -11,8 +11,9 @@ import pytest
 from tiny import MODELS, POSITIONS, WORDS, examples_for, tiny_opt, tiny_roberta, toy_task
 
 from tinyzo.engine.numpy_engine import NumpyEngine
-from tinyzo.engine.onnx.graph import Graph, Value
+from tinyzo.engine.onnx.graph import Graph
 from tinyzo.engine.onnx.protobuf import External
+from tinyzo.engine.onnx.tensors import Floats, Tensor
 from tinyzo.engine.terms import Probe
 from tinyzo.engine.weights import Weights
 from tinyzo.models import opt, roberta
@@ -74,8 +75,8 @@ CASES = ["roberta", "opt words", "opt candidates", "opt gold", "opt-post candida
 
 
 def stored_of(model: Model):
-    def stored(graph: Graph, name: str) -> Value:
-        return graph.constant(model.weights.read(name))
+    def stored(graph: Graph, name: str) -> Tensor:
+        return Floats(graph.constant(model.weights.read(name)), is_wide=True)
 
     return stored
 
@@ -406,8 +407,9 @@ def test_the_graph_of_a_large_model_is_under_a_megabyte(family):
     train_only(model, "lora", seed=0, rank=8, alpha=16.0)
     weights = model.weights
 
-    def stored(graph: Graph, name: str) -> Value:
-        return graph.stored(External(name, 1, weights.shape(name), "model.safetensors", 8, 4))
+    def stored(graph: Graph, name: str) -> Tensor:
+        place = External(name, 1, weights.shape(name), "model.safetensors", 8, 4)
+        return Floats(graph.stored(place), is_wide=True)
 
     reading = Reading("words", (1, 2), 4) if family == "roberta" else Reading(CANDIDATES)
     written = graphs.step_graph(model, reading, Sizes(4), stored, {})

@@ -21,6 +21,7 @@ def add_arguments(parser: Parser) -> None:
     )
     model = parser.add_argument_group("model: what is trained")
     shared.add_model(model)
+    shared.add_base(model)
     model.add_argument(
         "--train",
         metavar="WHAT",
@@ -85,7 +86,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     given = shared.given_settings(options)
     check_names(given.model, given.task)
-    output = export_onnx(given, Path(options.output), options.tokens)
+    output = export_onnx(given, Path(options.output), options.tokens, options.base)
     sizes = {name: (output / name).stat().st_size for name in (STEP, EVAL)}
     if not options.json:
         listed = ", ".join(f"{name} ({count} bytes)" for name, count in sizes.items())

@@ -18,6 +18,7 @@ from tinyzo.runs.defaults import MODEL
 if TYPE_CHECKING:
     from tinyzo.engine.weights import Weights
     from tinyzo.models.model import Model
+    from tinyzo.runs.exported import Export
     from tinyzo.runs.memory import Plan
     from tinyzo.runs.run import Run
     from tinyzo.runs.settings import RunSettings
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     check_model(options.path)
     if is_export(Path(options.path)):
-        return _show(_about_export(options), [], options.json)
+        return _inspect_export(options)
     seen = _open_run(options) if is_run(Path(options.path)) else _open_model(options)
     result = {
         **seen.about_run,
@@ -87,14 +88,23 @@ OF_EXPORT = (
 )
 
 
-def _about_export(options: argparse.Namespace) -> dict[str, Any]:
-    """What a folder of `tinyzo export` has, once all of it has been checked."""
-    from tinyzo.runs.exported import SPLITS, open_export
+def _inspect_export(options: argparse.Namespace) -> dict[str, Any]:
+    """All that is known of an export, once all of it has been checked."""
+    from tinyzo.runs.exported import open_export
     from tinyzo.runs.opened import check_no_base
     from tinyzo.runs.settings import Settings
 
     check_no_base(Settings(model=options.path), options.base)
     export = open_export(Path(options.path))
+    plan = _plan_of_export(export, options)
+    shown = _show(_about_export(export) | {"plan_bytes": plan.total}, [plan], options.json)
+    return shown | {"plan": plan.parts, "plans": [plan._asdict()]}
+
+
+def _about_export(export: Export) -> dict[str, Any]:
+    """What an app has to know."""
+    from tinyzo.runs.exported import SPLITS
+
     about = export.about
     result: dict[str, Any] = {"export": str(export.path)}
     result |= {name: about[name] for name in OF_EXPORT}
@@ -109,6 +119,20 @@ def _about_export(options: argparse.Namespace) -> dict[str, Any]:
             shown = {each: _shape(values[each]) for each in values if each not in about["trained"]}
             result[f"{name} {side}"] = {k: v for k, v in shown.items() if not k.endswith(NEXT)}
     return result
+
+
+def _plan_of_export(export: Export, options: argparse.Namespace) -> Plan:
+    """The plan of a step, of the sizes that the graph fixes, or else of the options."""
+    from tinyzo.models.model import open_model
+    from tinyzo.runs import memory
+    from tinyzo.runs.settings import Settings
+
+    rows, tokens = export.sizes(options.batch_size, options.tokens)
+    model = open_model(export.adapter)
+    given = Settings(model=options.path, engine="onnx", memory_budget=options.memory_budget)
+    settings = given.replace(micro_batch_tokens=rows * tokens).resolve(model.family)
+    load = memory.Load(rows * tokens, tokens, 2 * export.about["queries"])
+    return memory.choose(model, settings, [load], is_fixed=True)
 
 
 def _shape(described: dict[str, Any]) -> str:
@@ -170,6 +194,7 @@ def _about_run(run: Run) -> dict[str, Any]:
         "run": str(run.path),
         "steps": len(steps),
         "best_step": best_step,
+        "engines": ", then ".join(f"{name} from step {step}" for step, name in run.engines()),
         "base": header.base,
         "noise_format": FORMAT,
         "step_bytes": header.record.size,

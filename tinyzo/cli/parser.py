@@ -116,4 +116,4 @@ def _name(action: argparse.Action) -> str:
 def listed(known: Iterable[str]) -> str:
     """a, b or c"""
     *others, last = known
-    return f"{', '.join(others)} or {last}"
+    return f"{', '.join(others)} or {last}" if others else last

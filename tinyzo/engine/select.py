@@ -90,9 +90,8 @@ def choose_engine(name: str, threads: int | None = None) -> Engine:
         return NumpyEngine()
     if chosen == "onnx":
         from tinyzo.engine.onnx.engine import OnnxEngine
-        from tinyzo.machine.cpus import default_threads
 
-        return OnnxEngine(threads or default_threads())
+        return OnnxEngine(threads)
     from tinyzo.engine.numba.engine import shared_engine  # loads Numba: only when it is used
 
     return shared_engine(threads)

@@ -1,13 +1,17 @@
 """The memory that is free, and what this process holds of it."""
 
+import ctypes
 import math
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from tinyzo.machine import cgroups, macos, windows
 
 MEMORY = Path("/proc/meminfo")
+M_MMAP_THRESHOLD = -3  # of mallopt
+LARGE = 4 << 20  # bytes of an array that malloc is to give back at once
 STATUS = Path("/proc/self/status")
 
 
@@ -70,6 +74,17 @@ def peak_bytes() -> int:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024  # of bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def give_back_large_arrays() -> None:
+    """Have glibc give a large array's memory back to the system as soon as it is freed.
+
+    Left alone, it keeps what is no larger than some array that was freed before, up to 32 MB. Of
+    other libraries nothing is asked.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 def _field_bytes(path: Path, field: str) -> int | None:

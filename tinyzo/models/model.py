@@ -78,13 +78,16 @@ class Model(Unique):
         """
         weights = self.weights
         chosen = choose_engine(engine, threads)
-        if chosen.name == "onnx":  # it maps the file of what stands still
-            is_wanted = bool(weights.pending) and not isinstance(weights.store, Overlay)
-        else:
-            is_wanted = weights.nbytes() < free_bytes() / 2
+        most = free_bytes() / 2
+        if chosen.name == "onnx":
+            from tinyzo.engine.onnx.places import residency_for
+
+            residency = residency_for(weights, residency, most)
+        elif residency == "auto" and weights.nbytes() < most:
+            residency = "resident"
         with weights.lock:
             weights.engine = chosen
-            if residency == "resident" or (residency == "auto" and is_wanted):
+            if residency == "resident":
                 weights.store = weights.store.load()
                 weights.fold()  # what a run has added since
             else:

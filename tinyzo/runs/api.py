@@ -17,7 +17,7 @@ from tinyzo.models import model as models
 from tinyzo.models.model import RESIDENCIES, Model
 from tinyzo.models.sampling import Sampler
 from tinyzo.runs import export
-from tinyzo.runs.evaluate import Evaluation
+from tinyzo.runs.evaluate import Evaluation, written_answers
 from tinyzo.runs.evaluate import evaluate as evaluate_examples
 from tinyzo.runs.evaluate import predict as predict_examples
 from tinyzo.runs.opened import Opened, check_no_base, check_same, open_for_task, row_of, with_task
@@ -150,7 +150,7 @@ def evaluate(
     zero_shot: of a run, the model that it began with, and not its result
     base:      of a run, where that model is now; None: where run.toml says
     engine:    as for `load`, which has settled it for what it gave; None: "auto"
-    returns: Evaluation(examples, accuracy, loss)
+    returns: Evaluation(examples, accuracy, loss, f1, exact_match), the last two of SQuAD and DROP
     raises: TinyzoError
     """
     choices = {
@@ -172,7 +172,10 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Prediction:
-    """A text, its likeliest label, and the probability of each label."""
+    """A text, its likeliest label, and the probability of each label.
+
+    Where the model writes the answer (SQuAD, DROP), that is the label, and there are no scores.
+    """
 
     text: str
     label: str
@@ -217,16 +220,23 @@ def predictions(
 ) -> Iterator[Prediction]:
     """The prediction for each text, one by one.
 
-    A label is its word; of a task whose words are columns (COPA), what its files call it.
+    A label is its word; of a task whose words are columns (COPA), what its files call it; of one
+    whose candidates are the row's own (ReCoRD), the candidate.
     """
     bound = opened.bound
     loss = opened.loss()
-    labels = [word.strip() for word in bound.task.fixed_words] or list(bound.task.labels)
     for text in texts:
-        example = bound.encode(row_of(bound, text), labelled=False)
-        (odds,) = predict_examples(loss, [example])
-        scores = dict(zip(labels, odds.tolist(), strict=True))
-        yield Prediction(str(text), labels[odds.argmax()], scores)
+        row = row_of(bound, text)
+        example = bound.encode(row, labelled=False)
+        scores: dict[str, float] = {}
+        if bound.task.is_generated:
+            (label,) = written_answers(loss, [example])
+        else:
+            (odds,) = predict_examples(loss, [example])
+            labels = bound.task.label_names(row)
+            scores = dict(zip(labels, odds.tolist(), strict=True))
+            label = labels[odds.argmax()]
+        yield Prediction(str(text), label, scores)
 
 
 def generate(
@@ -301,12 +311,14 @@ def export_onnx(
     k_shot: int | None = None,
     train_rows: int | None = None,
     limit: int | None = None,
+    base: str | Path | None = None,
 ) -> Path:
     """Write a step as a graph, from which an app tunes a model; `tinyzo export --format onnx`.
 
     output: the new folder
     tokens: of a row, which the graphs then fix; None: any number
     batch_size: examples of a batch, which the graphs then fix; None: any number
+    base:   of a run, where the model that it began with is now; None: where run.toml says
     All others are fields of Settings, which says what each is; None leaves it to tinyzo.
     returns: the folder
     raises: TinyzoError
@@ -315,7 +327,7 @@ def export_onnx(
 
     choices = {name: value for name, value in locals().items() if name in FIELDS}
     settings = Settings.from_mapping(choices, "export_onnx")
-    return inference.export_onnx(settings, Path(as_text(output) or ""), tokens)
+    return inference.export_onnx(settings, Path(as_text(output) or ""), tokens, as_text(base))
 
 
 def _open(

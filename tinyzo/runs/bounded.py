@@ -34,8 +34,13 @@ class BoundedLoss:
     def sums(self, theta: View, part: Sequence[Example]) -> np.ndarray:
         """The sums of one micro-batch over all probes: f64[P, ...]."""
         tokens = sum(packed_size(example) for example in part)
-        most_probes = max(2, self.max_tokens // tokens * 2)
-        sums = [self.objective.sums(group, part) for group in theta.parts(most_probes)]
+        groups = theta.parts(most_probes(tokens, self.max_tokens))
+        sums = [self.objective.sums(group, part) for group in groups]
         if len(sums) == 1:
             return sums[0]  # as it is: of a view that records a tape, no array
         return np.concatenate(sums)
+
+
+def most_probes(tokens: int, max_tokens: int) -> int:
+    """The most probes of so many tokens each that are computed at once."""
+    return max(2, max_tokens // tokens * 2)

@@ -141,7 +141,28 @@ def read_about(data: bytes, path: Path) -> JsonObject:
             refuse(path, f"it has no {name}", AGAIN)
         if not is_right(about[name]):
             refuse(path, f"{name} is {about[name]!r:.80}", AGAIN)
+    for graph, signature in about["signatures"].items():
+        check_inputs(about, path, graph, signature["inputs"])
     return about
+
+
+def check_inputs(about: JsonObject, path: Path, graph: str, inputs: JsonObject) -> None:
+    """raises: CheckpointError for other inputs than a graph of this kind has"""
+    rows = ["input_ids", "attention_mask"]
+    if about["kind"] != WORDS:
+        rows.append("targets")
+    others = [*about["trained"]]
+    if graph == STEP:
+        others += ["seeds", "lr", "eps"]
+    if graph == STEP and about["kind"] != GOLD:
+        others.append("labels")
+    if inputs.keys() != {*rows, *others}:
+        odd = ", ".join(sorted(inputs.keys() ^ {*rows, *others}))
+        refuse(path, f"{graph} of kind {about['kind']} lacks or has {odd:.80}", AGAIN)
+    for name in rows:
+        shape = inputs[name]["shape"]
+        if len(shape) != 2:
+            refuse(path, f"{name} of {graph} is {shape!r:.40}, not of rows and tokens", AGAIN)
 
 
 def check_format(about: JsonObject, path: Path, name: str, own: int) -> None:
@@ -171,6 +192,20 @@ class Export:
     def trained(self) -> dict[str, tuple[int, ...]]:
         """The tensors that a step moves, and their shapes."""
         return {name: tuple(each["shape"]) for name, each in self.about["trained"].items()}
+
+    @property
+    def adapter(self) -> Path:
+        """The adapter's folder."""
+        return (self.path / ADAPTER_WEIGHTS).parent
+
+    def sizes(self, rows: int, tokens: int) -> tuple[int, int]:
+        """The rows and the tokens of a step's batch: as the graph fixes them, or else as given."""
+        shape = self.about["signatures"][STEP]["inputs"]["input_ids"]["shape"]
+        if is_natural(shape[0]):
+            rows = shape[0]
+        if is_natural(shape[1]):
+            tokens = shape[1]
+        return rows, tokens
 
     def elements(self) -> int:
         """The number of parameters that a step moves."""

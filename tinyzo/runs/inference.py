@@ -26,13 +26,15 @@ import numpy as np
 from tinyzo import __version__
 from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import fingerprint, open_weights, weights_file
+from tinyzo.checkpoints.groups import scales_of
 from tinyzo.checkpoints.safetensors import SafetensorsFile
 from tinyzo.checkpoints.sources import Source
 from tinyzo.dtypes import STORAGE
 from tinyzo.engine import noise
 from tinyzo.engine.adapters import scale_of
-from tinyzo.engine.onnx.graph import Graph, Value
+from tinyzo.engine.onnx.graph import Graph
 from tinyzo.engine.onnx.protobuf import BFLOAT16, TYPES, Described, External
+from tinyzo.engine.onnx.tensors import Floats, Groups, Tensor
 from tinyzo.engine.terms import Direction
 from tinyzo.errors import CheckpointError, ConfigError, DataError, UsageError, refuse
 from tinyzo.models.model import Model, names_of_tensors, open_model
@@ -40,7 +42,7 @@ from tinyzo.parsing import JsonObject
 from tinyzo.runs import export
 from tinyzo.runs.data import Data, bind_task, load_data
 from tinyzo.runs.export import OTHER_OUTPUT, TAKEN, WEIGHTS
-from tinyzo.runs.opened import OF_TASK
+from tinyzo.runs.opened import OF_TASK, check_no_base
 from tinyzo.runs.run import Run, is_run, prepare
 from tinyzo.runs.settings import RunSettings, Settings
 from tinyzo.runs.snapshots import tuned_model
@@ -62,34 +64,30 @@ WHOLE = [WEIGHTS, "config.json", STEP, EVAL, ROWS]
 WHOLE += [f"{ADAPTER}/{name}" for name in (peft.WEIGHTS, peft.CONFIG, peft.ORIGIN)]
 # What is the same in a run and in an app that goes on with it.
 OF_RUN = ("train", "lora_rank", "lora_alpha", "lora_targets")
-SHARED: tuple[str, ...] = (
-    *OF_TASK,
-    *OF_RUN,
-    "queries",
-    "batch_size",
-    "lr",
-    "eps",
-    "seed",
-    "data_seed",
-    "k_shot",
-)
-SHARED = (*SHARED, "train_rows", "limit")
+SHARED = [*OF_TASK, *OF_RUN, "queries", "batch_size", "lr", "eps", "seed"]
+SHARED += ["data_seed", "k_shot", "train_rows", "limit"]
 METHOD = "p-rge"  # the step of the graph: n-SPSA, two-sided, all probes in one pass
 TYPE_NAMES = {number: dtype.name for dtype, number in TYPES.items()} | {BFLOAT16: "bfloat16"}
 
 
-def export_onnx(given: Settings, output: Path, tokens: int | None = None) -> Path:
+def export_onnx(
+    given: Settings, output: Path, tokens: int | None = None, base: str | None = None
+) -> Path:
     """Write the folder.
 
     given:   model, task, data, train (lora or lora-fa), queries, and what else a run would go by;
              a batch_size fixes the rows of the graphs' batches
     tokens:  the tokens of a row, which are fixed then
+    base:    of a run, where the model that it began with is now; None: where run.toml says
     returns: the directory
     raises: ConfigError for what no graph is made of; CheckpointError when `output` has a model
         already or cannot be written; UsageError, DataError
     """
-    model, settings = opened(given)
+    model, settings = opened(given, base)
     bound = bind_task(model, settings)
+    if not bound.task.labels:
+        found = f"{bound.task.name} has no labels in common, of which an app's graphs are made"
+        raise ConfigError(found, "export a task with labels, or COPA")
     check_tokens(model, tokens)
     data = load_data(bound, settings)
     reading = reading_of(bound, [*data.train, *data.dev, *data.test])
@@ -114,20 +112,22 @@ def export_onnx(given: Settings, output: Path, tokens: int | None = None) -> Pat
 # -- what is exported
 
 
-def opened(given: Settings) -> tuple[Model, RunSettings]:
+def opened(given: Settings, base: str | None = None) -> tuple[Model, RunSettings]:
     """A model with the adapter that is tuned in front of it, and the settings.
 
     The model is a folder, a PEFT folder, whose adapter is gone on with, or a run of LoRA, at its
     best step.
 
+    base:   as for `export_onnx`
     raises: ConfigError, UsageError
     """
     check_adapter(given.train)
     if not is_run(given.model_path):
+        check_no_base(given, base)
         model = open_model(given.model_path)
         settings = given.replace(method=METHOD).resolve(model.family)
         return prepare(model, settings), settings
-    run = Run.open(given.model_path)
+    run = Run.open(given.model_path, base)
     settings = settings_after(run, given)
     model = tuned_model(run, None, "numpy", "streamed")
     model.weights.direction = Direction()
@@ -252,32 +252,32 @@ class Tensors:
     def __init__(self, model: Model, files: ExitStack) -> None:
         """model: the folder's; files: in which they stay open"""
         folder = model.directory
-        base = files.enter_context(SafetensorsFile(folder / WEIGHTS))
-        self._base = base
-        self._names = names_of_tensors(base, model.architecture, model.config)
+        self._weights = model.weights
+        self._base = files.enter_context(SafetensorsFile(folder / WEIGHTS))
+        self._names = names_of_tensors(self._base, model.architecture, model.config)
         self._adapter = files.enter_context(SafetensorsFile(folder / ADAPTER_WEIGHTS))
 
-    def stored(self, graph: Graph, name: str) -> Value:
-        """A tensor as float32."""
-        if name in self._names:
-            return external(graph, name, WEIGHTS, self._base, self._names[name])
-        return external(graph, name, ADAPTER_WEIGHTS, self._adapter, peft.PREFIX + name)
+    def stored(self, graph: Graph, name: str) -> Tensor:
+        """A tensor as its file has it."""
+        if name not in self._names:
+            place = external(name, ADAPTER_WEIGHTS, self._adapter, peft.PREFIX + name)
+            return Floats(graph.stored(place), is_wide=True)
+        place = external(name, WEIGHTS, self._base, self._names[name])
+        value = graph.stored(place)
+        if place.type != TYPES[np.dtype("u1")]:
+            return Floats(value, is_wide=place.type == TYPES[np.dtype("f4")])
+        scales = external(scales_of(name), WEIGHTS, self._base, scales_of(name))
+        return Groups(value, graph.stored(scales), self._weights.shape(name)[1])
 
 
-def external(graph: Graph, name: str, file: str, source: Source, own_name: str) -> Value:
-    """A tensor of a file as float32.
+def external(name: str, file: str, source: Source, own_name: str) -> External:
+    """A tensor of a file.
 
     name: in the graph; file: from the graph's folder; own_name: in the file
-    raises: ConfigError for a type that is no float's
     """
     info = source.info(own_name)
-    if info.dtype not in ("F32", "F16", "BF16", "F64"):
-        hint = "export the model that it was made of"
-        raise ConfigError(f"{source.path}: {name} is {info.dtype}, of which no graph is made", hint)
     kind = BFLOAT16 if info.dtype == "BF16" else TYPES[STORAGE[info.dtype]]
-    place = External(name, kind, info.shape, file, source.offset(own_name), info.nbytes)
-    value = graph.stored(place)
-    return value if info.dtype == "F32" else value.cast(np.float32)
+    return External(name, kind, info.shape, file, source.offset(own_name), info.nbytes)
 
 
 # -- tinyzo.json

@@ -11,24 +11,32 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinyzo.checkpoints.groups import is_grouped
 from tinyzo.engine.numba.objects import will_load_numba
 from tinyzo.engine.numba.products import may_round
 from tinyzo.engine.numba.sizes import BLOCK, DEPTH
 from tinyzo.engine.numpy_engine import QUERIES
 from tinyzo.engine.select import may_have_numba
+from tinyzo.engine.stores.overlay import Overlay
 from tinyzo.engine.tiles import TILE
 from tinyzo.errors import ConfigError
 from tinyzo.machine.cpus import default_threads
-from tinyzo.machine.memory import free_bytes, resident_bytes
+from tinyzo.machine.memory import free_bytes, resident_bytes, status_bytes
 from tinyzo.models.architecture import ModelConfig
 from tinyzo.models.model import Model
+from tinyzo.runs.bounded import most_probes
 from tinyzo.runs.settings import RunSettings, parse_bytes
 
 Parts = dict[str, int]  # bytes, by what they are for
 FLOAT_BYTES = 4
 NUMBA_BYTES = 107 << 20  # Numba and LLVM, loaded, where kernels need them: measured
 KERNELS_BYTES = 2 << 20  # our compiled kernels, loaded: measured
+RUNTIME_BYTES = 12 << 20  # what ONNX Runtime allocates once it is loaded: measured
+RUNTIME_PAGES = 22 << 20  # pages of its own files, once it has computed: measured
+LAYER_BYTES = 1 << 19  # of a session, for each layer of a model: measured
+NOISE = 6  # arrays as large as z while z is made in a graph
 STAGED = 150  # rows of DEPTH on which a thread works beside tiles of W, at most
+MAPPED, LIBRARIES = PAGES = ("mapped", "libraries")  # parts that are pages of files
 SPARE_MB = 1  # by which the interpreter may be larger the next time: measured
 
 
@@ -39,12 +47,14 @@ class Load(NamedTuple):
     longest: tokens of its longest example
     probes:  copies of the model that are computed at once
     keeps_gradients: whether it ends in a backward pass
+    targets: those of the tokens that are scored against the whole vocabulary
     """
 
     tokens: int
     longest: int
     probes: int
     keeps_gradients: bool = False
+    targets: int = 0
 
 
 class Size(NamedTuple):
@@ -76,9 +86,16 @@ class Plan(NamedTuple):
     def total(self) -> int:
         return _total(self.parts)
 
+    @property
+    def anonymous(self) -> int:
+        """All but pages of files, which the system takes back when others want memory."""
+        return self.total - sum(self.parts.get(name, 0) for name in PAGES)
+
     def __str__(self) -> str:
         parts = self.parts | {"total": self.total}
         sizes = ", ".join(f"{name} {value / 2**20:.0f} MB" for name, value in parts.items())
+        if self.anonymous < self.total:
+            sizes += f" ({self.anonymous / 2**20:.0f} MB without pages of files)"
         return f"{self.engine}, {self.residency}, {self.micro_batch_tokens} tokens at once: {sizes}"
 
 
@@ -92,7 +109,7 @@ def plans(
     """
     installed = ("numba", "numpy") if may_have_numba() else ("numpy",)
     engines = _choices(settings.engine, installed)
-    residencies = _choices(settings.residency, ("resident", "streamed"))
+    residencies = _residencies(model, settings)
     threads = settings.threads or default_threads()
     tokens = settings.micro_batch_tokens
     for engine, residency, size in product(engines, residencies, SIZES):
@@ -100,7 +117,7 @@ def plans(
             tokens = min(size.tokens, settings.micro_batch_tokens)
         every = [_computing(model, engine, threads, tokens, load) for load in loads]
         largest = max(every, key=_total)
-        parts = {"weights": _weights(model, residency, size.tiles), **largest}
+        parts = _weights(model, engine, residency, size.tiles) | largest
         yield Plan(engine, residency, tokens, size.tiles, parts)
 
 
@@ -118,9 +135,9 @@ def choose(
         return _within(free_bytes() / 2, every)
     budget = parse_bytes(asked)
     for plan in every:
-        if plan.total <= budget:
+        if plan.anonymous <= budget:
             return plan
-    least = math.ceil(min(plan.total for plan in every) / 1e6 + SPARE_MB)
+    least = math.ceil(min(plan.anonymous for plan in every) / 1e6 + SPARE_MB)
     why = f"--memory-budget {asked} is too small"
     raise ConfigError(why, f"the smallest that fits is {least}MB")
 
@@ -135,7 +152,7 @@ def _within(limit: float, every: Sequence[Plan]) -> Plan:
     fastest = every[0]
     alike = [p for p in every if (p.engine, p.tiles) == (fastest.engine, fastest.tiles)]
     for plan in alike:
-        if plan.total <= limit:
+        if plan.anonymous <= limit:
             return plan
     return alike[-1]
 
@@ -144,10 +161,28 @@ def _total(parts: Parts) -> int:
     return sum(parts.values())
 
 
-def _weights(model: Model, residency: str, tiles: int) -> int:
+def _residencies(model: Model, settings: RunSettings) -> tuple[str, ...]:
+    """Those that the settings and the engine leave open.
+
+    raises: ConfigError, CheckpointError, as `residency_for`
+    """
+    if settings.engine != "onnx":
+        return _choices(settings.residency, ("resident", "streamed"))
+    from tinyzo.engine.onnx.places import residency_for
+
+    most = free_bytes() / 2
+    return (residency_for(model.weights, settings.residency, most, trains=True),)
+
+
+def _weights(model: Model, engine: str, residency: str, tiles: int) -> Parts:
+    weights = model.weights
     if residency == "resident":
-        return model.weights.nbytes()
-    return 2 * model.weights.store.block_bytes(tiles)  # one is computed, the next one read
+        return {"weights": weights.nbytes()}
+    if engine == "onnx":
+        own = weights.store.own.tensors if isinstance(weights.store, Overlay) else {}
+        held = sum(tensor.nbytes for tensor in own.values())
+        return {"weights": held, MAPPED: weights.nbytes() - held}
+    return {"weights": 2 * weights.store.block_bytes(tiles)}  # one is computed, the next one read
 
 
 def _computing(model: Model, engine: str, threads: int, tokens: int, load: Load) -> Parts:
@@ -159,10 +194,13 @@ def _computing(model: Model, engine: str, threads: int, tokens: int, load: Load)
     tiles: w, z and the work of making z; activations in bfloat16, and products of one tile
     backward: the gradient, and what all layers keep for it
     """
-    tokens = max(load.longest, min(tokens, load.tokens))
+    most = tokens
+    tokens = max(load.longest, min(most, load.tokens))
     parts = {"interpreter": resident_bytes()}
     if engine == "numpy":
         parts |= _in_numpy(model.config, tokens, load)
+    elif engine == "onnx":
+        parts |= _in_onnx(model, tokens, load, most_probes(tokens, most))
     else:
         parts |= _in_numba(model, tokens, load, threads)
     if load.keeps_gradients:
@@ -199,6 +237,58 @@ def _in_numba(model: Model, tokens: int, load: Load, threads: int) -> Parts:
         "code": code,
         "tiles": FLOAT_BYTES * (threads * max(linear, attention) + rounded),
     }
+
+
+def _in_onnx(model: Model, tokens: int, load: Load, most: int) -> Parts:
+    """most: of the probes, so many in a pass
+
+    interpreter: without what follows
+    libraries: pages of their files
+    runtime: ONNX Runtime itself, and the graph
+    copies: of a matrix in float32, or z, or a part of the vocabulary with its logits
+    """
+    config = model.config
+    width = config.hidden_size
+    rows = min(load.probes, most) * tokens
+    pages = status_bytes("RssFile")
+    copies = max(_widened(model), _logits(model, rows, load), _noise(model, load))
+    return {
+        "interpreter": resident_bytes() - pages,
+        LIBRARIES: pages + ("onnxruntime" not in sys.modules) * RUNTIME_PAGES,
+        "runtime": RUNTIME_BYTES + config.num_hidden_layers * LAYER_BYTES,
+        "activations": FLOAT_BYTES * rows * (8 * width + 2 * config.feed_forward_size),
+        "copies": FLOAT_BYTES * copies,
+    }
+
+
+def _widened(model: Model) -> int:
+    """Floats of the matrices that are float32 at once, and are stored as something else."""
+    config = model.config
+    dtypes = model.weights.store.dtypes.values()
+    most = 0
+    if any(map(is_grouped, dtypes)):
+        most = 1
+    elif any(dtype != np.float32 for dtype in dtypes):
+        most = 2  # of one the product is computed, the next one is there
+    return most * config.hidden_size * config.feed_forward_size
+
+
+def _logits(model: Model, rows: int, load: Load) -> int:
+    """Floats of a part of the vocabulary, as stored and as float32, and its logits."""
+    from tinyzo.engine.onnx.view import PART
+
+    if not load.targets:
+        return 0
+    words = PART // model.config.hidden_size
+    return 2 * (PART + min(rows, load.probes * load.targets) * words)
+
+
+def _noise(model: Model, load: Load) -> int:
+    """Floats of the largest z that a graph makes at once, of all seeds."""
+    from tinyzo.engine.onnx.view import PART
+
+    sizes = [model.weights.elements([name]) for name in model.weights.trained]
+    return NOISE * min(PART, max(sizes)) * max(1, load.probes // 2)
 
 
 def holds_bfloat(model: Model) -> bool:

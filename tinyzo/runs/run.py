@@ -18,7 +18,7 @@ import re
 import zlib
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeGuard
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -42,6 +42,13 @@ NOT_BEGUN = "or name another --output; nothing has been computed yet"
 NAME_BASE = "--base DIR names the folder it is in now (of finetune --resume: --model DIR)"
 SEAL = "# CRC-32 of what follows: "
 OLD_VALUES = {"update": {"adam": "adamezo"}}  # a setting -> its values of before 0.2 -> ours
+
+
+class AtWork(NamedTuple):
+    """An engine, by its name, and how many steps there were when it began."""
+
+    step: int
+    name: str
 
 
 class Run:
@@ -103,10 +110,16 @@ class Run:
 
         raises: RunError when the disk is full
         """
-        events = read_lines(self.path / EVENTS)
-        engines = [event["engine"] for event in events if event.get("event") == "engine"]
-        if engine != [self.about.get("engine"), *engines][-1]:
+        before = self.engines()
+        if not before or before[-1].name != engine:
             self.record(EVENTS, {"event": "engine", "step": steps, "engine": engine})
+
+    def engines(self) -> list[AtWork]:
+        """The engines that were at work, in turn. Runs of before 0.2 do not say the first."""
+        events = read_lines(self.path / EVENTS)
+        found = [AtWork(e["step"], e["engine"]) for e in events if e.get("event") == "engine"]
+        first = self.about.get("engine")
+        return [AtWork(0, first), *found] if isinstance(first, str) else found
 
     def save(self, then: str = RESUME) -> None:
         """Write run.toml, whole or not at all. then: as for `write`."""

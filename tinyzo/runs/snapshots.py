@@ -72,7 +72,7 @@ def tuned_model(
     """
     s = run.settings
     engine = engine_or_other(s.engine) if engine == "auto" else engine_here(engine)
-    if residency == "auto":
+    if residency == "auto" and engine != "onnx":  # which maps all that is in the file as it is now
         residency = s.residency
     threads = threads or s.threads
     steps = steps_up_to(run, step)

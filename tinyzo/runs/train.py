@@ -175,13 +175,21 @@ def _step_load(examples: Sequence[Example], batch_size: int, method: RunMethod) 
     """The most that a step computes: a batch of the longest examples."""
     longest_first = sorted(map(packed_size, examples), reverse=True)
     batch = longest_first[:batch_size]
-    return memory.Load(sum(batch), batch[0], method.probes, method.keeps_gradients)
+    targets = sum(sorted(map(_scored_tokens, examples), reverse=True)[:batch_size])
+    return memory.Load(sum(batch), batch[0], method.probes, method.keeps_gradients, targets)
 
 
 def _evaluation_load(examples: Sequence[Example]) -> memory.Load:
     """What an evaluation computes."""
     sizes = [packed_size(example) for example in examples]
-    return memory.Load(sum(sizes), max(sizes, default=0), probes=1)
+    targets = sum(map(_scored_tokens, examples))
+    return memory.Load(sum(sizes), max(sizes, default=0), probes=1, targets=targets)
+
+
+def _scored_tokens(example: Example) -> int:
+    """Tokens that are scored against the whole vocabulary: where a candidate has several."""
+    sizes = [len(candidate) for candidate in example.candidates]
+    return sum(sizes) if max(sizes, default=0) > 1 else 0
 
 
 def _plan(
@@ -373,7 +381,8 @@ class Training:
         if not event and examples:
             self.model.weights.fold()
             event = {"event": "evaluation", "step": step, "split": split}
-            event |= evaluate(self.loss, examples)._asdict()
+            # Answers are written only where they are reported, as published: dev needs the loss.
+            event |= evaluate(self.loss, examples, is_writing=split == "test").record()
             self.run.record("events.jsonl", event)
         if split == "dev":
             self.accuracy = event.get("accuracy")
@@ -396,6 +405,10 @@ class Training:
         zero_shot = self.run.evaluations("test")[0]
         lines = read_lines(self.run.path / "metrics.jsonl")
         seconds = [line["seconds"] for line in lines if line["seconds"] is not None]
+        of_answers = {}
+        for name in final.keys() & {"f1", "exact_match"}:
+            of_answers[f"{name}_zero_shot"] = zero_shot[name]
+            of_answers[name] = final[name]
         return {
             "run": str(self.run.path),
             "model": self.run.settings.model,
@@ -405,6 +418,7 @@ class Training:
             "forwards": sum(line["forwards"] for line in lines),
             "accuracy_zero_shot": zero_shot["accuracy"],
             "accuracy": final["accuracy"],
+            **of_answers,
             "loss_zero_shot": zero_shot["loss"],
             "loss": final["loss"],
             "split": self.data.reported,

@@ -1,6 +1,7 @@
 """Text to ids, by Hugging Face's `tokenizers` or by our own BPE: the same ids from both."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from tinyzo.errors import TokenizerError
@@ -19,27 +20,36 @@ class Tokenizer:
 
     def __init__(self, vocabulary: Vocabulary, encode: Encode, backend: str) -> None:
         self._ids = vocabulary.ids
-        self._added = {token.content for token in vocabulary.added}
-        self._pieces: dict[int, str] = {}  # made when first asked for
         self._encode = encode
         self.backend = backend
         self.vocab_size = len(self._ids)
         self.bos_id = self._ids[vocabulary.first]
         self.eos_id = self._ids[vocabulary.last]
         self.mask_id = None if vocabulary.mask is None else self._ids[vocabulary.mask]
+        self._added = {token.content for token in vocabulary.added}
+        self._special = {self.bos_id, self.eos_id, self.mask_id}
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text: added tokens in it have their own, lone surrogates are U+FFFD."""
         return self._encode(SURROGATE.sub("\ufffd", text))
 
     def bytes_of(self, token: int) -> bytes:
-        """The UTF-8 that an id stands for, not always of whole letters; none of an unknown id."""
-        if not self._pieces:
-            self._pieces.update((number, piece) for piece, number in self._ids.items())
-        piece = self._pieces.get(token, "")
+        """The UTF-8 that an id stands for, not always of whole letters.
+
+        returns: none of an id that is unknown, or that begins, ends or masks a text
+        """
+        piece = "" if token in self._special else self._pieces.get(token, "")
         if piece in self._added or not BYTE_OF.keys() >= set(piece):
             return piece.encode()
         return bytes(BYTE_OF[letter] for letter in piece)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, without those that begin, end or mask one; U+FFFD for half a letter."""
+        return b"".join(map(self.bytes_of, ids)).decode(errors="replace")
+
+    @cached_property
+    def _pieces(self) -> dict[int, str]:
+        return {number: piece for piece, number in self._ids.items()}
 
     def token_id(self, piece: str) -> int:
         """The id of a vocabulary item in the spelling of vocab.json, as "Ġgreat".
@@ -58,8 +68,7 @@ class Tokenizer:
         """
         ids = self.encode(text)
         if len(ids) != 1:
-            piece_of = {number: piece for piece, number in self._ids.items()}
-            pieces = ", ".join(repr(piece_of[number]) for number in ids) or "none"
+            pieces = ", ".join(repr(self._pieces[number]) for number in ids) or "none"
             message = f"label word {text!r} is {len(ids)} tokens: {pieces}"
             raise TokenizerError(message, "choose one of one token, with its space, as ' great'")
         return ids[0]

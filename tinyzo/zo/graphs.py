@@ -27,6 +27,7 @@ from tinyzo.dtypes import Integers
 from tinyzo.engine.onnx.graph import ANY, Graph, Value
 from tinyzo.engine.onnx.padded import PaddedRows, PaddedView, count_up, nonzero
 from tinyzo.engine.onnx.protobuf import TYPES, Described, Dimension
+from tinyzo.engine.onnx.tensors import Tensor
 from tinyzo.engine.protocols import View
 from tinyzo.models.model import Model
 
@@ -70,7 +71,7 @@ class Written(NamedTuple):
     outputs: list[Described]
 
 
-Stored = Callable[[Graph, str], Value]
+Stored = Callable[[Graph, str], Tensor]
 
 
 class Pass:
@@ -80,26 +81,24 @@ class Pass:
         self, graph: Graph, model: Model, reading: Reading, sizes: Sizes, stored: Stored
     ) -> None:
         shape = (sizes.rows, sizes.tokens)
+        ids = graph.given("input_ids", "i8", shape)
+        mask = graph.given("attention_mask", "i8", shape)
         self.graph = graph
         self._examples = sizes.examples
         self._model = model
         self._reading = reading
-        self._rows = PaddedRows(
-            graph.given("input_ids", "i8", shape), graph.given("attention_mask", "i8", shape)
-        )
+        self._rows = PaddedRows(ids, mask)
         if reading.kind != WORDS:
             self._targets = graph.given("targets", "i8", shape)
-        weights = model.weights
-        self.trained = {
-            name: graph.given(name, "f4", weights.shape(name)) for name in weights.trained
-        }
+        self.trained: dict[str, Value] = {}
+        for name in model.weights.trained:
+            self.trained[name] = graph.given(name, "f4", model.weights.shape(name))
         self._stored = lambda name: stored(graph, name)
 
     def view(self, seeds: Value | None = None, scales: Value | None = None) -> PaddedView:
         """theta, or theta at + and - of each seed's z."""
-        return PaddedView(
-            self._model.weights, self._rows, self._stored, self.trained, seeds, scales
-        )
+        weights = self._model.weights
+        return PaddedView(weights, self._rows, self._stored, self.trained, seeds, scales)
 
     def scores(self, view: PaddedView) -> Value:
         """The score of each candidate: f64[P, B, C] of WORDS, else f64[P, S] of each row."""
@@ -110,7 +109,8 @@ class Pass:
 
     def _word_scores(self, view: PaddedView) -> Value:
         """The logit of each word: f64[P, B, C]."""
-        model, reading = self._model, self._reading
+        model = self._model
+        reading = self._reading
         if reading.mask_id is None:
             read, is_there = self._rows.last()
         else:
@@ -118,35 +118,41 @@ class Pass:
         theta = cast(View, view)  # a model asks for its verbs alone
         h = model.architecture.hidden(theta, model.config, self._rows.batch(read))
         words = np.array(reading.words, np.int64)
-        scores = cast(Value, model.architecture.logits(theta, model.config, h, words)).cast("f8")
-        return self._where(is_there.reshape(1, -1, 1), scores, np.float64(np.nan))
+        scores = cast(Value, model.architecture.logits(theta, model.config, h, words))
+        return is_there.reshape(1, -1, 1).where(scores.cast("f8"), np.float64(np.nan))
 
     def _nll(self, view: PaddedView) -> tuple[Value, Value]:
         """The sum over each row's targets of -log p, f64[P, S], and their number, f64[S]."""
-        model, rows, graph = self._model, self._rows, self.graph
+        model = self._model
+        rows = self._rows
         theta = cast(View, view)
         h = model.architecture.hidden(theta, model.config, rows.batch())
-        places = nonzero(rows.after_another(self._targets).reshape(-1))  # through [S, T]
-        at = rows.packed.reshape(-1).gather(places) - 1  # a token is read off the one before it
-        ids = rows.ids.reshape(-1).gather(places)
-        nll = model.architecture.nll(
-            theta, model.config, h, cast(Integers, at), cast(Integers, ids)
-        )
-        row_of = graph.binary("Div", places, rows.size(1))
-        numbers = count_up(rows.size(0))
-        is_of_row = graph.op("Equal", row_of.reshape(-1, 1), numbers, shape=(ANY, ANY)).cast("f8")
-        return cast(Value, nll).cast("f8") @ is_of_row, self._sum(is_of_row, 0)
+        targets = rows.after_another(self._targets)
+        places = nonzero(targets.reshape(-1))  # through [S, T]
+        packed = rows.packed.reshape(-1).gather(places)
+        at = cast(Integers, packed - 1)  # a token is read off the one before it
+        ids = cast(Integers, rows.ids.reshape(-1).gather(places))
+        nll = cast(Value, model.architecture.nll(theta, model.config, h, at, ids))
+        is_of_row = self._are_of_rows(places)
+        return nll.cast("f8") @ is_of_row, is_of_row.sum(0)
+
+    def _are_of_rows(self, places: Value) -> Value:
+        """1 where a place is one of a row's, and 0. places: i64[K]; f64[K, S]."""
+        row = self.graph.binary("Div", places, self._rows.size(1))
+        rows = count_up(self._rows.size(0))
+        return row.reshape(-1, 1).equals(rows).cast("f8")
 
     def losses(self, view: PaddedView) -> Value:
         """The loss of each probe: f64[P]."""
         if self._reading.kind == GOLD:
             sums, counts = self._nll(view)
-            return self._sum(sums, 1) / self._sum(counts, 0)
+            return sums.sum(1) / counts.sum(0)
         labels = self.graph.given("labels", "i8", (self._examples,))
         log_p = self._log_p(self.scores(view), labels)
-        is_example = self.graph.op("GreaterOrEqual", labels, 0, shape=labels.shape)
-        log_p = self._where(is_example.reshape(1, -1), log_p, np.float64(0))
-        return self._sum(log_p, 1) / self._sum(is_example.cast("f8"), 0) * np.float64(-1)
+        is_example = labels >= 0
+        log_p = is_example.reshape(1, -1).where(log_p, np.float64(0))
+        count = is_example.cast("f8").sum(0)
+        return log_p.sum(1) / count * np.float64(-1)
 
     def _log_p(self, scores: Value, labels: Value) -> Value:
         """log p of each example's gold candidate, or of any where it is -1: f64[P, B].
@@ -155,28 +161,25 @@ class Pass:
         """
         graph = self.graph
         copies = scores.shape[0]
-        labels = graph.op("Max", labels, np.array([0]), shape=labels.shape)
         if self._reading.kind == CANDIDATES:
-            count = graph.op("Shape", labels, shape=(1,))
-            shape = self._joined(np.array([copies]), count, np.array([-1]))
-            scores = graph.op("Reshape", scores, shape, shape=(copies, ANY, ANY))
+            scores = self._by_example(scores, labels)
         # LogSoftmax of the runtime gives numbers where a score is NaN; this sum does not.
         total = graph.op("ReduceLogSumExp", scores, np.array([2]), shape=(copies, ANY), keepdims=0)
-        count = graph.op("Shape", scores, shape=(1,), start=1, end=2)
-        shape = self._joined(np.array([copies]), count, np.array([1]))
-        index = graph.op("Expand", labels.reshape(1, -1, 1), shape, shape=(copies, ANY, 1))
+        examples = graph.op("Shape", scores, shape=(1,), start=1, end=2)
+        shape = self._joined(np.array([copies]), examples, np.array([1]))
+        index = graph.op("Max", labels, np.array([0]), shape=labels.shape)
+        index = graph.op("Expand", index.reshape(1, -1, 1), shape, shape=(copies, ANY, 1))
         gold = graph.op("GatherElements", scores, index, shape=(copies, ANY, 1), axis=2)
         return gold.reshape(copies, -1) - total
 
+    def _by_example(self, scores: Value, labels: Value) -> Value:
+        """The scores of rows, f64[P, B C], by the example that each is of: f64[P, B, C]."""
+        copies = scores.shape[0]
+        shape = self._joined(np.array([copies]), labels.sizes(), np.array([-1]))
+        return self.graph.op("Reshape", scores, shape, shape=(copies, ANY, ANY))
+
     def _joined(self, *sizes: Value | np.ndarray) -> Value:
         return self.graph.op("Concat", *sizes, shape=(len(sizes),), axis=0)
-
-    def _sum(self, x: Value, axis: int) -> Value:
-        shape = (*x.shape[:axis], *x.shape[axis + 1 :])
-        return self.graph.op("ReduceSum", x, np.array([axis]), shape=shape, keepdims=0)
-
-    def _where(self, is_so: Value, x: Value, other: np.float64) -> Value:
-        return self.graph.op("Where", is_so, x, other, shape=x.shape)
 
 
 def step_graph(
@@ -195,20 +198,27 @@ def step_graph(
     seeds = graph.given("seeds", "i8", (q,)).cast("u8")  # Java makes no tensor of u64
     lr = graph.given("lr", "f8", ())
     eps = graph.given("eps", "f8", ())
-    scales = (eps * np.array([+1.0, -1.0] * q)).cast("f4")
-    view = one.view(seeds, scales)
+    signs = np.array([+1.0, -1.0] * q)
+    view = one.view(seeds, scales=(eps * signs).cast("f4"))
     losses = one.losses(view).reshape(q, 2)
-    plus, minus = (losses.gather(side, axis=1) for side in (0, 1))
+    plus = losses.gather(0, axis=1)
+    minus = losses.gather(1, axis=1)
     projected_gradients = (plus - minus) / (eps * np.float64(2))
-    coefficients = (lr * np.float64(-1) * (projected_gradients / np.float64(q))).cast("f4")
+    mean = projected_gradients / np.float64(q)
+    coefficients = (lr * np.float64(-1) * mean).cast("f4")
     outputs = {"losses": losses, "projected_gradients": projected_gradients}
     for name, w in one.trained.items():
         z = view.z(name, view.index(name), w)
-        moved = w
-        for query in range(q):
-            moved = moved + coefficients.gather(query) * z.gather(query).reshape(*w.shape)
-        outputs[name + NEXT] = moved
+        outputs[name + NEXT] = moved(w, coefficients, z)
     return finished(graph, outputs, metadata)
+
+
+def moved(w: Value, coefficients: Value, z: Value) -> Value:
+    """w + sum_u c_u z_u, one after another. coefficients: f32[q]; z: f32[q, 1, ...]; f32[...]."""
+    for query in range(coefficients.shape[0]):
+        one = z.gather(query).reshape(*w.shape)
+        w = w + coefficients.gather(query) * one
+    return w
 
 
 def eval_graph(

@@ -9,14 +9,20 @@ from fuzz.reader import Reader
 
 from tinyzo.runs.exported import read_about
 
-SIDE = {"input_ids": {"type": "int64", "shape": ["rows", 5]}}
-SIGNATURE = {"inputs": SIDE, "outputs": {"losses": {"type": "float64", "shape": [4, 2]}}}
+ROWS = {"type": "int64", "shape": ["rows", 5]}
+INPUTS = {"input_ids": ROWS, "attention_mask": ROWS, "w": {"type": "float32", "shape": [4, 8]}}
+MORE = {"labels": ROWS, "seeds": ROWS, "lr": {"type": "float64", "shape": []}, "eps": ROWS}
+OUTPUTS = {"losses": {"type": "float64", "shape": [4, 2]}}
+SIGNATURES = {
+    "step.onnx": {"inputs": INPUTS | MORE, "outputs": OUTPUTS},
+    "eval.onnx": {"inputs": INPUTS, "outputs": OUTPUTS},
+}
 ABOUT = {
     "format": 1,
     "noise_format": 1,
     "base": "0" * 64,
     "graphs": {"step.onnx": "0" * 64, "eval.onnx": "1" * 64},
-    "signatures": {"step.onnx": SIGNATURE, "eval.onnx": SIGNATURE},
+    "signatures": SIGNATURES,
     "family": "opt",
     "task": "topics",
     "labels": ["a", "b"],
@@ -36,7 +42,7 @@ ABOUT = {
     "eps": 1e-2,
     "seed": 0,
     "adapter": "adapter/adapter_model.safetensors",
-    "trained": {"w.lora_B.weight": {"key": "base_model.model.w.lora_B.weight", "shape": [4, 8]}},
+    "trained": {"w": {"key": "base_model.model.w", "shape": [4, 8]}},
 }
 
 

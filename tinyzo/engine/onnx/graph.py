@@ -15,6 +15,7 @@ import numpy as np
 
 from tinyzo.engine.onnx import protobuf
 from tinyzo.engine.onnx.protobuf import TYPES, Attribute, Described, External
+from tinyzo.errors import UsageError
 
 OPSET = 21
 CONTRIBUTED = "com.microsoft"  # the domain of operators that ONNX Runtime adds
@@ -32,6 +33,17 @@ class Node(NamedTuple):
     attributes: tuple[tuple[str, Attribute], ...]
     domain: str
     outputs: int
+
+
+class Constant(NamedTuple):
+    """Numbers that the model holds itself."""
+
+    dtype: str
+    shape: Shape
+    raw: bytes
+
+    def array(self) -> np.ndarray:
+        return np.frombuffer(self.raw, self.dtype).reshape(self.shape)
 
 
 class Value:
@@ -76,7 +88,38 @@ class Value:
         return self.graph.binary("BitwiseAnd", self, other)
 
     def __rshift__(self, other: Given) -> Value:
-        return self.graph.binary("BitShift", self, other, direction="RIGHT")
+        return self.graph.op("BitShift", self, other, shape=self.shape, direction="RIGHT")
+
+    def __lt__(self, other: Given) -> Value:
+        return self.graph.binary("Less", self, other)
+
+    def __gt__(self, other: Given) -> Value:
+        return self.graph.binary("Greater", self, other)
+
+    def __ge__(self, other: Given) -> Value:
+        return self.graph.binary("GreaterOrEqual", self, other)
+
+    def equals(self, other: Given) -> Value:
+        """Element by element, as NumPy's ==; a Value's own is identity."""
+        return self.graph.binary("Equal", self, other)
+
+    def where(self, a: Given, b: Given) -> Value:
+        """a where this is true, else b."""
+        yes = self.graph.array(a)
+        no = self.graph.array(b)
+        shape = broadcast(self.shape, broadcast(yes.shape, no.shape))
+        return self.graph.op("Where", self, yes, no, shape=shape)
+
+    def sum(self, axis: int) -> Value:
+        """Along one axis, which goes away."""
+        shape = list(self.shape)
+        del shape[axis]
+        axes = np.array([axis])
+        return self.graph.op("ReduceSum", self, axes, shape=tuple(shape), keepdims=0)
+
+    def sizes(self) -> Value:
+        """The shape, as it is when the graph runs: i64[axes]."""
+        return self.graph.op("Shape", self, shape=(len(self.shape),))
 
     def __matmul__(self, other: Value) -> Value:
         stack = broadcast(self.shape[:-2], other.shape[:-2])
@@ -100,6 +143,14 @@ class Value:
         shape = (*self.shape[:axis], *at.shape, *self.shape[axis + 1 :])
         return self.graph.op("Gather", self, at, shape=shape, axis=axis)
 
+    def part(self, places: range, axis: int = 0) -> Value:
+        """A slice along one axis."""
+        if len(places) == self.shape[axis]:
+            return self
+        bounds = (np.array([bound]) for bound in (places.start, places.stop, axis))
+        shape = (*self.shape[:axis], len(places), *self.shape[axis + 1 :])
+        return self.graph.op("Slice", self, *bounds, shape=shape)
+
     def __getitem__(self, index: tuple[slice, Given]) -> Value:
         """x[:, rows], the one kind that the models use."""
         _, rows = index
@@ -109,11 +160,27 @@ class Value:
         return self.graph.op("Cast", self, shape=self.shape, to=TYPES[np.dtype(dtype)])
 
 
+def concat(first: Value, *rest: Given, axis: int = 0) -> Value:
+    """Arrays one after another along an axis."""
+    parts = [first, *map(first.graph.array, rest)]
+    lengths = [part.shape[axis] for part in parts]
+    shape = list(first.shape)
+    shape[axis] = ANY if ANY in lengths else sum(lengths)
+    return first.graph.op("Concat", *parts, shape=tuple(shape), axis=axis)
+
+
 def broadcast(a: Shape, b: Shape) -> Shape:
     """The shape of a sum, as NumPy has it; ANY with anything but 1 is ANY or that."""
     long, short = (a, b) if len(a) >= len(b) else (b, a)
     short = (1,) * (len(long) - len(short)) + short
-    return tuple(y if x == 1 else x if y == 1 else max(x, y) for x, y in zip(long, short, strict=True))
+    return tuple(map(_larger, long, short))
+
+
+def _larger(x: int, y: int) -> int:
+    """Of two sizes that are the same, or one of them 1 or ANY."""
+    if 1 in (x, y):
+        return x + y - 1
+    return max(x, y)
 
 
 def reshaped(old: Shape, new: Sequence[int]) -> Shape:
@@ -128,13 +195,16 @@ def reshaped(old: Shape, new: Sequence[int]) -> Shape:
 
 
 class Graph:
-    """Nodes, the constants that they read, and the graph's inputs."""
+    """Nodes, the constants that they read, and the graph's inputs.
 
-    def __init__(self) -> None:
-        self.nodes: dict[Node, tuple[str, ...]] = {}
-        self.inputs: dict[str, Described] = {}
-        self.externals: dict[str, External] = {}
-        self._constants: dict[tuple[str, Shape, bytes], str] = {}
+    shared: a graph of which this is another handle: what is added to one is in both
+    """
+
+    def __init__(self, shared: Graph | None = None) -> None:
+        self.nodes: dict[Node, tuple[str, ...]] = shared.nodes if shared else {}
+        self.inputs: dict[str, Described] = shared.inputs if shared else {}
+        self.externals: dict[str, External] = shared.externals if shared else {}
+        self.constants: dict[Constant, str] = shared.constants if shared else {}
 
     # -- what there is to compute with
 
@@ -152,8 +222,8 @@ class Graph:
     def constant(self, values: Any) -> Value:
         """Numbers that the model holds itself; those of Python are int64."""
         array = np.asarray(values, np.int64 if isinstance(values, int) else None)
-        key = (array.dtype.str, array.shape, array.tobytes())
-        name = self._constants.setdefault(key, f"c{len(self._constants)}")
+        key = Constant(array.dtype.str, array.shape, array.tobytes())
+        name = self.constants.setdefault(key, f"c{len(self.constants)}")
         return Value(self, name, array.shape)
 
     def array(self, values: Given) -> Value:
@@ -192,30 +262,56 @@ class Graph:
         self.nodes[Node("Identity", (value.name,), (), "", 1)] = (name,)
         return name
 
-    def binary(self, op: str, a: Value, b: Given, **attributes: Attribute) -> Value:
+    def binary(self, op: str, a: Value, b: Given) -> Value:
         """An operator of two arrays, element by element."""
         right = self.array(b)
-        return self.op(op, a, right, shape=broadcast(a.shape, right.shape), **attributes)
+        return self.op(op, a, right, shape=broadcast(a.shape, right.shape))
+
+    def in_order(self) -> list[tuple[Node, tuple[str, ...]]]:
+        """The nodes, those that take the fewest steps from the inputs first.
+
+        ONNX Runtime computes of a node's inputs the one that comes last first. So a weight becomes
+        float32, and z is made, when the activations that they multiply are there, and not before:
+        else all weights would be in memory at once.
+        """
+        depths: dict[str, int] = {}
+        for node, names in self.nodes.items():
+            depth = 1 + max((depths.get(each, 0) for each in node.inputs), default=0)
+            depths |= dict.fromkeys(names, depth)
+        return sorted(self.nodes.items(), key=lambda item: depths[item[1][0]])
 
     def compute(self, value: Value) -> np.ndarray:
-        """What a Value comes to, of a graph that can be run.
+        """What a Value comes to, in a graph that knows what its inputs are.
 
-        raises: TypeError, of any other
+        raises: UsageError in any other
         """
-        raise TypeError(f"{value.name} is computed when its graph runs")
+        found = f"{value.name} has no numbers before its graph runs"
+        raise UsageError(found, "write the graph to a file, and let a runtime compute it")
+
+    def part(self, names: Sequence[str]) -> Graph:
+        """The nodes, constants and inputs that these values need."""
+        needed = set(names)
+        nodes = []
+        for node, outputs in reversed(self.nodes.items()):  # each follows what it reads
+            if not needed.isdisjoint(outputs):
+                nodes.append((node, outputs))
+                needed.update(node.inputs)
+        part = Graph()
+        part.nodes = dict(reversed(nodes))
+        part.inputs = {name: each for name, each in self.inputs.items() if name in needed}
+        part.externals = {name: each for name, each in self.externals.items() if name in needed}
+        part.constants = {each: name for each, name in self.constants.items() if name in needed}
+        return part
 
     # -- bytes
 
-    def model(self, outputs: Sequence[Described], metadata: Mapping[str, str] = {}) -> bytes:  # noqa: B006
+    def model(self, outputs: Sequence[Described], metadata: Mapping[str, str] = {}) -> bytes:
         """The graph as an ONNX file."""
         nodes = (
             protobuf.node(n.op, n.inputs, names, dict(n.attributes), n.domain)
-            for n, names in self.nodes.items()
+            for n, names in self.in_order()
         )
-        constants = [
-            protobuf.tensor(name, np.frombuffer(raw, dtype).reshape(shape))
-            for (dtype, shape, raw), name in self._constants.items()
-        ]
+        constants = [protobuf.tensor(name, c.array()) for c, name in self.constants.items()]
         externals = map(protobuf.external, self.externals.values())
         opsets = {"": OPSET} | {n.domain: 1 for n in self.nodes if n.domain}
         inputs = self.inputs.values()

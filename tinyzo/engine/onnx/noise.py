@@ -10,45 +10,67 @@ index: u32[...], flat numbers of elements
 import numpy as np
 
 from tinyzo.engine import noise
-from tinyzo.engine.onnx.graph import Graph, Value
-
-Seeds = Value  # u64[U]
+from tinyzo.engine.onnx.graph import Graph, Value, concat
 
 
 def words(keys: Value, index: Value) -> Value:
     """32 random bits for each seed and counter: u32[U, ...]."""
-    seeds = keys.shape[0]
-    one_each = (seeds, *(1 for _ in index.shape))
-    low, high = (keys.gather(np.array([half]), axis=1).reshape(*one_each) for half in (0, 1))
+    low = _key(keys, 0, index)
+    high = _key(keys, 1, index)
     x = index + low
-    x = x ^ (x >> np.uint32(16))
+    x = shifted_xor(x, np.uint32(16))
     x = x * np.uint32(noise.ROUND_1)
-    x = x ^ (x >> np.uint32(15))
+    x = shifted_xor(x, np.uint32(15))
     x = x + high
     x = x * np.uint32(noise.ROUND_2)
-    return x ^ (x >> np.uint32(16))
+    return shifted_xor(x, np.uint32(16))
+
+
+def _key(keys: Value, half: int, index: Value) -> Value:
+    """One of the two words of each key, to be added to an index: u32[U, 1, ...]."""
+    ones = (1,) * len(index.shape)
+    word = keys.gather(np.array([half]), axis=1)
+    return word.reshape(keys.shape[0], *ones)
+
+
+def shifted_xor(x: Value, bits: np.unsignedinteger) -> Value:
+    """x ^ (x >> bits)."""
+    return x ^ (x >> bits)
 
 
 def gaussian(keys: Value, index: Value) -> Value:
     """Standard normal z: f32[U, ...]."""
     word = words(keys, index)
-    half = np.uint32(0xFFFF)
-    fields = word * np.uint32(noise.FIELDS)
-    total = (word & half) + (word >> np.uint32(16))
-    total = total + (fields & half) + (fields >> np.uint32(16))
-    x = (total.cast("i4") - np.int32(noise.CENTRE)).cast("f4") * np.float32(noise.SCALE)
-    square = x * x
-    z = square * np.float32(noise.COEFFICIENTS[-1]) + np.float32(noise.COEFFICIENTS[-2])
-    for c in noise.COEFFICIENTS[-3::-1]:
-        z = z * square + np.float32(c)
-    return z * x
+    more = word * np.uint32(noise.FIELDS)
+    total = fields(word) + fields(more)
+    x = total.cast("i4") - np.int32(noise.CENTRE)
+    x = x.cast("f4") * np.float32(noise.SCALE)
+    return polynomial(noise.COEFFICIENTS, x * x) * x
+
+
+def fields(word: Value) -> Value:
+    """The sum of the two halves of each word: u32[...]."""
+    low = word & np.uint32(0xFFFF)
+    high = word >> np.uint32(16)
+    return low + high
+
+
+def polynomial(coefficients: tuple[float, ...], x: Value) -> Value:
+    """As noise.polynomial: c0 + c1 x + c2 x^2 + ... by Horner's rule."""
+    *rest, last = map(np.float32, coefficients)
+    total = x * last + rest.pop()
+    for c in reversed(rest):
+        total = total * x
+        total = total + c
+    return total
 
 
 def rademacher(keys: Value, index: Value) -> Value:
     """Signs z in {-1, +1}: f32[U, ...]."""
     word = words(keys, index >> np.uint32(5))
-    bit = (word >> (index & np.uint32(31))) & np.uint32(1)
-    return np.float32(1) + bit.cast("f4") * np.float32(-2)
+    place = index & np.uint32(31)
+    bit = (word >> place) & np.uint32(1)
+    return bit.cast("f4") * np.float32(-2) + np.float32(1)
 
 
 KINDS = {"gaussian": gaussian, "rademacher": rademacher}
@@ -62,18 +84,19 @@ def counters(graph: Graph, stop: int) -> Value:
 def splitmix64(x: Value) -> Value:
     """As noise.splitmix64. x: u64[...]; the same."""
     x = x + np.uint64(noise.GOLDEN)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    x = shifted_xor(x, np.uint64(30))
+    x = x * np.uint64(0xBF58476D1CE4E5B9)
+    x = shifted_xor(x, np.uint64(27))
+    x = x * np.uint64(0x94D049BB133111EB)
+    return shifted_xor(x, np.uint64(31))
 
 
-def keys(seeds: Seeds, tensor: str, kind: str = "gaussian") -> Value:
-    """As noise.key, of each seed: u32[U, 2]."""
-    mixed = splitmix64(splitmix64(splitmix64(seeds) ^ np.uint64(noise.KINDS[kind])) ^ _id(tensor))
-    mixed = mixed.reshape(-1, 1)
-    halves = [(mixed & np.uint64(0xFFFFFFFF)).cast("u4"), (mixed >> np.uint64(32)).cast("u4")]
-    return seeds.graph.op("Concat", *halves, shape=(seeds.shape[0], 2), axis=1)
-
-
-def _id(tensor: str) -> np.uint64:
-    return np.uint64(noise.tensor_id(tensor))
+def keys(seeds: Value, tensor: str, kind: str = "gaussian") -> Value:
+    """As noise.key, of each seed. seeds: u64[U]; u32[U, 2]."""
+    h = splitmix64(seeds)
+    h = splitmix64(h ^ np.uint64(noise.KINDS[kind]))
+    h = splitmix64(h ^ np.uint64(noise.tensor_id(tensor)))
+    h = h.reshape(-1, 1)
+    low = h & np.uint64(0xFFFFFFFF)
+    high = h >> np.uint64(32)
+    return concat(low.cast("u4"), high.cast("u4"), axis=1)

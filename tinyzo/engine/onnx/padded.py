@@ -14,7 +14,8 @@ import numpy as np
 from tinyzo.batch import Batch
 from tinyzo.dtypes import Integers, Rows
 from tinyzo.engine.onnx import noise
-from tinyzo.engine.onnx.graph import ANY, Value
+from tinyzo.engine.onnx.graph import ANY, Value, concat
+from tinyzo.engine.onnx.tensors import Floats, Tensor
 from tinyzo.engine.onnx.view import HIDDEN, Directions, GraphView, Layout
 from tinyzo.engine.weights import Parameters
 
@@ -34,13 +35,19 @@ class PaddedRows:
         self.mask = mask
         self.real = nonzero(mask.reshape(-1))
         count = self.at_least_0(cumulative(mask.reshape(-1), axis=0) - 1)
-        shape = graph.op("Shape", ids, shape=(2,))
-        self.packed = graph.op("Reshape", count, shape, shape=(ANY, ANY))
+        self.packed = graph.op("Reshape", count, ids.sizes(), shape=(ANY, ANY))
         self.positions = cumulative(mask, axis=1) - 1
 
     def size(self, axis: int) -> Value:
         """S or T: i64[]."""
-        return self.ids.graph.op("Shape", self.ids, shape=(2,)).gather(axis)
+        return self.ids.sizes().gather(axis)
+
+    def with_more(self, places: Value, count: int) -> Value:
+        """Each row with the numbers N, N + 1, ... after its own. [S, T]; [S, T + count]."""
+        numbers = self.real.sizes() + np.arange(count)[None]
+        rows = concat(self.size(0).reshape(1), np.array([count]))
+        more = places.graph.op("Expand", numbers, rows, shape=(ANY, count))
+        return concat(places, more, axis=1)
 
     def of_tokens(self, places: Value) -> Value:
         """What [S, T] has at the N tokens."""
@@ -51,31 +58,27 @@ class PaddedRows:
 
     def last(self) -> tuple[Value, Value]:
         """The last token."""
-        lengths = self._of_rows("ReduceSum", self.mask)
+        lengths = self.mask.sum(1)
         return self.at_least_0(cumulative(lengths, axis=0) - 1), self._is_any(lengths)
 
     def first(self, token: int) -> tuple[Value, Value]:
         """The first that is a certain one."""
         graph = self.ids.graph
-        is_it = graph.op("Equal", self.ids, token, shape=(ANY, ANY)).cast("i8") * self.mask
+        is_it = self.ids.equals(token).cast("i8") * self.mask
         at = graph.op("ArgMax", is_it.cast("i4"), shape=(ANY, 1), axis=1, keepdims=1)
         found = graph.op("GatherElements", self.packed, at, shape=(ANY, 1), axis=1)
-        return found.reshape(-1), self._is_any(self._of_rows("ReduceSum", is_it))
+        return found.reshape(-1), self._is_any(is_it.sum(1))
 
     def after_another(self, places: Value) -> Value:
         """Those places that are tokens after the first of their row: i64[S, T]."""
-        graph = self.ids.graph
-        is_after = graph.op("Greater", self.positions, 0, shape=(ANY, ANY)).cast("i8")
-        return places * self.mask * is_after
+        is_after = self.positions > 0
+        return places * self.mask * is_after.cast("i8")
 
     def at_least_0(self, x: Value) -> Value:
         return x.graph.op("Max", x, np.array([0]), shape=x.shape)
 
-    def _of_rows(self, op: str, x: Value) -> Value:
-        return x.graph.op(op, x, np.array([1]), shape=(ANY,), keepdims=0)
-
     def _is_any(self, counts: Value) -> Value:
-        return counts.graph.op("Greater", counts, 0, shape=counts.shape)
+        return counts > 0
 
     def batch(self, read: Value | None = None) -> Batch:
         """The packed tokens, as the model files take them. read: i64[M]; None: all."""
@@ -91,7 +94,7 @@ class PaddedRows:
 class PaddedView(GraphView):
     """The verbs on padded rows, of which one token each is read, the last of a causal one, or all.
 
-    stored: a tensor's name -> f32 or what the file has, of those that are no inputs
+    stored: a tensor as the file has it, of those that are no inputs
     inputs: the tensors that are inputs, f32
     """
 
@@ -99,7 +102,7 @@ class PaddedView(GraphView):
         self,
         weights: Parameters,
         rows: PaddedRows,
-        stored: Callable[[str], Value],
+        stored: Callable[[str], Tensor],
         inputs: dict[str, Value],
         seeds: Value | None = None,
         scales: Value | None = None,
@@ -111,8 +114,22 @@ class PaddedView(GraphView):
         self._inputs = inputs
         self._seeds = seeds
 
-    def tensor(self, name: str) -> Value:
-        return self._inputs[name] if name in self._inputs else self._stored(name)
+    def stored(self, name: str) -> Tensor:
+        if name in self._inputs:
+            return Floats(self._inputs[name], is_wide=True)
+        return self._stored(name).through(self._unfolded)
+
+    def _unfolded(self, raw: Value) -> Value:
+        """A tensor of a file, by a node that needs the rows.
+
+        Of what is known before there are rows, a runtime makes float32 copies, or packed ones,
+        which take as much memory as the weights do. This node takes none.
+        """
+        if len(raw.shape) == 1:
+            return raw
+        nothing = self._rows.ids.reshape(-1).gather(np.array([0])) * 0
+        shape = nothing + np.array(raw.shape)
+        return self.graph.op("Reshape", raw, shape, shape=raw.shape)
 
     def keys(self, name: str) -> Value:
         return noise.keys(cast(Value, self._seeds), name, self.weights.direction.kind)
@@ -120,20 +137,23 @@ class PaddedView(GraphView):
     def layout(self, batch: Batch, rows: Rows, prefix: int, causal: bool) -> Layout:
         padded = self._rows
         graph = self.graph
-        count, length = (padded.size(axis) for axis in (0, 1))
-        is_padding = graph.op("Equal", padded.mask, 0, shape=(ANY, ANY))
-        hidden = self._hidden(is_padding).reshape(0, 1, 1, -1)
+        is_padding = padded.mask.equals(0)
+        hidden = is_padding.where(HIDDEN, np.float32(0))
+        hidden = hidden.reshape(hidden.shape[0], 1, 1, -1)
+        queries, places = padded.packed, padded.real
         if rows is not None:  # the one of each row that is read, which sees all of it
-            each = count_up(count)
-            return Layout(each.reshape(-1, 1), padded.packed, hidden, each)
-        if causal:
-            at = count_up(length)
-            is_later = graph.op("Less", at.reshape(-1, 1), at, shape=(ANY, ANY))
-            hidden = hidden + self._hidden(is_later)
-        return Layout(padded.packed, padded.packed, hidden, padded.real)
-
-    def _hidden(self, where: Value) -> Value:
-        return self.graph.op("Where", where, HIDDEN, np.float32(0), shape=where.shape)
+            places = count_up(padded.size(0))
+            queries = places.reshape(-1, 1)
+        elif causal:
+            at = count_up(padded.size(1))
+            is_later = at.reshape(-1, 1) < at
+            hidden = hidden + is_later.where(HIDDEN, np.float32(0))
+        keys = padded.packed
+        if prefix:  # which follows the tokens, and nobody is to see less of
+            keys = padded.with_more(keys, prefix)
+            more = np.array([0] * 7 + [prefix])
+            hidden = graph.op("Pad", hidden, more, shape=(ANY, 1, hidden.shape[2], ANY))
+        return Layout(queries, keys, hidden, places)
 
 
 def cumulative(x: Value, axis: int) -> Value:

@@ -22,13 +22,21 @@ EXTERNAL = 1  # TensorProto.DataLocation
 
 # TensorProto.DataType. bfloat16 is not a type of NumPy's, and is told by its name.
 BFLOAT16 = 16
-TYPES = {
-    np.dtype(name): number
-    for name, number in (
-        ("f4", 1), ("u1", 2), ("i1", 3), ("u2", 4), ("i2", 5), ("i4", 6), ("i8", 7),
-        ("?", 9), ("f2", 10), ("f8", 11), ("u4", 12), ("u8", 13),
-    )
-}  # fmt: skip
+NUMBERS = {
+    "f4": 1,
+    "u1": 2,
+    "i1": 3,
+    "u2": 4,
+    "i2": 5,
+    "i4": 6,
+    "i8": 7,
+    "?": 9,
+    "f2": 10,
+    "f8": 11,
+    "u4": 12,
+    "u8": 13,
+}
+TYPES = {np.dtype(name): number for name, number in NUMBERS.items()}
 
 Dimension = int | str  # a size, or the name of one that is known only when the graph runs
 Attribute = int | float | str | tuple[int, ...]
@@ -101,8 +109,8 @@ def node(
     attributes: Mapping[str, Attribute],
     domain: str = "",
 ) -> bytes:
-    """NodeProto. An input "" is an optional one that is left out."""
-    body = repeated(1, inputs) + repeated(2, outputs) + data(4, op)
+    """NodeProto, named by its first output. An input "" is an optional one that is left out."""
+    body = repeated(1, inputs) + repeated(2, outputs) + data(3, outputs[0]) + data(4, op)
     body += repeated(5, (attribute(name, value) for name, value in attributes.items()))
     return body + data(7, domain) if domain else body
 

@@ -28,6 +28,7 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.add_session_config_entry("session.disable_prepacking", "1")
+        options.enable_mem_pattern = False  # a plan of memory for one size of batch
         options.log_severity_level = 4
         providers = ["CPUExecutionProvider"]
         try:

@@ -1,4 +1,4 @@
-"""A View whose verbs add nodes to a graph: the same model files, for a runtime that knows no Python.
+"""A View whose verbs add nodes to a graph: the same model files for a runtime without Python.
 
 P perturbed copies share all that none of them changes: activations are [1, N, D] up to the first
 perturbed tensor, and [P, N, D] from there on. A perturbed matrix is never copied: of U seeds with
@@ -12,6 +12,8 @@ inner loop (2409.15520) in one pass.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -20,10 +22,12 @@ from tinyzo.batch import Batch
 from tinyzo.dtypes import Array, Integers, Rows
 from tinyzo.engine.adapters import adapter, scale_of
 from tinyzo.engine.onnx import noise
-from tinyzo.engine.onnx.graph import ANY, Graph, Value
+from tinyzo.engine.onnx.graph import Graph, Value, concat
+from tinyzo.engine.onnx.tensors import Tensor
 from tinyzo.engine.weights import Parameters
 
 HIDDEN = np.float32(-1e30)  # the score of a key that a query may not see: e^HIDDEN is 0
+PART = 1 << 22  # elements of a table by which h is multiplied at once: 16 MB of float32
 
 
 class Directions(NamedTuple):
@@ -52,7 +56,7 @@ class Layout(NamedTuple):
     places: Value
 
 
-class GraphView:
+class GraphView(ABC):
     """The verbs, on Values. What feeds the graph is left to those that derive from it."""
 
     def __init__(
@@ -65,29 +69,36 @@ class GraphView:
 
     # -- what derives from this says
 
-    def tensor(self, name: str) -> Value:
-        """A whole tensor without its perturbations: f32[...]."""
-        raise NotImplementedError
+    @abstractmethod
+    def stored(self, name: str) -> Tensor:
+        """A tensor without its perturbations, as it is stored."""
 
+    @abstractmethod
     def keys(self, name: str) -> Value:
         """The keys of a tensor's noise: u32[U, 2]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def layout(self, batch: Batch, rows: Rows, prefix: int, causal: bool) -> Layout:
         """The segments of a batch."""
-        raise NotImplementedError
 
     # -- theta + scale z
 
+    def tensor(self, name: str) -> Value:
+        """A whole tensor without its perturbations: f32[...]."""
+        return self.stored(name).whole()
+
     def z(self, name: str, index: Value, w: Value) -> Value:
         """z of elements that are now w, for each seed: f32[U, 1, ...]."""
-        kind = self.weights.direction.kind
-        z = noise.KINDS[kind](self.keys(name), index)
+        z = self.noise(name, index)
         limit = self.weights.direction.limits.get(name)
         if limit is not None:
-            is_large = self.graph.op("Greater", self.graph.op("Abs", w), np.float32(limit))
-            z = self.graph.op("Where", is_large, np.float32(0), z, shape=z.shape)
+            is_large = self.graph.op("Abs", w, shape=w.shape) > np.float32(limit)
+            z = is_large.where(np.float32(0), z)
         return z.reshape(z.shape[0], 1, *index.shape)
+
+    def noise(self, name: str, index: Value) -> Value:
+        """z wherever the weights are: f32[U, ...]."""
+        return noise.KINDS[self.weights.direction.kind](self.keys(name), index)
 
     def split(self, x: Value) -> Value:
         """[P or 1, ...] -> [U, S, ...], times the scales: of a product with z."""
@@ -110,10 +121,9 @@ class GraphView:
 
     def index(self, name: str) -> Value:
         """The flat numbers of a tensor's elements: u32[...]."""
-        shape = self.weights.shape(name)
-        if len(shape) == 1:
-            return noise.counters(self.graph, shape[0])
-        return self.row_index(name, noise.counters(self.graph, shape[0]))
+        rows, *rest = self.weights.shape(name)
+        numbers = noise.counters(self.graph, rows)
+        return self.row_index(name, numbers) if rest else numbers
 
     def row_index(self, name: str, rows: Value) -> Value:
         """Those of the given rows. rows: u32[R]; u32[R, D]."""
@@ -132,35 +142,42 @@ class GraphView:
     def rows(self, name: str, rows: Value) -> Value:
         """Rows of a table: f32[P or 1, R, D]."""
         index = self.row_index(name, rows.cast("u4")) if name in self.perturbed else rows
-        return self.perturb(name, self.tensor(name).gather(rows), index)
+        return self.perturb(name, self.stored(name).rows(rows), index)
 
     # -- products
 
-    def product(self, name: str, x: Value, bias: Value | None = None) -> Value:
-        """x W^T, and a bias that all copies share. x: f32[P or 1, N, in]; f32[P or 1, N, out]."""
+    def product(
+        self, name: str, x: Value, bias: Value | None = None, rows: range | None = None
+    ) -> Value:
+        """x W^T, and a bias that all copies share.
+
+        x: f32[P or 1, N, in]; rows: of W, that follow one another; f32[P or 1, N, out]
+        """
         out, width = self.weights.shape(name)
-        w = self.tensor(name)
-        flat = x.reshape(-1, width)
-        y = self.graph.op("Gemm", flat, w, bias, shape=(ANY, out), transB=1)
-        y = y.reshape(x.shape[0], -1, out)
+        rows = rows or range(out)
+        matrix = self.stored(name).part(rows)
+        y = matrix.product(x.reshape(-1, width), bias)
+        y = y.reshape(x.shape[0], -1, len(rows))
         if name not in self.perturbed:
             return y
-        z = self.z(name, self.index(name), w).transpose(0, 1, 3, 2)  # [U, 1, in, out]
-        return y + self.merge(self.split(x) @ z)
+        index = self.row_index(name, noise.counters(self.graph, out).part(rows))
+        z = self.z(name, index, matrix.whole())
+        return y + self.merge(self.split(x) @ z.transpose(0, 1, 3, 2))  # z^T: [U, 1, in, out]
 
     def times(self, name: str, x: Value) -> Value:
         """x W. x: f32[P or 1, N, rows of W]; f32[P or 1, N, D]."""
         return x @ self.whole(name)
 
-    def adapt(self, name: str, x: Value, y: Value, rows: Value | None = None) -> Value:
+    def adapt(self, name: str, x: Value, y: Value, rows: range | None = None) -> Value:
         """y + s (x A^T) B^T, or some rows of B, where W has an adapter."""
         a, b = adapter(name)
         if b not in self.weights:
             return y
-        low = self.product(a, x) * np.float32(scale_of(self.weights))
-        if rows is None:
-            return y + self.product(b, low)
-        return y + low @ self.rows(b, rows).transpose(0, 2, 1)
+        return y + self.product(b, self.low(a, x), rows=rows)
+
+    def low(self, a: str, x: Value) -> Value:
+        """s x A^T: f32[P or 1, N, r]."""
+        return self.product(a, x) * np.float32(scale_of(self.weights))
 
     # -- verbs
 
@@ -202,26 +219,53 @@ class GraphView:
     def scores(self, name: str, h: Array, rows: Rows = None, bias: str | None = None) -> Array:
         x = as_value(h)
         if rows is None:
-            y = self.adapt(name, x, self.product(name, x))
-            return as_array(y if bias is None else y + self.vector(bias))
+            return as_array(joined(self.logits(name, x, bias)))
         words = self.graph.data(rows)
         y = x @ self.rows(name, words).transpose(0, 2, 1)
-        y = self.adapt(name, x, y, words)
+        a, b = adapter(name)
+        if b in self.weights:
+            y = y + self.low(a, x) @ self.rows(b, words).transpose(0, 2, 1)
         return as_array(y if bias is None else y + self.vector(bias).gather(words, axis=2))
+
+    def logits(self, name: str, x: Value, bias: str | None) -> Iterator[Value]:
+        """The scores of all rows of a table, some at a time: f32[P or 1, N, some] each."""
+        count, width = self.weights.shape(name)
+        step = max(1, PART // width)
+        for start in range(0, count, step):
+            rows = range(start, min(count, start + step))
+            y = self.adapt(name, x, self.product(name, x, rows=rows), rows)
+            yield y if bias is None else y + self.vector(bias).part(rows, axis=2)
 
     def nll(
         self, name: str, h: Array, at: Integers, targets: Integers, bias: str | None = None
     ) -> Array:
-        """As View's, but that the logits do exist as a whole: f32[P, K, V]."""
+        """As View's: log sum e^logit of parts of the vocabulary, then of these."""
         x = as_value(h).gather(self.graph.data(at), axis=1)
-        logits = as_value(GraphView.scores(self, name, as_array(x), bias=bias))
-        copies = logits.shape[0]
-        total = self.graph.op("ReduceLogSumExp", logits, np.array([-1]), keepdims=1)
-        index = self.graph.data(targets).reshape(1, -1, 1)
-        index = self.graph.op("Expand", index, np.array([copies, 1, 1]))
-        picked = self.graph.op("GatherElements", logits, index, shape=(copies, ANY, 1), axis=2)
-        nll = self.graph.binary("Sub", total, picked)
-        return as_array(nll.reshape(copies, -1))
+        totals = joined(self.log_sum(part) for part in self.logits(name, x, bias))
+        nll = self.log_sum(totals) - self.own_logits(name, x, self.graph.data(targets), bias)
+        return as_array(nll.reshape(nll.shape[0], -1))
+
+    def log_sum(self, x: Value) -> Value:
+        """log sum e^x along the last axis: f32[P, K, 1]."""
+        shape = (*x.shape[:-1], 1)
+        return self.graph.op("ReduceLogSumExp", x, np.array([-1]), shape=shape, keepdims=1)
+
+    def own_logits(self, name: str, x: Value, targets: Value, bias: str | None) -> Value:
+        """The score of target k alone at row k of x: f32[P or 1, K, 1]."""
+        a, b = adapter(name)
+        y = self.dots(x, self.rows(name, targets))
+        if b in self.weights:
+            y = y + self.dots(self.low(a, x), self.rows(b, targets))
+        if bias is None:
+            return y
+        own = self.vector(bias).gather(targets, axis=2)
+        return y + own.transpose(0, 2, 1)
+
+    def dots(self, x: Value, y: Value) -> Value:
+        """The product of each row of x with the same row of y: f32[P or 1, K, 1]."""
+        both = x * y
+        shape = (*both.shape[:-1], 1)
+        return self.graph.op("ReduceSum", both, np.array([-1]), shape=shape, keepdims=1)
 
     def attention(
         self,
@@ -234,9 +278,8 @@ class GraphView:
         rows: Rows = None,
     ) -> Array:
         query, key, value = as_value(q), as_value(k), as_value(v)
-        prefix = 0
-        if f"{name}.prefix.key" in self.weights:
-            prefix = self.weights.shape(f"{name}.prefix.key")[0]
+        prefix = self.prefix(name)
+        if prefix:
             key = self.prefixed(f"{name}.prefix.key", key)
             value = self.prefixed(f"{name}.prefix.value", value)
         layout = self.layout(batch, rows, prefix, causal)
@@ -251,20 +294,37 @@ class GraphView:
         out = out.reshape(out.shape[0], -1, heads, width)
         return as_array(out.gather(layout.places, axis=1))
 
+    def prefix(self, name: str) -> int:
+        """The number of keys that a layer's prefix has before all others; 0 without one."""
+        rows = f"{name}.prefix.key"
+        return self.weights.shape(rows)[0] if rows in self.weights else 0
+
     def prefixed(self, name: str, x: Value) -> Value:
         """Keys or values with the prefix's rows after those of the tokens: f32[P, N + R, H, W]."""
         heads, width = x.shape[2:]
         rows = self.whole(name)  # [P, R, D]
         rows = rows.reshape(rows.shape[0], -1, heads, width)
         copies = max(x.shape[0], rows.shape[0])
-        parts = [self.graph.op("Expand", each, np.array([copies, 1, 1, 1])) for each in (x, rows)]
-        return self.graph.op("Concat", *parts, shape=(copies, ANY, heads, width), axis=1)
+        return concat(self.copied(x, copies), self.copied(rows, copies), axis=1)
+
+    def copied(self, x: Value, copies: int) -> Value:
+        """The same for each probe. x: [P or 1, N, H, W]; [P, N, H, W]."""
+        sizes = np.array([copies, 1, 1, 1])
+        return self.graph.op("Expand", x, sizes, shape=(copies, *x.shape[1:]))
 
     def gelu(self, x: Array) -> Array:
         return as_array(self.graph.op("Gelu", x, shape=as_value(x).shape))
 
     def relu(self, x: Array) -> Array:
         return as_array(self.graph.op("Relu", x, shape=as_value(x).shape))
+
+
+def joined(parts: Iterable[Value]) -> Value:
+    """Parts along the last axis as one."""
+    first, *rest = parts
+    if not rest:
+        return first
+    return concat(first, *rest, axis=-1)
 
 
 def as_value(x: Array) -> Value:

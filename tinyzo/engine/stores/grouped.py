@@ -35,6 +35,7 @@ class Grouped(Streamed):
         """names: as for Streamed; shapes: of each parameter; groups: the types of the matrices"""
         self._groups = groups
         self._shapes = shapes
+        self._mapped: set[str] = set()  # matrices whose scales have been checked for good
         super().__init__(source, names)
         self.dtypes |= groups
 
@@ -89,10 +90,25 @@ class FileOfGroups(Grouped):
         if name not in self._groups:
             super()._check(name)
 
+    def mapped_groups(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The codes and the scales of a matrix as pages of its file, which nobody copies.
+
+        raises: CheckpointError where the file cannot be mapped, or for a scale that is no scale
+        """
+        file = self._names[name]
+        codes, scales = (self._source.mapped(each) for each in (file, scales_of(file)))
+        if name not in self._mapped:
+            self._check_scales(name, scales)
+            self._mapped.add(name)
+        return codes, scales
+
+    def _check_scales(self, name: str, scales: np.ndarray) -> None:
+        check_scales(f"{self._source.path}: {name}", scales, "convert the model again")
+
     def _fill(self, place: Place, groups: np.ndarray, raw: np.ndarray) -> None:
         scales: np.ndarray = np.empty(groups.shape, np.float16)
         self._source.read_into(scales_of(self._names[place.name]), scales, place.start)
-        check_scales(f"{self._source.path}: {place.name}", scales, "convert the model again")
+        self._check_scales(place.name, scales)
         groups["codes"] = raw
         groups["scale"] = scales
 
