@@ -22,7 +22,7 @@ from tinyzo.models.sampling import Sampler
 from tinyzo.text.packing import pack_sequences
 
 AT_ONCE = 8192  # tokens of sequences that grow together, at most; one of more grows alone
-READ_AT_ONCE = 2048  # tokens of prompts in a pass, at most
+READ_AT_ONCE = 512  # tokens of prompts in a pass, at most
 CONTINUES = ("opt",)  # the families that are language models
 STOP, LENGTH = "stop", "length"  # why a sequence ends
 
