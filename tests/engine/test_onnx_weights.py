@@ -15,13 +15,19 @@ from tiny import MODELS, WORDS, examples_for, toy_task
 
 from tinyzo.checkpoints.safetensors import SafetensorsFile, SafetensorsWriter
 from tinyzo.checkpoints.sources import TensorInfo
-from tinyzo.engine.onnx.protobuf import TYPES
+from tinyzo.engine.numpy_engine import NumpyEngine
+from tinyzo.engine.onnx.engine import OnnxEngine
+from tinyzo.engine.onnx.graph import Graph
+from tinyzo.engine.onnx.padded import PaddedRows, PaddedView
+from tinyzo.engine.onnx.protobuf import TYPES, External
+from tinyzo.engine.onnx.tensors import Floats
 from tinyzo.engine.stores.resident import Resident
 from tinyzo.engine.stores.streamed import Streamed
 from tinyzo.engine.terms import Probe
 from tinyzo.errors import CheckpointError, ConfigError, UsageError
 from tinyzo.models.model import Model, load, open_model
 from tinyzo.models.trainable import train_only
+from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.runs.export import convert
 from tinyzo.zo.objectives import Objective
 
@@ -228,3 +234,55 @@ def test_parts_of_the_vocabulary_add_up(tmp_path, monkeypatch, family, what):
     ids = [[5, 6, 7], [8, 9]]
     for one, other in zip(numpy.logits(ids), onnx.logits(ids), strict=True):
         assert other == pytest.approx(one, abs=1e-5)
+
+
+# -- what a runtime makes of it
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_matrix_of_a_file_is_a_constant_to_fold_or_to_pack(name):
+    """Each goes through a Reshape by a shape that only the rows make known."""
+    model = MODELS[name]()
+    graph = Graph()
+    ids, mask = (graph.given(each, "i8", ("S", "T")) for each in ("ids", "mask"))
+    padded = PaddedRows(ids, mask)
+
+    def stored(name: str) -> Floats:
+        shape = model.weights.shape(name)
+        return Floats(graph.stored(External(name, 1, shape, "file", 0, 0)), is_wide=True)
+
+    view = PaddedView(model.weights, padded, stored, {})
+    h = model.architecture.hidden(view, model.config, padded.batch())
+    model.architecture.logits(view, model.config, h)
+    matrices = {each.name for each in graph.externals.values() if len(each.shape) > 1}
+    assert matrices
+    readers = [node for node in graph.nodes if matrices & set(node.inputs)]
+    assert {node.op for node in readers} == {"Reshape"}
+    made = {each for names in graph.nodes.values() for each in names}
+    assert all(node.inputs[1] in made for node in readers)
+
+
+def test_what_takes_fewer_steps_comes_first():
+    """So that a weight is widened when the activations are there, and not before."""
+    graph = Graph()
+    x, w = graph.given("x", "f4", (2, 2)), graph.given("w", "f2", (2, 2))
+    for _ in range(3):
+        x = graph.op("Tanh", x, shape=(2, 2))
+    y = x @ w.cast("f4")
+    assert [node.op for node, _ in graph.in_order()] == ["Tanh", "Cast", "Tanh", "Tanh", "MatMul"]
+    assert graph.in_order()[-1][1] == (y.name,)
+
+
+def test_all_micro_batches_are_one_graph(monkeypatch):
+    made = []
+    new = OnnxEngine._new_session
+    monkeypatch.setattr(
+        OnnxEngine, "_new_session", lambda self, model: made.append(model) or new(self, model)
+    )
+    found = []
+    for engine in (OnnxEngine(1), NumpyEngine()):
+        model = MODELS["opt"]("f32", engine)
+        loss = BoundedLoss(Objective(model, toy_task("opt")), 30)
+        found.append(loss(model.weights.view(PAIRS[:2]), examples_for("opt", 40)))
+    assert len(made) == 1
+    assert found[0] == pytest.approx(found[1], abs=TOLERANCE)

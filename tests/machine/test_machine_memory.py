@@ -170,3 +170,19 @@ def test_the_structures_are_laid_out_as_windows_has_them() -> None:
     assert windows.MemoryStatus.available.offset == 16
     assert (windows.Overlapped.offset.offset, windows.Overlapped.offset_high.offset) == (16, 20)
     assert ctypes.sizeof(windows.Overlapped) == 32
+
+
+# -- malloc
+
+
+@pytest.mark.parametrize(("system", "asked"), [("linux", [(-3, 4 << 20)]), ("darwin", [])])
+def test_only_glibc_is_asked_to_give_back(monkeypatch, system, asked) -> None:
+    calls: list[tuple[int, int]] = []
+    library = SimpleNamespace(mallopt=lambda *given: calls.append(given))
+    monkeypatch.setattr(memory.sys, "platform", system)
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: library)
+    memory.give_back_large_arrays()
+    assert calls == asked
+    del library.mallopt
+    memory.give_back_large_arrays()  # another C library
+    assert calls == asked

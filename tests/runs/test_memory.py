@@ -19,6 +19,7 @@ from tinyzo.errors import ConfigError, UsageError
 from tinyzo.machine.memory import STATUS
 from tinyzo.models.model import MODELS, open_model
 from tinyzo.models.roberta import Config
+from tinyzo.models.trainable import train_only
 from tinyzo.runs import memory
 from tinyzo.runs.settings import Settings, parse_bytes
 
@@ -60,6 +61,10 @@ OPTIONS = {
     "quantised, streamed": (
         *("--base-dtype", "int8", "--train", "lora-fa", "--residency", "streamed"),
     ),
+}
+ONNX_OPTIONS = {  # what is planned besides: whether pages of the model's file are
+    "lora-fa": (("--train", "lora-fa", "--batch-size", "64"), True),
+    "full": (("--batch-size", "8"), False),
 }
 MODEL_OF = dict(zip(OPTIONS, cycle(["roberta-tiny", "opt-tiny"]), strict=False))
 
@@ -107,6 +112,25 @@ def test_micro_batches_bound_the_peak(tmp_path):
     assert peak("4096") - peak("150") > 10 << 20
 
 
+@needs_proc
+@pytest.mark.parametrize("options", ["lora-fa", pytest.param("full", marks=pytest.mark.exhaustive)])
+def test_the_plan_of_a_run_by_onnx_runtime(tmp_path, options):
+    """What is not anonymous memory is said apart."""
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime is not here")
+    given, is_mapped = ONNX_OPTIONS[options]
+    given = "--model", "opt-tiny", "--steps", "2", "--output", "run", "--json", *given
+    process = shell("finetune", "--engine", "onnx", *given, cwd=tmp_path)
+    output, log = process.communicate()
+    assert process.returncode == 0, log
+    plan = re.search("memory plan: onnx, .*", log)[0]
+    assert ("mapped" in plan) is is_mapped
+    planned, anonymous = map(int, re.search(r"total (\d+) MB \((\d+) MB without", plan).groups())
+    peak = json.loads(output)["peak_bytes"] / 2**20
+    print(f"planned {planned} MB, of it anonymous {anonymous} MB, held {peak:.0f} MB")
+    assert planned == pytest.approx(peak, rel=SHARE)
+    assert 0 < anonymous < planned
+
+
 # -- what is planned
 
 
@@ -149,6 +173,55 @@ def test_what_is_written_is_kept(model):
     few = parts(model, "numpy", 3, 3, 1, False, 0, 50, micro_batch_tokens=64)
     assert few["past"] == past_bytes(2, 16, 3 * 51)
     assert "past" not in parts(model, "numpy", 64, 10, 1)
+
+
+def onnx_plan(model, *load, **given):
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime is not here")
+    return memory.choose(model, settings(engine="onnx", **given), [memory.Load(*load)])
+
+
+def test_a_file_that_is_mapped_is_no_anonymous_memory(model, monkeypatch):
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 60 << 20)
+    monkeypatch.setattr(memory, "status_bytes", {"RssFile": 20 << 20}.get)
+    size = model.weights.nbytes()
+    full = onnx_plan(model, 64, 8, 2)
+    assert full.residency == "resident" and full.parts["weights"] == size
+    train_only(model, "lora-fa", 0, 2, 4.0)
+    beside = onnx_plan(model, 64, 8, 2)
+    assert beside.residency == "streamed" and beside.parts["mapped"] == size
+    files = beside.parts["mapped"] + beside.parts["libraries"]
+    assert beside.anonymous == beside.total - files
+    ending = rf" \({beside.anonymous / 2**20:.0f} MB without pages of files\)$"
+    assert re.search(ending, str(beside))
+    least = math.ceil(beside.anonymous / 1e6)
+    assert onnx_plan(model, 64, 8, 2, memory_budget=f"{least}MB") == beside
+
+
+def test_a_graph_s_copies_are_planned(tmp_path):
+    """Of 16-bit matrices, of logits of the vocabulary, and of z."""
+    model, narrow = (
+        open_model(write_model(tmp_path / dtype, "opt", dtype)) for dtype in ("f32", "bf16")
+    )
+    z = onnx_plan(model, 64, 8, 4).parts["copies"]
+    assert onnx_plan(model, 64, 8, 2).parts["copies"] == z // 2
+    for each in (model, narrow):
+        train_only(each, "bias", 0, 2, 4.0)
+    none, floats = (onnx_plan(each, 64, 8, 2).parts["copies"] for each in (model, narrow))
+    width, wide = model.config.hidden_size, model.config.feed_forward_size
+    assert none < floats == 4 * 2 * width * wide
+    assert onnx_plan(model, 64, 8, 2, False, 16).parts["copies"] > 32 << 20
+
+
+def test_a_plan_that_onnx_runtime_cannot_hold_is_refused(model):
+    with pytest.raises(UsageError, match=r"cannot train them there\n.*resident"):
+        onnx_plan(model, 64, 8, 2, residency="streamed")
+
+
+def test_onnx_is_no_engine_of_auto(model):
+    assert {plan.engine for plan in memory.plans(model, settings(), [memory.Load(9, 9, 2)])} <= {
+        "numba",
+        "numpy",
+    }
 
 
 def test_micro_batches_bound_what_is_planned(model):

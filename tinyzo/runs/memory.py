@@ -32,8 +32,8 @@ Parts = dict[str, int]  # bytes, by what they are for
 FLOAT_BYTES = 4
 NUMBA_BYTES = 107 << 20  # Numba and LLVM, loaded, where kernels need them: measured
 KERNELS_BYTES = 2 << 20  # our compiled kernels, loaded: measured
-RUNTIME_BYTES = 12 << 20  # what ONNX Runtime allocates once it is loaded: measured
-RUNTIME_PAGES = 22 << 20  # pages of its own files, once it has computed: measured
+RUNTIME_BYTES = 20 << 20  # what ONNX Runtime allocates for itself and a few sessions: measured
+RUNTIME_PAGES = 28 << 20  # pages of its own files, once it has computed: measured
 LAYER_BYTES = 1 << 19  # of a session, for each layer of a model: measured
 NOISE = 6  # arrays as large as z while z is made in a graph
 STAGED = 150  # rows of DEPTH on which a thread works beside tiles of W, at most
@@ -207,7 +207,7 @@ def _computing(model: Model, engine: str, threads: int, tokens: int, load: Load)
         parts |= _in_onnx(model, tokens, load, most_probes(tokens, most))
     else:
         parts |= _in_numba(model, tokens, load, threads)
-    if load.new:
+    if load.new and engine != "onnx":  # which keeps none
         kept = min(WRITTEN * most, load.tokens * (1 + load.new))
         kept = max(kept, load.longest + load.new)
         sizes = (model.config.num_hidden_layers, model.config.hidden_size)

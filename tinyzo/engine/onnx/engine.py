@@ -342,6 +342,7 @@ class OnnxView(GraphView):
         self.probes = probes
         self._engine = engine
         self._layouts: dict[tuple[int, int, int, bool], Layout] = {}
+        self._seen: list[tuple[Batch, Rows]] = []  # kept, so that no other gets the id of one
         seeds = runs([seed for seed, _ in probes])
         scales = np.array([scale for _, scale in probes], np.float32)
         directions = len(seeds) if scales.any() else 0
@@ -354,8 +355,7 @@ class OnnxView(GraphView):
         )
 
     def parts(self, most: int) -> Sequence[OnnxView]:
-        if len(self.probes) <= most:
-            return [self]
+        """New ones in each case: so each micro-batch is a pass like the one before it."""
         starts = range(0, len(self.probes), most)
         groups = (self.probes[start : start + most] for start in starts)
         return [OnnxView(self.weights, group, self._engine) for group in groups]
@@ -375,6 +375,7 @@ class OnnxView(GraphView):
         if key not in self._layouts:
             arrays = segments(batch, rows, prefix, causal)
             self._layouts[key] = Layout(*map(self.graph.data, arrays))
+            self._seen.append((batch, rows))
         return self._layouts[key]
 
     # -- verbs: each adds its nodes once
