@@ -14,7 +14,7 @@ from timeit import timeit
 import numpy as np
 
 from tinyzo.batch import Batch
-from tinyzo.dtypes import Array, Integers, Rows
+from tinyzo.dtypes import Array, Integers, Rows, widen
 from tinyzo.engine.adapters import AdaptedView
 from tinyzo.engine.numba import files, objects, products
 from tinyzo.engine.numba.arguments import (
@@ -205,6 +205,8 @@ class NumbaView(NumpyView):
 
     def whole(self, name: str) -> Array:
         raw = self.weights.stored(name)
+        if raw.ndim == 1 and not (self.weights.pending or name in self.perturbed):
+            return np.require(widen(raw), None, "CAW")[None]  # sooner done than handed over
         rows = raw if raw.ndim > 1 else raw[None]
         return self.rows(name, rows, np.arange(len(rows))).reshape(-1, *self.weights.shape(name))
 
@@ -300,10 +302,12 @@ class NumbaView(NumpyView):
     ) -> Array:
         """As past.attend, of arrays that are contiguous."""
         out = np.empty((max(len(q), len(keys), len(values)), *q.shape[1:]), np.float32)
+        seen = stops - starts
         self._engine.run(
             objects.attend,
             *(np.ascontiguousarray(q), keys, values, starts, stops, out),
-            scratch=padded(int((stops - starts).max()), self._engine.build.lanes),
+            scratch=padded(int(seen.max()), self._engine.build.lanes),
+            tasks=int(seen.mean()) * out.size // CHUNK + 1,
         )
         return out
 
@@ -320,12 +324,13 @@ class NumbaView(NumpyView):
         if f"{name}.weight" in self.weights:
             weight, bias = self.vector(f"{name}.weight"), self.vector(f"{name}.bias")
         out = np.empty((max(len(x), len(weight), len(bias)), *x.shape[1:]), np.float32)
-        self._engine.run(objects.norm, x, weight, bias, np.float32(ln_eps), out)
+        tasks = out.size // CHUNK + 1
+        self._engine.run(objects.norm, x, weight, bias, np.float32(ln_eps), out, tasks=tasks)
         return out
 
     def gelu(self, x: Array) -> Array:
         x = np.ascontiguousarray(x)
-        self._engine.run(objects.gelu, x.reshape(-1))
+        self._engine.run(objects.gelu, x.reshape(-1), tasks=x.size // CHUNK + 1)
         return x
 
 
