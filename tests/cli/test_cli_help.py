@@ -29,6 +29,7 @@ FIXED = {
     "limit",
     "evaluate": "model engine task data zero-shot limit json",
     "predict": "model engine task json",
+    "generate": "model engine max-new-tokens temperature top-p stop seed json",
     "replay": "output json",
     "convert": "output json",
     "export": "format model task data template label-words train queries batch-size tokens output "

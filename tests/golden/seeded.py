@@ -198,3 +198,19 @@ def prompts() -> list[tuple[list[int], int, list[list[int]], int]]:
         candidates = [draw(3, SMALL["vocab_size"], n).tolist() for n in (1 + i % 3, 2, 1)]
         rows.append((ids, 2 + i, candidates, i % 3))
     return rows
+
+
+# -- generation: make_generated.py -----------------------------------------------------------
+
+NEW_TOKENS = 80
+GENERATED = {
+    name: Case({**case.config, "max_position_embeddings": 128}, lengths=(12, 1, 30, 7))
+    for name, case in TINY.items()
+    if name.startswith("opt")
+}
+TEXTS = [
+    "The camera",
+    "I bought this phone because",
+    "It was",
+    "A film that I would not watch again",
+]

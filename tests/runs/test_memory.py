@@ -13,6 +13,7 @@ import pytest
 from folders import python, rows, shell, write_jsonl, write_model, write_tensors, write_vocabulary
 
 from tinyzo.engine.numpy_engine import QUERIES, NumpyEngine
+from tinyzo.engine.past import past_bytes
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError, UsageError
 from tinyzo.machine.memory import STATUS
@@ -163,6 +164,16 @@ def test_parts_grow_as_they_should(model, monkeypatch):
     assert two > one
     adam, size = parts(model, "numpy", 64, 8, 2, True), model.weights.nbytes()
     assert adam["backward"] == size + both["activations"]  # f32; two layers, of one copy for two
+
+
+def test_what_is_written_is_kept(model):
+    """Of 16 wide and 2 layers; four times a micro-batch, or the longest example with its answer."""
+    for tokens, kept in ((64, 256), (8, 60)):
+        planned = parts(model, "numpy", 64, 10, 1, False, 0, 50, micro_batch_tokens=tokens)
+        assert planned["past"] == past_bytes(2, 16, kept) == 8 * 2 * 16 * kept
+    few = parts(model, "numpy", 3, 3, 1, False, 0, 50, micro_batch_tokens=64)
+    assert few["past"] == past_bytes(2, 16, 3 * 51)
+    assert "past" not in parts(model, "numpy", 64, 10, 1)
 
 
 def onnx_plan(model, *load, **given):

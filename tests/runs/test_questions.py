@@ -152,6 +152,19 @@ def saying(objective: Objective, answers: Sequence[str]) -> BoundedLoss:
     return BoundedLoss(replace(objective, generate=generate), max_tokens=20)
 
 
+def test_answers_are_written_for_many_rows_together(home: Path) -> None:
+    _, data, objective = opened(home, "SQuAD")
+    sizes = [len(example.prompt) + 50 for example in data.test]
+    assert len(sizes) == 3
+
+    def rows(most: int) -> list[int]:
+        return [len(part) for part in BoundedLoss(objective, most).written(data.test)]
+
+    assert rows(1) == [1, 1, 1]
+    assert rows(-(-sum(sizes) // 4)) == [3]
+    assert rows(-(-sum(sizes[:2]) // 4)) == [2, 1]
+
+
 @pytest.mark.parametrize("name", WRITTEN)
 def test_f1_and_exact_match_of_answers(name: str, home: Path) -> None:
     _, data, objective = opened(home, name)

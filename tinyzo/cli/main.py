@@ -5,7 +5,17 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from tinyzo.cli import convert, doctor, evaluate, export, finetune, inspect, predict, replay
+from tinyzo.cli import (
+    convert,
+    doctor,
+    evaluate,
+    export,
+    finetune,
+    generate,
+    inspect,
+    predict,
+    replay,
+)
 from tinyzo.cli.completion import SHELLS, completion
 from tinyzo.cli.failures import failure_of, heed_signals, report
 from tinyzo.cli.parser import Parser
@@ -38,6 +48,7 @@ COMMANDS = {
         "accuracy and loss of a model or a run on a task", evaluate.add_arguments, evaluate.run
     ),
     "predict": Command("label texts with a model or a run", predict.add_arguments, predict.run),
+    "generate": Command("continue texts with OPT", generate.add_arguments, generate.run),
     "replay": Command(
         "write a run's tuned model as a Hugging Face folder", replay.add_arguments, replay.run
     ),

@@ -58,8 +58,7 @@ def run(options: argparse.Namespace) -> None:
     given = shared.given_settings(options)
     check_names(given.model, given.task)
     opened = open_for_task(given, needs_data=False, base=options.base)
-    texts = _numbered("text {}", options.texts) if options.texts else _lines_of_stdin()
-    for where, text in texts:
+    for where, text in given_texts(options.texts):
         found = _predict(opened, where, text)
         parts = [escaped(found.label), escaped(text)]
         if found.scores:
@@ -69,6 +68,14 @@ def run(options: argparse.Namespace) -> None:
             answer = {"text": text, "label": found.label, "scores": found.scores}
             line = json.dumps(answer, allow_nan=False)
         put(line)
+
+
+def given_texts(texts: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(where it is, in words; the text), for each argument, or else for each line of stdin.
+
+    raises: DataError for a text that is not UTF-8
+    """
+    return _numbered("text {}", texts) if texts else _lines_of_stdin()
 
 
 def _numbered(place: str, texts: Iterable[str | bytes]) -> Iterator[tuple[str, str]]:

@@ -38,14 +38,15 @@ def _loses_letters(stream: object) -> bool:
     return isinstance(stream, io.TextIOWrapper) and stream.errors in LOSING
 
 
-def put(text: str) -> None:
+def put(text: str, end: str = "\n") -> None:
     """Print a line, or several, to stdout, at once. Names in it may come from files, so what a
     terminal would obey is escaped.
 
+    end:    what follows the text; "" leaves its last line open
     raises: TinyzoError when it cannot be written; BrokenPipeError when nobody reads on
     """
     try:
-        print(text.translate(IN_LINES), flush=True)
+        print(text.translate(IN_LINES), end=end, flush=True)
     except OSError as error:
         _give_up(sys.stdout)
         if isinstance(error, BrokenPipeError):

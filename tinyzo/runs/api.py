@@ -1,7 +1,7 @@
-"""load, finetune, evaluate, predict, replay and export_onnx: the functions of `import tinyzo` on
-runs and tasks.
+"""load, finetune, evaluate, predict, generate, replay and export_onnx.
 
-Each but `load` does what the command of its name does.
+These are the functions of `import tinyzo` on runs, tasks and texts. Each but `load` does what the
+command of its name does.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from tinyzo.engine.select import ENGINES
 from tinyzo.errors import DataError, UsageError, check_choice
 from tinyzo.models import model as models
 from tinyzo.models.model import RESIDENCIES, Model
+from tinyzo.models.sampling import Sampler
 from tinyzo.runs import export
 from tinyzo.runs.evaluate import Evaluation, written_answers
 from tinyzo.runs.evaluate import evaluate as evaluate_examples
@@ -23,6 +24,7 @@ from tinyzo.runs.opened import Opened, check_no_base, check_same, open_for_task,
 from tinyzo.runs.run import Run, is_run
 from tinyzo.runs.settings import FIELDS, Settings, model_path
 from tinyzo.runs.snapshots import tuned_model
+from tinyzo.runs.texts import NEW_TOKENS, Continuation, continuations
 from tinyzo.runs.train import tune
 
 
@@ -237,6 +239,36 @@ def predictions(
         yield Prediction(str(text), label, scores)
 
 
+def generate(
+    model: str | Path | Model,
+    prompts: Sequence[str],
+    max_new_tokens: int = NEW_TOKENS,
+    *,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    stop: Sequence[str] = (),
+    seed: int = 0,
+    base: str | Path | None = None,
+    engine: str | None = None,
+) -> list[Continuation]:
+    """Continue texts with OPT, all at once.
+
+    model:       what `load` takes, or what it gave
+    temperature: 0: the likeliest token always; 1: drawn as likely as the model says
+    top_p:       draw from the likeliest tokens that come to this share together
+    stop:        texts that end a continuation, and are not part of it; the model's end does, too
+    seed:        of what is drawn
+    base, engine: as for `evaluate`
+    raises: TinyzoError
+
+        tinyzo.generate("opt-tiny", ["The camera is"], stop=["."])[0].text
+    """
+    sampler = Sampler(temperature, top_p, seed)
+    opened = _loaded(model, base, engine)
+    with opened.weights.lock:  # of one theta, whoever else trains it
+        return list(continuations(opened, prompts, max_new_tokens, stop, sampler))
+
+
 def replay(
     run: str | Path | Run,
     output: str | Path,
@@ -309,12 +341,25 @@ def _open(
     path = model.directory if isinstance(model, Model) else model
     given = Settings.from_mapping({**choices, "model": path}, "the call")
     if isinstance(model, Model):
-        check_no_base(given, as_text(base))
-        if given.engine is not None:
-            hint = "give it to tinyzo.load, or give this the path of the model"
-            raise UsageError(f"engine {given.engine!r}, but the model is open already", hint)
+        _check_open(given, base)
         return with_task(model, given, needs_data)
     return open_for_task(given, needs_data, zero_shot, as_text(base))
+
+
+def _loaded(model: str | Path | Model, base: str | Path | None, engine: str | None) -> Model:
+    """A model that is open already, or what a path names."""
+    if isinstance(model, Model):
+        _check_open(Settings(model=str(model.directory), engine=engine), base)
+        return model
+    return load(model, engine or "auto", base=base)
+
+
+def _check_open(given: Settings, base: str | Path | None) -> None:
+    """raises: UsageError for choices that a model which is open has made already"""
+    check_no_base(given, as_text(base))
+    if given.engine is not None:
+        hint = "give it to tinyzo.load, or give this the path of the model"
+        raise UsageError(f"engine {given.engine!r}, but the model is open already", hint)
 
 
 def as_path(path: str | Path | None) -> Path | None:

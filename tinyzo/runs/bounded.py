@@ -1,6 +1,6 @@
 """A loss in bounded memory: a batch in micro-batches, and probes in groups."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -11,6 +11,8 @@ from tinyzo.engine.protocols import View
 from tinyzo.text.packing import micro_batches, packed_size
 from tinyzo.text.tasks import Example
 from tinyzo.zo.objectives import Objective
+
+WRITTEN = 4  # times max_tokens are kept, with those to come, while a pass reads one token of each
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,16 @@ class BoundedLoss:
 
     def __call__(self, theta: View, examples: Sequence[Example]) -> np.ndarray:
         parts = micro_batches(examples, self.max_tokens)
+        if self.objective.is_of_answers:
+            parts = self.written(examples)
         total = reduce(add, (self.sums(theta, part) for part in parts))
         return self.objective.mean(total, self.objective.count(examples))
+
+    def written(self, examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
+        """Parts whose answers are written together, each token in one pass."""
+        most_new = self.objective.bound.task.max_new_tokens
+        most = WRITTEN * self.max_tokens
+        return micro_batches(examples, most, lambda each: len(each.prompt) + most_new)
 
     def sums(self, theta: View, part: Sequence[Example]) -> np.ndarray:
         """The sums of one micro-batch over all probes: f64[P, ...]."""

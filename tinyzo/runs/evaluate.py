@@ -104,7 +104,7 @@ def _of_answers(examples: Sequence[Example], answers: Iterable[str], loss: float
 def written_answers(bounded: BoundedLoss, examples: Sequence[Example]) -> Iterator[str]:
     """The answer that the model writes to each example."""
     theta = bounded.objective.model.weights.view()
-    for part in micro_batches(examples, bounded.max_tokens):
+    for part in bounded.written(examples):
         yield from bounded.objective.answers(theta, part)
 
 

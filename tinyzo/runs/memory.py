@@ -16,6 +16,7 @@ from tinyzo.engine.numba.objects import will_load_numba
 from tinyzo.engine.numba.products import may_round
 from tinyzo.engine.numba.sizes import BLOCK, DEPTH
 from tinyzo.engine.numpy_engine import QUERIES
+from tinyzo.engine.past import past_bytes
 from tinyzo.engine.select import may_have_numba
 from tinyzo.engine.stores.overlay import Overlay
 from tinyzo.engine.tiles import TILE
@@ -24,7 +25,7 @@ from tinyzo.machine.cpus import default_threads
 from tinyzo.machine.memory import free_bytes, resident_bytes, status_bytes
 from tinyzo.models.architecture import ModelConfig
 from tinyzo.models.model import Model
-from tinyzo.runs.bounded import most_probes
+from tinyzo.runs.bounded import WRITTEN, most_probes
 from tinyzo.runs.settings import RunSettings, parse_bytes
 
 Parts = dict[str, int]  # bytes, by what they are for
@@ -48,6 +49,7 @@ class Load(NamedTuple):
     probes:  copies of the model that are computed at once
     keeps_gradients: whether it ends in a backward pass
     targets: those of the tokens that are scored against the whole vocabulary
+    new:     the most tokens that are written after an example
     """
 
     tokens: int
@@ -55,6 +57,7 @@ class Load(NamedTuple):
     probes: int
     keeps_gradients: bool = False
     targets: int = 0
+    new: int = 0
 
 
 class Size(NamedTuple):
@@ -192,6 +195,7 @@ def _computing(model: Model, engine: str, threads: int, tokens: int, load: Load)
     activations: of the feed-forward layer, or of attention, with its scores in NumPy
     code: of the numba engine, as far as it is not loaded yet
     tiles: w, z and the work of making z; activations in bfloat16, and products of one tile
+    past: keys and values, where texts are written
     backward: the gradient, and what all layers keep for it
     """
     most = tokens
@@ -203,6 +207,11 @@ def _computing(model: Model, engine: str, threads: int, tokens: int, load: Load)
         parts |= _in_onnx(model, tokens, load, most_probes(tokens, most))
     else:
         parts |= _in_numba(model, tokens, load, threads)
+    if load.new and engine != "onnx":  # which keeps none
+        kept = min(WRITTEN * most, load.tokens * (1 + load.new))
+        kept = max(kept, load.longest + load.new)
+        sizes = (model.config.num_hidden_layers, model.config.hidden_size)
+        parts["past"] = past_bytes(*sizes, kept)
     if load.keeps_gradients:
         parts["backward"] = _backward(model, load, parts["activations"])
     return parts

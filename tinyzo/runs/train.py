@@ -65,6 +65,8 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
     method = method_of(run.settings)
     step_load = _step_load(data.train, run.settings.batch_size, method)
     loads = [step_load, _evaluation_load(data.dev), _evaluation_load(data.test)]
+    if bound.task.is_generated:  # by the evaluation, and where the objective reads answers
+        loads = [load._replace(new=bound.task.max_new_tokens) for load in loads]
     plan = _plan(run, model, method, loads, is_new)
     if is_new:  # made only now, so that a mistake in the settings leaves no directory behind
         _settle(run, model, plan)

@@ -5,7 +5,7 @@ candidate needs no place at all: its probability is read one token earlier. The 
 published code, for a fraction of its work.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -124,12 +124,17 @@ def packed_size(example: Example) -> int:
     return len(example.prompt) + sum(len(candidate) - 1 for candidate in example.candidates)
 
 
-def micro_batches(examples: Sequence[Example], max_tokens: int) -> Iterator[Sequence[Example]]:
-    """Consecutive parts of a batch of at most max_tokens packed tokens, one example at least."""
+def micro_batches(
+    examples: Sequence[Example], max_tokens: int, size_of: Callable[[Example], int] = packed_size
+) -> Iterator[Sequence[Example]]:
+    """Consecutive parts of a batch of at most max_tokens, one example at least.
+
+    size_of: the tokens of an example; by default those that it takes when packed
+    """
     start = 0
     tokens = 0
     for index, example in enumerate(examples):
-        size = packed_size(example)
+        size = size_of(example)
         if index > start and tokens + size > max_tokens:
             yield examples[start:index]
             start = index

@@ -33,20 +33,23 @@ class Tokenizer:
         """The ids of a text: added tokens in it have their own, lone surrogates are U+FFFD."""
         return self._encode(SURROGATE.sub("\ufffd", text))
 
+    def bytes_of(self, token: int) -> bytes:
+        """The UTF-8 that an id stands for, not always of whole letters.
+
+        returns: none of an id that is unknown, or that begins, ends or masks a text
+        """
+        piece = "" if token in self._special else self._pieces.get(token, "")
+        if piece in self._added or not BYTE_OF.keys() >= set(piece):
+            return piece.encode()
+        return bytes(BYTE_OF[letter] for letter in piece)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without those that begin, end or mask one; U+FFFD for half a letter."""
-        pieces = [self._pieces[number] for number in ids if number not in self._special]
-        return b"".join(map(self._bytes_of, pieces)).decode(errors="replace")
+        return b"".join(map(self.bytes_of, ids)).decode(errors="replace")
 
     @cached_property
     def _pieces(self) -> dict[int, str]:
         return {number: piece for piece, number in self._ids.items()}
-
-    def _bytes_of(self, piece: str) -> bytes:
-        """The bytes that a vocabulary item spells; an added token is a text as it is."""
-        if piece in self._added:
-            return piece.encode()
-        return bytes(BYTE_OF[character] for character in piece)
 
     def token_id(self, piece: str) -> int:
         """The id of a vocabulary item in the spelling of vocab.json, as "Ġgreat".

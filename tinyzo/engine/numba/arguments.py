@@ -148,6 +148,8 @@ class PendingTerm(NamedTuple):
 
 def make_terms(weights: Parameters, name: str, probes: Sequence[Probe]) -> Terms:
     """The terms that are added to a tensor as it is read. probes: () for the tensor itself."""
+    if not probes and not (weights.pending and name in weights.trained):
+        return NO_TERMS
     kind = weights.direction.kind
     past = pending_terms(weights, name)
     past_seeds = [term.seed for term in past]
@@ -169,6 +171,21 @@ def make_terms(weights: Parameters, name: str, probes: Sequence[Probe]) -> Terms
         moments=np.array(moments, np.float32).reshape(-1, 2),
         limit=np.float32(weights.direction.limits.get(name, np.inf)),
     )
+
+
+NO_TERMS = Terms(
+    keys=np.zeros((0, 2), np.uint32),
+    kept=np.zeros(0, np.float32),
+    added=np.zeros(0, np.float32),
+    rounds=np.zeros(0, np.bool_),
+    salts=np.zeros((0, 2), np.uint32),
+    seeds=np.array([-1]),
+    scales=np.zeros(1, np.float32),
+    is_signs=False,
+    is_moment=np.zeros(0, np.bool_),
+    moments=np.zeros((0, 2), np.float32),
+    limit=np.float32(np.inf),
+)
 
 
 def pending_terms(weights: Parameters, name: str) -> list[PendingTerm]:

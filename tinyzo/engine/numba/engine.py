@@ -14,7 +14,7 @@ from timeit import timeit
 import numpy as np
 
 from tinyzo.batch import Batch
-from tinyzo.dtypes import Array, Integers, Rows
+from tinyzo.dtypes import Array, Integers, Rows, widen
 from tinyzo.engine.adapters import AdaptedView
 from tinyzo.engine.numba import files, objects, products
 from tinyzo.engine.numba.arguments import (
@@ -29,6 +29,7 @@ from tinyzo.engine.numba.arguments import (
 from tinyzo.engine.numba.sizes import (
     CHUNK,
     DEPTH,
+    FEW,
     FLOATS,
     MATRIX,
     ROOM,
@@ -106,6 +107,10 @@ class NumbaEngine:
         column: where they begin in `out`, and in bias and residual
         """
         x, terms, bias, residual, out, kind = product
+        if x.shape[1] <= FEW:
+            rows = (x, *as_bytes(raw), first, terms, bias, residual, out, column)
+            self.run(objects.linear_of_few, *rows, scratch=3 * x.shape[2])
+            return
         build, is_rounded = self.build, kind != FLOATS
         matrix = build.matrix if kind == MATRIX else ""
         words = padded(padded(x.shape[2], 2) // 2, UNITS[matrix])
@@ -200,6 +205,8 @@ class NumbaView(NumpyView):
 
     def whole(self, name: str) -> Array:
         raw = self.weights.stored(name)
+        if raw.ndim == 1 and not (self.weights.pending or name in self.perturbed):
+            return np.require(widen(raw), None, "CAW")[None]  # sooner done than handed over
         rows = raw if raw.ndim > 1 else raw[None]
         return self.rows(name, rows, np.arange(len(rows))).reshape(-1, *self.weights.shape(name))
 
@@ -252,7 +259,7 @@ class NumbaView(NumpyView):
         copies = max(self.copy_count(name, x), len(bias), len(residual))
         out = np.empty((copies, x.shape[1], count), np.float32)
         kind = FLOATS
-        if bf16 and self.weights.dtype(name) == np.uint16:
+        if bf16 and self.weights.dtype(name) == np.uint16 and x.shape[1] > FEW:
             kind = products.kind(self._engine.way)
         product = Product(np.ascontiguousarray(x), terms, bias, residual, out, kind)
         if product.has_one_w:
@@ -290,6 +297,20 @@ class NumbaView(NumpyView):
         )
         return out
 
+    def attend(
+        self, q: Array, keys: Array, values: Array, starts: Integers, stops: Integers
+    ) -> Array:
+        """As past.attend, of arrays that are contiguous."""
+        out = np.empty((max(len(q), len(keys), len(values)), *q.shape[1:]), np.float32)
+        seen = stops - starts
+        self._engine.run(
+            objects.attend,
+            *(np.ascontiguousarray(q), keys, values, starts, stops, out),
+            scratch=padded(int(seen.max()), self._engine.build.lanes),
+            tasks=int(seen.mean()) * out.size // CHUNK + 1,
+        )
+        return out
+
     def layout(self, batch: Batch, rows: Rows, prefix: int) -> AttentionLayout:
         """The keys that each query sees. It is kept, since all layers of a model ask for it."""
         known = self._layout
@@ -303,12 +324,13 @@ class NumbaView(NumpyView):
         if f"{name}.weight" in self.weights:
             weight, bias = self.vector(f"{name}.weight"), self.vector(f"{name}.bias")
         out = np.empty((max(len(x), len(weight), len(bias)), *x.shape[1:]), np.float32)
-        self._engine.run(objects.norm, x, weight, bias, np.float32(ln_eps), out)
+        tasks = out.size // CHUNK + 1
+        self._engine.run(objects.norm, x, weight, bias, np.float32(ln_eps), out, tasks=tasks)
         return out
 
     def gelu(self, x: Array) -> Array:
         x = np.ascontiguousarray(x)
-        self._engine.run(objects.gelu, x.reshape(-1))
+        self._engine.run(objects.gelu, x.reshape(-1), tasks=x.size // CHUNK + 1)
         return x
 
 
@@ -438,5 +460,11 @@ def compile_kernels() -> list[bytes]:
     q = x[:, :, None]
     y = theta.attention("w", q, q, q, batch, causal=True)
     theta.nll("w.weight", x, np.zeros(1, np.int64), np.zeros(1, np.int64), "w.bias")
+    many = theta.linear("w", np.tile(matrix, (FEW, 1))[None])
+    keys, one = np.ones((1, 2, 4, 8), np.float32), np.array([1])
+    query = np.ones((1, 1, 2, 8), np.float32)
+    seen = NumbaView(weights, [Probe(0, 0.0)], NumbaEngine(2)).attend(
+        query, keys, keys, one, one + 2
+    )
     weights.add([(1, 0.5)])
-    return [each.tobytes() for each in (x, y, matrix)]
+    return [each.tobytes() for each in (x, many, y, seen, matrix)]

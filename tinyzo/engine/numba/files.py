@@ -21,7 +21,8 @@ LOADER: Any = __spec__.loader  # of files, or of what is in a ZIP
 ENGINE = Path(__file__).parents[1]
 OWN = Path(__file__).parent / "__pycache__"
 SOURCES = (  # whose code or constants are compiled
-    *("numba/amx.py", "numba/bfmmla.py", "numba/gather.py", "numba/groups.py"),
+    *("numba/amx.py", "numba/bfmmla.py", "numba/few.py", "numba/gather.py"),
+    "numba/groups.py",
     *("numba/kernels.py", "numba/layers.py", "numba/matmul.py", "numba/matrix.py"),
     *("numba/noise.py", "numba/sizes.py", "numba/softmax.py", "numba/storage.py"),
     *("numba/tensors.py", "numba/terms.py", "numba/vectors.py", "numba/wide.py"),
@@ -31,7 +32,9 @@ FORMATS = ("numba/cache.py", "numba/objects.py")  # which write the files
 DIGEST_BYTES = 32
 KERNELS = {  # those that are kept, and where they stand
     "linear": "matmul",
+    "linear_of_few": "few",
     "attention": "layers",
+    "attend": "few",
     "gelu": "layers",
     "norm": "layers",
     "gather": "gather",

@@ -239,7 +239,9 @@ class Kernel:
 
 
 linear = Kernel("linear")
+linear_of_few = Kernel("linear_of_few")
 attention = Kernel("attention")
+attend = Kernel("attend")
 gelu = Kernel("gelu")
 norm = Kernel("norm")
 gather = Kernel("gather")
