@@ -279,6 +279,14 @@ def test_what_is_not_exported(home, tmp_path, given, error, message):
     assert not (tmp_path / "app").exists()
 
 
+@pytest.mark.parametrize("task", ["ReCoRD", "SQuAD"])
+def test_a_task_without_labels(home, tmp_path, task):
+    given = settings(home, "opt", task=task)
+    with pytest.raises(ConfigError, match=f"{task} has no labels in common, of which an app"):
+        export_onnx(given, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_more_tokens_than_the_model_has(home, tmp_path):
     with pytest.raises(UsageError, match="--tokens 65; the model has 64 positions"):
         export_onnx(settings(home), tmp_path / "app", tokens=65)

@@ -160,7 +160,16 @@ OPT = {
         f"{r['sentence1']}\n{r['sentence2']}\n",
         ["No", "Yes"],
     ),
+    "MultiRC": lambda r: (
+        f"{r['paragraph']}\nQuestion: {r['question']}\n"
+        f'I found this answer "{r["answer"]}". Is that correct? Yes or No?\n',
+        ["No", "Yes"],
+    ),
     "COPA": copa,
+    "ReCoRD": lambda r: (
+        r["passage"].replace("@highlight\n", "- ") + "\n-",
+        [" " + r["query"].replace("@placeholder", entity) for entity in r["entities"]],
+    ),
 }
 ANSWERS = {  # what the gold candidate says, by what the file says
     "SST-2": {"0": " terrible", "1": " great"},
@@ -169,6 +178,7 @@ ANSWERS = {  # what the gold candidate says, by what the file says
     "BoolQ": {True: "Yes", False: "No"},
     "WSC": {True: "Yes", False: "No"},
     "WIC": {True: "Yes", False: "No"},
+    "MultiRC": {1: "Yes", 0: "No"},
 }
 
 
@@ -183,7 +193,9 @@ ANSWERS = {  # what the gold candidate says, by what the file says
         ("BoolQ", "superglue/BoolQ"),
         ("WSC", "superglue/WSC"),
         ("WIC", "superglue/WiC"),
+        ("MultiRC", "superglue/MultiRC"),
         ("COPA", "superglue/COPA"),
+        ("ReCoRD", "superglue-32shot/ReCoRD"),
     ],
 )
 def test_opt_prompts_are_the_published_ones(name, folder, plain):
@@ -200,6 +212,9 @@ def test_opt_prompts_are_the_published_ones(name, folder, plain):
         assert [len(c) for c in example.candidates] == [len(w) - length for w in wanted]
         if name == "COPA":
             assert example.label == row["label"]
+        elif name == "ReCoRD":
+            gold = [row["entities"][n] for n in (example.label, *example.also_gold)]
+            assert gold == row["answers"]
         else:
             said = row.get("label", row.get("answer"))
             assert endings[example.label] == ANSWERS[name][said]

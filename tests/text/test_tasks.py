@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -332,14 +333,15 @@ def test_unknown_names_and_missing_prompts_say_what_is_known():
     )
     assert message(get_task, "TREC", "opt") == (
         "task 'TREC' has no prompt for opt models\n"
-        "  hint: known there: topics, reviews, SST-2, RTE, CB, BoolQ, WSC, WIC, COPA"
+        "  hint: known there: topics, reviews, SST-2, RTE, CB, BoolQ, WSC, WIC, COPA, "
+        "MultiRC, ReCoRD, SQuAD, DROP"
     )
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: f"{task.family}-{task.name}")
 def test_every_row_of_the_table_binds(task):
     bound = task.bind(Words())
-    assert len(task.words) == len(task.labels) and len(bound.fields) in (1, 2, 3)
+    assert len(task.words) == max(1, len(task.labels)) and len(bound.fields) in (1, 2, 3, 4)
     assert bound.max_length == task.max_length and task.bind(Words(), 64).max_length == 64
 
 
@@ -381,8 +383,9 @@ def test_a_row_of_another_type_is_refused(change, expected):
 def test_a_row_that_lacks_a_field_is_refused():
     text = message(task_of_row, {"name": "toy", "family": "opt", "template": "{text}"})
     assert text == "task 'toy' has no labels, words\n  hint: add it to the row"
-    text = message(task_of_row, ROW | {"words": [" bad"]})
-    assert text.startswith("task 'toy': labels and words differ in number")
+    for change in ({"words": [" bad"]}, {"choices": "entities"}, {"max_new_tokens": 9}):
+        text = message(task_of_row, ROW | change)
+        assert text.startswith("task 'toy': labels and words differ in number")
 
 
 @pytest.mark.parametrize("family", ["roberta", "opt"])
@@ -444,3 +447,62 @@ def test_a_text_that_is_cut_is_told_once(family, part, capsys):
         bound.encode({"text": "one " * 1000}, labelled=False)
     said = f"tinyzo: texts of more than 10 tokens lose their {part}\n"
     assert capsys.readouterr().err == said
+
+
+# -- a row's own candidates, and answers that are written ---------------------------------
+
+RECORD = {
+    "passage": "Ann met Bob.\n@highlight\nThey met",
+    "query": "@placeholder met  @placeholder",
+    "entities": ["Ann", "Bob Lee", "Rome"],
+    "answers": ["Rome", "Ann"],
+}
+
+
+def test_candidates_of_a_row_share_its_passage():
+    tokenizer = Words()
+    example = get_task("record", "opt").bind(tokenizer).encode(RECORD)
+    assert tokenizer.decode(example.prompt) == "<0>|Ann| met| Bob|.|\n|-| They| met|\n|-"
+    assert [tokenizer.decode(each) for each in example.candidates] == [
+        " Ann| met| | Ann", " Bob| Lee| met| | Bob| Lee", " Rome| met| | Rome",
+    ]  # fmt: skip
+    assert (example.label, example.also_gold) == (2, (0,))
+    assert [example.is_right(each) for each in range(3)] == [True, False, True]
+
+
+def test_lists_may_be_numpys():
+    task = get_task("record", "opt")
+    arrays = {name: np.array(RECORD[name], object) for name in ("entities", "answers")}
+    assert task.bind(Words()).encode({**RECORD, **arrays}) == task.bind(Words()).encode(RECORD)
+    assert task.is_labelled({**RECORD, **arrays})
+    for value in (None, [], "", np.array([], object), (), math.nan):
+        assert not task.is_labelled({**RECORD, "answers": value})
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [("x", " g| h|\n|"), ("x y", " g| h|\n|"), ("1 2 3 4 5 6", "")],
+)
+def test_a_prompt_leaves_room_for_an_answer_of_any_length(answer, kept):
+    """So that the same prompt is trained on and asked; only a longer gold answer takes more."""
+    tokenizer = Words()
+    task = replace(get_task("drop", "opt"), max_new_tokens=4)
+    row = {"passage": "a b c d e f g h", "question": "i ?", "answer": answer}
+    example = task.bind(tokenizer, max_length=15).encode(row)
+    assert tokenizer.decode(example.prompt) == f"<0>|{kept}Question|:| i| ?|\n|Answer|:"
+    (candidate,) = example.candidates
+    assert tokenizer.decode(candidate) == "|".join(f" {word}" for word in answer.split()) + "|\n"
+    assert (example.label, example.also_gold, example.answers) == (0, (), (answer,))
+
+
+def test_columns_of_words_and_choices_are_the_tasks_too():
+    assert get_task("record", "opt").fields == ["passage", "query", "entities"]
+    assert get_task("copa", "opt").fields == ["premise", "question", "choice1", "choice2"]
+    assert get_task("squad", "opt").fields == ["title", "context", "question"]
+    assert {"passage", "query", "answer", "answers.text"} <= get_task("squad", "opt").column_names
+
+
+def test_what_candidates_are_called():
+    assert get_task("record", "opt").label_names(RECORD) == ["Ann", "Bob Lee", "Rome"]
+    assert get_task("multirc", "opt").label_names({}) == ["No", "Yes"]
+    assert get_task("copa", "opt").label_names({}) == ["0", "1"]

@@ -63,6 +63,7 @@ def test_edits():
         "unquote": ('"a, b"', "a, b"),
         "ask": ("why", "why?"),
         "conjunction": ("effect", "so"),
+        "bullets": ("a\n@highlight\nb\n@highlight\nc", "a\n- b\n- c"),
     }
     assert table.keys() == EDITS.keys()
     assert {name: EDITS[name](given) for name, (given, _) in table.items()} == {

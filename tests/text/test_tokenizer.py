@@ -234,6 +234,22 @@ def test_words_and_items_that_are_not_one_token(tmp_path, backend):
         tokenizer.token_id("Ġzq")
 
 
+@pytest.mark.parametrize("text", [*TRICKY[1:2], " It was\n", "naïve 日本語 😀", "<mask", ""])
+def test_ids_say_their_text(tmp_path, backend, text):
+    tokenizer = load_tokenizer(write(tmp_path))
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    ends = (tokenizer.bos_id, tokenizer.mask_id, tokenizer.eos_id)
+    assert tokenizer.decode([ends[0], *ids, *ends[1:]]) == text
+
+
+def test_half_a_letter_and_an_added_token(tmp_path):
+    tokenizer = load_tokenizer(write(tmp_path))
+    *begin, _ = tokenizer.encode("a\u0416")
+    assert tokenizer.decode(begin) == "a\ufffd"
+    assert tokenizer.decode([tokenizer.token_id("<unk>"), *begin[:1]]) == "<unk>a"
+
+
 def test_missing_files(tmp_path):
     missing = "No such file or directory"
     assert refusal(tmp_path / "nowhere") == f"{tmp_path / 'nowhere' / 'vocab.json'}: {missing}"

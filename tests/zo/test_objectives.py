@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tinyzo.engine.terms import Probe
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import DataError
 from tinyzo.runs.bounded import BoundedLoss
-from tinyzo.text.packing import pack_candidates
+from tinyzo.text.packing import pack_candidates, pack_sequences
 from tinyzo.text.tasks import Example
 from tinyzo.zo.objectives import Objective
 
@@ -245,3 +246,100 @@ def test_errors_of_a_task_of_language_are_of_its_candidates(name):
         for loss in ("classification", "lm")
     ]  # fmt: skip
     assert found[0].tolist() == found[1].tolist()
+
+
+# -- a row's own candidates, and answers that are written -------------------------------------
+
+
+def test_errors_of_candidates_of_a_row_count_any_gold_one():
+    """Whatever the micro-batches, whose rows have other numbers of candidates."""
+    model, bound = MODELS["opt"](), toy_task("opt", "lm")
+    bound = replace(bound, task=replace(bound.task, labels=(), words=("",), choices="entities"))
+    sizes = [2, 5, 3, 4, 1]
+    examples = [
+        Example((2, 5, 7 + n), tuple((3 + c, 9 + n) for c in range(size)), -1, 0, "")
+        for n, size in enumerate(sizes)
+    ]
+    probes = [Probe(5, 0.3), Probe(6, 0.4)]
+    theta = model.weights.view(probes)
+    objective = Objective(model, bound, "accuracy")
+    best = []
+    for example in examples:
+        batch = objective.pack([example])
+        scores = present(objective.scores(theta, batch), batch.counts)
+        best.append(scores.argmax(axis=-1)[:, 0])
+    first, second = np.array(best).T.tolist()
+    gold = [replace(e, label=b) for e, b in zip(examples, first, strict=True)]
+    share = np.mean([a != b for a, b in zip(first, second, strict=True)])
+    assert share > 0
+    for most in (4096, 1):
+        found = BoundedLoss(objective, most)(theta, gold)
+        assert found == pytest.approx([0, share], abs=1e-12)
+    both = [replace(e, also_gold=(b,)) for e, b in zip(gold, second, strict=True)]
+    assert BoundedLoss(objective, 4096)(theta, both) == pytest.approx([0, 0], abs=1e-12)
+
+
+class Letters:
+    """A vocabulary of letters: 10 is the end of a line, 2 that of a text."""
+
+    eos_id = 2
+
+    def encode(self, text: str) -> list[int]:
+        return [10 if letter == "\n" else ord(letter) - 80 for letter in text]
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(chr(number + 80) for number in ids)
+
+
+def asked(*answers: str) -> Example:
+    return Example((0, 20, 21), ((17, 10),), -1, 0, "", answers=answers)
+
+
+def text_task(model):
+    """A task whose answers are written, bound by hand; and examples of it."""
+    bound = toy_task("opt", "lm")
+    task = replace(bound.task, labels=(), words=("",), max_new_tokens=5)
+    return replace(bound, task=task, tokenizer=Letters())
+
+
+@pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+def test_answers_are_what_each_probe_writes(engine):
+    model = MODELS["opt"]("f32", engine)
+    objective = Objective(model, text_task(model))
+    for probe in (Probe(5, 0.0), Probe(5, 1.5)):
+        text = [0, 20, 21]
+        for _ in range(5):
+            view = model.weights.view([probe])
+            scores = model.scores(view, pack_sequences([text]))[0, -1]
+            text.append(int(scores.argmax()))
+        letters = Letters().decode(text[3:]).split(chr(90))[0].split(chr(82))[0].strip()
+        assert objective.answers(model.weights.view([probe]), [asked("x")]) == [letters]
+
+
+# F1: of red in "red car" 2/3, of red 1, of green in nothing 0; one of three matches.
+@pytest.mark.parametrize(("kind", "expected"), [("accuracy", 2 / 3), ("f1", 4 / 9)])
+def test_errors_of_answers_by_hand(kind, expected):
+    model = MODELS["opt"]()
+    written = ["red car ", "  reD", ""]
+    calls = []
+
+    def stand_in(model, prompts, max_new_tokens, stop=(), theta=None):
+        calls.append((len(prompts), max_new_tokens, tuple(stop), len(theta.probes)))
+        return [Letters().encode(text) for text in written][: len(prompts)]
+
+    objective = Objective(model, text_task(model), kind, stand_in)
+    examples = [asked("blue", "red"), asked("blue", "red"), asked("green")]
+    theta = model.weights.view([Probe(5, 0.3), Probe(6, 0.4)])
+    found = BoundedLoss(objective, 4096)(theta, examples)
+    assert found == pytest.approx([expected, expected])
+    assert calls == [(3, 5, (10, 2), 1)] * 2
+
+
+def test_the_cross_entropy_of_answers_writes_none():
+    model = MODELS["opt"]()
+    bound = text_task(model)
+    examples = [asked("x"), asked("y")]
+    theta = model.weights.view(PAIR)
+    found = Objective(model, bound, generate=NotImplemented)(theta, examples)
+    expected = Objective(model, toy_task("opt", "lm"))(theta, examples)
+    assert found == pytest.approx(expected, rel=1e-12)

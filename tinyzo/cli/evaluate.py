@@ -44,11 +44,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     found = evaluate(opened.loss(), data.test)
     if not options.json:
         scores = f"accuracy {found.accuracy:.4f}, loss {found.loss:.4g}"
+        if found.f1 is not None:
+            scores = (
+                f"F1 {found.f1:.4f}, exact match {found.exact_match:.4f}, loss {found.loss:.4g}"
+            )
         put(f"{scores} on {found.examples} {data.reported} rows")
     return {
         "model": given.model or opened.settings.model,
         "task": opened.settings.task or "custom",
-        **found._asdict(),
+        **found.record(),
         "split": data.reported,
         "peak_bytes": peak_bytes(),
     }

@@ -91,9 +91,10 @@ def _read_config(path: str | None) -> Settings:
 def _summary(result: dict[str, Any], journal: Path) -> str:
     peak_mb = result["peak_bytes"] / 1e6
     steps = "1 step" if result["best_step"] == 1 else f"{result['best_step']} steps"
+    key = "f1" if "f1" in result else "accuracy"
     return (
-        f"accuracy on {result['examples']} {result['split']} rows: "
-        f"{result['accuracy_zero_shot']:.3f} zero-shot, {result['accuracy']:.3f} after "
+        f"{key.replace('f1', 'F1')} on {result['examples']} {result['split']} rows: "
+        f"{result[f'{key}_zero_shot']:.3f} zero-shot, {result[key]:.3f} after "
         f"{steps} (best of {result['steps']} on dev)\n"
         f"{result['forwards']} forward passes, {result['seconds']:.1f} s, "
         f"{result['seconds_per_step']:.3f} s a step, peak {peak_mb:.0f} MB\n"

@@ -73,7 +73,8 @@ def add_task(group: Group) -> None:
         "--task",
         metavar="NAME",
         help="topics, reviews, SST-2, RTE; for RoBERTa also SST-5, TREC, SNLI, MNLI; for OPT "
-        "also CB, BoolQ, WSC, WIC, COPA; default: topics, or the task of a run",
+        "also CB, BoolQ, WSC, WIC, MultiRC, COPA, ReCoRD, SQuAD, DROP; default: topics, or the "
+        "task of a run",
     )
 
 
@@ -252,7 +253,7 @@ def add_parts(group: Group) -> None:
         metavar="NAME",
         choices=("cross-entropy", "accuracy", "f1"),
         help="what is minimised: cross-entropy, accuracy (the share of errors) or f1 "
-        "(1 - macro F1); default: cross-entropy",
+        "(1 - macro F1, or of the words of written answers); default: cross-entropy",
     )
 
 

@@ -41,14 +41,15 @@ def add_arguments(parser: Parser) -> None:
         "--json",
         action="store_true",
         help="one JSON object a line: text, label, scores; default: label, probability and text "
-        "with tabs between",
+        "with tabs between. SQuAD and DROP have an answer for the label, and no scores",
     )
 
 
 def run(options: argparse.Namespace) -> None:
     """Print a line a text: its label, which is the label's word, and how likely it is.
 
-    The labels of a task whose words are columns (COPA) are what its files call them.
+    The labels of a task whose words are columns (COPA) are what its files call them, those of a
+    task whose candidates are the row's own (ReCoRD) are these, and an answer has no probability.
     raises: DataError for the first text that cannot be labelled, after the lines of those before it
     """
     from tinyzo.cli.suggest import check_names
@@ -60,7 +61,10 @@ def run(options: argparse.Namespace) -> None:
     texts = _numbered("text {}", options.texts) if options.texts else _lines_of_stdin()
     for where, text in texts:
         found = _predict(opened, where, text)
-        line = f"{escaped(found.label)}\t{found.scores[found.label]:.3f}\t{escaped(text)}"
+        parts = [escaped(found.label), escaped(text)]
+        if found.scores:
+            parts.insert(1, f"{found.scores[found.label]:.3f}")
+        line = "\t".join(parts)
         if options.json:
             answer = {"text": text, "label": found.label, "scores": found.scores}
             line = json.dumps(answer, allow_nan=False)

@@ -16,7 +16,7 @@ from tinyzo.errors import DataError, UsageError, check_choice
 from tinyzo.models import model as models
 from tinyzo.models.model import RESIDENCIES, Model
 from tinyzo.runs import export
-from tinyzo.runs.evaluate import Evaluation
+from tinyzo.runs.evaluate import Evaluation, written_answers
 from tinyzo.runs.evaluate import evaluate as evaluate_examples
 from tinyzo.runs.evaluate import predict as predict_examples
 from tinyzo.runs.opened import Opened, check_no_base, check_same, open_for_task, row_of, with_task
@@ -148,7 +148,7 @@ def evaluate(
     zero_shot: of a run, the model that it began with, and not its result
     base:      of a run, where that model is now; None: where run.toml says
     engine:    as for `load`, which has settled it for what it gave; None: "auto"
-    returns: Evaluation(examples, accuracy, loss)
+    returns: Evaluation(examples, accuracy, loss, f1, exact_match), the last two of SQuAD and DROP
     raises: TinyzoError
     """
     choices = {
@@ -170,7 +170,10 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Prediction:
-    """A text, its likeliest label, and the probability of each label."""
+    """A text, its likeliest label, and the probability of each label.
+
+    Where the model writes the answer (SQuAD, DROP), that is the label, and there are no scores.
+    """
 
     text: str
     label: str
@@ -215,16 +218,23 @@ def predictions(
 ) -> Iterator[Prediction]:
     """The prediction for each text, one by one.
 
-    A label is its word; of a task whose words are columns (COPA), what its files call it.
+    A label is its word; of a task whose words are columns (COPA), what its files call it; of one
+    whose candidates are the row's own (ReCoRD), the candidate.
     """
     bound = opened.bound
     loss = opened.loss()
-    labels = [word.strip() for word in bound.task.fixed_words] or list(bound.task.labels)
     for text in texts:
-        example = bound.encode(row_of(bound, text), labelled=False)
-        (odds,) = predict_examples(loss, [example])
-        scores = dict(zip(labels, odds.tolist(), strict=True))
-        yield Prediction(str(text), labels[odds.argmax()], scores)
+        row = row_of(bound, text)
+        example = bound.encode(row, labelled=False)
+        scores: dict[str, float] = {}
+        if bound.task.is_generated:
+            (label,) = written_answers(loss, [example])
+        else:
+            (odds,) = predict_examples(loss, [example])
+            labels = bound.task.label_names(row)
+            scores = dict(zip(labels, odds.tolist(), strict=True))
+            label = labels[odds.argmax()]
+        yield Prediction(str(text), label, scores)
 
 
 def replay(

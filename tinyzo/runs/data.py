@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from tinyzo.errors import DataError
+from tinyzo.errors import DataError, UsageError
 from tinyzo.models.model import Model
 from tinyzo.runs.settings import RunSettings
 from tinyzo.text.datasets import Splits, draw, kshot, load_splits, sample_opt
@@ -34,18 +34,28 @@ class Data(NamedTuple):
 
     def digest(self) -> str:
         """SHA-256 of the examples: a run goes on only with the data that it began with."""
-        examples = repr((self.train, self.dev, self.test))
+        splits = (self.train, self.dev, self.test)
+        examples = repr(splits)
+        gold = [(each.also_gold, each.answers) for split in splits for each in split]
+        if any(map(any, gold)):  # else the digest is that of runs from before there were such rows
+            examples += repr(gold)
         return hashlib.sha256(examples.encode()).hexdigest()
 
 
 def bind_task(model: Model, settings: RunSettings) -> BoundTask:
-    """The task that the settings name, in the model's vocabulary."""
+    """The task that the settings name, in the model's vocabulary.
+
+    raises: DataError for a task that cannot be used; UsageError for an objective that it has not
+    """
     if settings.task is None:
         template = settings.template or ""
         words = settings.label_words or []
         task = custom_task(template, words, model.family, settings.label_field)
     else:
         task = get_task(settings.task, model.family)
+    if settings.objective == "f1" and task.choices:
+        found = f"--objective f1 is over labels, which {task.name} has not"
+        raise UsageError(found, "--objective accuracy is what its figures are")
     return task.bind(model.tokenizer, model.config.max_length)
 
 
@@ -100,7 +110,8 @@ def load_data(bound: BoundTask, settings: RunSettings) -> Data:
         raise DataError(found, "name the file train, and its labels' column as the task has it")
     chosen, reported = choose_rows(bound.task, splits, settings)
     train = _encode(bound, chosen.train)
-    if "train" in splits.left_out and len({example.label for example in train}) == 1:
+    labels = {example.label for example in train}
+    if "train" in splits.left_out and bound.task.labels and len(labels) == 1:
         found = f"{splits.left_out['train']}, and the others all have one label"
         raise DataError(found, "-1 means no label: number the labels from 0")
     dev = _encode(bound, chosen.dev)

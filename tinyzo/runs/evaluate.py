@@ -1,7 +1,7 @@
 """Scores of examples under the weights as they are: accuracy, loss, predictions."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from tinyzo.engine.numpy_engine import present
 from tinyzo.engine.protocols import View
 from tinyzo.errors import DataError, NumericError
 from tinyzo.runs.bounded import BoundedLoss
+from tinyzo.text.answers import best_f1, exact_match
 from tinyzo.text.packing import micro_batches
 from tinyzo.text.tasks import Example
 
@@ -19,49 +20,92 @@ from tinyzo.text.tasks import Example
 class Evaluation(NamedTuple):
     """The quality of a model on labelled examples.
 
-    accuracy: the share of examples whose best candidate is the gold one
+    accuracy: the share of examples whose best candidate is a gold one; where the model writes the
+        answers, their exact_match, or None if it was not asked to
     loss:     cross-entropy, whatever objective was trained on
+    f1, exact_match: the means over answers that the model wrote; None for other tasks
     """
 
     examples: int
-    accuracy: float
+    accuracy: float | None
     loss: float
+    f1: float | None = None
+    exact_match: float | None = None
+
+    def record(self) -> dict[str, float | None]:
+        """The fields by name, without those of another kind of task."""
+        record = self._asdict()
+        if self.f1 is None:
+            del record["f1"], record["exact_match"]
+        return record
 
 
 class Scored(NamedTuple):
     """A micro-batch with its scores.
 
+    examples: those of it
     scores: f64[B, C] of each example's candidates; -inf where an example has fewer than C
     labels: i64[B], the gold candidates; counts: i64[B], how many candidates there are
     """
 
+    examples: Sequence[Example]
     scores: np.ndarray
     labels: Integers
     counts: Integers
 
 
-def evaluate(bounded: BoundedLoss, examples: Sequence[Example]) -> Evaluation:
+def evaluate(
+    bounded: BoundedLoss, examples: Sequence[Example], is_writing: bool = True
+) -> Evaluation:
     """Accuracy and loss of the model on labelled examples.
 
+    is_writing: whether the model writes answers, where its task is that; else only the loss is made
     raises: DataError for examples without labels, or for none; NumericError when the loss is not
         finite
     """
     _check_labelled(examples)
     theta = bounded.objective.model.weights.view()
+    if bounded.objective.bound.task.is_generated:
+        loss = _language_loss(bounded, theta, examples)
+        if not is_writing:
+            return Evaluation(len(examples), None, loss)
+        return _of_answers(examples, written_answers(bounded, examples), loss)
     right = 0
     total = 0.0
-    for scores, labels, counts in _scored(bounded, theta, examples):
+    for part, scores, labels, counts in _scored(bounded, theta, examples):
         best = scores.argmax(axis=-1)
-        right += int((best == labels).sum())
+        right += sum(map(Example.is_right, part, best))
         (entropy,) = theta.cross_entropy(scores[None], labels, counts)
         total += float(entropy)
     loss = total / len(examples)
     if bounded.objective.bound.task.loss == "lm":
-        objective = replace(bounded.objective, kind="cross-entropy")
-        (mean,) = replace(bounded, objective=objective)(theta, examples)
-        loss = float(mean)
+        loss = _language_loss(bounded, theta, examples)
     _check_finite(loss, len(examples))
     return Evaluation(len(examples), right / len(examples), loss)
+
+
+def _language_loss(bounded: BoundedLoss, theta: View, examples: Sequence[Example]) -> float:
+    """The mean of -log p over the tokens of all gold candidates; raises NumericError."""
+    objective = replace(bounded.objective, kind="cross-entropy")
+    (loss,) = replace(bounded, objective=objective)(theta, examples)
+    _check_finite(float(loss), len(examples))
+    return float(loss)
+
+
+def _of_answers(examples: Sequence[Example], answers: Iterable[str], loss: float) -> Evaluation:
+    scores = [
+        (best_f1(answer, example.answers), exact_match(answer, example.answers))
+        for answer, example in zip(answers, examples, strict=True)
+    ]
+    f1, matches = np.mean(scores, axis=0).tolist()
+    return Evaluation(len(examples), matches, loss, f1, matches)
+
+
+def written_answers(bounded: BoundedLoss, examples: Sequence[Example]) -> Iterator[str]:
+    """The answer that the model writes to each example."""
+    theta = bounded.objective.model.weights.view()
+    for part in micro_batches(examples, bounded.max_tokens):
+        yield from bounded.objective.answers(theta, part)
 
 
 def predict(bounded: BoundedLoss, examples: Sequence[Example]) -> Iterator[np.ndarray]:
@@ -70,7 +114,7 @@ def predict(bounded: BoundedLoss, examples: Sequence[Example]) -> Iterator[np.nd
     raises: NumericError when a score is not finite
     """
     theta = bounded.objective.model.weights.view()
-    for scores, _, _ in _scored(bounded, theta, examples):
+    for _, scores, _, _ in _scored(bounded, theta, examples):
         top = scores.max(axis=-1, keepdims=True)
         _check_finite(float(top.sum()), len(scores))
         odds = np.exp(scores - top)
@@ -84,7 +128,7 @@ def _scored(bounded: BoundedLoss, theta: View, examples: Sequence[Example]) -> I
         batch = objective.pack(part)
         labels = np.array([example.label for example in part], np.int64)
         scores = present(objective.scores(theta, batch), batch.counts)
-        yield Scored(scores[0], labels, batch.counts)
+        yield Scored(part, scores[0], labels, batch.counts)
 
 
 def _check_labelled(examples: Sequence[Example]) -> None:

@@ -85,6 +85,9 @@ def export_onnx(
     """
     model, settings = opened(given, base)
     bound = bind_task(model, settings)
+    if not bound.task.labels:
+        found = f"{bound.task.name} has no labels in common, of which an app's graphs are made"
+        raise ConfigError(found, "export a task with labels, or COPA")
     check_tokens(model, tokens)
     data = load_data(bound, settings)
     reading = reading_of(bound, [*data.train, *data.dev, *data.test])

@@ -27,7 +27,7 @@ KEYS: dict[str, dict[str, tuple[type, ...]]] = {
         "step": (int,),
         "split": (str,),
         "examples": (int,),
-        "accuracy": NUMBER,
+        "accuracy": (*NUMBER, type(None)),
         "loss": NUMBER,
     },
     "error": {"step": (int,)},

@@ -381,7 +381,8 @@ class Training:
         if not event and examples:
             self.model.weights.fold()
             event = {"event": "evaluation", "step": step, "split": split}
-            event |= evaluate(self.loss, examples)._asdict()
+            # Answers are written only where they are reported, as published: dev needs the loss.
+            event |= evaluate(self.loss, examples, is_writing=split == "test").record()
             self.run.record("events.jsonl", event)
         if split == "dev":
             self.accuracy = event.get("accuracy")
@@ -404,6 +405,10 @@ class Training:
         zero_shot = self.run.evaluations("test")[0]
         lines = read_lines(self.run.path / "metrics.jsonl")
         seconds = [line["seconds"] for line in lines if line["seconds"] is not None]
+        of_answers = {}
+        for name in final.keys() & {"f1", "exact_match"}:
+            of_answers[f"{name}_zero_shot"] = zero_shot[name]
+            of_answers[name] = final[name]
         return {
             "run": str(self.run.path),
             "model": self.run.settings.model,
@@ -413,6 +418,7 @@ class Training:
             "forwards": sum(line["forwards"] for line in lines),
             "accuracy_zero_shot": zero_shot["accuracy"],
             "accuracy": final["accuracy"],
+            **of_answers,
             "loss_zero_shot": zero_shot["loss"],
             "loss": final["loss"],
             "split": self.data.reported,

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -11,12 +11,13 @@ import numpy as np
 
 from tinyzo.errors import DataError
 from tinyzo.packages import say_once
-from tinyzo.text.rows import READERS, SUFFIXES, Row, read_rows
+from tinyzo.text.nested import flat_rows
+from tinyzo.text.rows import READERS, SUFFIXES, Row, check_room, read_rows
 from tinyzo.text.tasks import Task
 
 # The names of the file of a split, in GLUE, SuperGLUE, k-shot folders, on the hub and elsewhere.
 STEMS = {
-    "train": ("train", "train_first1000_hf"),
+    "train": ("train", "train_first1000_hf", "train-v1.1", "drop_dataset_train"),
     "dev": (
         "dev",
         "dev_matched",
@@ -27,6 +28,8 @@ STEMS = {
         "validation_matched",
         "dev_mismatched",
         "validation_mismatched",
+        "dev-v1.1",
+        "drop_dataset_dev",
     ),
     "test": ("test", "test_matched", "test_mismatched"),
 }
@@ -128,7 +131,7 @@ def _parts(folder: Path, stem: str, suffix: str) -> list[Path]:
 
 def _add_rows(splits: Splits, split: str, parts: Sequence[Path], task: Task) -> None:
     """Read the files of a split: its labelled rows, and a word on the others."""
-    rows = [row for part in parts for row in read_rows(part, task.columns, task.column_names)]
+    rows = [row for part in parts for row in _read_flat(part, task)]
     labelled = [row for row in rows if task.is_labelled(row)]
     getattr(splits, split).extend(labelled)
     if len(labelled) < len(rows):
@@ -136,6 +139,20 @@ def _add_rows(splits: Splits, split: str, parts: Sequence[Path], task: Task) -> 
         found = f"{len(rows) - len(labelled)} of {len(rows)} rows have no {task.label_field}"
         columns = "" if labelled else f"; its columns are {', '.join(first)}"
         splits.left_out[split] = f"{first.where}: {found}, this one first{columns}"
+
+
+def _read_flat(path: Path, task: Task) -> Iterator[Row]:
+    """The rows of a file, one by one where the file nests them.
+
+    raises: DataError as `read_rows` and `flat_rows`, and for nested rows that are far too many
+    """
+    size = os.path.getsize(path)
+    count = 0
+    for row in read_rows(path, task.columns, task.column_names):
+        for flat in flat_rows(task.nesting, row):
+            count += flat is not row
+            check_room(path, size, count, count * len(flat))
+            yield flat
 
 
 # -- draws -----------------------------------------------------------------------------
@@ -156,9 +173,12 @@ def kshot(task: Task, rows: Sequence[Row], k: int, seed: int) -> TrainDev:
 
     returns: after one shuffle the first k rows of each label (train) and the next k (dev),
              labels in the order in which the shuffle brings them up
-    raises:  DataError when a label has fewer than 2k rows
+    raises:  DataError when a label has fewer than 2k rows, or the task has no labels
     differs: the published script takes fewer without a word (TREC at k=512 has 86 of ABBR)
     """
+    if not task.labels:
+        message = f"{task.name} has no labels, of which k={k} would take rows of each"
+        raise DataError(message, "use --train-rows")
     groups: dict[int, list[Row]] = {}
     for row in draw(rows, len(rows), seed):
         groups.setdefault(task.label(row), []).append(row)

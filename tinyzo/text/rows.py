@@ -112,7 +112,7 @@ def read_rows(path: Path, columns: Columns | None = None, names: Collection[str]
 def _read_tsv(path: Path, layout: Layout) -> Records:
     """GLUE's tables: a header always, and cells that tabs separate and nothing quotes."""
     text = _read_text(path)
-    _check_room(path, len(text), text.count("\n"), text.count("\t"))
+    check_room(path, len(text), text.count("\n"), text.count("\t"))
     table = ((number, line.split("\t")) for number, line in _lines(text))
     return _records(path, table, [], "in a .tsv quotes are letters; a .csv can quote a tab")
 
@@ -121,7 +121,7 @@ def _read_csv(path: Path, layout: Layout) -> Records:
     """Tables of any spreadsheet, whose first line is the header where no columns are given."""
     text = _read_text(path)
     separator, start = csv_separator(text, len(layout.columns))
-    _check_room(path, len(text), text.count("\n") + text.count("\r"), text.count(separator))
+    check_room(path, len(text), text.count("\n") + text.count("\r"), text.count(separator))
     table = csv_records(path, text, separator, start)
     _, first = next(csv_records(path, text, separator, start), (1, []))
     columns = [] if layout.is_header(first) else layout.columns
@@ -181,7 +181,7 @@ def _without_annotators(header: list[str], cells: list[str]) -> list[str]:
 def _read_trec(path: Path, layout: Layout) -> Records:
     """TREC's own files: in each line a coarse label, a fine one, and the question."""
     text = _read_text(path)
-    _check_room(path, len(text), text.count("\n"), 0)
+    check_room(path, len(text), text.count("\n"), 0)
     for number, line in _lines(text):
         found = TREC_LINE.fullmatch(line)
         if found is None:
@@ -236,6 +236,8 @@ def _json_rows(document: Any, path: Path) -> Sequence[object]:
         return columns["data"]
     if not all(isinstance(column, list | dict) for column in columns.values()):
         return [document]  # JSON lines with one line
+    if columns and all("qa_pairs" in column for column in columns.values()):
+        return list(columns.values())  # DROP's own file: an object of passages
     keyed = [(name, _by_key(column)) for name, column in columns.items()]
     keys = keyed[0][1].keys() if keyed else {}
     for name, column in keyed:
@@ -268,7 +270,7 @@ def _parse(text: str) -> object:
 def _read_json_text(path: Path) -> str:
     text = _read_text(path)
     values = sum(text.count(mark) for mark in "[{,")
-    _check_room(path, len(text), text.count("\n"), values)
+    check_room(path, len(text), text.count("\n"), values)
     return text
 
 
@@ -288,7 +290,7 @@ def _read_parquet(path: Path, layout: Layout) -> Records:
         with os_errors(DataError, path, _PARQUET_HINT), ParquetFile(path) as file:
             size = path.stat().st_size * PARQUET_RATIO
             rows = file.metadata.num_rows
-            _check_room(path, size, rows, rows * file.metadata.num_columns)
+            check_room(path, size, rows, rows * file.metadata.num_columns)
             number = 0
             for batch in file.iter_batches(1024):
                 for fields in batch.to_pylist():
@@ -367,7 +369,7 @@ def _read_bytes(path: Path, most: int = -1) -> bytes:
     return read_file(path, DataError, "check the path of the data", most)
 
 
-def _check_room(path: Path, size: int, rows: int, values: int) -> None:
+def check_room(path: Path, size: int, rows: int, values: int) -> None:
     """raises: DataError for a file whose rows would take far more memory than it is long"""
     room = rows * ROW_BYTES + values * VALUE_BYTES
     if room > max(MOST_GROWTH * size, LEAST_ROOM):

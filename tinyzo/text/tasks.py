@@ -2,14 +2,15 @@
 
 tasks.toml is a table of the published ones. For RoBERTa a template holds one `<mask>`, and the
 label words are what may stand there; the space before the mask is the label word's. For OPT each
-word, then called a candidate, continues the template.
+word, then called a candidate, continues the template. A word with @placeholder in it stands for a
+row's own candidates (ReCoRD), or for an answer that the model is to write (SQuAD, DROP).
 """
 
 import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple, get_args, get_origin
@@ -24,6 +25,8 @@ from tinyzo.text.tokenizer import Tokenizer
 
 Row = Mapping[str, object]  # of datasets.Row, which knows its file and line, or any dict
 MASK = "<mask>"
+PLACEHOLDER = "@placeholder"  # as ReCoRD's queries have it
+NO_GOLD = (-1,)
 NO_FILE = "the input"  # where a row is, in messages, when it came from no file
 UNLABELLED = ("", "-1", "-")  # labels that are none; "-": SNLI's, where annotators disagree
 WHOLE = re.compile(r"(-?\d+)\.0*")  # a whole number, written as a float
@@ -36,6 +39,8 @@ class Example:
     RoBERTa: `prompt` is all of it, <s> to </s>, `mask_at` the mask's index; no candidates.
     OPT:     `prompt` begins with bos, each of `candidates` continues it; `mask_at` is -1.
     label:   index of the gold label word or candidate; -1 when read without one
+    also_gold: other candidates that are right, too, which training does not read (ReCoRD)
+    answers: all gold texts, the first of which is the candidate (SQuAD, DROP)
     """
 
     prompt: tuple[int, ...]
@@ -43,6 +48,12 @@ class Example:
     mask_at: int
     label: int
     text: str
+    also_gold: tuple[int, ...] = field(default=(), repr=False)
+    answers: tuple[str, ...] = field(default=(), repr=False)
+
+    def is_right(self, candidate: int) -> bool:
+        """Whether a candidate is a gold one."""
+        return candidate == self.label or candidate in self.also_gold
 
 
 class Stretch(NamedTuple):
@@ -68,6 +79,12 @@ class Task:
     columns:        names for a .csv without a header
     n_dev:          rows that choose the best step, where no file is for that
     loss:           "classification" or "lm", the gold candidate's negative log-likelihood
+    choices:        the column that lists a row's own candidates. There are no labels then: the
+                    label column lists the gold ones
+    max_new_tokens: the most tokens of an answer that the model writes; 0: it chooses among
+                    candidates. There are no labels then: the label column lists gold answers
+    defaults:       texts of fields that files may lack
+    nesting:        how its original files nest, a name of nested.NESTINGS
     """
 
     name: str
@@ -84,11 +101,20 @@ class Task:
     columns: tuple[str, ...] | None = None
     n_dev: int = 500
     loss: str = "classification"
+    choices: str = ""
+    max_new_tokens: int = 0
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    nesting: str = ""
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether the model writes the answer, and does not choose it."""
+        return self.max_new_tokens > 0
 
     @property
     def fixed_words(self) -> tuple[str, ...]:
         """The label words; none where they are columns of the data."""
-        if any("{" in word for word in self.words):
+        if not self.labels or any("{" in word for word in self.words):
             return ()
         return self.words
 
@@ -99,8 +125,17 @@ class Task:
     @property
     def column_names(self) -> set[str]:
         """What the columns of its files may be called."""
-        fields = {piece.field for piece in parse_template(self.template)}
-        return {self.label_field, *fields, *self.aliases, *chain(*self.aliases.values())} - {""}
+        names = {self.label_field, *self.aliases, *chain(*self.aliases.values())}
+        return names.union(self.fields)
+
+    @cached_property
+    def fields(self) -> list[str]:
+        """The columns that prompt and candidates are made of, those of the template first."""
+        pieces = chain.from_iterable(map(parse_template, (self.template, *self.words)))
+        names = dict.fromkeys(piece.field for piece in pieces if piece.field)
+        if self.choices:
+            names[self.choices] = None
+        return list(names)
 
     def column_of(self, row: Row, name: str) -> str:
         """What a row calls a field: its name or an alias."""
@@ -121,8 +156,13 @@ class Task:
         return default
 
     def is_labelled(self, row: Row) -> bool:
-        """Whether the row has a label: not null, NaN, "", "-" or -1, unless one is called so."""
+        """Whether the row has a label: not null, NaN, "", "-" or -1, unless one is called so.
+
+        Of a task without labels: whether it has an answer.
+        """
         value = plain(self.find(row, self.label_field))
+        if not self.labels:
+            return not _is_nothing(value) and _listed(value) not in ("", [])
         name = self._label_name(row, value)
         return name in self._names or not (_is_nothing(value) or name in UNLABELLED)
 
@@ -145,6 +185,69 @@ class Task:
             raise _bad_row(row, f"{found}, and what numbers mean under this name is unknown", hint)
         hint = self._how_to_label(column) if self.is_labelled(row) else ""
         raise _bad_row(row, f"{found}, not one of {', '.join(self.labels)}", hint)
+
+    def gold(self, row: Row) -> tuple[int, ...]:
+        """The indices of the row's gold candidates, the one to train on first.
+
+        That is the first answer that the row lists, as in published code; it evaluates with all.
+        raises: DataError naming the row, as `label`; for an answer that is not among the choices
+        """
+        if self.is_generated:
+            return (0,)
+        if not self.choices:
+            return (self.label(row),)
+        choices = self.texts(row, self.choices)
+        answers = self.answers(row)
+        for answer in answers:
+            if answer not in choices:
+                found = f"{self.label_field} has {answer!r:.60}, which is not in {self.choices}"
+                raise _bad_row(row, found, f"{self.choices} lists every text that is chosen from")
+        return tuple(choices.index(answer) for answer in answers)
+
+    def answers(self, row: Row) -> tuple[str, ...]:
+        """All gold answers of a row; raises DataError naming the row, if they are not texts."""
+        value = self.find(row, self.label_field)
+        if isinstance(value, str) and value:
+            return (value,)
+        return self.texts(row, self.label_field)
+
+    def texts(self, row: Row, name: str) -> tuple[str, ...]:
+        """The texts that a column lists.
+
+        raises: DataError naming row and column, unless it is a list of one text or more
+        """
+        value = _listed(self.find(row, name))
+        texts = value if isinstance(value, list) else []
+        if not texts or not all(isinstance(text, str) and text for text in texts):
+            found = f"no texts under {name!r}" if value is None else f"{name!r} is {value!r:.40}"
+            raise _bad_row(
+                row, found, f"{name} is a list of texts, which JSON and Parquet can hold"
+            )
+        return tuple(texts)
+
+    def label_names(self, row: Row) -> list[str]:
+        """What each candidate of a row is called: its own text, its word, or else its label."""
+        if self.choices:
+            return list(self.texts(row, self.choices))
+        return [word.strip() for word in self.fixed_words] or list(self.labels)
+
+    def endings(self, row: Row, answers: Sequence[str]) -> list[str]:
+        """What may continue the filled template: each word, choice, or answer, filled.
+
+        raises: DataError naming the row, where a field has no text, or a choice no place
+        """
+        filled = [self.filled(word, row) for word in self.words]
+        if self.labels:
+            return filled
+        named = self.texts(row, self.choices) if self.choices else answers
+        if PLACEHOLDER not in filled[0]:
+            found = f"{filled[0]!r:.60} has no {PLACEHOLDER}"
+            raise _bad_row(row, found, "write it where a candidate goes")
+        return [filled[0].replace(PLACEHOLDER, name) for name in named]
+
+    def filled(self, template: str, row: Row) -> str:
+        """A template with the row's texts for its fields."""
+        return "".join(stretch.text for stretch in self.fill(template, row))
 
     def _how_to_label(self, column: str) -> str:
         """A hint what a column of labels may hold."""
@@ -180,6 +283,9 @@ class Task:
         raises: DataError naming row and column, for a list, an object, null, or nothing at all
         """
         value = plain(self.find(row, name, MISSING))
+        if value is MISSING and name in self.defaults:
+            say_once(f"{self.name} rows without {name}: the prompt says {self.defaults[name]!r}")
+            return self.defaults[name]
         if value is MISSING:
             raise _bad_row(row, f"no text under {name!r}")
         if _is_nothing(value):
@@ -197,19 +303,16 @@ class Task:
         raises:     DataError for a template that cannot be used; TokenizerError for a label word
                     (or a mask) that is not one token of RoBERTa's
         """
-        fields = self._template_fields()
+        self._check_template()
         max_length = min(self.max_length, max_length)
         if self.family != "roberta":
-            return BoundTask(self, tokenizer, fields, [], max_length, bos_id)
+            return BoundTask(self, tokenizer, self.fields, [], max_length, bos_id)
         tokenizer.word_id(MASK)  # refuses a vocabulary without one
         word_ids = [tokenizer.word_id(word) for word in self.words]
-        return BoundTask(self, tokenizer, fields, word_ids, max_length, tokenizer.bos_id)
+        return BoundTask(self, tokenizer, self.fields, word_ids, max_length, tokenizer.bos_id)
 
-    def _template_fields(self) -> list[str]:
-        """The names of the template's fields.
-
-        raises: DataError unless there is one at least, and as many masks as the family needs
-        """
+    def _check_template(self) -> None:
+        """raises: DataError unless it has a field, and as many masks as the family needs"""
         fields = [piece.field for piece in parse_template(self.template) if piece.field]
         masks = self.template.count(MASK)
         wanted_masks = 1 if self.family == "roberta" else 0
@@ -217,7 +320,6 @@ class Task:
             found = f"template {self.template!r} has {masks} {MASK} and {len(fields)} fields"
             hint = f"name a column as {{text}}; RoBERTa needs one {MASK}, OPT none"
             raise DataError(found, hint)
-        return fields
 
 
 @dataclass
@@ -257,7 +359,7 @@ class PromptParts:
 class BoundTask:
     """A task and a tokenizer: rows go in, token ids come out.
 
-    fields:         the names of the template's fields
+    fields:         the columns that it reads, those of the template first
     label_word_ids: RoBERTa's, in label order; none for OPT
     bos_id:         the first id of every prompt
     """
@@ -276,11 +378,15 @@ class BoundTask:
                  leaves no room for the mask or the candidates
         differs: only for sequences that are too long, see `_encode_mask` and `_encode_candidates`
         """
-        label = self.task.label(row) if labelled else -1
+        gold = self.task.gold(row) if labelled else NO_GOLD
         text = self.task.text(row, self.fields[0])
         if self.task.family == "roberta":
-            return self._encode_mask(row, label, text)
-        return self._encode_candidates(row, label, text)
+            return self._encode_mask(row, gold[0], text)
+        answers: tuple[str, ...] = ()
+        if self.task.is_generated and labelled:
+            answers = self.task.answers(row)
+        example = self._encode_candidates(row, self.task.endings(row, answers[:1]), text)
+        return replace(example, label=gold[0], also_gold=gold[1:], answers=answers)
 
     def _encode_mask(self, row: Row, label: int, text: str) -> Example:
         """Each stretch encoded by itself (Gao et al. 2021); what is too long loses its tail.
@@ -315,34 +421,36 @@ class BoundTask:
         prompt.parts.append([self.tokenizer.eos_id])
         return prompt
 
-    def _encode_candidates(self, row: Row, label: int, text: str) -> Example:
+    def _encode_candidates(self, row: Row, endings: Sequence[str], text: str) -> Example:
         """Prompt and candidate encoded together, and split where the prompt alone would end.
 
         differs: a prompt that is too long is cut from the left until the longest candidate fits,
-                 so that all share it; published code cuts each sequence by its own length
+                 and an answer that is written, so that all share it; published code cuts each
+                 sequence by its own length
         """
-        template = self.task.template
-        split = len(self._encode_whole(template, row))
-        sequences = [self._encode_whole(template + word, row) for word in self.task.words]
-        prompts = {sequence[:split] for sequence in sequences}
+        prompt_text = self.task.filled(self.task.template, row)
+        prompt = self._encode_whole(prompt_text)
+        sequences = [self._encode_whole(prompt_text + ending) for ending in endings]
+        split = len(prompt)
+        prompts = {sequence[:split] for sequence in sequences} or {prompt}
         candidates = tuple(sequence[split:] for sequence in sequences)
-        longest = max(len(candidate) for candidate in candidates)
-        too_many = max(0, 1 + split + longest - self.max_length)  # 1: bos
+        longest = max(map(len, candidates), default=0)
+        room = max(longest, self.task.max_new_tokens)
+        too_many = max(0, 1 + split + room - self.max_length)  # 1: bos
         if len(prompts) > 1 or not all(candidates) or too_many > split:
             fault = "the candidates do not continue one prompt"
             message = f"{fault} within {self.max_length} tokens"
             raise _bad_row(row, message, "let each begin a word of its own")
         self._say_cut(too_many + self.max_length, "beginning")
         (prompt,) = prompts
-        return Example((self.bos_id, *prompt[too_many:]), candidates, -1, label, text)
+        return Example((self.bos_id, *prompt[too_many:]), candidates, -1, -1, text)
 
     def _say_cut(self, length: int, part: str) -> None:
         if length > self.max_length:
             say_once(f"texts of more than {self.max_length} tokens lose their {part}")
 
-    def _encode_whole(self, template: str, row: Row) -> tuple[int, ...]:
+    def _encode_whole(self, text: str) -> tuple[int, ...]:
         """The ids of a filled template, without the spaces around it."""
-        text = "".join(stretch.text for stretch in self.task.fill(template, row))
         return tuple(self.tokenizer.encode(text.strip(" ")))
 
 
@@ -354,6 +462,15 @@ def plain(value: object) -> object:
     if isinstance(value, np.generic):
         return value.item()
     return None if type(value).__name__ in ("NAType", "NaTType") else value
+
+
+def _listed(value: object) -> object:
+    """A value, as a list if it is an array of NumPy, as pandas has Parquet's lists, or a tuple."""
+    if isinstance(value, np.ndarray) and value.ndim > 0:
+        return list(value)
+    if isinstance(value, tuple):
+        return list(value)
+    return value
 
 
 def _is_nothing(value: object) -> bool:
@@ -433,6 +550,10 @@ _FIELD_TYPES: dict[str, Any] = {
     "columns": list[str],
     "n_dev": int,
     "loss": str,
+    "choices": str,
+    "max_new_tokens": int,
+    "defaults": dict[str, str],
+    "nesting": str,
 }
 
 
@@ -450,7 +571,10 @@ def task_of_row(row: Mapping[str, Any]) -> Task:
     missing = {"name", "family", "template", "labels", "words"} - fields.keys()
     if missing:
         raise DataError(f"{where} has no {', '.join(sorted(missing))}", "add it to the row")
-    if len(fields["labels"]) != len(fields["words"]):
+    words = len(fields["words"])
+    if fields.get("choices") or fields.get("max_new_tokens"):
+        words -= 1  # the one that each candidate is put into
+    if len(fields["labels"]) != words:
         raise DataError(f"{where}: labels and words differ in number", "give each label a word")
     return Task(**fields)
 

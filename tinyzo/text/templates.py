@@ -36,6 +36,7 @@ EDITS: dict[str, Callable[[str], str]] = {
     "unstop": lambda text: text.rstrip().removesuffix("."),
     "unquote": lambda text: text.strip('"'),
     "ask": _ask,
+    "bullets": lambda text: text.replace("@highlight\n", "- "),  # ReCoRD's summary of the passage
     "conjunction": lambda text: CONJUNCTIONS.get(text, text),
 }
 

@@ -1,11 +1,12 @@
 """Text to ids, by Hugging Face's `tokenizers` or by our own BPE: the same ids from both."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from tinyzo.errors import TokenizerError
 from tinyzo.packages import is_unwanted, optional
-from tinyzo.text.bpe import BytePairEncoder
+from tinyzo.text.bpe import BYTE_OF, BytePairEncoder
 from tinyzo.text.vocabulary import SURROGATE, Vocabulary, read_vocabulary
 
 Encode = Callable[[str], list[int]]
@@ -25,10 +26,27 @@ class Tokenizer:
         self.bos_id = self._ids[vocabulary.first]
         self.eos_id = self._ids[vocabulary.last]
         self.mask_id = None if vocabulary.mask is None else self._ids[vocabulary.mask]
+        self._added = {token.content for token in vocabulary.added}
+        self._special = {self.bos_id, self.eos_id, self.mask_id}
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text: added tokens in it have their own, lone surrogates are U+FFFD."""
         return self._encode(SURROGATE.sub("\ufffd", text))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, without those that begin, end or mask one; U+FFFD for half a letter."""
+        pieces = [self._pieces[number] for number in ids if number not in self._special]
+        return b"".join(map(self._bytes_of, pieces)).decode(errors="replace")
+
+    @cached_property
+    def _pieces(self) -> dict[int, str]:
+        return {number: piece for piece, number in self._ids.items()}
+
+    def _bytes_of(self, piece: str) -> bytes:
+        """The bytes that a vocabulary item spells; an added token is a text as it is."""
+        if piece in self._added:
+            return piece.encode()
+        return bytes(BYTE_OF[character] for character in piece)
 
     def token_id(self, piece: str) -> int:
         """The id of a vocabulary item in the spelling of vocab.json, as "Ġgreat".
@@ -47,8 +65,7 @@ class Tokenizer:
         """
         ids = self.encode(text)
         if len(ids) != 1:
-            piece_of = {number: piece for piece, number in self._ids.items()}
-            pieces = ", ".join(repr(piece_of[number]) for number in ids) or "none"
+            pieces = ", ".join(repr(self._pieces[number]) for number in ids) or "none"
             message = f"label word {text!r} is {len(ids)} tokens: {pieces}"
             raise TokenizerError(message, "choose one of one token, with its space, as ' great'")
         return ids[0]

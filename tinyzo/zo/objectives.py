@@ -6,13 +6,16 @@
     accuracy         the share of examples whose best candidate is not the gold one
     f1               1 - macro F1 over the labels,  F1 = 2 TP / (gold + predicted)
 
-The last two have no derivative, which a zeroth-order method does not need (Malladi et al. 2023,
-section 3.3). Sums are float64 over float32 scores, since a projected gradient is a small difference
-of two losses. runs/bounded.py bounds the memory that a batch takes.
+Where the model writes the answer (SQuAD, DROP), accuracy is the share of answers that match no gold
+one, and f1 is 1 - the mean F1 of their words. These two have no derivative, which a zeroth-order
+method does not need (Malladi et al. 2023, section 3.3). Sums are float64 over float32 scores, since
+a projected gradient is a small difference of two losses. runs/bounded.py bounds the memory that a
+batch takes.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +24,28 @@ from tinyzo.batch import Batch
 from tinyzo.dtypes import Integers
 from tinyzo.engine.numpy_engine import present
 from tinyzo.engine.protocols import View
+from tinyzo.models.generate import generate
 from tinyzo.models.model import Model
+from tinyzo.text.answers import best_f1, exact_match
 from tinyzo.text.packing import pack_candidates, pack_masks
 from tinyzo.text.tasks import BoundTask, Example
 
 Float64 = NDArray[np.float64]
 OBJECTIVES = ("cross-entropy", "accuracy", "f1")
+SCORES_OF_ANSWERS = {"accuracy": exact_match, "f1": best_f1}
+
+
+class Generator(Protocol):
+    """What continues prompts by tokens, as `models.generate.generate` does."""
+
+    def __call__(
+        self,
+        model: Model,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        stop: Sequence[int] = (),
+        theta: View | None = None,
+    ) -> list[list[int]]: ...
 
 
 @dataclass(frozen=True)
@@ -35,11 +54,13 @@ class Objective:
 
     bound: the task with the model's vocabulary
     kind:  cross-entropy (classification or lm, as the task says), accuracy or f1
+    generate: writes the answers of a task that has them
     """
 
     model: Model
     bound: BoundTask
     kind: str = "cross-entropy"
+    generate: Generator = generate
 
     def __call__(self, theta: View, examples: Sequence[Example]) -> Float64:
         return self.mean(self.sums(theta, examples), self.count(examples))
@@ -49,17 +70,25 @@ class Objective:
         """True for the language-model loss, which reads the gold candidates alone."""
         return self.kind == "cross-entropy" and self.bound.task.loss == "lm"
 
+    @property
+    def is_of_answers(self) -> bool:
+        """True for what is computed from answers that the model writes."""
+        return self.kind != "cross-entropy" and self.bound.task.is_generated
+
     # -- a batch may come in parts: sums of each, added up, then the mean
 
     def sums(self, theta: View, examples: Sequence[Example]) -> Float64:
-        """The sum over some examples: of losses, f64[P], or else their confusion matrix."""
+        """The sum over some examples: of losses, or of the scores of answers, f64[P]; or else their
+        confusion matrix."""
+        if self.is_of_answers:
+            return self.answer_scores(theta, examples)
         batch = self.pack(examples, gold_only=self.is_lm)
         if self.is_lm:
             return self.token_nll(theta, batch).sum(axis=-1)
         scores = self.scores(theta, batch)
         if self.kind == "cross-entropy":
             return theta.cross_entropy(scores, batch.labels, batch.counts)
-        return self.confusion(scores, batch)
+        return self.confusion(scores, batch, examples)
 
     def count(self, examples: Sequence[Example]) -> int:
         """The divisor of the sum: examples, or target tokens of a language model."""
@@ -72,6 +101,8 @@ class Objective:
         """The loss of each probe, from the sums and the count of the whole batch."""
         if self.kind == "cross-entropy":
             return sums / count
+        if self.is_of_answers:
+            return 1 - sums / count
         return self.errors(sums)
 
     # -- scores of candidates
@@ -132,12 +163,20 @@ class Objective:
 
     # -- objectives without a derivative
 
-    def confusion(self, scores: Float64, batch: Batch) -> Float64:
-        """The confusion matrix, the number of examples by label: f64[P, gold, predicted]."""
+    def confusion(self, scores: Float64, batch: Batch, examples: Sequence[Example]) -> Float64:
+        """The confusion matrix, the number of examples by label: f64[P, gold, predicted].
+
+        Where candidates are a row's own, there are two labels, wrong and right; gold is right.
+        """
         predicted = present(scores, batch.counts).argmax(axis=-1)
+        gold = batch.labels
         labels = max(len(self.bound.task.words), scores.shape[-1])
+        if self.bound.task.choices:
+            labels = 2
+            gold = np.ones_like(gold)
+            predicted = np.array([list(map(_is_right, examples, best)) for best in predicted])
         one_hot = np.eye(labels)
-        return one_hot[batch.labels].T @ one_hot[predicted]
+        return one_hot[gold].T @ one_hot[predicted]
 
     def errors(self, confusion: Float64) -> Float64:
         """1 - accuracy or 1 - F1 of each probe."""
@@ -147,3 +186,28 @@ class Objective:
         gold_and_predicted = confusion.sum(axis=1) + confusion.sum(axis=2)
         f1 = 2 * right / np.maximum(gold_and_predicted, 1)
         return 1 - f1.sum(axis=-1) / (gold_and_predicted > 0).sum(axis=-1)
+
+    # -- answers that the model writes
+
+    def answers(self, theta: View, examples: Sequence[Example]) -> list[str]:
+        """The answer to each example by a view of one probe: greedy, to the end of a line."""
+        tokenizer = self.bound.tokenizer
+        stop = (*tokenizer.encode("\n"), tokenizer.eos_id)
+        prompts = [example.prompt for example in examples]
+        most = self.bound.task.max_new_tokens
+        written = self.generate(self.model, prompts, most, stop, theta)
+        return [tokenizer.decode(ids).strip() for ids in written]
+
+    def answer_scores(self, theta: View, examples: Sequence[Example]) -> Float64:
+        """The sum of the answers' exact matches or F1: f64[P]."""
+        score = SCORES_OF_ANSWERS[self.kind]
+        sums = []
+        for probe in theta.parts(1):
+            answers = self.answers(probe, examples)
+            pairs = zip(answers, examples, strict=True)
+            sums.append(sum(score(answer, example.answers) for answer, example in pairs))
+        return np.array(sums, np.float64)
+
+
+def _is_right(example: Example, candidate: int) -> int:
+    return int(example.is_right(candidate))

@@ -1,0 +1,50 @@
+"""Short rows of the tasks that list candidates, or have their answers written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Rows = list[dict[str, Any]]
+
+
+def record_rows(count: int) -> Rows:
+    """Of ReCoRD, with two to four entities, of which one or two are right."""
+    names = ["Al", "Bo", "Cy", "Di"]
+    return [
+        {
+            "passage": f"{n}.\n@highlight\nNo",
+            "query": "@placeholder no",
+            "entities": names[: 2 + n % 3],
+            "answers": names[: 1 + n % 2],
+        }
+        for n in range(count)
+    ]
+
+
+def squad_rows(count: int) -> Rows:
+    return [
+        {
+            "title": "T",
+            "context": f"No {n}.",
+            "question": "No?",
+            "answers": {"text": [f"No {n}", "No"]},
+        }
+        for n in range(count)
+    ]
+
+
+def drop_rows(count: int) -> Rows:
+    return [
+        {"passage": f"No {n}.", "question": "No?", "answers_spans": {"spans": [f"{n}"]}}
+        for n in range(count)
+    ]
+
+
+def multirc_rows(count: int) -> Rows:
+    return [
+        {"paragraph": f"No {n}", "question": "No?", "answer": "No", "label": n % 2}
+        for n in range(count)
+    ]
+
+
+ROWS = {"MultiRC": multirc_rows, "ReCoRD": record_rows, "SQuAD": squad_rows, "DROP": drop_rows}
