@@ -17,13 +17,13 @@ from tinyzo.models import model as models
 from tinyzo.models.model import RESIDENCIES, Model
 from tinyzo.runs import export
 from tinyzo.runs.evaluate import Evaluation, written_answers
-from tinyzo.runs.evaluate import evaluate as evaluate_examples
 from tinyzo.runs.evaluate import predict as predict_examples
 from tinyzo.runs.opened import Opened, check_no_base, check_same, open_for_task, row_of, with_task
 from tinyzo.runs.run import Run, is_run
 from tinyzo.runs.settings import FIELDS, Settings, model_path
 from tinyzo.runs.snapshots import tuned_model
 from tinyzo.runs.train import tune
+from tinyzo.runs.untrained import Way, score
 
 
 def load(
@@ -135,6 +135,11 @@ def evaluate(
     zero_shot: bool = False,
     base: str | Path | None = None,
     engine: str | None = None,
+    icl: int = 0,
+    calibrate: bool = False,
+    method: str = "prompt",
+    k_shot: int | None = None,
+    train_rows: int | None = None,
 ) -> Evaluation:
     """Accuracy and loss of a model or a run on a task.
 
@@ -148,6 +153,11 @@ def evaluate(
     zero_shot: of a run, the model that it began with, and not its result
     base:      of a run, where that model is now; None: where run.toml says
     engine:    as for `load`, which has settled it for what it gave; None: "auto"
+    icl:       training rows to show before each prompt, with their answers (OPT); drawn by
+        data_seed
+    calibrate: choose the candidate that the row makes likelier by most (OPT)
+    method:    "prompt", or "linear-probe": a classifier of hidden states, which needs scikit-learn
+    k_shot, train_rows: the rows that the probe is fitted to, as for `finetune`
     returns: Evaluation(examples, accuracy, loss, f1, exact_match), the last two of SQuAD and DROP
     raises: TinyzoError
     """
@@ -160,12 +170,14 @@ def evaluate(
         "data_seed": data_seed,
         "limit": limit,
         "engine": engine,
+        "k_shot": k_shot,
+        "train_rows": train_rows,
     }
+    way = Way(method, icl, calibrate)
+    way.check(Settings.from_mapping({**choices, "engine": None}, "the call"))
     opened = _open(model, choices, zero_shot=zero_shot, base=base)
-    loss = opened.loss()
-    rows = opened.data().test
     with opened.model.weights.lock:  # of one theta, whoever else trains it
-        return evaluate_examples(loss, rows)
+        return score(opened, way).evaluation
 
 
 @dataclass(frozen=True)
