@@ -47,7 +47,6 @@ def add_ways(parser: Parser) -> None:
         "--icl",
         metavar="N",
         type=size,
-        default=0,
         help="in-context learning (OPT): show N training rows with their answers before each "
         "prompt, drawn by --data-seed; published: 32; default: none",
     )
@@ -67,7 +66,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from tinyzo.runs.untrained import Way, score
 
     given = shared.given_settings(options)
-    way = Way(options.way, options.icl, options.calibrate)
+    way = Way(options.way, options.icl or 0, options.calibrate)
     way.check(given)
     check_names(given.model, given.task)
     opened = open_for_task(given, zero_shot=options.zero_shot, base=options.base)

@@ -13,16 +13,16 @@ from typing import Any, cast
 
 import numpy as np
 
-from tinyzo.dtypes import Array
+from tinyzo.batch import Batch
+from tinyzo.dtypes import Array, Rows
 from tinyzo.engine.numpy_engine import NumpyEngine, NumpyView
 from tinyzo.engine.protocols import View
 from tinyzo.engine.stores.overlay import Overlay
+from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError
 from tinyzo.models import opt
 from tinyzo.models.model import Model
 from tinyzo.text.packing import pack_sequences
-
-TENSOR = "{0}.prefix.{1}"  # of a layer's attention: its keys, or its values
 
 
 def after(model: Model, ids: Sequence[int]) -> Model:
@@ -40,30 +40,45 @@ def after(model: Model, ids: Sequence[int]) -> Model:
         return model
     with model.weights.lock:
         tensors = read(model, ids)
-        tensors[opt.POSITIONS] = model.weights.read(opt.POSITIONS)[len(ids) :]
-        weights = copy.copy(model.weights)
-        weights.store = Overlay(weights.store, tensors)
-        if weights.adapter_scale is None:
-            weights.adapter_scale = 1.0  # an engine asks that whether there are adapters at all
-        weights.trained = {name: None for name in weights.trained if name not in tensors}
-    left = model.config.max_length - len(ids)
-    config = cast(Any, replace(cast(Any, model.config), max_position_embeddings=left))
+        positions = model.weights.read(opt.POSITIONS)
+        tensors[opt.POSITIONS] = positions[len(ids) :]
+        weights = in_front_of(model.weights, tensors)
+    config = model.config
+    assert isinstance(config, opt.Config)
+    left = config.max_length - len(ids)
+    config = replace(config, max_position_embeddings=left)
     return Model(model.family, config, weights, model.directory)
+
+
+def in_front_of(weights: Weights, tensors: dict[str, Array]) -> Weights:
+    """The same weights with other tensors in front, which z does not reach."""
+    found = copy.copy(weights)
+    found.store = Overlay(weights.store, tensors)
+    found.trained = dict.fromkeys(weights.trained)
+    for name in tensors:
+        found.trained.pop(name, None)
+    if weights.adapter_scale is None:
+        found.adapter_scale = 1.0  # by which an engine tells that there are adapters
+    return found
 
 
 def read(model: Model, ids: Sequence[int]) -> dict[str, Array]:
     """The keys and values of each layer, with the prefix that it has: f32[R, D] each."""
-    batch = replace(model.check(pack_sequences([ids])), read=np.array([len(ids) - 1]))
     weights = model.weights
+    batch = model.check(pack_sequences([ids]))
+    batch = replace(batch, read=batch.starts[1:] - 1)
     theta = weights.view()
     if not isinstance(theta, NumpyView) or weights.engine.name == "onnx":
         theta = NumpyEngine().view(weights, theta.probes)  # a graph has no values to keep
     reader = Reader(theta)
     with np.errstate(under="ignore"):
         model.architecture.hidden(cast(View, reader), model.config, batch)
-    for name in reader.seen.keys() & set(weights.names()):
-        reader.seen[name] = np.concatenate([weights.read(name), reader.seen[name]])
-    return reader.seen
+    seen = reader.seen
+    for name in seen:
+        if name in weights:
+            both = [weights.read(name), seen[name]]
+            seen[name] = np.concatenate(both)
+    return seen
 
 
 class Reader:
@@ -76,8 +91,22 @@ class Reader:
     def __getattr__(self, verb: str) -> Any:
         return getattr(self.view, verb)
 
-    def attention(self, name: str, q: Array, k: Array, v: Array, *rest: Any, **more: Any) -> Array:
+    def attention(
+        self,
+        name: str,
+        q: Array,
+        k: Array,
+        v: Array,
+        batch: Batch,
+        causal: bool,
+        rows: Rows = None,
+    ) -> Array:
         """As View's."""
-        self.seen[TENSOR.format(name, "key")] = k.reshape(k.shape[1], -1).copy()
-        self.seen[TENSOR.format(name, "value")] = v.reshape(v.shape[1], -1).copy()
-        return self.view.attention(name, q, k, v, *rest, **more)
+        self.keep(f"{name}.prefix.key", k)
+        self.keep(f"{name}.prefix.value", v)
+        return self.view.attention(name, q, k, v, batch, causal, rows)
+
+    def keep(self, name: str, x: Array) -> None:
+        """x: f32[1, R, H, K]"""
+        rows = x.reshape(x.shape[1], -1)
+        self.seen[name] = rows.copy()

@@ -43,15 +43,22 @@ def probe(opened: Opened, data: Data) -> Evaluation:
     if not task.fixed_words:
         found = f"--method linear-probe, but the candidates of {task.name} differ from row to row"
         raise UsageError(found, "a probe needs the same labels in each row")
-    train, dev, test = (_points(opened, rows) for rows in (data.train, data.dev, data.test))
+    train = _points(opened, data.train)
+    dev = _points(opened, data.dev)
+    test = _points(opened, data.test)
     if len(np.unique(train.labels)) < 2:
         hint = "a probe tells labels apart: give rows of two or more"
         raise DataError("the training rows all have one label", hint)
-    fitted = [make(C=c, max_iter=ITERATIONS).fit(*train) for c in PENALTIES]
-    losses = [-_log_p(each, dev).mean() for each in fitted]
+    fitted = []
+    losses = []
+    for penalty in PENALTIES:
+        solver = make(C=penalty, max_iter=ITERATIONS)
+        fitted.append(solver.fit(*train))
+        losses.append(_loss(solver, dev))
     best = fitted[int(np.argmin(losses))]
     right = best.predict(test.states) == test.labels
-    return Evaluation(len(right), float(right.mean()), float(-_log_p(best, test).mean()))
+    accuracy = float(right.mean())
+    return Evaluation(len(right), accuracy, _loss(best, test))
 
 
 # scikit-learn has no types: Any is its class, and what that makes.
@@ -66,12 +73,13 @@ def _solver() -> Any:
     return LogisticRegression
 
 
-def _log_p(fitted: Any, points: Points) -> np.ndarray:
-    """log p of each point's label: f64[B]."""
+def _loss(fitted: Any, points: Points) -> float:
+    """The mean of -log p of each point's label."""
     odds = fitted.predict_proba(points.states)
     is_gold = fitted.classes_ == points.labels[:, None]
-    found: np.ndarray = np.log(np.maximum((odds * is_gold).sum(axis=1), LEAST))
-    return found
+    of_label = odds.sum(axis=1, where=is_gold)
+    log_p = np.log(np.maximum(of_label, LEAST))
+    return -float(log_p.mean())
 
 
 def _points(opened: Opened, examples: Sequence[Example]) -> Points:
@@ -83,7 +91,8 @@ def _points(opened: Opened, examples: Sequence[Example]) -> Points:
         with model.weights.lock, np.errstate(under="ignore"):
             h = model.architecture.hidden(model.weights.view(), model.config, batch)
         states.append(np.asarray(h)[0].astype(np.float64))
-    return Points(np.concatenate(states), np.array([each.label for each in examples]))
+    labels = [example.label for example in examples]
+    return Points(np.concatenate(states), np.array(labels))
 
 
 def _packed(opened: Opened, examples: Sequence[Example]) -> Batch:

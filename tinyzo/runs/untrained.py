@@ -116,16 +116,21 @@ def _in_context(opened: Opened, count: int) -> Shown:
     """
     settings = opened.settings
     texts = demonstrations(opened.bound.task, settings, count)
-    ids = opened.bound.tokenizer.encode(SEPARATOR.join(texts).strip())
+    text = SEPARATOR.join(texts).strip()
+    ids = opened.bound.tokenizer.encode(text)
     bound = replace(opened.bound, lead=SEPARATOR)
     rows = opened.encoded(bound).test
-    room = bound.max_length - max(_length(row, bound.task.max_new_tokens) for row in rows)
-    if len(ids) > room:
-        say_once(f"of {len(ids)} tokens of demonstrations the last {room} fit before the rows")
+    longest = max(_length(row, bound.task.max_new_tokens) for row in rows)
+    room = bound.max_length - longest
     first = max(0, len(ids) - room)
-    model = after(opened.model, (bound.bos_id, *ids[first:]))
-    loss = BoundedLoss(Objective(model, bound), settings.micro_batch_tokens)
-    return Shown(loss, [replace(row, prompt=row.prompt[1:]) for row in rows])
+    if first:
+        say_once(f"of {len(ids)} tokens of demonstrations the last {room} fit before the rows")
+    shown = (bound.bos_id, *ids[first:])
+    model = after(opened.model, shown)
+    objective = Objective(model, bound)
+    loss = BoundedLoss(objective, settings.micro_batch_tokens)
+    rest = [replace(row, prompt=row.prompt[1:]) for row in rows]
+    return Shown(loss, rest)
 
 
 def _length(example: Example, answer: int) -> int:
@@ -145,21 +150,29 @@ def _calibrated(opened: Opened, loss: BoundedLoss, examples: Sequence[Example]) 
     raises: as `evaluate`
     """
     prompted.check_labelled(examples)
-    bound = replace(opened.bound, task=opened.bound.task.without_content())
+    task = opened.bound.task.without_content()
+    bound = replace(opened.bound, task=task)
     without = opened.encoded(bound).test
-    different = {(each.prompt, each.candidates): each for each in without}
+    different = {_key(example): example for example in without}
     sums = _sums(opened.loss(), list(different.values()))
     known = dict(zip(different, sums, strict=True))
     right = 0
     total = 0.0
-    pairs = zip(examples, _sums(loss, examples), without, strict=True)
-    for example, with_row, blank in pairs:
-        scores = with_row - known[blank.prompt, blank.candidates]
-        right += example.is_right(int(scores.argmax()))
-        total += float(np.logaddexp.reduce(scores) - scores[example.label])
+    rows = zip(examples, _sums(loss, examples), without, strict=True)
+    for example, by_row, blank in rows:
+        scores = by_row - known[_key(blank)]
+        best = int(scores.argmax())
+        right += example.is_right(best)
+        whole = np.logaddexp.reduce(scores)
+        total += float(whole - scores[example.label])
     count = len(examples)
     prompted.check_finite(total, count)
     return Evaluation(count, right / count, total / count)
+
+
+def _key(example: Example) -> object:
+    """The tokens of an example, by which one without content is known."""
+    return example.prompt, example.candidates
 
 
 def _sums(loss: BoundedLoss, examples: Sequence[Example]) -> Iterator[np.ndarray]:
