@@ -43,10 +43,9 @@ def after(model: Model, ids: Sequence[int]) -> Model:
         positions = model.weights.read(opt.POSITIONS)
         tensors[opt.POSITIONS] = positions[len(ids) :]
         weights = in_front_of(model.weights, tensors)
-    config = model.config
-    assert isinstance(config, opt.Config)
-    left = config.max_length - len(ids)
-    config = replace(config, max_position_embeddings=left)
+    left = model.config.max_length - len(ids)
+    known = cast(opt.Config, model.config)  # by its family
+    config = replace(known, max_position_embeddings=left)
     return Model(model.family, config, weights, model.directory)
 
 

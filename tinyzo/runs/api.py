@@ -19,6 +19,7 @@ from tinyzo.runs import export
 from tinyzo.runs.evaluate import Evaluation, written_answers
 from tinyzo.runs.evaluate import predict as predict_examples
 from tinyzo.runs.opened import Opened, check_no_base, check_same, open_for_task, row_of, with_task
+from tinyzo.runs.recipes import with_recipe
 from tinyzo.runs.run import Run, is_run
 from tinyzo.runs.settings import FIELDS, Settings, model_path
 from tinyzo.runs.snapshots import tuned_model
@@ -68,6 +69,7 @@ def finetune(
     output: str | Path | None = None,
     resume: str | Path | None = None,
     *,
+    recipe: str | None = None,
     model: str | Path | None = None,
     task: str | None = None,
     data: str | Path | None = None,
@@ -113,12 +115,14 @@ def finetune(
     output: the run's new directory; None: runs/<task>-<model>-<n>
     resume: go on with this run instead; then only steps, engine, fold_every, residency, threads
         and memory_budget may be chosen anew, and model and data say where these are now
+    recipe: settings by which others have tuned a model on a task, as "roberta-large/SST-2"; all
+        that is given here counts before it
     All others are the fields of Settings, which says what each is; None leaves it to tinyzo.
     returns: the finished run; its `result` is the summary
     raises: TinyzoError; KeyboardInterrupt leaves a run that can be resumed
     """
     choices = {name: value for name, value in locals().items() if name in FIELDS}
-    settings = Settings.from_mapping(choices, "finetune")
+    settings = with_recipe(recipe, Settings.from_mapping(choices, "finetune"))
     return tune(settings, as_path(output), as_path(resume))
 
 
