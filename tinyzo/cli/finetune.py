@@ -28,12 +28,6 @@ def add_arguments(parser: Parser) -> None:
     shared.add_model(first)
     shared.add_task(first)
     shared.add_data(first)
-    first.add_argument(
-        "--recipe",
-        metavar="NAME",
-        help="settings by which others have tuned a model on a task, as roberta-large/SST-2 or "
-        "opt-1.3b/RTE/lora; list: print all. Options count before it; default: none",
-    )
     shared.add_output(first)
     shared.add_method(first)
     shared.add_steps(first)
@@ -51,6 +45,12 @@ def add_arguments(parser: Parser) -> None:
     run = parser.add_argument_group("run")
     shared.add_rates(run)
     shared.add_course(run)
+    run.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="settings by which others have tuned a model on a task, as roberta-large/SST-2 or "
+        "opt-1.3b/RTE/lora; list: print all. Options count before it; default: none",
+    )
     shared.add_machine(parser.add_argument_group("machine"))
     output = parser.add_argument_group("output")
     shared.add_snapshots(output)
