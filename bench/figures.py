@@ -456,6 +456,71 @@ def passes() -> Table:
     return Table(head, rows)
 
 
+# -- MeZO's own tables -------------------------------------------------------------------------
+
+ROWS_OF_MEZO = (
+    "zero-shot",
+    "calibrated",
+    "ICL",
+    "ICL, calibrated",
+    "linear probe",
+    "MeZO",
+    "MeZO, LoRA",
+    "MeZO, prefix",
+    "first order",
+)
+
+
+def mezo_table(lines: Sequence[Record]) -> Table:
+    """A column for each model, task and number of rows; each cell ours / the published figure."""
+    cells: dict[tuple[Any, ...], list[float]] = {}
+    for line in lines:
+        column = (line["model"], line["task"], line["k_shot"])
+        cells.setdefault((column, line["row"]), []).append(100 * line["score"])
+    columns = list(dict.fromkeys(column for column, _ in cells))
+    head = [f"{model}, {task}, {rows_of(k)}" for model, task, k in columns]
+    rows = []
+    for row in ROWS_OF_MEZO:
+        found = [percents(cells.get((column, row), [])) for column in columns]
+        theirs = [published(*column, row) for column in columns]
+        texts = [
+            ours if known is None else f"{ours} / {known}"
+            for ours, known in zip(found, theirs, strict=True)
+        ]
+        if any(found):
+            rows.append([row, *texts])
+    return Table(["ours / published", *head], rows)
+
+
+def rows_of(k_shot: int | None) -> str:
+    return f"k={k_shot}" if k_shot else "all rows"
+
+
+def published(model: str, task: str, k_shot: int | None, row: str) -> float | None:
+    """What RoBERTa-large or OPT-13B, as the model is one of these, has in a row; or None."""
+    path = ROOT / "bench" / "published.json"
+    every = json.loads(path.read_text(encoding="utf-8"))
+    known = every.get(model.partition("-")[0], {})
+    values = known.get(row) or known.get(f"{rows_of(k_shot)}, {row}")
+    if values and task in known["tasks"]:
+        return float(values[known["tasks"].index(task)])
+    return None
+
+
+def percents(values: Sequence[float]) -> str:
+    """Mean (standard deviation), where there are several."""
+    if not values:
+        return ""
+    spread = f" ({statistics.stdev(values):.1f})" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+def mezo_of(family: str) -> Table:
+    """The table of the shipped model of a family."""
+    lines = records("mezo-table", NEW)
+    return mezo_table([line for line in lines if line["model"].startswith(family)])
+
+
 TABLES: dict[str, Callable[[], Table]] = {
     "cost": cost,
     "memory": partial(memory, NEW),
@@ -477,6 +542,8 @@ TABLES: dict[str, Callable[[], Table]] = {
     "vectors": vectors,
     "final": final,
     "passes": passes,
+    "mezo-roberta": partial(mezo_of, "roberta"),
+    "mezo-opt": partial(mezo_of, "opt"),
 }
 
 

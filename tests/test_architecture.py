@@ -36,6 +36,7 @@ LAZY = {
     "shtab": ("cli/",),
     "pyarrow": ("text/",),
     "onnxruntime": ("engine/onnx/",),
+    "sklearn": ("runs/",),
 }
 # The one import from a later room, in a function.
 AHEAD = {"zo/estimators.py": "tinyzo.autodiff.forward_mode"}  # the exact slope, to compare with

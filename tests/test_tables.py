@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -39,3 +43,36 @@ def test_a_mean_is_at_its_target_from_where_it_stays_there(figures):
     found = figures.reach([touched_twice], column=1, target=0.7)
     assert found == figures.Reach(pytest.approx(30), ends=1, curves=1)
     assert figures.reach([touched_twice], column=2, target=0.5).since is None
+
+
+def test_the_tables_of_mezo_stand_beside_the_published_figures(figures):
+    def line(model, row, score, k_shot=16, task="SST-2"):
+        return {"model": model, "task": task, "k_shot": k_shot, "row": row, "score": score}
+
+    lines = [
+        line("roberta-base", "zero-shot", 0.5),
+        line("roberta-base", "MeZO", 0.7),
+        line("roberta-base", "MeZO", 0.8),
+        line("opt-125m", "MeZO", 0.25, None, "COPA"),
+        line("opt-125m", "ICL", 0.5, 16, "COPA"),
+    ]
+    table = figures.mezo_table(lines)
+    assert table.head[1:] == [
+        "roberta-base, SST-2, k=16", "opt-125m, COPA, all rows", "opt-125m, COPA, k=16"
+    ]  # fmt: skip
+    assert table.rows == [
+        ["zero-shot", "50.0 / 79.0", " / 80.0", " / 80.0"],
+        ["ICL", "", "", "50.0"],
+        ["MeZO", "75.0 (7.1) / 90.5", "25.0 / 88.0", ""],
+    ]
+
+
+def test_a_line_that_is_torn_is_taken_off(tmp_path):
+    path = tmp_path / "results.jsonl"
+    whole = {"model": "m", "task": "RTE", "k_shot": 16, "row": "ICL", "score": 0.5}
+    path.write_text(json.dumps(whole) + '\n{"model": "m')
+    command = [sys.executable, ROOT / "bench" / "mezo_table.py", "--out", path, "--table"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert "| ICL | 50.0 |" in done.stdout
+    assert path.read_text() == json.dumps(whole) + "\n"

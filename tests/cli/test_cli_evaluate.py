@@ -49,3 +49,20 @@ def test_labels_in_another_column(home: Path, tmp_path: Path, capsys: Capture) -
     assert document(capsys, *arguments, "--label-field", "y")["examples"] == 9
     assert command(*arguments) == 1
     assert "rows have no label, this one first; its columns are " in capsys.readouterr().err
+
+
+def test_ways_to_answer_without_training(home: Path, capsys: Capture) -> None:
+    task = ("evaluate", "--model", home / "opt", "--task", "reviews", "--data", home / "data")
+    plain = document(capsys, *task)
+    assert (plain["method"], plain["icl"], plain["calibrate"]) == ("prompt", 0, False)
+    shown = document(capsys, *task, "--icl", 2)
+    both = document(capsys, *task, "--icl", 2, "--calibrate")
+    assert len({plain["loss"], shown["loss"], both["loss"]}) == 3
+    assert (both["icl"], both["calibrate"], both["split"]) == (2, True, "test")
+    pytest.importorskip("sklearn")
+    probe = document(capsys, *task, "--method", "linear-probe", "--k-shot", 2)
+    assert (probe["method"], probe["examples"]) == ("linear-probe", 8)
+    assert command(*task, "--method", "linear-probe", "--icl", 2) == 2
+    assert "a probe reads no candidates: leave them out" in capsys.readouterr().err
+    assert command(*task, "--icl", 0) == 2
+    assert "--icl takes a whole number from 1 up, not '0'" in capsys.readouterr().err

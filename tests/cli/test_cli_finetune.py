@@ -209,3 +209,10 @@ def test_ctrl_c_before_a_command_has_begun(monkeypatch: pytest.MonkeyPatch) -> N
     code = entry.main()
     monkeypatch.undo()
     assert code == 130
+
+
+def test_recipes_are_listed_and_misspelt_ones_are_told(capsys: Capture) -> None:
+    assert command("finetune", "--recipe", "list") == 0
+    assert "opt-6.7b" in capsys.readouterr().out
+    assert command("finetune", "--recipe", "roberta-large/SST-3") == 2
+    assert "did you mean roberta-large/SST-" in capsys.readouterr().err

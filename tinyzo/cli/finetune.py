@@ -45,21 +45,31 @@ def add_arguments(parser: Parser) -> None:
     run = parser.add_argument_group("run")
     shared.add_rates(run)
     shared.add_course(run)
+    run.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="settings by which others have tuned a model on a task, as roberta-large/SST-2 or "
+        "opt-1.3b/RTE/lora; list: print all. Options count before it; default: none",
+    )
     shared.add_machine(parser.add_argument_group("machine"))
     output = parser.add_argument_group("output")
     shared.add_snapshots(output)
     shared.add_json(output)
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Tune, or go on tuning, and say what came of it."""
+def run(options: argparse.Namespace) -> dict[str, Any] | None:
+    """Tune, or go on tuning, and say what came of it; or list the recipes."""
     from tinyzo.cli.suggest import check_names, check_run
     from tinyzo.runs.api import as_path
     from tinyzo.runs.find_lr import find_lr
+    from tinyzo.runs.recipes import listing, with_recipe
     from tinyzo.runs.train import tune
 
+    if options.recipe == "list":
+        put(listing())
+        return None
     given = shared.given_settings(options).given()
-    settings = _read_config(options.config).replace(**given)
+    settings = with_recipe(options.recipe, _read_config(options.config).replace(**given))
     check_names(settings.model, settings.task)
     if options.resume is not None:
         check_run(options.resume)

@@ -13,19 +13,19 @@ all that a snapshot or an adapter file holds.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
-from tinyzo.batch import Batch
-from tinyzo.dtypes import Array, Rows
 from tinyzo.engine.adapters import adapter
 from tinyzo.engine.groups import check_still
 from tinyzo.engine.noise import noise
 from tinyzo.engine.numpy_engine import NumpyView
+from tinyzo.engine.protocols import View
 from tinyzo.engine.stores.overlay import Overlay
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError
+from tinyzo.models.context import Reader
 from tinyzo.models.model import Model
 from tinyzo.text.packing import pack_sequences
 
@@ -164,9 +164,9 @@ def prefix(model: Model, request: Request) -> Trained:
     """The keys and values that a few random tokens have in each layer: f32[PREFIX, D] each."""
     random = np.random.RandomState(request.seed % 2**32)
     ids = random.randint(0, model.config.vocab_size, PREFIX)
-    recorder = Recorder(model.weights)
-    model.architecture.hidden(recorder, model.config, pack_sequences([ids.tolist()]))
-    return Trained(recorder.seen, recorder.seen, adapter_scale=1.0)
+    reader = Reader(NumpyView(model.weights, []))
+    model.architecture.hidden(cast(View, reader), model.config, pack_sequences([ids.tolist()]))
+    return Trained(reader.seen, reader.seen, adapter_scale=1.0)
 
 
 CHOICES: dict[str, Callable[[Model, Request], Trained]] = {
@@ -175,29 +175,6 @@ CHOICES: dict[str, Callable[[Model, Request], Trained]] = {
     "prefix": prefix,
     "label-words": label_words,
 }
-
-
-class Recorder(NumpyView):
-    """A view that keeps all keys and values, as prefixes of their layers."""
-
-    def __init__(self, weights: Weights) -> None:
-        super().__init__(weights, [])
-        self.seen: Tensors = {}
-
-    def attention(
-        self,
-        name: str,
-        q: Array,
-        k: Array,
-        v: Array,
-        batch: Batch,
-        causal: bool,
-        rows: Rows = None,
-        prefix: int = 0,
-    ) -> Array:
-        self.seen[f"{name}.prefix.key"] = k.reshape(k.shape[1], -1).copy()
-        self.seen[f"{name}.prefix.value"] = v.reshape(v.shape[1], -1).copy()
-        return super().attention(name, q, k, v, batch, causal, rows, prefix)
 
 
 # -- adapters

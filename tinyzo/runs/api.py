@@ -18,14 +18,15 @@ from tinyzo.models.model import RESIDENCIES, Model
 from tinyzo.models.sampling import Sampler
 from tinyzo.runs import export
 from tinyzo.runs.evaluate import Evaluation, written_answers
-from tinyzo.runs.evaluate import evaluate as evaluate_examples
 from tinyzo.runs.evaluate import predict as predict_examples
 from tinyzo.runs.opened import Opened, check_no_base, check_same, open_for_task, row_of, with_task
+from tinyzo.runs.recipes import with_recipe
 from tinyzo.runs.run import Run, is_run
 from tinyzo.runs.settings import FIELDS, Settings, model_path
 from tinyzo.runs.snapshots import tuned_model
 from tinyzo.runs.texts import NEW_TOKENS, Continuation, continuations
 from tinyzo.runs.train import tune
+from tinyzo.runs.untrained import Way, score
 
 
 def load(
@@ -70,6 +71,7 @@ def finetune(
     output: str | Path | None = None,
     resume: str | Path | None = None,
     *,
+    recipe: str | None = None,
     model: str | Path | None = None,
     task: str | None = None,
     data: str | Path | None = None,
@@ -115,12 +117,14 @@ def finetune(
     output: the run's new directory; None: runs/<task>-<model>-<n>
     resume: go on with this run instead; then only steps, engine, fold_every, residency, threads
         and memory_budget may be chosen anew, and model and data say where these are now
+    recipe: settings by which others have tuned a model on a task, as "roberta-large/SST-2"; all
+        that is given here counts before it
     All others are the fields of Settings, which says what each is; None leaves it to tinyzo.
     returns: the finished run; its `result` is the summary
     raises: TinyzoError; KeyboardInterrupt leaves a run that can be resumed
     """
     choices = {name: value for name, value in locals().items() if name in FIELDS}
-    settings = Settings.from_mapping(choices, "finetune")
+    settings = with_recipe(recipe, Settings.from_mapping(choices, "finetune"))
     return tune(settings, as_path(output), as_path(resume))
 
 
@@ -137,6 +141,11 @@ def evaluate(
     zero_shot: bool = False,
     base: str | Path | None = None,
     engine: str | None = None,
+    icl: int = 0,
+    calibrate: bool = False,
+    method: str = "prompt",
+    k_shot: int | None = None,
+    train_rows: int | None = None,
 ) -> Evaluation:
     """Accuracy and loss of a model or a run on a task.
 
@@ -150,6 +159,11 @@ def evaluate(
     zero_shot: of a run, the model that it began with, and not its result
     base:      of a run, where that model is now; None: where run.toml says
     engine:    as for `load`, which has settled it for what it gave; None: "auto"
+    icl:       training rows to show before each prompt, with their answers (OPT); drawn by
+        data_seed
+    calibrate: choose the candidate that the row makes likelier by most (OPT)
+    method:    "prompt", or "linear-probe": a classifier of hidden states, which needs scikit-learn
+    k_shot, train_rows: the rows that the probe is fitted to, as for `finetune`
     returns: Evaluation(examples, accuracy, loss, f1, exact_match), the last two of SQuAD and DROP
     raises: TinyzoError
     """
@@ -162,12 +176,14 @@ def evaluate(
         "data_seed": data_seed,
         "limit": limit,
         "engine": engine,
+        "k_shot": k_shot,
+        "train_rows": train_rows,
     }
+    way = Way(method, icl, calibrate)
+    way.check(Settings.from_mapping({**choices, "engine": None}, "the call"))
     opened = _open(model, choices, zero_shot=zero_shot, base=base)
-    loss = opened.loss()
-    rows = opened.data().test
     with opened.model.weights.lock:  # of one theta, whoever else trains it
-        return evaluate_examples(loss, rows)
+        return score(opened, way).evaluation
 
 
 @dataclass(frozen=True)

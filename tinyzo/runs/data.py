@@ -150,5 +150,21 @@ def load_evaluation(bound: BoundTask, settings: RunSettings) -> Data:
     return Data([], [], test, reported, tuple(splits.left_out.values()))
 
 
+def demonstrations(task: Task, settings: RunSettings, count: int) -> list[str]:
+    """Training rows as a prompt shows them, `count` of them drawn by the data seed.
+
+    raises: DataError for files or rows that cannot be used, or too few to train on
+    differs: one draw for all rows that are reported on, as published code has by --train_set_seed;
+        else that draws anew for each
+    """
+    splits = load_splits(task, settings.data_path)
+    reported, _ = splits.evaluation
+    if reported == "train" or len(splits.train) < count:
+        held = 0 if reported == "train" else len(splits.train)
+        found = f"{settings.data_path}: {held} rows to demonstrate, which are not reported on"
+        raise DataError(found, f"--icl {count} takes so many from a file train, beside dev or test")
+    return [task.demonstration(row) for row in draw(splits.train, count, settings.data_seed)]
+
+
 def _encode(bound: BoundTask, rows: Iterable[Row]) -> list[Example]:
     return [bound.encode(row) for row in rows]

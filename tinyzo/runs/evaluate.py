@@ -63,7 +63,7 @@ def evaluate(
     raises: DataError for examples without labels, or for none; NumericError when the loss is not
         finite
     """
-    _check_labelled(examples)
+    check_labelled(examples)
     theta = bounded.objective.model.weights.view()
     if bounded.objective.bound.task.is_generated:
         loss = _language_loss(bounded, theta, examples)
@@ -72,7 +72,7 @@ def evaluate(
         return _of_answers(examples, written_answers(bounded, examples), loss)
     right = 0
     total = 0.0
-    for part, scores, labels, counts in _scored(bounded, theta, examples):
+    for part, scores, labels, counts in scored(bounded, theta, examples):
         best = scores.argmax(axis=-1)
         right += sum(map(Example.is_right, part, best))
         (entropy,) = theta.cross_entropy(scores[None], labels, counts)
@@ -80,7 +80,7 @@ def evaluate(
     loss = total / len(examples)
     if bounded.objective.bound.task.loss == "lm":
         loss = _language_loss(bounded, theta, examples)
-    _check_finite(loss, len(examples))
+    check_finite(loss, len(examples))
     return Evaluation(len(examples), right / len(examples), loss)
 
 
@@ -88,7 +88,7 @@ def _language_loss(bounded: BoundedLoss, theta: View, examples: Sequence[Example
     """The mean of -log p over the tokens of all gold candidates; raises NumericError."""
     objective = replace(bounded.objective, kind="cross-entropy")
     (loss,) = replace(bounded, objective=objective)(theta, examples)
-    _check_finite(float(loss), len(examples))
+    check_finite(float(loss), len(examples))
     return float(loss)
 
 
@@ -114,14 +114,14 @@ def predict(bounded: BoundedLoss, examples: Sequence[Example]) -> Iterator[np.nd
     raises: NumericError when a score is not finite
     """
     theta = bounded.objective.model.weights.view()
-    for _, scores, _, _ in _scored(bounded, theta, examples):
+    for _, scores, _, _ in scored(bounded, theta, examples):
         top = scores.max(axis=-1, keepdims=True)
-        _check_finite(float(top.sum()), len(scores))
+        check_finite(float(top.sum()), len(scores))
         odds = np.exp(scores - top)
         yield from odds / odds.sum(axis=-1, keepdims=True)
 
 
-def _scored(bounded: BoundedLoss, theta: View, examples: Sequence[Example]) -> Iterator[Scored]:
+def scored(bounded: BoundedLoss, theta: View, examples: Sequence[Example]) -> Iterator[Scored]:
     """The examples in micro-batches, with the scores of theta itself."""
     objective = bounded.objective
     for part in micro_batches(examples, bounded.max_tokens):
@@ -131,14 +131,14 @@ def _scored(bounded: BoundedLoss, theta: View, examples: Sequence[Example]) -> I
         yield Scored(part, scores[0], labels, batch.counts)
 
 
-def _check_labelled(examples: Sequence[Example]) -> None:
+def check_labelled(examples: Sequence[Example]) -> None:
     unlabelled = sum(example.label < 0 for example in examples)
     if unlabelled or not examples:
         found = f"accuracy and loss of {len(examples)} rows, {unlabelled} of them without a label"
         raise DataError(f"{found}, cannot be computed", "predict labels such rows")
 
 
-def _check_finite(value: float, rows: int) -> None:
+def check_finite(value: float, rows: int) -> None:
     if not math.isfinite(value):
         hint = "tinyzo doctor finds weights that are not finite; a smaller lr keeps a run's finite"
         raise NumericError(f"the model gives {value} on {rows} rows", hint)

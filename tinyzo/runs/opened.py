@@ -41,10 +41,14 @@ class Opened:
 
     def data(self) -> Data:
         """The rows to report on: of a run's own task, those that it keeps for that."""
-        loader = load_data if self.is_run_task else load_evaluation
-        data = loader(self.bound, self.settings)
+        data = self.encoded(self.bound)
         report.say_all(data.left_out)
         return data
+
+    def encoded(self, bound: BoundTask) -> Data:
+        """The same rows by another form of the task."""
+        loader = load_data if self.is_run_task else load_evaluation
+        return loader(bound, self.settings)
 
 
 def open_for_task(

@@ -85,6 +85,8 @@ class Task:
                     candidates. There are no labels then: the label column lists gold answers
     defaults:       texts of fields that files may lack
     nesting:        how its original files nest, a name of nested.NESTINGS
+    content_free:   the template without the row's content, by which calibration measures the
+                    candidates; None: the words after the template's last field (OPT)
     """
 
     name: str
@@ -105,6 +107,7 @@ class Task:
     max_new_tokens: int = 0
     defaults: Mapping[str, str] = field(default_factory=dict)
     nesting: str = ""
+    content_free: str | None = None
 
     @property
     def is_generated(self) -> bool:
@@ -249,6 +252,23 @@ class Task:
         """A template with the row's texts for its fields."""
         return "".join(stretch.text for stretch in self.fill(template, row))
 
+    def demonstration(self, row: Row) -> str:
+        """A row as OPT is shown it: the filled template, and the gold candidate or answer.
+
+        raises: DataError naming the row, as `gold`, `answers` and `fill`
+        """
+        answers = self.answers(row)[:1] if self.is_generated else ()
+        gold = self.endings(row, answers)[self.gold(row)[0]]
+        return (self.filled(self.template, row) + gold).strip()
+
+    def without_content(self) -> "Task":
+        """The task whose prompts say nothing of a row, but that its candidates are to come."""
+        template = self.content_free
+        if template is None:
+            last = parse_template(self.template)[-1]
+            template = "" if last.field else last.literal
+        return replace(self, template=template)
+
     def _how_to_label(self, column: str) -> str:
         """A hint what a column of labels may hold."""
         numbers = ", or their numbers from 0" if column in self.numbers else ""
@@ -362,6 +382,7 @@ class BoundTask:
     fields:         the columns that it reads, those of the template first
     label_word_ids: RoBERTa's, in label order; none for OPT
     bos_id:         the first id of every prompt
+    lead:           a text before every prompt (OPT)
     """
 
     task: Task
@@ -370,6 +391,7 @@ class BoundTask:
     label_word_ids: list[int]
     max_length: int
     bos_id: int
+    lead: str = ""
 
     def encode(self, row: Row, labelled: bool = True) -> Example:
         """One row as token ids; `labelled=False` leaves its label unread.
@@ -450,8 +472,8 @@ class BoundTask:
             say_once(f"texts of more than {self.max_length} tokens lose their {part}")
 
     def _encode_whole(self, text: str) -> tuple[int, ...]:
-        """The ids of a filled template, without the spaces around it."""
-        return tuple(self.tokenizer.encode(text.strip(" ")))
+        """The ids of a filled template, without the spaces around it, after the lead."""
+        return tuple(self.tokenizer.encode(self.lead + text.strip(" ")))
 
 
 MISSING = object()
@@ -554,6 +576,7 @@ _FIELD_TYPES: dict[str, Any] = {
     "max_new_tokens": int,
     "defaults": dict[str, str],
     "nesting": str,
+    "content_free": str,
 }
 
 
