@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from tinyzo.cli import convert, doctor, evaluate, export, finetune, inspect, predict, replay
+from tinyzo.cli import report as page
 from tinyzo.cli.completion import SHELLS, completion
 from tinyzo.cli.failures import failure_of, heed_signals, report
 from tinyzo.cli.parser import Parser
@@ -41,6 +42,7 @@ COMMANDS = {
     "replay": Command(
         "write a run's tuned model as a Hugging Face folder", replay.add_arguments, replay.run
     ),
+    "report": Command("write a page on runs, to look at them", page.add_arguments, page.run),
     "convert": Command(
         "rewrite pytorch_model.bin as safetensors, or quantise a model",
         convert.add_arguments,

@@ -1,5 +1,5 @@
-"""load, finetune, evaluate, predict, replay and export_onnx: the functions of `import tinyzo` on
-runs and tasks.
+"""load, finetune, evaluate, predict, replay, report and export_onnx: the functions of
+`import tinyzo` on runs and tasks.
 
 Each but `load` does what the command of its name does.
 """
@@ -16,6 +16,7 @@ from tinyzo.errors import DataError, UsageError, check_choice
 from tinyzo.models import model as models
 from tinyzo.models.model import RESIDENCIES, Model
 from tinyzo.runs import export
+from tinyzo.runs.answers import label_names
 from tinyzo.runs.evaluate import Evaluation
 from tinyzo.runs.evaluate import evaluate as evaluate_examples
 from tinyzo.runs.evaluate import predict as predict_examples
@@ -219,7 +220,7 @@ def predictions(
     """
     bound = opened.bound
     loss = opened.loss()
-    labels = [word.strip() for word in bound.task.fixed_words] or list(bound.task.labels)
+    labels = label_names(bound.task)
     for text in texts:
         example = bound.encode(row_of(bound, text), labelled=False)
         (odds,) = predict_examples(loss, [example])
@@ -244,6 +245,24 @@ def replay(
     """
     opened = run if isinstance(run, Run) else Run.open(Path(run), as_text(base))
     return export.replay(opened, Path(output), step, merge)
+
+
+def report(
+    runs: str | Path | Run | Iterable[str | Path | Run], output: str | Path = "report.html"
+) -> Path:
+    """Write one page of HTML on a run, or on several to compare; `tinyzo report`.
+
+    runs:   their directories; unfinished or damaged ones are shown as far as they go
+    output: the page; one of before is replaced
+    returns: the page
+    raises: RunError for a folder without a run, for an output that is another file, or one that
+        cannot be written; UsageError without runs
+    """
+    from tinyzo.runs.page import write_report  # few programs do
+
+    one = [runs] if isinstance(runs, str | Path | Run) else runs
+    paths = [each.path if isinstance(each, Run) else Path(as_text(each) or "") for each in one]
+    return write_report(paths, Path(as_text(output) or "")).path
 
 
 def export_onnx(

@@ -40,9 +40,12 @@ class Scored(NamedTuple):
     counts: Integers
 
 
-def evaluate(bounded: BoundedLoss, examples: Sequence[Example]) -> Evaluation:
+def evaluate(
+    bounded: BoundedLoss, examples: Sequence[Example], kept: list[np.ndarray] | None = None
+) -> Evaluation:
     """Accuracy and loss of the model on labelled examples.
 
+    kept: gets the scores of each example, f64[C], -inf where it has fewer candidates
     raises: DataError for examples without labels, or for none; NumericError when the loss is not
         finite
     """
@@ -53,6 +56,8 @@ def evaluate(bounded: BoundedLoss, examples: Sequence[Example]) -> Evaluation:
     for scores, labels, counts in _scored(bounded, theta, examples):
         best = scores.argmax(axis=-1)
         right += int((best == labels).sum())
+        if kept is not None:
+            kept.extend(scores)
         (entropy,) = theta.cross_entropy(scores[None], labels, counts)
         total += float(entropy)
     loss = total / len(examples)
