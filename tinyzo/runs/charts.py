@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from tinyzo.errors import shown
@@ -15,9 +16,10 @@ LEFT = 50.0
 RIGHT = 14.0
 TOP = 12.0
 BOTTOM = 40.0
-TICKS = 5  # at most about so many on an axis
+TICKS = 6  # at most about so many on an axis
 MOST_DOTS = 40  # of a line that shows its points
 COLOURS = 6
+HIDDEN = 0.05  # the share of a faint line, at the top and at the bottom, that may be out of sight
 
 
 class Point(NamedTuple):
@@ -30,7 +32,7 @@ class Line(NamedTuple):
 
     name:     what the legend calls it
     colour:   which of the page's colours, from 0; above COLOURS they begin again, dashed otherwise
-    is_faint: what lies behind a mean; it is in no legend, and no axis is stretched for it
+    is_faint: what lies behind a mean; it is in no legend, and its peaks may be out of sight
     """
 
     name: str
@@ -40,13 +42,18 @@ class Line(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """What a figure shows. about: a sentence on what is drawn, below the title."""
+    """What a figure shows.
+
+    about:     what is drawn, after the title
+    from_zero: whether the numbers begin there; `x_name` counts something, and always does
+    """
 
     title: str
     about: str
     x_name: str
     y_name: str
     lines: Sequence[Line]
+    from_zero: bool = False
 
 
 class Axis(NamedTuple):
@@ -95,9 +102,12 @@ def figure(chart: Chart, number: int) -> str:
 
 def _drawn(chart: Chart, lines: Sequence[Line], number: int) -> str:
     """Axes and curves."""
-    bold = [point for line in lines if not line.is_faint for point in line.points]
-    across = _axis([point.x for point in bold], LEFT, WIDTH - RIGHT)
-    up = _axis([point.y for point in bold], HEIGHT - BOTTOM, TOP)
+    zero = [0.0] if chart.from_zero else []
+    values = chain(zero, *map(_heights, lines))
+    across = _axis(
+        [0.0, *(point.x for line in lines for point in line.points)], LEFT, WIDTH - RIGHT
+    )
+    up = _axis(list(values), HEIGHT - BOTTOM, TOP)
     curves = "".join(_curve(line, across, up) for line in lines)
     return (
         f"{''.join(_grid(across, up))}"
@@ -109,13 +119,20 @@ def _drawn(chart: Chart, lines: Sequence[Line], number: int) -> str:
     )
 
 
+def _heights(line: Line) -> list[float]:
+    """The numbers that have to be in sight: of a faint line all but the outermost."""
+    found = sorted(point.y for point in line.points)
+    hidden = int(HIDDEN * len(found)) if line.is_faint else 0
+    return found[hidden : len(found) - hidden]
+
+
 def _axis(values: Sequence[float], start: float, stop: float) -> Axis:
     low = min(values)
     high = max(values)
-    room = 0.02 * (high - low)
+    room = 0.03 * (high - low)
     if room <= 1e-9 * max(abs(low), abs(high)):  # a level line, of which floats tell no more
         room = 0.05 * abs(high) or 1.0
-    return Axis(low - room, high + room, start, stop)
+    return Axis(low - room if low else low, high + room, start, stop)
 
 
 def _grid(across: Axis, up: Axis) -> Iterator[str]:

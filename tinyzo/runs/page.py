@@ -17,7 +17,7 @@ from tinyzo import __version__
 from tinyzo.errors import RunError, UsageError
 from tinyzo.parsing import JsonObject
 from tinyzo.runs.answers import Answer, Change
-from tinyzo.runs.charts import Chart, Line, Point, extremes, figure, last_ones, means, safe
+from tinyzo.runs.charts import COLOURS, Chart, Line, Point, extremes, figure, last_ones, means, safe
 from tinyzo.runs.commands import finetune_command, replay_command
 from tinyzo.runs.page_style import STYLE
 from tinyzo.runs.recorded import Recorded, number_of, read_run
@@ -27,12 +27,13 @@ BEGINNING = "<!doctype html>\n<!-- a page of tinyzo report -->\n"
 # No script, no font, no picture: nothing is loaded, whatever a text on the page may try.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 HINT = "name another --output"
-MEANS = 60  # points of a mean
+MEANS = 40  # points of a mean
 POINTS = 240  # of what lies behind it
 EVALUATIONS = 120
 ALL_POINTS = 2400  # of all runs, in one line of each
 LEAST_POINTS = 12
 MEGABYTE = 1024 * 1024
+DASHED = COLOURS + 1  # the second colour, so that what lies below it is seen
 PROBES = {
     "loss_plus": "at theta + eps z",
     "loss_minus": "at theta - eps z",
@@ -168,7 +169,7 @@ def _results(runs: Sequence[Recorded]) -> str:
         "forward passes": lambda run: f"{_last(run.passes):.0f}",
         "seconds": lambda run: f"{_last(run.seconds):.1f}",
         "seconds a step": _seconds_a_step,
-        "peak memory": lambda run: _megabytes(max(_numbers(run, "peak_bytes"), default=0)),
+        "peak memory": _peak,
         "journal": lambda run: f"{run.journal_bytes:,} bytes",
     }
     rows = [Row(name, [safe(fact(run)) for run in runs]) for name, fact in facts.items()]
@@ -218,8 +219,11 @@ def _numbers(run: Recorded, key: str) -> list[float]:
     return [number for number in run.column(key) if number == number]
 
 
-def _megabytes(size: float) -> str:
-    return f"{size / MEGABYTE:.0f} MB"
+def _peak(run: Recorded) -> str:
+    """Of a finished run also what its last evaluation took."""
+    sizes = [number_of(run.result.get("peak_bytes")), *_numbers(run, "peak_bytes")]
+    known = [size for size in sizes if size == size]
+    return f"{max(known) / MEGABYTE:.0f} MB" if known else "-"
 
 
 def _settings(runs: Sequence[Recorded]) -> str:
@@ -280,7 +284,7 @@ def _charts(runs: Sequence[Recorded]) -> Iterator[Chart]:
         "norm",
         _all_steps(runs, "gradient_norm"),
     )
-    yield Chart("Memory", _of_memory(runs), passes, "MB", list(_memory(runs)))
+    yield Chart("Memory", _of_memory(runs), passes, "MB", list(_memory(runs)), from_zero=True)
 
 
 def _points(most: int, runs: Sequence[Recorded]) -> int:
@@ -328,7 +332,7 @@ def _memory(runs: Sequence[Recorded]) -> Iterator[Line]:
         peak = "peak" if len(runs) == 1 else run.name
         yield Line(peak, last_ones(_in_megabytes(run, "peak_bytes"), most), number)
     if len(runs) == 1:
-        yield Line("resident", last_ones(_in_megabytes(runs[0], "resident_bytes"), most), 1)
+        yield Line("resident", last_ones(_in_megabytes(runs[0], "resident_bytes"), most), DASHED)
 
 
 def _in_megabytes(run: Recorded, key: str) -> list[Point]:
@@ -354,11 +358,11 @@ def _section(run: Recorded, number: int) -> str:
 
 def _probes(run: Recorded) -> Chart:
     """The losses that a step measures."""
-    lines = []
+    lines: list[Line] = []
     for key, name in PROBES.items():
         points = means(_finite(run.against(run.passes, key)), MEANS)
         if points:
-            lines.append(Line(name, points, len(lines)))
+            lines.append(Line(name, points, DASHED if lines else 0))
     about = "a mean of neighbouring steps"
     return Chart("Loss of the probes", about, "forward passes", "loss", lines)
 

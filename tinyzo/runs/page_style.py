@@ -27,6 +27,7 @@ p, ul { margin: 0.5rem 0; max-width: 48rem; }
 .soft, figcaption > span, .foot { color: var(--soft); }
 .problems { border-left: 4px solid var(--bad); padding: 0.25rem 0 0.25rem 1.75rem; }
 .charts {
+  margin-top: 1rem;
   display: grid; gap: 1.25rem 1.5rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr));
 }
