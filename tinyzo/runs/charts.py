@@ -17,7 +17,7 @@ RIGHT = 14.0
 TOP = 12.0
 BOTTOM = 40.0
 TICKS = 6  # at most about so many on an axis
-MOST_DOTS = 40  # of a line that shows its points
+MOST_DOTS = 20  # of a line that shows its points
 COLOURS = 6
 HIDDEN = 0.05  # the share of a faint line, at the top and at the bottom, that may be out of sight
 
@@ -104,9 +104,8 @@ def _drawn(chart: Chart, lines: Sequence[Line], number: int) -> str:
     """Axes and curves."""
     zero = [0.0] if chart.from_zero else []
     values = chain(zero, *map(_heights, lines))
-    across = _axis(
-        [0.0, *(point.x for line in lines for point in line.points)], LEFT, WIDTH - RIGHT
-    )
+    ends = (point.x for line in lines for point in line.points)
+    across = _axis([0.0, *ends], LEFT, WIDTH - RIGHT)
     up = _axis(list(values), HEIGHT - BOTTOM, TOP)
     curves = "".join(_curve(line, across, up) for line in lines)
     return (

@@ -32,7 +32,7 @@ POINTS = 240  # of what lies behind it
 EVALUATIONS = 120
 ALL_POINTS = 2400  # of all runs, in one line of each
 LEAST_POINTS = 12
-MEGABYTE = 1024 * 1024
+MEGABYTE = 1e6
 DASHED = COLOURS + 1  # the second colour, so that what lies below it is seen
 PROBES = {
     "loss_plus": "at theta + eps z",
@@ -257,22 +257,22 @@ def _charts(runs: Sequence[Recorded]) -> Iterator[Chart]:
     """The curves of all runs, a colour for each."""
     passes = "forward passes"
     seconds = "seconds"
-    train = "of training, a mean of neighbouring steps"
+    train = "of the batches, means of some steps"
     if len(runs) == 1:
-        train = "of training: each step, and a mean of neighbours"
-    dev = "on the rows that choose the best step"
+        train = "of the batches, and its mean over some steps"
+    dev = "on the rows for choosing"
     by_passes = [run.passes for run in runs]
     by_seconds = [run.seconds for run in runs]
     yield Chart("Loss", train, passes, "loss", _of_steps(runs, by_passes, "loss"))
-    yield Chart("Loss in time", train, seconds, "loss", _of_steps(runs, by_seconds, "loss"))
     yield Chart("Dev loss", dev, passes, "loss", _of_dev(runs, by_passes, "loss"))
     yield Chart("Dev accuracy", dev, passes, "accuracy", _of_dev(runs, by_passes, "accuracy"))
+    yield Chart("Loss in time", train, seconds, "loss", _of_steps(runs, by_seconds, "loss"))
     yield Chart(
         "Dev accuracy in time", dev, seconds, "accuracy", _of_dev(runs, by_seconds, "accuracy")
     )
     yield Chart(
         "Projected gradients",
-        "the sum over the queries of a step",
+        "summed over queries",
         passes,
         "loss a unit of eps",
         _all_steps(runs, "projected_gradient"),
@@ -363,7 +363,7 @@ def _probes(run: Recorded) -> Chart:
         points = means(_finite(run.against(run.passes, key)), MEANS)
         if points:
             lines.append(Line(name, points, DASHED if lines else 0))
-    about = "a mean of neighbouring steps"
+    about = "means of some steps"
     return Chart("Loss of the probes", about, "forward passes", "loss", lines)
 
 

@@ -31,7 +31,10 @@ p, ul { margin: 0.5rem 0; max-width: 48rem; }
   display: grid; gap: 1.25rem 1.5rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr));
 }
-figure { margin: 0; max-width: 36rem; break-inside: avoid; }
+figure {
+  margin: 0; max-width: 36rem; break-inside: avoid;
+  display: flex; flex-direction: column; justify-content: space-between;
+}
 figcaption { font-size: 0.875rem; line-height: 1.35; }
 .legend { display: flex; flex-wrap: wrap; gap: 0 1rem; }
 .legend .entry { color: var(--ink); }
@@ -67,7 +70,7 @@ pre {
 }
 .foot { margin-top: 2.5rem; font-size: 0.875rem; }
 @media (max-width: 40rem) {
-  .answers, .answers tbody, .answers tr, .answers td { display: block; }
+  .answers, .answers caption, .answers tbody, .answers tr, .answers td { display: block; }
   .answers thead { display: none; }
   .answers td { border: 0; padding: 0; }
   .answers td[data-name]::before { content: attr(data-name) " "; color: var(--soft); }

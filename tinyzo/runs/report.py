@@ -133,8 +133,8 @@ def show(bar: Any, metrics: JsonObject, accuracy: float | None) -> None:
         parts.append(f"dev={accuracy:.3f}")
     parts.append(f"passes={metrics['step'] * metrics['forwards']}")
     if metrics["resident_bytes"]:  # 0 where the system does not say
-        parts.append(f"memory={metrics['resident_bytes'] / 2**20:.0f}MB")
-    parts.append(f"peak={metrics['peak_bytes'] / 2**20:.0f}MB")
+        parts.append(f"memory={metrics['resident_bytes'] / 1e6:.0f}MB")
+    parts.append(f"peak={metrics['peak_bytes'] / 1e6:.0f}MB")
     parts.append(f"s/step={metrics['seconds']:.3f}")
     bar.set_description_str(", ".join(parts), refresh=False)
     bar.update()
