@@ -30,6 +30,7 @@ FIXED = {
     "evaluate": "model engine task data zero-shot limit json",
     "predict": "model engine task json",
     "replay": "output json",
+    "report": "output json",
     "convert": "output json",
     "export": "format model task data template label-words train queries batch-size tokens output "
     "json",

@@ -42,9 +42,14 @@ def _needed(settings: RunSettings, family: str) -> dict[str, object]:
 
 
 def _line(command: list[str], options: Mapping[str, object]) -> str:
-    words = list(command)
-    for name, value in options.items():
-        text = ",".join(value) if isinstance(value, list) else f"{value}"
-        option = f"--{name.replace('_', '-')}"
-        words += [f"{option}={text}"] if text.startswith("-") else [option, text]
-    return shlex.join(words)
+    """A command of several lines, an option in each."""
+    return " \\\n  ".join([shlex.join(command), *map(_option, options.items())])
+
+
+def _option(item: tuple[str, object]) -> str:
+    name, value = item
+    text = ",".join(value) if isinstance(value, list) else f"{value}"
+    option = f"--{name.replace('_', '-')}"
+    if text.startswith("-"):
+        return shlex.quote(f"{option}={text}")
+    return f"{option} {shlex.quote(text)}"

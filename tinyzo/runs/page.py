@@ -413,10 +413,15 @@ def _commands(run: Recorded) -> str:
     again = finetune_command(run.run.settings, run.run.about["family"], f"{run.path}-again")
     model = replay_command(str(run.path), f"{run.path}-tuned")
     return (
-        f"<h3>The same run again</h3>\n<pre>{safe(again)}</pre>\n"
+        f"<h3>The same run again</h3>\n<pre>{_code(again)}</pre>\n"
         f"<h3>Its tuned model, from the journal of {run.journal_bytes:,} bytes</h3>\n"
-        f"<pre>{safe(model)}</pre>\n"
+        f"<pre>{_code(model)}</pre>\n"
     )
+
+
+def _code(command: str) -> str:
+    """A command, whole however long it is."""
+    return "\n".join("".join(map(safe, line)) for line in command.split("\n"))
 
 
 def _versions(run: Recorded) -> str:
