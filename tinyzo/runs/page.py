@@ -21,6 +21,7 @@ from tinyzo.runs.charts import COLOURS, Chart, Line, Point, extremes, figure, la
 from tinyzo.runs.commands import finetune_command, replay_command
 from tinyzo.runs.page_style import STYLE
 from tinyzo.runs.recorded import Recorded, number_of, read_run
+from tinyzo.runs.run import directory_of
 from tinyzo.system import os_errors, write_file
 
 BEGINNING = "<!doctype html>\n<!-- a page of tinyzo report -->\n"
@@ -59,8 +60,9 @@ def write_report(paths: Sequence[Path], output: Path) -> Written:
     if not paths:
         raise UsageError("a report of no runs", "name the --output of finetune, one or several")
     _check_free(output)
-    different = {os.path.realpath(path): path for path in paths}
-    runs = _with_names([read_run(path) for path in different.values()])
+    folders = map(directory_of, paths)
+    different = {os.path.realpath(folder): folder for folder in folders}
+    runs = _with_names([read_run(folder) for folder in different.values()])
     page = html_page(runs).encode()
     with os_errors(RunError, output, HINT):
         output.parent.mkdir(parents=True, exist_ok=True)
