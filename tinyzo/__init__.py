@@ -24,9 +24,8 @@ from tinyzo.errors import (
 )
 
 __version__ = "0.2.0"
-__all__ = ["Model", "Probe", "Run", "Settings", "Weights", "__version__", "evaluate"]
+__all__ = ["Model", "Probe", "Run", "Settings", "Weights", "__version__", "evaluate", "zo_step"]
 __all__ += ["export_onnx", "finetune", "load", "mezo_step", "noise", "predict", "replay", "report"]
-__all__ += ["zo_step"]
 __all__ += ["CheckpointError", "ConfigError", "DataError", "NumericError", "RunError"]
 __all__ += ["ShapeError", "TinyzoError", "TokenizerError", "UsageError"]
 
