@@ -159,7 +159,7 @@ def test_an_unfinished_run(run):
     metrics = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(metrics[:4]) + metrics[4][:20])
     found = read_run(run)
-    assert found.problems == [f"{run}: not finished"]
+    assert found.problems == ["not finished"]
     text = html_page([found])
     check(text)
     assert cells(text, "state") == ["unfinished, 6 of 6 steps"] and cells(text, "steps") == ["6"]
@@ -200,7 +200,8 @@ def test_a_damaged_file_is_said_by_name_and_the_others_shown(run, name):
         data = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
     (run / name).write_bytes(data)
     found = read_run(run)
-    assert any(DAMAGE[name] in problem for problem in found.problems), found.problems
+    assert DAMAGE[name] in found.problems[0]
+    assert len(found.problems) == 1 and str(run) not in found.problems[0]
     text = html_page([found])
     check(text)
     assert '<ul class="problems">' in text and DAMAGE[name] in text

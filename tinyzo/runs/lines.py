@@ -37,7 +37,7 @@ KEYS: dict[str, dict[str, tuple[type, ...]]] = {
         "text": (str,),
         "label": (str,),
         "said": (str,),
-        "probability": NUMBER,
+        "probability": (float,),
     },
     "error": {"step": (int,)},
     "engine": {"step": (int,), "engine": (str,)},

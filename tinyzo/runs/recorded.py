@@ -11,7 +11,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from tinyzo.errors import RunError, TinyzoError
+from tinyzo.errors import RunError, TinyzoError, shown
 from tinyzo.parsing import JsonObject
 from tinyzo.runs.answers import Change, changes
 from tinyzo.runs.charts import Point
@@ -100,7 +100,7 @@ def read_run(path: Path) -> Recorded:
     best_step = None
     if run is not None:
         result = _tried(lambda: run.result, problems) or {}
-        best_step = _tried(run.best_step, problems)
+        best_step = _tried(run.best_step, [])  # of what is damaged, it is said above
     problems += [str(e["message"]) for e in events if e["event"] == "error" and e.get("message")]
     return Recorded(
         name=path.resolve().name or str(path),
@@ -114,7 +114,7 @@ def read_run(path: Path) -> Recorded:
         journal_bytes=_size(path / "journal"),
         result=result,
         best_step=best_step,
-        problems=list(dict.fromkeys(problems)),
+        problems=[_without(path, problem) for problem in dict.fromkeys(problems)],
     )
 
 
@@ -142,6 +142,12 @@ def _sums(values: Iterable[object]) -> list[float]:
     """The sum up to each value; what is not known, of a step made again, counts as nothing."""
     numbers = (number_of(value) for value in values)
     return list(accumulate(0.0 if number != number else number for number in numbers))
+
+
+def _without(path: Path, problem: str) -> str:
+    """A problem without the run's path, which is said beside it."""
+    own = shown(str(path))
+    return problem.removeprefix(f"{own}: ").removeprefix(f"{own}{os.sep}")
 
 
 def _size(path: Path) -> int:
