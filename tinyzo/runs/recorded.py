@@ -108,7 +108,7 @@ def read_run(path: Path) -> Recorded:
         run=run,
         metrics=metrics,
         passes=_sums(line["forwards"] for line in metrics),
-        seconds=_sums(line["seconds"] for line in metrics),
+        seconds=_sums(line.get("seconds") for line in metrics),
         events=events,
         steps=None if contents is None else len(contents.steps),
         journal_bytes=_size(path / "journal"),
