@@ -28,6 +28,8 @@ BEGINNING = "<!doctype html>\n<!-- a page of tinyzo report -->\n"
 # No script, no font, no picture: nothing is loaded, whatever a text on the page may try.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 HINT = "name another --output"
+PASSES = "forward passes"
+SECONDS = "seconds"
 MEANS = 40  # points of a mean
 POINTS = 240  # of what lies behind it
 EVALUATIONS = 120
@@ -257,36 +259,33 @@ def _setting(run: Recorded, name: str) -> str:
 
 def _charts(runs: Sequence[Recorded]) -> Iterator[Chart]:
     """The curves of all runs, a colour for each."""
-    passes = "forward passes"
-    seconds = "seconds"
+    yield from _of_losses(runs)
+    yield from _of_gradients(runs)
+    yield Chart("Memory", _of_memory(runs), PASSES, "MB", list(_memory(runs)), from_zero=True)
+
+
+def _of_losses(runs: Sequence[Recorded]) -> Iterator[Chart]:
+    """What is learnt, against forward passes and in time."""
     train = "of the batches, means of some steps"
     if len(runs) == 1:
         train = "of the batches, and its mean over some steps"
     dev = "on the rows for choosing"
-    by_passes = [run.passes for run in runs]
-    by_seconds = [run.seconds for run in runs]
-    yield Chart("Loss", train, passes, "loss", _of_steps(runs, by_passes, "loss"))
-    yield Chart("Dev loss", dev, passes, "loss", _of_dev(runs, by_passes, "loss"))
-    yield Chart("Dev accuracy", dev, passes, "accuracy", _of_dev(runs, by_passes, "accuracy"))
-    yield Chart("Loss in time", train, seconds, "loss", _of_steps(runs, by_seconds, "loss"))
-    yield Chart(
-        "Dev accuracy in time", dev, seconds, "accuracy", _of_dev(runs, by_seconds, "accuracy")
-    )
-    yield Chart(
-        "Projected gradients",
-        "summed over queries",
-        passes,
-        "loss a unit of eps",
-        _all_steps(runs, "projected_gradient"),
-    )
-    yield Chart(
-        "Norms of gradients",
-        "by backpropagation",
-        passes,
-        "norm",
-        _all_steps(runs, "gradient_norm"),
-    )
-    yield Chart("Memory", _of_memory(runs), passes, "MB", list(_memory(runs)), from_zero=True)
+    passes = [run.passes for run in runs]
+    seconds = [run.seconds for run in runs]
+    yield Chart("Loss", train, PASSES, "loss", _of_steps(runs, passes, "loss"))
+    yield Chart("Dev loss", dev, PASSES, "loss", _of_dev(runs, passes, "loss"))
+    yield Chart("Dev accuracy", dev, PASSES, "accuracy", _of_dev(runs, passes, "accuracy"))
+    yield Chart("Loss in time", train, SECONDS, "loss", _of_steps(runs, seconds, "loss"))
+    in_time = _of_dev(runs, seconds, "accuracy")
+    yield Chart("Dev accuracy in time", dev, SECONDS, "accuracy", in_time)
+
+
+def _of_gradients(runs: Sequence[Recorded]) -> Iterator[Chart]:
+    projected = _all_steps(runs, "projected_gradient")
+    norms = _all_steps(runs, "gradient_norm")
+    about = "summed over queries"
+    yield Chart("Projected gradients", about, PASSES, "loss a unit of eps", projected)
+    yield Chart("Norms of gradients", "by backpropagation", PASSES, "norm", norms)
 
 
 def _points(most: int, runs: Sequence[Recorded]) -> int:
@@ -366,7 +365,7 @@ def _probes(run: Recorded) -> Chart:
         if points:
             lines.append(Line(name, points, DASHED if lines else 0))
     about = "means of some steps"
-    return Chart("Loss of the probes", about, "forward passes", "loss", lines)
+    return Chart("Loss of the probes", about, PASSES, "loss", lines)
 
 
 def _answers(run: Recorded) -> str:
