@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from folders import lines
 
+UNEQUAL = ("seconds", "peak_bytes", "resident_bytes")  # of a line of metrics.jsonl
+
 
 class Killed(BaseException):
     """The end of the process, as far as one process can say."""
@@ -31,13 +33,15 @@ def die_at(monkeypatch: pytest.MonkeyPatch, where: Any, name: str, call: int, af
 
 
 def record(run: Path) -> tuple[bytes, list[dict], list[dict], dict]:
-    """Journal, metrics, evaluations and result, without times and places."""
+    """Journal, metrics, evaluations, answers and result, without times and places."""
     metrics = [
-        {k: v for k, v in line.items() if k not in ("seconds", "peak_bytes")}
-        for line in lines(run / "metrics.jsonl")
+        {k: v for k, v in line.items() if k not in UNEQUAL} for line in lines(run / "metrics.jsonl")
     ]
-    events = [e for e in lines(run / "events.jsonl") if e["event"] == "evaluation"]
-    events.sort(key=lambda e: (e["step"], e["split"]))
+    found = lines(run / "events.jsonl")
+    events = [e for e in found if e["event"] == "evaluation"]
+    answers = {(e["step"], e["row"]): e for e in found if e["event"] == "answer"}  # maybe twice
+    events.extend(answers.values())
+    events.sort(key=lambda e: (e["step"], e["split"], e.get("row", -1)))
     result = json.loads((run / "result.json").read_text())
     for name in ("run", "peak_bytes", "seconds", "seconds_per_step"):
         del result[name]

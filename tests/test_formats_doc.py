@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,20 @@ def test_every_key_of_a_run_s_files_is_documented(run):
             missing = [key for key in json.loads(line) if f"`{key}`" not in text]
             assert missing == [], file
     assert [key for key in run.about if f"`{key}`" not in text] == []
+
+
+def test_the_documented_plot_draws_the_losses(reader, run, tmp_path):
+    matplotlib = pytest.importorskip("matplotlib", reason="it draws the plot")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    path = Path(shutil.copy(run.path / "metrics.jsonl", tmp_path))
+    reader["plot_metrics"](path)
+    (line,) = pyplot.gca().lines
+    losses = [json.loads(text)["loss"] for text in path.read_text().splitlines()]
+    assert line.get_xydata().tolist() == [[2.0 * (n + 1), loss] for n, loss in enumerate(losses)]
+    assert (tmp_path / "metrics.png").read_bytes().startswith(b"\x89PNG")
+    pyplot.close("all")
 
 
 @pytest.mark.parametrize("kind", ["int4", "int8"])

@@ -25,12 +25,13 @@ from tinyzo.errors import (
 
 __version__ = "0.2.0"
 __all__ = ["Model", "Probe", "Run", "Settings", "Weights", "__version__", "evaluate", "generate"]
-__all__ += ["export_onnx", "finetune", "load", "mezo_step", "noise", "predict", "replay", "zo_step"]
+__all__ += ["export_onnx", "finetune", "load", "mezo_step", "noise", "predict", "replay", "report"]
+__all__ += ["zo_step"]
 __all__ += ["CheckpointError", "ConfigError", "DataError", "NumericError", "RunError"]
 __all__ += ["ShapeError", "TinyzoError", "TokenizerError", "UsageError"]
 
 # Where a name lives; its module is imported when the name is first asked for.
-_API = ["evaluate", "export_onnx", "finetune", "generate", "load", "predict", "replay"]
+_API = ["evaluate", "export_onnx", "finetune", "generate", "load", "predict", "replay", "report"]
 _HOMES = dict.fromkeys(_API, "tinyzo.runs.api") | {
     "Model": "tinyzo.models.model",
     "Probe": "tinyzo.engine.terms",
@@ -47,7 +48,16 @@ if TYPE_CHECKING:  # the same, for type checkers and editors
     from tinyzo.engine.terms import Probe
     from tinyzo.engine.weights import Weights
     from tinyzo.models.model import Model
-    from tinyzo.runs.api import evaluate, export_onnx, finetune, generate, load, predict, replay
+    from tinyzo.runs.api import (
+        evaluate,
+        export_onnx,
+        finetune,
+        generate,
+        load,
+        predict,
+        replay,
+        report,
+    )
     from tinyzo.runs.run import Run
     from tinyzo.runs.settings import Settings
     from tinyzo.zo.estimators import zo_step

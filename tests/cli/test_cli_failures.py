@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import signal
 import threading
+from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
@@ -77,6 +78,7 @@ def test_a_fault_of_tinyzos_own_is_a_traceback(home: Path, monkeypatch: pytest.M
     def faulty(*_: object) -> NoReturn:
         raise ZeroDivisionError
 
+    import_module("tinyzo.runs.inference")  # first imported below, it would keep what is faulty
     monkeypatch.setattr("tinyzo.models.model.open_model", faulty)
     with pytest.raises(ZeroDivisionError):
         command("inspect", home / "opt")

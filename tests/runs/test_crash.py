@@ -41,6 +41,7 @@ exhaustive = pytest.mark.exhaustive
 ALL = os.environ.get("TINYZO_CRASH") == "all"
 KILLS = 200 if ALL else 20
 STEPS, LONG, FOLD = 5, 50, 2
+ROWS = 4  # of the test split, each of which has an answer
 RESIDENCIES, DTYPES = ("resident", "streamed"), ("f32", "bf16")
 KINDS = list(product(RESIDENCIES, DTYPES, (str(FOLD), "0")))
 EVERY = ("streamed", "bf16", str(FOLD))  # the kind that has the most to go wrong
@@ -57,7 +58,7 @@ class Home:
 
     def __init__(self, path: Path, workers: Workers) -> None:
         self.workers = workers
-        self.path, self.data = path, write_reviews(path / "data", train=8, dev=4, test=4)
+        self.path, self.data = path, write_reviews(path / "data", train=8, dev=4, test=ROWS)
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(SHAPES, "opt", SHAPES["opt"] | {"num_hidden_layers": 1})
             for dtype in DTYPES:
@@ -510,7 +511,7 @@ def interrupted(home: Home, residency: str, path: Path) -> Path:
     run = shutil.copytree(home.run(residency, "f32", str(FOLD)), path)
     (run / "result.json").unlink()
     events = (run / "events.jsonl").read_text().splitlines(keepends=True)
-    (run / "events.jsonl").write_text("".join(events[:4]))  # up to step 4
+    (run / "events.jsonl").write_text("".join(events[: ROWS + 4]))  # up to step 4
     return run
 
 

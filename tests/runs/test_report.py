@@ -106,7 +106,10 @@ def test_numbers_for_people(value, text):
 
 # --- progress ---
 
-METRICS = {"loss": 0.12345, "seconds": 0.5, "peak_bytes": 64 << 20}
+METRICS = {
+    "step": 7, "forwards": 2, "loss": 0.12345, "seconds": 0.5, "resident_bytes": 61_000_000,
+    "peak_bytes": 64_000_000,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -136,7 +139,22 @@ def test_a_bar_in_a_terminal(terminal, capsys):
     output, log = capsys.readouterr()
     assert output == ""
     assert "4/4" in log and "loss=0.1235" in log and "dev=0.750" in log and "\r" in log
-    assert "s/step=0.500" in log and "peak=64MB" in log
+    assert "passes=14, memory=61MB, peak=64MB, s/step=0.500" in log and "left 00:0" in log
+
+
+def test_a_narrow_terminal_shows_what_counts_most(terminal, capsys):
+    pytest.importorskip("tqdm", reason="it draws the bar")
+    terminal(80)
+    with report.progress(10, 400) as bar:
+        report.show(bar, METRICS, 0.75)
+        bar.refresh()
+    last = capsys.readouterr().err.rstrip().splitlines()[-1]
+    assert "dev=0.750, passes=14, memory=61MB, peak=64MB" in last
+
+
+def test_memory_that_the_system_does_not_say(capsys):
+    report.show(report.Lines(0, 1), METRICS | {"resident_bytes": 0}, None)
+    assert "passes=14, peak=64MB" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -177,8 +195,8 @@ def test_a_line_now_and_then(monkeypatch, capsys):
 
 
 LINE = (
-    r"step (?P<step>\d+)/30, loss=0\.1235, s/step=0\.500, peak=64MB(, dev=(?P<dev>[\d.]+))?, "
-    r"left=(?P<left>\d+:\d\d:\d\d)"
+    r"step (?P<step>\d+)/30, loss=0\.1235(, dev=(?P<dev>[\d.]+))?, passes=14, memory=61MB, "
+    r"peak=64MB, s/step=0\.500, left=(?P<left>\d+:\d\d:\d\d)"
 )
 
 

@@ -32,7 +32,7 @@ from tinyzo.runs.snapshots import tuned_model
 SEED_3 = ("--seed", "3", "--lr", "1e-2", "--weight-decay", "0.5")
 METRICS = {
     "step", "loss", "loss_plus", "loss_minus", "projected_gradient", "lr", "eps", "seed",
-    "seconds", "forwards", "peak_bytes",
+    "seconds", "forwards", "resident_bytes", "peak_bytes",
 }  # fmt: skip
 
 
@@ -90,7 +90,8 @@ def test_metrics_have_a_line_a_step(home):
 
 def test_evaluations_every_so_often_at_the_start_and_the_end(home, tmp_path):
     def found(run):
-        return [(e["step"], e["split"]) for e in lines(run / "events.jsonl")]
+        events = (e for e in lines(run / "events.jsonl") if e["event"] == "evaluation")
+        return [(e["step"], e["split"]) for e in events]
 
     dev = [(step, "dev") for step in (0, 2, 4, 6)]
     assert found(home / "run") == [(0, "test"), *dev, (4, "test")]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinyzo.cli import options as shared
+from tinyzo.cli.answers import put_changes
 from tinyzo.cli.parser import Parser
 from tinyzo.cli.streams import put
 from tinyzo.errors import ConfigError, UsageError
@@ -82,6 +83,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     result = tuned.result
     if not options.json:
         put(_summary(result, tuned.journal_path))
+        put_changes(tuned, result["best_step"])
     return result
 
 

@@ -16,6 +16,7 @@ from tinyzo.cli import (
     predict,
     replay,
 )
+from tinyzo.cli import report as page
 from tinyzo.cli.completion import SHELLS, completion
 from tinyzo.cli.failures import failure_of, heed_signals, report
 from tinyzo.cli.parser import Parser
@@ -52,6 +53,7 @@ COMMANDS = {
     "replay": Command(
         "write a run's tuned model as a Hugging Face folder", replay.add_arguments, replay.run
     ),
+    "report": Command("write a page on runs, to look at them", page.add_arguments, page.run),
     "convert": Command(
         "rewrite pytorch_model.bin as safetensors, or quantise a model",
         convert.add_arguments,

@@ -1,4 +1,4 @@
-"""load, finetune, evaluate, predict, generate, replay and export_onnx.
+"""load, finetune, evaluate, predict, generate, replay, report and export_onnx.
 
 These are the functions of `import tinyzo` on runs, tasks and texts. Each but `load` does what the
 command of its name does.
@@ -302,6 +302,24 @@ def replay(
     """
     opened = run if isinstance(run, Run) else Run.open(Path(run), as_text(base))
     return export.replay(opened, Path(output), step, merge)
+
+
+def report(
+    runs: str | Path | Run | Iterable[str | Path | Run], output: str | Path = "report.html"
+) -> Path:
+    """Write one page of HTML on a run, or on several to compare; `tinyzo report`.
+
+    runs:   their directories; unfinished or damaged ones are shown as far as they go
+    output: the page; one of before is replaced
+    returns: the page
+    raises: RunError for a folder without a run, for an output that is another file, or one that
+        cannot be written; UsageError without runs
+    """
+    from tinyzo.runs.page import write_report  # few programs do
+
+    one = [runs] if isinstance(runs, str | Path | Run) else runs
+    paths = [each.path if isinstance(each, Run) else Path(as_text(each) or "") for each in one]
+    return write_report(paths, Path(as_text(output) or "")).path
 
 
 def export_onnx(

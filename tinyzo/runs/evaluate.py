@@ -55,11 +55,16 @@ class Scored(NamedTuple):
 
 
 def evaluate(
-    bounded: BoundedLoss, examples: Sequence[Example], is_writing: bool = True
+    bounded: BoundedLoss,
+    examples: Sequence[Example],
+    is_writing: bool = True,
+    kept: list[np.ndarray] | None = None,
 ) -> Evaluation:
     """Accuracy and loss of the model on labelled examples.
 
     is_writing: whether the model writes answers, where its task is that; else only the loss is made
+    kept: gets the scores of each example, f64[C], -inf where it has fewer candidates; none of
+        answers that are written
     raises: DataError for examples without labels, or for none; NumericError when the loss is not
         finite
     """
@@ -75,6 +80,8 @@ def evaluate(
     for part, scores, labels, counts in scored(bounded, theta, examples):
         best = scores.argmax(axis=-1)
         right += sum(map(Example.is_right, part, best))
+        if kept is not None:
+            kept.extend(scores)
         (entropy,) = theta.cross_entropy(scores[None], labels, counts)
         total += float(entropy)
     loss = total / len(examples)

@@ -18,7 +18,7 @@ from tinyzo.system import os_errors
 FOLDER = "check the folder of the run"
 EVENTS = "events.jsonl"
 NUMBER = (int, float)
-LONGEST = 1 << 16  # bytes of a line; what a run writes has some 300
+LONGEST = 1 << 16  # bytes of a line; what a run writes has some 300, or 5,000 with a text
 MOST_KEYS = 32
 # What there is in a line at least: of an event, by its name; of metrics.jsonl, which names none.
 KEYS: dict[str, dict[str, tuple[type, ...]]] = {
@@ -29,6 +29,16 @@ KEYS: dict[str, dict[str, tuple[type, ...]]] = {
         "examples": (int,),
         "accuracy": (*NUMBER, type(None)),
         "loss": NUMBER,
+    },
+    "answer": {
+        "step": (int,),
+        "split": (str,),
+        "row": (int,),
+        "text": (str,),
+        "label": (str,),
+        "said": (str,),
+        "probability": (float,),
+        "is_right": (bool,),
     },
     "error": {"step": (int,)},
     "engine": {"step": (int,), "engine": (str,)},

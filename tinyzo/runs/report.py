@@ -20,6 +20,7 @@ from tinyzo.system import write_file
 
 LINE_SECONDS = 30.0  # between lines of progress, at least
 BAR_COLUMNS = 40
+BAR = "{n_fmt}/{total_fmt}|{bar}| left {remaining}, {desc}"  # what counts most comes first
 
 
 def say(text: str) -> None:
@@ -67,6 +68,7 @@ def _bar(done: int, steps: int) -> Any:
         total=steps,
         initial=done,
         unit="step",
+        bar_format=BAR,
         miniters=1,
         dynamic_ncols=True,
         file=sys.stderr,
@@ -87,7 +89,8 @@ class Lines:
 
     A line for the first step, for the last, and between them for the newest every LINE_SECONDS:
 
-        step 120/400, loss=0.6931, s/step=0.123, peak=64MB, dev=0.750, left=0:00:34
+        step 120/400, loss=0.6931, dev=0.750, passes=240, memory=60MB, peak=64MB, s/step=0.123,
+        left=0:00:34, in one line
     """
 
     def __init__(self, done: int, steps: int) -> None:
@@ -104,7 +107,7 @@ class Lines:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def set_postfix_str(self, text: str, refresh: bool) -> None:
+    def set_description_str(self, text: str, refresh: bool) -> None:
         self._text = text
 
     def update(self) -> None:
@@ -120,18 +123,20 @@ class Lines:
 
 
 def show(bar: Any, metrics: JsonObject, accuracy: float | None) -> None:
-    """Move the bar by one step: loss, s/step, peak memory, accuracy on dev if it is known.
+    """Move the bar by one step: loss, accuracy on dev if it is known, forward passes so far,
+    memory now and at most, seconds.
 
     metrics: a line of metrics.jsonl
     """
-    parts = [
-        f"loss={number(metrics['loss'])}",
-        f"s/step={metrics['seconds']:.3f}",
-        f"peak={metrics['peak_bytes'] / 2**20:.0f}MB",
-    ]
+    parts = [f"loss={number(metrics['loss'])}"]
     if accuracy is not None:
         parts.append(f"dev={accuracy:.3f}")
-    bar.set_postfix_str(", ".join(parts), refresh=False)
+    parts.append(f"passes={metrics['step'] * metrics['forwards']}")
+    if metrics["resident_bytes"]:  # 0 where the system does not say
+        parts.append(f"memory={metrics['resident_bytes'] / 1e6:.0f}MB")
+    parts.append(f"peak={metrics['peak_bytes'] / 1e6:.0f}MB")
+    parts.append(f"s/step={metrics['seconds']:.3f}")
+    bar.set_description_str(", ".join(parts), refresh=False)
     bar.update()
 
 

@@ -3,7 +3,7 @@
 run.toml        every setting; hashes of the base checkpoint and of the data; versions; where it is
 journal         the terms of every step: the fine-tune itself
 metrics.jsonl   one object a step
-events.jsonl    evaluations, errors, and changes of the engine
+events.jsonl    evaluations, answers to ten rows, errors, and changes of the engine
 weights-<step>.safetensors    the weights after so many steps, for a quick resumption
 result.json     the summary, when it is done
 loss.png        the losses, where matplotlib is installed
@@ -16,6 +16,7 @@ import os
 import platform
 import re
 import zlib
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeGuard
@@ -252,16 +253,20 @@ class Run:
             write_file(self.path / file, text.encode())
 
     def record(self, file: str, line: JsonObject) -> None:
-        """Append an object to metrics.jsonl or events.jsonl, in which each gets a CRC.
+        """Append an object to metrics.jsonl or events.jsonl; raises as `record_all` does."""
+        self.record_all(file, [line])
+
+    def record_all(self, file: str, lines: Iterable[JsonObject]) -> None:
+        """Append objects to metrics.jsonl or events.jsonl, in which each gets a CRC, in one write.
 
         raises: RunError when the disk is full
         """
         if file == EVENTS:
-            line = sealed(line)
+            lines = map(sealed, lines)
         path = self.path / file
-        text = json.dumps(line, allow_nan=False) + "\n"
-        with os_errors(RunError, path, FOLDER, RESUME), open(path, "ab") as lines:
-            lines.write(text.encode())
+        text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+        with os_errors(RunError, path, FOLDER, RESUME), open(path, "ab") as grown:
+            grown.write(text.encode())
 
     def sync(self, file: str) -> None:
         """Push what is written to a file through to the disk, against loss of power."""

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from tinyzo import __version__
 from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import fingerprint
@@ -21,11 +23,11 @@ from tinyzo.checkpoints.hub import name_of
 from tinyzo.engine.select import engine_here
 from tinyzo.engine.stores.overlay import Overlay
 from tinyzo.errors import NumericError, RunError, UsageError
-from tinyzo.machine.memory import peak_bytes
+from tinyzo.machine.memory import peak_bytes, resident_bytes
 from tinyzo.models.model import Model, open_model
 from tinyzo.models.trainable import adapters_of
 from tinyzo.parsing import JsonObject
-from tinyzo.runs import memory, report
+from tinyzo.runs import answers, memory, report
 from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.runs.data import Data, bind_task, load_data
 from tinyzo.runs.evaluate import evaluate
@@ -372,6 +374,7 @@ class Training:
             "seed": step.terms[0][0] if step.terms else None,
             "seconds": seconds,
             "forwards": self.method.forwards,
+            "resident_bytes": resident_bytes(),
             "peak_bytes": peak_bytes(),
         }
         self.run.record("metrics.jsonl", line)
@@ -383,9 +386,15 @@ class Training:
         if not event and examples:
             self.model.weights.fold()
             event = {"event": "evaluation", "step": step, "split": split}
+            scores: list[np.ndarray] = []
             # Answers are written only where they are reported, as published: dev needs the loss.
-            event |= evaluate(self.loss, examples, is_writing=split == "test").record()
-            self.run.record("events.jsonl", event)
+            is_writing = split == "test"
+            event |= evaluate(self.loss, examples, is_writing, scores).record()
+            said: list[JsonObject] = []
+            if split == "test" and scores:
+                found = answers.answers(self.loss.objective.bound, examples, scores)
+                said = answers.lines(step, split, found)
+            self.run.record_all("events.jsonl", [*said, event])
         if split == "dev":
             self.accuracy = event.get("accuracy")
         return event

@@ -206,7 +206,9 @@ class NumbaView(NumpyView):
     def whole(self, name: str) -> Array:
         raw = self.weights.stored(name)
         if raw.ndim == 1 and not (self.weights.pending or name in self.perturbed):
-            return np.require(widen(raw), None, "CAW")[None]  # sooner done than handed over
+            return np.require(widen(raw), None, ["C", "A", "W"])[
+                None
+            ]  # sooner done than handed over
         rows = raw if raw.ndim > 1 else raw[None]
         return self.rows(name, rows, np.arange(len(rows))).reshape(-1, *self.weights.shape(name))
 
