@@ -26,8 +26,7 @@ from tinyzo.errors import (
 __version__ = "0.2.0"
 __all__ = ["Model", "Probe", "Run", "Settings", "Weights", "__version__", "evaluate", "generate"]
 __all__ += ["export_onnx", "finetune", "load", "mezo_step", "noise", "predict", "replay", "report"]
-__all__ += ["zo_step"]
-__all__ += ["CheckpointError", "ConfigError", "DataError", "NumericError", "RunError"]
+__all__ += ["zo_step", "CheckpointError", "ConfigError", "DataError", "NumericError", "RunError"]
 __all__ += ["ShapeError", "TinyzoError", "TokenizerError", "UsageError"]
 
 # Where a name lives; its module is imported when the name is first asked for.
@@ -48,16 +47,8 @@ if TYPE_CHECKING:  # the same, for type checkers and editors
     from tinyzo.engine.terms import Probe
     from tinyzo.engine.weights import Weights
     from tinyzo.models.model import Model
-    from tinyzo.runs.api import (
-        evaluate,
-        export_onnx,
-        finetune,
-        generate,
-        load,
-        predict,
-        replay,
-        report,
-    )
+    from tinyzo.runs.api import evaluate, export_onnx, finetune, generate  # isort: skip
+    from tinyzo.runs.api import load, predict, replay, report  # isort: skip
     from tinyzo.runs.run import Run
     from tinyzo.runs.settings import Settings
     from tinyzo.zo.estimators import zo_step
@@ -67,8 +58,7 @@ else:
     def __getattr__(name: str) -> object:
         if name not in _HOMES:
             raise AttributeError(f"module 'tinyzo' has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(_HOMES[name]), name)
-        return value
+        return globals().setdefault(name, getattr(import_module(_HOMES[name]), name))
 
     def __dir__() -> list[str]:
         return sorted(globals().keys() | set(__all__))

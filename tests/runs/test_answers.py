@@ -82,9 +82,9 @@ def test_zero_shot_answers_cost_no_evaluation(home, tmp_path, monkeypatch):
     calls: list[int] = []
     original = train.evaluate
 
-    def counted(loss, examples, kept):
+    def counted(loss, examples, *others):
         calls.append(len(examples))
-        return original(loss, examples, kept)
+        return original(loss, examples, *others)
 
     monkeypatch.setattr(train, "evaluate", counted)
     assert start(home, tmp_path / "run") == 0
