@@ -569,21 +569,21 @@ FAULTS = (
         "engine/test_onnx_engine.py::test_a_store_that_is_closed_gives_its_file_back",
     ),
     Fault(
-        "engine/onnx/engine.py",
+        "engine/onnx/recorded.py",
         "if len(lengths) == 1 else list(seeds)",
         "if lengths else list(seeds)",
         "seeds of runs of other lengths are mixed up",
         "engine/test_onnx_engine.py",
     ),
     Fault(
-        "engine/onnx/engine.py",
+        "engine/onnx/recorded.py",
         "        bool(weights.pending),\n",
         "",
         "what is pending is read by a graph of what was stored",
         "engine/test_onnx_engine.py::test_what_is_pending_is_seen_by_the_next_pass",
     ),
     Fault(
-        "engine/onnx/engine.py",
+        "engine/onnx/runtime.py",
         "        POOLS.append(ref(self, POOLS.remove))\n",
         "",
         "a child of a fork waits for the threads of a session",
@@ -597,7 +597,7 @@ FAULTS = (
         "engine/test_onnx_engine.py::test_a_run_that_is_ended_ends_within_a_node",
     ),
     Fault(
-        "engine/onnx/engine.py",
+        "engine/onnx/runtime.py",
         "if len(self._made) == KEPT:",
         "if False:",
         "sessions are never given back",

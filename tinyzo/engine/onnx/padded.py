@@ -15,8 +15,9 @@ from tinyzo.batch import Batch
 from tinyzo.dtypes import Integers, Rows
 from tinyzo.engine.onnx import noise
 from tinyzo.engine.onnx.graph import ANY, Value, concat
+from tinyzo.engine.onnx.layout import HIDDEN, Layout
 from tinyzo.engine.onnx.tensors import Floats, Tensor
-from tinyzo.engine.onnx.view import HIDDEN, Directions, GraphView, Layout
+from tinyzo.engine.onnx.view import Directions, GraphView
 from tinyzo.engine.weights import Parameters
 
 

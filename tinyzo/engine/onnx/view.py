@@ -23,10 +23,10 @@ from tinyzo.dtypes import Array, Integers, Rows
 from tinyzo.engine.adapters import adapter, scale_of
 from tinyzo.engine.onnx import noise
 from tinyzo.engine.onnx.graph import ANY, Graph, Value, concat
+from tinyzo.engine.onnx.layout import Layout
 from tinyzo.engine.onnx.tensors import Tensor
 from tinyzo.engine.weights import Parameters
 
-HIDDEN = np.float32(-1e30)  # the score of a key that a query may not see: e^HIDDEN is 0
 PART = 1 << 22  # elements of a table by which h is multiplied at once: 16 MB of float32
 
 
@@ -39,21 +39,6 @@ class Directions(NamedTuple):
 
     seeds: int
     scales: Value
-
-
-class Layout(NamedTuple):
-    """Packed tokens as S segments, filled up to the longest: attention alone works on these.
-
-    queries: i64[S, T], the token at each place, of those that ask
-    keys:    i64[S, K], the same of those that are seen
-    hidden:  f32[S, 1, T or 1, K], HIDDEN where a query does not see a key, and 0
-    places:  i64[M], the place of each token that asks, counted through [S, T]
-    """
-
-    queries: Value
-    keys: Value
-    hidden: Value
-    places: Value
 
 
 class GraphView(ABC):
