@@ -654,8 +654,8 @@ FAULTS = (
     ),
     Fault(
         "zo/graphs.py",
-        "(lr * np.float64(-1) *",
-        "(lr *",
+        "lr * np.float64(-1)",
+        "lr * np.float64(1)",
         "a graph's step goes uphill",
         "zo/test_graphs.py",
     ),
