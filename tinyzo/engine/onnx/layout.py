@@ -5,6 +5,7 @@ All other verbs work on the packed tokens, so what fills a segment up costs noth
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,19 +35,27 @@ class Layout(NamedTuple):
 def segments(batch: Batch, rows: Rows, prefix: int, causal: bool) -> tuple[np.ndarray, ...]:
     """A Layout's arrays."""
     blocks = list(batch.attention_blocks(rows, len(batch.ids), prefix))
-    asking = max(block.queries.stop - block.queries.start for block in blocks)
     tokens = np.arange(len(batch.ids) + prefix)
-    seen = max(len(tokens[block.keys]) for block in blocks)
-    queries = np.zeros((len(blocks), asking), np.int64)
-    keys = np.zeros((len(blocks), seen), np.int64)
-    hidden = np.full((len(blocks), 1, asking, seen), HIDDEN)
-    places = []
+    asking = [np.arange(block.queries.start, block.queries.stop) for block in blocks]
+    seen = [tokens[block.keys] for block in blocks]
+    queries = filled(asking)
+    keys = filled(seen)
+    count, longest = queries.shape
+    hidden = np.full((count, 1, longest, keys.shape[1]), HIDDEN)
     for at, block in enumerate(blocks):
-        own = np.arange(block.queries.start, block.queries.stop)
-        visible = tokens[block.keys]
-        queries[at, : len(own)] = own
-        keys[at, : len(visible)] = visible
-        is_seen = np.arange(len(visible)) <= block.places[:, None] if causal else True
-        hidden[at, 0, : len(own), : len(visible)] = np.where(is_seen, np.float32(0), HIDDEN)
-        places.append(at * asking + np.arange(len(own)))
+        visible = np.zeros((len(asking[at]), len(seen[at])), np.float32)
+        if causal:
+            is_later = np.arange(len(seen[at])) > block.places[:, None]
+            visible[is_later] = HIDDEN
+        hidden[at, 0, : len(asking[at]), : len(seen[at])] = visible
+    places = [at * longest + np.arange(len(own)) for at, own in enumerate(asking)]
     return queries, keys, hidden, np.concatenate(places)
+
+
+def filled(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Rows of any length as i64[S, T]; 0 where one is shorter."""
+    longest = max(map(len, rows))
+    out = np.zeros((len(rows), longest), np.int64)
+    for at, row in enumerate(rows):
+        out[at, : len(row)] = row
+    return out

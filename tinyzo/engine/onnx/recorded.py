@@ -43,14 +43,15 @@ class OnnxView(GraphView):
         self._seen: list[tuple[Batch, Rows]] = []  # kept, so that no other gets the id of one
         seeds = runs([seed for seed, _ in probes])
         scales = np.array([scale for _, scale in probes], np.float32)
-        directions = len(seeds) if scales.any() else 0
-        kept = engine.recording(kind_of(weights, directions, len(probes)))
+        count = 0
+        if scales.any():
+            count = len(seeds)
+        kept = engine.recording(kind_of(weights, count, len(probes)))
         graph = Trace(kept, engine.run, weights, seeds)
-        super().__init__(
-            graph,
-            weights,
-            Directions(directions, graph.feed("scales", scales)) if directions else None,
-        )
+        directions = None
+        if count:
+            directions = Directions(count, graph.feed("scales", scales))
+        super().__init__(graph, weights, directions)
 
     def parts(self, most: int) -> Sequence[OnnxView]:
         """New ones in each case: so each micro-batch is a pass like the one before it."""
@@ -66,7 +67,9 @@ class OnnxView(GraphView):
 
     def noise(self, name: str, index: Value) -> Value:
         is_vector = len(self.weights.shape(name)) == 1
-        return self.graph.noise(name) if is_vector else super().noise(name, index)
+        if is_vector:
+            return self.graph.noise(name)
+        return super().noise(name, index)
 
     def layout(self, batch: Batch, rows: Rows, prefix: int, causal: bool) -> Layout:
         key = (id(batch), id(rows), prefix, causal)
@@ -81,7 +84,8 @@ class OnnxView(GraphView):
     def once(self, verb: str, add: Callable[..., Array], *given: Any) -> Value:
         """What a verb gives of what it is given, by `add` at the first time in this graph."""
         values = [self.graph.taken(each) for each in given]
-        key = (verb, *(v.name if isinstance(v, Value) else v for v in values))
+        names = [each.name if isinstance(each, Value) else each for each in values]
+        key = (verb, *names)
         verbs = self.graph.kept.verbs
         if key not in verbs:
             made = cast(Value, add(*values))
