@@ -33,7 +33,6 @@ class Node(NamedTuple):
     inputs: tuple[str, ...]
     attributes: tuple[tuple[str, Attribute], ...]
     domain: str
-    outputs: int
 
 
 class Constant(NamedTuple):
@@ -237,7 +236,7 @@ class Graph:
     """
 
     def __init__(self, shared: Graph | None = None) -> None:
-        self.nodes: dict[Node, tuple[str, ...]] = {}
+        self.nodes: dict[Node, str] = {}  # and what each gives, by name
         self.inputs: dict[str, Described] = {}
         self.externals: dict[str, External] = {}
         self.constants: dict[Constant, str] = {}
@@ -293,30 +292,15 @@ class Graph:
     def op(
         self, op: str, *inputs: Given, shape: Shape = (), domain: str = "", **attributes: Attribute
     ) -> Value:
-        """A node of one output. shape: of that, if anyone asks; None: an input that is left out."""
-        return self.ops(op, *inputs, shapes=(shape,), domain=domain, **attributes)[0]
-
-    def ops(
-        self,
-        op: str,
-        *inputs: Given,
-        shapes: Sequence[Shape],
-        domain: str = "",
-        **attributes: Attribute,
-    ) -> list[Value]:
-        """A node of several outputs."""
+        """A node. shape: of its output, if anyone asks; an input of None is left out."""
         names = ["" if each is None else self.array(each).name for each in inputs]
-        count = len(shapes)
-        node = Node(op, tuple(names), tuple(sorted(attributes.items())), domain, count)
-        if node not in self.nodes:
-            number = len(self.nodes)
-            self.nodes[node] = tuple(f"v{number}_{output}" for output in range(count))
-        outputs = self.nodes[node]
-        return [Value(self, *output) for output in zip(outputs, shapes, strict=True)]
+        node = Node(op, tuple(names), tuple(sorted(attributes.items())), domain)
+        new = f"v{len(self.nodes)}"
+        return Value(self, self.nodes.setdefault(node, new), shape)
 
     def name(self, value: Value, name: str) -> str:
         """Have a value under this name too."""
-        self.nodes[Node("Identity", (value.name,), (), "", 1)] = (name,)
+        self.nodes[Node("Identity", (value.name,), (), "")] = name
         return name
 
     def binary(self, op: str, a: Value, b: Given) -> Value:
@@ -324,7 +308,7 @@ class Graph:
         right = self.array(b)
         return self.op(op, a, right, shape=broadcast(a.shape, right.shape))
 
-    def in_order(self) -> list[tuple[Node, tuple[str, ...]]]:
+    def in_order(self) -> list[tuple[Node, str]]:
         """The nodes, those that take the fewest steps from the inputs first.
 
         ONNX Runtime computes of a node's inputs the one that comes last first. So a weight becomes
@@ -332,14 +316,13 @@ class Graph:
         else all weights would be in memory at once.
         """
         depths: dict[str, int] = {}
-        for node, names in self.nodes.items():
+        for node, name in self.nodes.items():
             before = [depths.get(each, 0) for each in node.inputs]
-            depth = 1 + max(before, default=0)
-            depths |= dict.fromkeys(names, depth)
+            depths[name] = 1 + max(before, default=0)
 
-        def depth_of(item: tuple[Node, tuple[str, ...]]) -> int:
-            _, names = item
-            return depths[names[0]]
+        def depth_of(item: tuple[Node, str]) -> int:
+            _, name = item
+            return depths[name]
 
         return sorted(self.nodes.items(), key=depth_of)
 
@@ -355,9 +338,9 @@ class Graph:
         """The nodes, constants and inputs that these values need."""
         needed = set(names)
         nodes = []
-        for node, outputs in reversed(self.nodes.items()):  # each follows what it reads
-            if not needed.isdisjoint(outputs):
-                nodes.append((node, outputs))
+        for node, output in reversed(self.nodes.items()):  # each follows what it reads
+            if output in needed:
+                nodes.append((node, output))
                 needed.update(node.inputs)
         part = Graph()
         part.nodes = dict(reversed(nodes))
@@ -377,8 +360,8 @@ class Graph:
     def model(self, outputs: Sequence[Described], metadata: Mapping[str, str] = {}) -> bytes:
         """The graph as an ONNX file."""
         nodes = (
-            protobuf.node(n.op, n.inputs, names, dict(n.attributes), n.domain)
-            for n, names in self.in_order()
+            protobuf.node(each.op, each.inputs, [name], dict(each.attributes), each.domain)
+            for each, name in self.in_order()
         )
         constants = [protobuf.tensor(name, c.array()) for c, name in self.constants.items()]
         externals = map(protobuf.external, self.externals.values())
