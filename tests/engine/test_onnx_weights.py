@@ -264,7 +264,7 @@ def test_no_matrix_of_a_file_is_a_constant_to_fold_or_to_pack(name):
     assert matrices
     readers = [node for node in graph.nodes if matrices & set(node.inputs)]
     assert {node.op for node in readers} == {"Reshape"}
-    made = {each for names in graph.nodes.values() for each in names}
+    made = set(graph.nodes.values())
     assert all(node.inputs[1] in made for node in readers)
 
 
@@ -276,7 +276,7 @@ def test_what_takes_fewer_steps_comes_first():
         x = graph.op("Tanh", x, shape=(2, 2))
     y = x @ w.cast("f4")
     assert [node.op for node, _ in graph.in_order()] == ["Tanh", "Cast", "Tanh", "Tanh", "MatMul"]
-    assert graph.in_order()[-1][1] == (y.name,)
+    assert graph.in_order()[-1][1] == y.name
 
 
 def test_all_micro_batches_are_one_graph(monkeypatch):

@@ -19,8 +19,8 @@ from tiny import by_default
 import tinyzo
 from tinyzo.checkpoints.safetensors import SafetensorsFile
 from tinyzo.cli import main
-from tinyzo.engine.onnx.engine import check_runtime
 from tinyzo.engine.onnx.reader import read_outline
+from tinyzo.engine.onnx.runtime import check_runtime
 from tinyzo.engine.terms import Probe
 from tinyzo.errors import CheckpointError, ConfigError, DataError, TinyzoError, UsageError
 from tinyzo.runs import export, inference

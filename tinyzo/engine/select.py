@@ -51,7 +51,7 @@ def engine_here(name: str) -> str:
     if name == "numpy":
         return name
     if name == "onnx":
-        from tinyzo.engine.onnx.engine import check_runtime
+        from tinyzo.engine.onnx.runtime import check_runtime
 
         check_runtime()
         return name

@@ -84,13 +84,18 @@ class App:
         if about["kind"] != GOLD:
             inputs["labels"] = self._labels(rows)
         inputs["seeds"] = np.array(seeds, np.uint64).view(np.int64)
-        inputs["lr"] = np.array(about["lr"] if lr is None else lr)
-        inputs["eps"] = np.array(about["eps"] if eps is None else eps)
+        if lr is None:
+            lr = about["lr"]
+        if eps is None:
+            eps = about["eps"]
+        inputs["lr"] = np.array(lr)
+        inputs["eps"] = np.array(eps)
         moved = [name + NEXT for name in self.tensors]
         outputs = ["losses", "projected_gradients", *moved]
         found = self._step.run(outputs, inputs | self.tensors)
-        self.tensors = dict(zip(self.tensors, found[2:], strict=True))
-        return Stepped(found[0], found[1])
+        losses, projected_gradients, *tensors = found
+        self.tensors = dict(zip(self.tensors, tensors, strict=True))
+        return Stepped(losses, projected_gradients)
 
     def _labels(self, rows: Sequence[JsonObject]) -> Integers:
         """The labels of a batch; -1 of what only fills it up."""
@@ -117,14 +122,20 @@ class App:
     def padded(self, graph: str, rows: Sequence[JsonObject]) -> Given:
         """Rows as a graph takes them, filled up to the longest, or to the size that it fixes."""
         about = self.export.about
-        fields = ["input_ids"] if about["kind"] == WORDS else ["input_ids", "targets"]
-        lists = {field: self._sequences(graph, rows, field) for field in fields}
-        ids = lists["input_ids"]
-        lists["attention_mask"] = [[1] * len(each) for each in ids]
-        found = (len(ids), max(map(len, ids), default=0))
-        shape = [self._size(graph, "input_ids", axis, found[axis]) for axis in (0, 1)]
-        padding = {"input_ids": about["pad_id"]}
-        return {field: filled(lists[field], shape, padding.get(field, 0)) for field in lists}
+        ids = self._sequences(graph, rows, "input_ids")
+        longest = max(map(len, ids), default=0)
+        count = self._size(graph, "input_ids", 0, len(ids))
+        tokens = self._size(graph, "input_ids", 1, longest)
+        shape = (count, tokens)
+        ones = [[1] * len(each) for each in ids]
+        found = {
+            "input_ids": filled(ids, shape, about["pad_id"]),
+            "attention_mask": filled(ones, shape, 0),
+        }
+        if about["kind"] != WORDS:
+            targets = self._sequences(graph, rows, "targets")
+            found["targets"] = filled(targets, shape, 0)
+        return found
 
     def _sequences(self, graph: str, rows: Sequence[JsonObject], field: str) -> list[list[int]]:
         """Of one field, a list for each row that the graph takes."""
@@ -160,14 +171,14 @@ class App:
         raises: CheckpointError
         """
         path = self.export.path / ADAPTER_WEIGHTS
-        keys = {name: each["key"] for name, each in self.export.about["trained"].items()}
-        moved = {keys[name]: tensor for name, tensor in self.tensors.items()}
         with SafetensorsFile(path) as source:
             infos = {name: source.info(name) for name in source.names()}
-            still = {name: source.read(name) for name in infos if name not in moved}
+            tensors = {name: source.read(name) for name in infos}
+        for name, each in self.export.about["trained"].items():
+            tensors[each["key"]] = self.tensors[name]
         with SafetensorsWriter(path, infos, METADATA) as writer:
             for name in writer.names():
-                writer.write(name, (moved | still)[name])
+                writer.write(name, tensors[name])
         return path.parent
 
 

@@ -43,7 +43,7 @@ PACKAGES = {
     "onnxruntime": "there is no --engine onnx",
 }
 MODULES = {"matplotlib": "matplotlib.backends.backend_agg"}  # what is imported, if not the name
-USES_ONNX = "from tinyzo.engine.onnx.engine import check_runtime; check_runtime()"
+USES_ONNX = "from tinyzo.engine.onnx.runtime import check_runtime; check_runtime()"
 SLOWING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # variables that make NumPy's BLAS slower
 NEAR = 2e-5  # engines must agree on logits up to this share of the largest
 

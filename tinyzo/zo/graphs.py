@@ -165,21 +165,14 @@ class Pass:
             scores = self._by_example(scores, labels)
         # LogSoftmax of the runtime gives numbers where a score is NaN; this sum does not.
         total = graph.op("ReduceLogSumExp", scores, np.array([2]), shape=(copies, ANY), keepdims=0)
-        examples = graph.op("Shape", scores, shape=(1,), start=1, end=2)
-        shape = self._joined(np.array([copies]), examples, np.array([1]))
-        index = graph.op("Max", labels, np.array([0]), shape=labels.shape)
-        index = graph.op("Expand", index.reshape(1, -1, 1), shape, shape=(copies, ANY, 1))
-        gold = graph.op("GatherElements", scores, index, shape=(copies, ANY, 1), axis=2)
+        label = graph.op("Max", labels, np.array([0]), shape=labels.shape)
+        index = label.reshape(1, -1, 1).expand(copies, scores.size(1), 1)
+        gold = graph.op("GatherElements", scores, index, shape=index.shape, axis=2)
         return gold.reshape(copies, -1) - total
 
     def _by_example(self, scores: Value, labels: Value) -> Value:
         """The scores of rows, f64[P, B C], by the example that each is of: f64[P, B, C]."""
-        copies = scores.shape[0]
-        shape = self._joined(np.array([copies]), labels.sizes(), np.array([-1]))
-        return self.graph.op("Reshape", scores, shape, shape=(copies, ANY, ANY))
-
-    def _joined(self, *sizes: Value | np.ndarray) -> Value:
-        return self.graph.op("Concat", *sizes, shape=(len(sizes),), axis=0)
+        return scores.reshape(len(scores), labels.size(0), -1)
 
 
 def step_graph(
@@ -203,12 +196,15 @@ def step_graph(
     losses = one.losses(view).reshape(q, 2)
     plus = losses.gather(0, axis=1)
     minus = losses.gather(1, axis=1)
-    projected_gradients = (plus - minus) / (eps * np.float64(2))
+    width = eps * np.float64(2)
+    projected_gradients = (plus - minus) / width
     mean = projected_gradients / np.float64(q)
-    coefficients = (lr * np.float64(-1) * mean).cast("f4")
+    descent = lr * np.float64(-1)
+    coefficients = (descent * mean).cast("f4")
     outputs = {"losses": losses, "projected_gradients": projected_gradients}
     for name, w in one.trained.items():
-        z = view.z(name, view.index(name), w)
+        index = view.index(name)
+        z = view.z(name, index, w)
         outputs[name + NEXT] = moved(w, coefficients, z)
     return finished(graph, outputs, metadata)
 
@@ -216,8 +212,9 @@ def step_graph(
 def moved(w: Value, coefficients: Value, z: Value) -> Value:
     """w + sum_u c_u z_u, one after another. coefficients: f32[q]; z: f32[q, 1, ...]; f32[...]."""
     for query in range(coefficients.shape[0]):
-        one = z.gather(query).reshape(*w.shape)
-        w = w + coefficients.gather(query) * one
+        direction = z.gather(query).reshape(*w.shape)
+        step = coefficients.gather(query) * direction
+        w = w + step
     return w
 
 

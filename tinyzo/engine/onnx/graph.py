@@ -22,6 +22,7 @@ CONTRIBUTED = "com.microsoft"  # the domain of operators that ONNX Runtime adds
 ANY = 0  # of a shape: known only when the graph runs. To Reshape, 0 is "as it was"
 
 Shape = tuple[int, ...]
+Size = Any  # an int, or a Value i64[1] of a size that the graph computes
 Given = Any  # a Value, or an array or a number that becomes one
 
 
@@ -32,7 +33,6 @@ class Node(NamedTuple):
     inputs: tuple[str, ...]
     attributes: tuple[tuple[str, Attribute], ...]
     domain: str
-    outputs: int
 
 
 class Constant(NamedTuple):
@@ -126,30 +126,49 @@ class Value:
         shape = (*stack, self.shape[-2], other.shape[-1])
         return self.graph.op("MatMul", self, other, shape=shape)
 
-    def reshape(self, *shape: int) -> Value:
+    def size(self, axis: int) -> Value:
+        """One size, as it is when the graph runs: i64[1]."""
+        return self.sizes().gather(np.array([axis]))
+
+    def reshape(self, *sizes: Size) -> Value:
         """NumPy's, of which one size may be ANY or -1; more may, where they are now."""
-        kept = [old == ANY for old in self.shape] + [False] * len(shape)
-        sizes = [-1 if size == ANY and not kept[at] else size for at, size in enumerate(shape)]
-        found = reshaped(self.shape, sizes)
-        return self.graph.op("Reshape", self, np.array(sizes, np.int64), shape=found)
+        if any(isinstance(size, Value) for size in sizes):
+            shape = tuple(map(known, sizes))
+            return self.graph.op("Reshape", self, self.graph.joined(*sizes), shape=shape)
+        wanted = []
+        for axis, size in enumerate(sizes):
+            is_as_it_was = axis < len(self.shape) and self.shape[axis] == ANY
+            is_the_rest = size == ANY and not is_as_it_was
+            wanted.append(-1 if is_the_rest else size)
+        shape = reshaped(self.shape, wanted)
+        return self.graph.op("Reshape", self, self.graph.joined(*wanted), shape=shape)
+
+    def expand(self, *sizes: Size) -> Value:
+        """NumPy's broadcast_to; a size of 1 leaves an axis as it is."""
+        shape = broadcast(self.shape, tuple(map(known, sizes)))
+        return self.graph.op("Expand", self, self.graph.joined(*sizes), shape=shape)
 
     def transpose(self, *axes: int) -> Value:
+        """NumPy's."""
         shape = tuple(self.shape[axis] for axis in axes)
         return self.graph.op("Transpose", self, shape=shape, perm=axes)
 
     def gather(self, index: Given, axis: int = 0) -> Value:
         """What `take` is of an array."""
         at = self.graph.array(index)
-        shape = (*self.shape[:axis], *at.shape, *self.shape[axis + 1 :])
-        return self.graph.op("Gather", self, at, shape=shape, axis=axis)
+        before = self.shape[:axis]
+        after = self.shape[axis + 1 :]
+        return self.graph.op("Gather", self, at, shape=(*before, *at.shape, *after), axis=axis)
 
     def part(self, places: range, axis: int = 0) -> Value:
         """A slice along one axis."""
         if len(places) == self.shape[axis]:
             return self
-        bounds = (np.array([bound]) for bound in (places.start, places.stop, axis))
-        shape = (*self.shape[:axis], len(places), *self.shape[axis + 1 :])
-        return self.graph.op("Slice", self, *bounds, shape=shape)
+        start = np.array([places.start])
+        stop = np.array([places.stop])
+        shape = list(self.shape)
+        shape[axis] = len(places)
+        return self.graph.op("Slice", self, start, stop, np.array([axis]), shape=tuple(shape))
 
     def __getitem__(self, index: tuple[slice, Given]) -> Value:
         """x[:, rows], the one kind that the models use."""
@@ -169,28 +188,44 @@ def concat(first: Value, *rest: Given, axis: int = 0) -> Value:
     return first.graph.op("Concat", *parts, shape=tuple(shape), axis=axis)
 
 
+def known(size: Size) -> int:
+    """A size as shapes have it: ANY for one that the graph computes, and for the rest."""
+    if isinstance(size, Value) or size == -1:
+        return ANY
+    return int(size)
+
+
 def broadcast(a: Shape, b: Shape) -> Shape:
     """The shape of a sum, as NumPy has it; ANY with anything but 1 is ANY or that."""
-    long, short = (a, b) if len(a) >= len(b) else (b, a)
-    short = (1,) * (len(long) - len(short)) + short
-    return tuple(map(_larger, long, short))
+    axes = max(len(a), len(b))
+    first = (1,) * (axes - len(a)) + a
+    second = (1,) * (axes - len(b)) + b
+    return tuple(map(_larger, first, second))
 
 
 def _larger(x: int, y: int) -> int:
     """Of two sizes that are the same, or one of them 1 or ANY."""
-    if 1 in (x, y):
-        return x + y - 1
+    if x == 1:
+        return y
+    if y == 1:
+        return x
     return max(x, y)
 
 
 def reshaped(old: Shape, new: Sequence[int]) -> Shape:
     """The shape that Reshape makes of `old`: ANY is what it was, -1 the rest."""
-    found = [old[at] if size == ANY else size for at, size in enumerate(new)]
-    if -1 in found:
-        known = [size for size in found if size > 0]
-        is_known = old.count(ANY) == found.count(ANY)
-        rest = math.prod(size for size in old if size) // math.prod(known) if is_known else ANY
-        found[found.index(-1)] = rest
+    found = list(new)
+    for axis, size in enumerate(new):
+        if size == ANY:
+            found[axis] = old[axis]
+    if -1 not in found:
+        return tuple(found)
+    rest = ANY
+    if old.count(ANY) == found.count(ANY):
+        elements = math.prod(size for size in old if size != ANY)
+        others = math.prod(size for size in found if size > 0)
+        rest = elements // others
+    found[found.index(-1)] = rest
     return tuple(found)
 
 
@@ -201,18 +236,26 @@ class Graph:
     """
 
     def __init__(self, shared: Graph | None = None) -> None:
-        self.nodes: dict[Node, tuple[str, ...]] = shared.nodes if shared else {}
-        self.inputs: dict[str, Described] = shared.inputs if shared else {}
-        self.externals: dict[str, External] = shared.externals if shared else {}
-        self.constants: dict[Constant, str] = shared.constants if shared else {}
+        self.nodes: dict[Node, str] = {}  # and what each gives, by name
+        self.inputs: dict[str, Described] = {}
+        self.externals: dict[str, External] = {}
+        self.constants: dict[Constant, str] = {}
+        if shared:
+            self.nodes = shared.nodes
+            self.inputs = shared.inputs
+            self.externals = shared.externals
+            self.constants = shared.constants
 
     # -- what there is to compute with
 
     def given(self, name: str, dtype: Any, shape: Sequence[protobuf.Dimension]) -> Value:
         """An input of the graph. dtype: NumPy's, or a number of TensorProto.DataType."""
-        kind = dtype if isinstance(dtype, int) else TYPES[np.dtype(dtype)]
+        kind = dtype
+        if not isinstance(dtype, int):
+            kind = TYPES[np.dtype(dtype)]
         self.inputs[name] = Described(name, kind, tuple(shape))
-        return Value(self, name, tuple(ANY if isinstance(d, str) else d for d in shape))
+        sizes = [ANY if isinstance(size, str) else size for size in shape]
+        return Value(self, name, tuple(sizes))
 
     def stored(self, tensor: External) -> Value:
         """A tensor in a file beside the model."""
@@ -221,9 +264,12 @@ class Graph:
 
     def constant(self, values: Any) -> Value:
         """Numbers that the model holds itself; those of Python are int64."""
-        array = np.asarray(values, np.int64 if isinstance(values, int) else None)
+        array = np.asarray(values)
+        if isinstance(values, int):
+            array = array.astype(np.int64)
         key = Constant(array.dtype.str, array.shape, array.tobytes())
-        name = self.constants.setdefault(key, f"c{len(self.constants)}")
+        new = f"c{len(self.constants)}"
+        name = self.constants.setdefault(key, new)
         return Value(self, name, array.shape)
 
     def array(self, values: Given) -> Value:
@@ -234,32 +280,27 @@ class Graph:
         """The same of what differs from one run of the graph to the next."""
         return self.array(values)
 
+    def joined(self, *sizes: Size) -> Value:
+        """Sizes as one array: i64[sizes]."""
+        if not any(isinstance(size, Value) for size in sizes):
+            return self.constant(np.array(sizes, np.int64))
+        parts = [size if isinstance(size, Value) else np.array([size]) for size in sizes]
+        return self.op("Concat", *parts, shape=(len(sizes),), axis=0)
+
     # -- nodes
 
     def op(
         self, op: str, *inputs: Given, shape: Shape = (), domain: str = "", **attributes: Attribute
     ) -> Value:
-        """A node of one output. shape: of that, if anyone asks; None: an input that is left out."""
-        return self.ops(op, *inputs, shapes=(shape,), domain=domain, **attributes)[0]
-
-    def ops(
-        self,
-        op: str,
-        *inputs: Given,
-        shapes: Sequence[Shape],
-        domain: str = "",
-        **attributes: Attribute,
-    ) -> list[Value]:
-        """A node of several outputs."""
-        names = tuple("" if each is None else self.array(each).name for each in inputs)
-        node = Node(op, names, tuple(sorted(attributes.items())), domain, len(shapes))
-        if node not in self.nodes:
-            self.nodes[node] = tuple(f"v{len(self.nodes)}_{k}" for k in range(len(shapes)))
-        return [Value(self, name, s) for name, s in zip(self.nodes[node], shapes, strict=True)]
+        """A node. shape: of its output, if anyone asks; an input of None is left out."""
+        names = ["" if each is None else self.array(each).name for each in inputs]
+        node = Node(op, tuple(names), tuple(sorted(attributes.items())), domain)
+        new = f"v{len(self.nodes)}"
+        return Value(self, self.nodes.setdefault(node, new), shape)
 
     def name(self, value: Value, name: str) -> str:
         """Have a value under this name too."""
-        self.nodes[Node("Identity", (value.name,), (), "", 1)] = (name,)
+        self.nodes[Node("Identity", (value.name,), (), "")] = name
         return name
 
     def binary(self, op: str, a: Value, b: Given) -> Value:
@@ -267,7 +308,7 @@ class Graph:
         right = self.array(b)
         return self.op(op, a, right, shape=broadcast(a.shape, right.shape))
 
-    def in_order(self) -> list[tuple[Node, tuple[str, ...]]]:
+    def in_order(self) -> list[tuple[Node, str]]:
         """The nodes, those that take the fewest steps from the inputs first.
 
         ONNX Runtime computes of a node's inputs the one that comes last first. So a weight becomes
@@ -275,10 +316,15 @@ class Graph:
         else all weights would be in memory at once.
         """
         depths: dict[str, int] = {}
-        for node, names in self.nodes.items():
-            depth = 1 + max((depths.get(each, 0) for each in node.inputs), default=0)
-            depths |= dict.fromkeys(names, depth)
-        return sorted(self.nodes.items(), key=lambda item: depths[item[1][0]])
+        for node, name in self.nodes.items():
+            before = [depths.get(each, 0) for each in node.inputs]
+            depths[name] = 1 + max(before, default=0)
+
+        def depth_of(item: tuple[Node, str]) -> int:
+            _, name = item
+            return depths[name]
+
+        return sorted(self.nodes.items(), key=depth_of)
 
     def compute(self, value: Value) -> np.ndarray:
         """What a Value comes to, in a graph that knows what its inputs are.
@@ -292,15 +338,21 @@ class Graph:
         """The nodes, constants and inputs that these values need."""
         needed = set(names)
         nodes = []
-        for node, outputs in reversed(self.nodes.items()):  # each follows what it reads
-            if not needed.isdisjoint(outputs):
-                nodes.append((node, outputs))
+        for node, output in reversed(self.nodes.items()):  # each follows what it reads
+            if output in needed:
+                nodes.append((node, output))
                 needed.update(node.inputs)
         part = Graph()
         part.nodes = dict(reversed(nodes))
-        part.inputs = {name: each for name, each in self.inputs.items() if name in needed}
-        part.externals = {name: each for name, each in self.externals.items() if name in needed}
-        part.constants = {each: name for each, name in self.constants.items() if name in needed}
+        for name, described in self.inputs.items():
+            if name in needed:
+                part.inputs[name] = described
+        for name, tensor in self.externals.items():
+            if name in needed:
+                part.externals[name] = tensor
+        for constant, name in self.constants.items():
+            if name in needed:
+                part.constants[constant] = name
         return part
 
     # -- bytes
@@ -308,8 +360,8 @@ class Graph:
     def model(self, outputs: Sequence[Described], metadata: Mapping[str, str] = {}) -> bytes:
         """The graph as an ONNX file."""
         nodes = (
-            protobuf.node(n.op, n.inputs, names, dict(n.attributes), n.domain)
-            for n, names in self.in_order()
+            protobuf.node(each.op, each.inputs, [name], dict(each.attributes), each.domain)
+            for each, name in self.in_order()
         )
         constants = [protobuf.tensor(name, c.array()) for c, name in self.constants.items()]
         externals = map(protobuf.external, self.externals.values())

@@ -15,8 +15,9 @@ from tinyzo.batch import Batch
 from tinyzo.dtypes import Integers, Rows
 from tinyzo.engine.onnx import noise
 from tinyzo.engine.onnx.graph import ANY, Value, concat
+from tinyzo.engine.onnx.layout import HIDDEN, Layout
 from tinyzo.engine.onnx.tensors import Floats, Tensor
-from tinyzo.engine.onnx.view import HIDDEN, Directions, GraphView, Layout
+from tinyzo.engine.onnx.view import Directions, GraphView
 from tinyzo.engine.weights import Parameters
 
 
@@ -30,12 +31,12 @@ class PaddedRows:
     """
 
     def __init__(self, ids: Value, mask: Value) -> None:
-        graph = ids.graph
         self.ids = ids
         self.mask = mask
-        self.real = nonzero(mask.reshape(-1))
-        count = self.at_least_0(cumulative(mask.reshape(-1), axis=0) - 1)
-        self.packed = graph.op("Reshape", count, ids.sizes(), shape=(ANY, ANY))
+        flat = mask.reshape(-1)
+        self.real = nonzero(flat)
+        number = self.at_least_0(cumulative(flat, axis=0) - 1)
+        self.packed = number.reshape(ids.size(0), ids.size(1))
         self.positions = cumulative(mask, axis=1) - 1
 
     def size(self, axis: int) -> Value:
@@ -44,9 +45,9 @@ class PaddedRows:
 
     def with_more(self, places: Value, count: int) -> Value:
         """Each row with the numbers N, N + 1, ... after its own. [S, T]; [S, T + count]."""
-        numbers = self.real.sizes() + np.arange(count)[None]
-        rows = concat(self.size(0).reshape(1), np.array([count]))
-        more = places.graph.op("Expand", numbers, rows, shape=(ANY, count))
+        tokens = self.real.size(0)
+        numbers = tokens + np.arange(count).reshape(1, count)
+        more = numbers.expand(self.ids.size(0), 1)
         return concat(places, more, axis=1)
 
     def of_tokens(self, places: Value) -> Value:
@@ -59,7 +60,8 @@ class PaddedRows:
     def last(self) -> tuple[Value, Value]:
         """The last token."""
         lengths = self.mask.sum(1)
-        return self.at_least_0(cumulative(lengths, axis=0) - 1), self._is_any(lengths)
+        ends = cumulative(lengths, axis=0)
+        return self.at_least_0(ends - 1), self._is_any(lengths)
 
     def first(self, token: int) -> tuple[Value, Value]:
         """The first that is a certain one."""
@@ -127,7 +129,8 @@ class PaddedView(GraphView):
         """
         if len(raw.shape) == 1:
             return raw
-        nothing = self._rows.ids.reshape(-1).gather(np.array([0])) * 0
+        ids = self._rows.ids.reshape(-1)
+        nothing = ids.gather(np.array([0])) * 0
         shape = nothing + np.array(raw.shape)
         return self.graph.op("Reshape", raw, shape, shape=raw.shape)
 
@@ -149,9 +152,7 @@ class PaddedView(GraphView):
             is_later = at.reshape(-1, 1) < at
             hidden = hidden + is_later.where(HIDDEN, np.float32(0))
         else:
-            ones = np.array([1, 1]), np.array([1])
-            sizes = concat(graph.constant(ones[0]), padded.size(1).reshape(1), ones[1])
-            hidden = graph.op("Expand", hidden, sizes, shape=(ANY, 1, ANY, ANY))
+            hidden = hidden.expand(1, 1, padded.ids.size(1), 1)  # all queries of a row see the same
         keys = padded.packed
         if prefix:  # which follows the tokens, and nobody is to see less of
             keys = padded.with_more(keys, prefix)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyzo.engine.onnx.engine import check_runtime
+from tinyzo.engine.onnx.runtime import check_runtime, new_session
 from tinyzo.errors import ConfigError
 from tinyzo.packages import in_a_line
 
@@ -22,17 +22,9 @@ class Session:
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         check_runtime()
-        import onnxruntime
-
         self._path = path
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        options.add_session_config_entry("session.disable_prepacking", "1")
-        options.enable_mem_pattern = False  # a plan of memory for one size of batch
-        options.log_severity_level = 4
-        providers = ["CPUExecutionProvider"]
         try:
-            self._session: Any = onnxruntime.InferenceSession(path, options, providers=providers)
+            self._session: Any = new_session(path, threads)
         except Exception as error:  # the runtime's own have no class in common
             raise self._refused(error) from error
 

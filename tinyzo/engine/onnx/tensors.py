@@ -70,19 +70,24 @@ class Groups(NamedTuple):
         """f32[R, K]: (code - zero) * scale, exactly."""
         rows, groups, _ = self.codes.shape
         codes = self.codes
-        if self.bits == 4:
-            halves = codes & np.uint8(15), codes >> np.uint8(4)
-            pairs = [half.reshape(rows, groups, -1, 1) for half in halves]
+        if self.bits == 4:  # two in a byte, the lower first
+            low = codes & np.uint8(15)
+            high = codes >> np.uint8(4)
+            pairs = [half.reshape(rows, groups, -1, 1) for half in (low, high)]
             codes = concat(*pairs, axis=3)
         codes = codes.reshape(rows, groups, GROUP)
         zero = np.float32(1 << self.bits - 1)
-        w = (codes.cast("f4") - zero) * self.scales.cast("f4").reshape(rows, groups, 1)
-        return w.reshape(rows, groups * GROUP).part(range(self.columns), axis=1)
+        centred = codes.cast("f4") - zero
+        scales = self.scales.cast("f4").reshape(rows, groups, 1)
+        w = centred * scales
+        flat = w.reshape(rows, groups * GROUP)
+        return flat.part(range(self.columns), axis=1)
 
     def rows(self, rows: Value) -> Value:
         """As of Floats."""
-        found = self._replace(codes=self.codes.gather(rows), scales=self.scales.gather(rows))
-        return found.whole()
+        codes = self.codes.gather(rows)
+        scales = self.scales.gather(rows)
+        return self._replace(codes=codes, scales=scales).whole()
 
     def part(self, rows: range) -> Groups:
         """Rows that follow one another."""
@@ -91,12 +96,23 @@ class Groups(NamedTuple):
     def product(self, x: Value, bias: Value | None = None) -> Value:
         """As of Floats; in float32, whatever the runtime could do in fewer bits."""
         out = self.codes.shape[0]
-        given = (x, self.codes, self.scales.cast("f4").reshape(-1))
-        sizes = {"K": self.columns, "N": out, "bits": self.bits, "block_size": GROUP}
+        scales = self.scales.cast("f4").reshape(-1)
         y = x.graph.op(
-            "MatMulNBits", *given, shape=(ANY, out), domain=CONTRIBUTED, accuracy_level=0, **sizes
+            "MatMulNBits",
+            x,
+            self.codes,
+            scales,
+            shape=(ANY, out),
+            domain=CONTRIBUTED,
+            K=self.columns,
+            N=out,
+            bits=self.bits,
+            block_size=GROUP,
+            accuracy_level=0,
         )
-        return y if bias is None else y + bias
+        if bias is None:
+            return y
+        return y + bias
 
 
 Tensor = Floats | Groups

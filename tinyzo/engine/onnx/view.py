@@ -23,10 +23,10 @@ from tinyzo.dtypes import Array, Integers, Rows
 from tinyzo.engine.adapters import adapter, scale_of
 from tinyzo.engine.onnx import noise
 from tinyzo.engine.onnx.graph import ANY, Graph, Value, concat
+from tinyzo.engine.onnx.layout import Layout
 from tinyzo.engine.onnx.tensors import Tensor
 from tinyzo.engine.weights import Parameters
 
-HIDDEN = np.float32(-1e30)  # the score of a key that a query may not see: e^HIDDEN is 0
 PART = 1 << 22  # elements of a table by which h is multiplied at once: 16 MB of float32
 
 
@@ -39,21 +39,6 @@ class Directions(NamedTuple):
 
     seeds: int
     scales: Value
-
-
-class Layout(NamedTuple):
-    """Packed tokens as S segments, filled up to the longest: attention alone works on these.
-
-    queries: i64[S, T], the token at each place, of those that ask
-    keys:    i64[S, K], the same of those that are seen
-    hidden:  f32[S, 1, T or 1, K], HIDDEN where a query does not see a key, and 0
-    places:  i64[M], the place of each token that asks, counted through [S, T]
-    """
-
-    queries: Value
-    keys: Value
-    hidden: Value
-    places: Value
 
 
 class GraphView(ABC):
@@ -103,21 +88,25 @@ class GraphView(ABC):
     def split(self, x: Value) -> Value:
         """[P or 1, ...] -> [U, S, ...], times the scales: of a product with z."""
         seeds, scales = cast(Directions, self.directions)
-        (copies,) = scales.shape
-        scaled = x * scales.reshape(copies, *(1 for _ in x.shape[1:]))
+        copies = len(scales)
+        ones = [1] * (len(x.shape) - 1)
+        scaled = x * scales.reshape(copies, *ones)
         return scaled.reshape(seeds, copies // seeds, *scaled.shape[1:])
 
     def merge(self, x: Value) -> Value:
         """[U, S, ...] -> [P, ...]."""
-        return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+        seeds, points, *rest = x.shape
+        return x.reshape(seeds * points, *rest)
 
     def perturb(self, name: str, w: Value, index: Value) -> Value:
         """Copies of some elements: f32[P or 1, ...]. index: u32, of w's shape."""
         w = w.reshape(1, *w.shape)
         if name not in self.perturbed:
             return w
-        ones = self.graph.constant(np.ones((1,) * len(w.shape), np.float32))
-        return w + self.merge(self.split(ones) * self.z(name, index, w))
+        one = np.ones([1] * len(w.shape), np.float32)
+        scales = self.split(self.graph.constant(one))
+        z = self.z(name, index, w)
+        return w + self.merge(scales * z)
 
     def index(self, name: str) -> Value:
         """The flat numbers of a tensor's elements: u32[...]."""
@@ -127,8 +116,9 @@ class GraphView(ABC):
 
     def row_index(self, name: str, rows: Value) -> Value:
         """Those of the given rows. rows: u32[R]; u32[R, D]."""
-        width = self.weights.shape(name)[1]
-        return rows.reshape(-1, 1) * np.uint32(width) + noise.counters(self.graph, width)
+        _, width = self.weights.shape(name)
+        first = rows.reshape(-1, 1) * np.uint32(width)
+        return first + noise.counters(self.graph, width)
 
     def whole(self, name: str) -> Value:
         """All of a small tensor: f32[P or 1, ...]."""
@@ -141,8 +131,11 @@ class GraphView(ABC):
 
     def rows(self, name: str, rows: Value) -> Value:
         """Rows of a table: f32[P or 1, R, D]."""
-        index = self.row_index(name, rows.cast("u4")) if name in self.perturbed else rows
-        return self.perturb(name, self.stored(name).rows(rows), index)
+        w = self.stored(name).rows(rows)
+        index = rows
+        if name in self.perturbed:
+            index = self.row_index(name, rows.cast("u4"))
+        return self.perturb(name, w, index)
 
     # -- products
 
@@ -160,9 +153,11 @@ class GraphView(ABC):
         y = y.reshape(x.shape[0], -1, len(rows))
         if name not in self.perturbed:
             return y
-        index = self.row_index(name, noise.counters(self.graph, out).part(rows))
-        z = self.z(name, index, matrix.whole())
-        return y + self.merge(self.split(x) @ z.transpose(0, 1, 3, 2))  # z^T: [U, 1, in, out]
+        numbers = noise.counters(self.graph, out).part(rows)
+        z = self.z(name, self.row_index(name, numbers), matrix.whole())
+        z_transposed = z.transpose(0, 1, 3, 2)  # [U, 1, in, out]
+        moved = self.split(x) @ z_transposed  # [U, S, N, out]
+        return y + self.merge(moved)
 
     def times(self, name: str, x: Value) -> Value:
         """x W. x: f32[P or 1, N, rows of W]; f32[P or 1, N, D]."""
@@ -173,7 +168,8 @@ class GraphView(ABC):
         a, b = adapter(name)
         if b not in self.weights:
             return y
-        return y + self.product(b, self.low(a, x), rows=rows)
+        low = self.low(a, x)
+        return y + self.product(b, low, rows=rows)
 
     def low(self, a: str, x: Value) -> Value:
         """s x A^T: f32[P or 1, N, r]."""
@@ -191,59 +187,82 @@ class GraphView(ABC):
         return as_array(x)
 
     def linear(self, name: str, x: Array, residual: Array | None = None) -> Array:
-        weight, bias = f"{name}.weight", f"{name}.bias"
-        has_bias = bias in self.weights
-        is_shared = has_bias and bias not in self.perturbed
-        y = self.product(weight, as_value(x), self.tensor(bias) if is_shared else None)
-        if has_bias and not is_shared:
+        weight = f"{name}.weight"
+        bias = f"{name}.bias"
+        given = as_value(x)
+        if bias not in self.weights:
+            y = self.product(weight, given)
+        elif bias in self.perturbed:
+            y = self.product(weight, given)
             y = y + self.vector(bias)
-        y = self.adapt(weight, as_value(x), y)
-        return as_array(y if residual is None else y + as_value(residual))
+        else:  # the product adds it
+            y = self.product(weight, given, self.tensor(bias))
+        y = self.adapt(weight, given, y)
+        if residual is not None:
+            y = y + as_value(residual)
+        return as_array(y)
 
     def norm(self, name: str, x: Array, ln_eps: float) -> Array:
         h = as_value(x)
-        weight, bias = f"{name}.weight", f"{name}.bias"
-        width = h.shape[-1]
-        is_plain = weight in self.weights and not {weight, bias} & self.perturbed.keys()
-        if is_plain:
-            factors = [self.tensor(weight), self.tensor(bias)]
-        else:
-            factors = [self.graph.constant(np.ones(width, np.float32))]
-        h = self.graph.op(
-            "LayerNormalization", h, *factors, shape=h.shape, axis=-1, epsilon=float(ln_eps)
-        )
-        if not is_plain and weight in self.weights:
-            h = h * self.vector(weight) + self.vector(bias)
+        weight = f"{name}.weight"
+        bias = f"{name}.bias"
+        has_both = weight in self.weights
+        if has_both and self.perturbed.keys().isdisjoint({weight, bias}):
+            return as_array(self.normed(h, ln_eps, self.tensor(weight), self.tensor(bias)))
+        ones = np.ones(h.shape[-1], np.float32)
+        h = self.normed(h, ln_eps, self.graph.constant(ones))
+        if has_both:
+            h = h * self.vector(weight)
+            h = h + self.vector(bias)
         return as_array(h)
+
+    def normed(self, h: Value, ln_eps: float, *factors: Value) -> Value:
+        """LayerNorm by the runtime. factors: the weight, and maybe the bias, of all copies."""
+        epsilon = float(ln_eps)
+        op = "LayerNormalization"
+        return self.graph.op(op, h, *factors, shape=h.shape, axis=-1, epsilon=epsilon)
 
     def scores(self, name: str, h: Array, rows: Rows = None, bias: str | None = None) -> Array:
         x = as_value(h)
         if rows is None:
             return as_array(joined(self.logits(name, x, bias)))
         words = self.graph.data(rows)
-        y = x @ self.rows(name, words).transpose(0, 2, 1)
+        table = self.rows(name, words)
+        y = x @ table.transpose(0, 2, 1)
         a, b = adapter(name)
         if b in self.weights:
-            y = y + self.low(a, x) @ self.rows(b, words).transpose(0, 2, 1)
-        return as_array(y if bias is None else y + self.vector(bias).gather(words, axis=2))
+            up = self.rows(b, words)
+            y = y + self.low(a, x) @ up.transpose(0, 2, 1)
+        if bias is not None:
+            own = self.vector(bias)
+            y = y + own.gather(words, axis=2)
+        return as_array(y)
 
     def logits(self, name: str, x: Value, bias: str | None) -> Iterator[Value]:
         """The scores of all rows of a table, some at a time: f32[P or 1, N, some] each."""
         count, width = self.weights.shape(name)
         step = max(1, PART // width)
         for start in range(0, count, step):
-            rows = range(start, min(count, start + step))
-            y = self.adapt(name, x, self.product(name, x, rows=rows), rows)
-            yield y if bias is None else y + self.vector(bias).part(rows, axis=2)
+            stop = min(count, start + step)
+            rows = range(start, stop)
+            y = self.product(name, x, rows=rows)
+            y = self.adapt(name, x, y, rows)
+            if bias is not None:
+                own = self.vector(bias)
+                y = y + own.part(rows, axis=2)
+            yield y
 
     def nll(
         self, name: str, h: Array, at: Integers, targets: Integers, bias: str | None = None
     ) -> Array:
         """As View's: log sum e^logit of parts of the vocabulary, then of these."""
-        x = as_value(h).gather(self.graph.data(at), axis=1)
+        places = self.graph.data(at)
+        own = self.graph.data(targets)
+        x = as_value(h).gather(places, axis=1)
         totals = joined(self.log_sum(part) for part in self.logits(name, x, bias))
-        nll = self.log_sum(totals) - self.own_logits(name, x, self.graph.data(targets), bias)
-        return as_array(nll.reshape(nll.shape[0], -1))
+        total = self.log_sum(totals)
+        nll = total - self.own_logits(name, x, own, bias)
+        return as_array(nll.reshape(len(nll), -1))
 
     def log_sum(self, x: Value) -> Value:
         """log sum e^x along the last axis: f32[P, K, 1]."""
@@ -287,32 +306,41 @@ class GraphView(ABC):
         query = self.in_segments(query, layout.queries, copies)
         key = self.in_segments(key, layout.keys, copies)
         value = self.in_segments(value, layout.keys, copies)
-        repeats = np.array([copies, 1, 1, 1])
-        hidden = self.graph.op("Tile", layout.hidden, repeats, shape=layout.hidden.shape)
+        hidden = self.repeated(layout.hidden, copies)
         out = self.graph.op("Attention", query, key, value, hidden, shape=query.shape)
         return as_array(self.out_of_segments(out, layout, copies))
 
+    def repeated(self, x: Value, copies: int) -> Value:
+        """The same for each copy, one after another. x: [S, 1, T, K]; [P S, 1, T, K]."""
+        repeats = np.array([copies, 1, 1, 1])
+        return self.graph.op("Tile", x, repeats, shape=x.shape)
+
     def in_segments(self, x: Value, places: Value, copies: int) -> Value:
-        """Packed tokens by segment and head. x: [P or 1, N, H, W]; [P S, H, T, W]."""
-        heads, width = x.shape[2:]
-        head = np.arange(heads).reshape(1, heads, 1)
-        index = places.reshape(places.shape[0], 1, -1) * heads + head  # [S, H, T]
+        """Packed tokens by segment and head. x: [P or 1, N, H, W]; [P S, H, T, W].
+
+        One gather does it: head h of token n is row n H + h of all that there are.
+        """
+        _, _, heads, width = x.shape
         rows = self.copied(x, copies).reshape(copies, -1, width)  # [P, N H, W]
-        found = rows.gather(index, axis=1)  # [P, S, H, T, W]
-        first = self.graph.constant(np.array([-1, heads]))
-        shape = concat(first, places.sizes().gather(np.array([1])), np.array([width]))
-        return self.graph.op("Reshape", found, shape, shape=(ANY, heads, ANY, width))
+        head = np.arange(heads).reshape(1, heads, 1)
+        first = places.reshape(ANY, 1, -1) * heads  # [S, 1, T]
+        found = rows.gather(first + head, axis=1)  # [P, S, H, T, W]
+        return found.reshape(-1, heads, places.size(1), width)
 
     def out_of_segments(self, x: Value, layout: Layout, copies: int) -> Value:
-        """The tokens that asked. x: [P S, H, T, W]; [P, M, H, W]."""
+        """The tokens that asked. x: [P S, H, T, W]; [P, M, H, W].
+
+        Head h of place t in segment s is row (s H + h) T + t.
+        """
         _, heads, _, width = x.shape
-        longest = layout.queries.sizes().gather(np.array([1]))  # T
+        longest = layout.queries.size(1)  # T
         segment = self.graph.binary("Div", layout.places, longest)
         place = layout.places - segment * longest
         head = np.arange(heads).reshape(1, heads)
-        row = segment.reshape(-1, 1) * heads + head  # of [S, H]
-        index = row * longest + place.reshape(-1, 1)  # [M, H]
-        return x.reshape(copies, -1, width).gather(index, axis=1)
+        block = segment.reshape(-1, 1) * heads + head  # [M, H]
+        index = block * longest + place.reshape(-1, 1)
+        rows = x.reshape(copies, -1, width)
+        return rows.gather(index, axis=1)
 
     def prefix(self, name: str) -> int:
         """The number of keys that a layer's prefix has before all others; 0 without one."""
@@ -331,8 +359,7 @@ class GraphView(ABC):
         """The same for each probe. x: [P or 1, N, H, W]; [P, N, H, W]."""
         if len(x) == copies:
             return x
-        sizes = np.array([copies, 1, 1, 1])
-        return self.graph.op("Expand", x, sizes, shape=(copies, *x.shape[1:]))
+        return x.expand(copies, 1, 1, 1)
 
     def gelu(self, x: Array) -> Array:
         return as_array(self.graph.op("Gelu", x, shape=as_value(x).shape))
