@@ -26,7 +26,7 @@ from tinyzo.errors import (
 __version__ = "0.2.0"
 __all__ = ["Model", "Probe", "Run", "Settings", "Weights", "__version__", "evaluate", "generate"]
 __all__ += ["export_onnx", "finetune", "load", "mezo_step", "noise", "predict", "replay", "report"]
-__all__ += ["zo_step", "CheckpointError", "ConfigError", "DataError", "NumericError", "RunError"]
+__all__ += ["CheckpointError", "ConfigError", "DataError", "NumericError", "RunError", "zo_step"]
 __all__ += ["ShapeError", "TinyzoError", "TokenizerError", "UsageError"]
 
 # Where a name lives; its module is imported when the name is first asked for.

@@ -178,6 +178,11 @@ def test_an_adapter_that_an_app_has_written(app):
     refused(app, rf"{where}\n.*an app writes its own into another")
 
 
+def test_an_adapter_that_is_gone(app):
+    (app / ADAPTER).unlink()
+    refused(app, "it is missing\n.*tinyzo export writes it again")
+
+
 def test_an_adapter_of_another_shape(app):
     tensors = adapter_of(app)
     name = next(name for name in tensors if "lora_B" in name)

@@ -27,7 +27,7 @@ from tinyzo.runs import export, inference
 from tinyzo.runs.app import App
 from tinyzo.runs.data import bind_task
 from tinyzo.runs.exported import open_export
-from tinyzo.runs.inference import export_onnx
+from tinyzo.runs.inference import export_onnx, settings_after
 from tinyzo.runs.journal import read_journal
 from tinyzo.runs.run import Run
 from tinyzo.runs.settings import Settings
@@ -237,6 +237,14 @@ def test_a_run_hands_on_its_adapter(home, tmp_path):
         taken = [about(folder)[name] for name in ("train", "lr", "eps", "queries", "batch_size")]
         assert taken == [train, known.lr, known.eps, 1, 4]
         assert about(folder)["signatures"]["step.onnx"]["inputs"]["input_ids"]["shape"][0] == "rows"
+
+
+def test_a_run_of_another_step_than_the_graph_s(home, capsys):
+    run = Run.open(home / "lora")
+    run.settings = run.settings.replace(estimator="one-sided", objective="accuracy")
+    settings_after(run, Settings(model=str(home / "lora")))
+    said = "lora has one-sided and accuracy; a graph's step is two-sided and cross-entropy\n"
+    assert capsys.readouterr().err.endswith(said)
 
 
 def test_a_run_whose_base_is_elsewhere(home, tmp_path):

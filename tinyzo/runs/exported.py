@@ -274,6 +274,8 @@ def open_export(path: Path) -> Export:
     about = read_about(read_part(path / ABOUT), path / ABOUT)
     outlines = [check_graph(path / name, digest) for name, digest in about["graphs"].items()]
     check_base(path, about)
+    if not os.path.isfile(path / ADAPTER_WEIGHTS):
+        refuse(path / ADAPTER_WEIGHTS, "it is missing", AGAIN)
     with ExitStack() as files:
         names = (WEIGHTS, ADAPTER_WEIGHTS)
         sources = {name: files.enter_context(SafetensorsFile(path / name)) for name in names}

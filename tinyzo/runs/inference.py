@@ -39,6 +39,7 @@ from tinyzo.engine.onnx.tensors import Floats, Groups, Tensor
 from tinyzo.engine.terms import Direction
 from tinyzo.errors import CheckpointError, ConfigError, DataError, UsageError, refuse
 from tinyzo.models.model import Model, names_of_tensors, open_model
+from tinyzo.packages import say_once
 from tinyzo.parsing import JsonObject
 from tinyzo.runs import export
 from tinyzo.runs.data import Data, bind_task, load_data
@@ -68,6 +69,7 @@ OF_RUN = ("train", "lora_rank", "lora_alpha", "lora_targets")
 SHARED = [*OF_TASK, *OF_RUN, "queries", "batch_size", "lr", "eps", "seed"]
 SHARED += ["data_seed", "k_shot", "train_rows", "limit"]
 METHOD = "p-rge"  # the step of the graph: n-SPSA, two-sided, all probes in one pass
+OF_GRAPH = ("two-sided", "cross-entropy")  # its estimator and its objective
 TYPE_NAMES = {number: dtype.name for dtype, number in TYPES.items()} | {BFLOAT16: "bfloat16"}
 
 
@@ -155,6 +157,9 @@ def settings_after(run: Run, given: Settings) -> RunSettings:
             option = name.replace("_", "-")
             hint = f"its adapter is gone on with: leave out --{option}"
             raise UsageError(f"the run's {option} is {getattr(known, name)}", hint)
+    if (known.estimator, known.objective) != OF_GRAPH:
+        found = f"{run.path} has {known.estimator} and {known.objective}"
+        say_once(f"{found}; a graph's step is {' and '.join(OF_GRAPH)}")
     kept = {name: getattr(known, name) for name in SHARED}
     if given.task or given.is_custom:
         kept |= dict.fromkeys(OF_TASK)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyzo.checkpoints.groups import is_grouped
+from tinyzo.checkpoints.groups import is_grouped, stored_shape
 from tinyzo.engine.numba.objects import will_load_numba
 from tinyzo.engine.numba.products import may_round
 from tinyzo.engine.numba.sizes import BLOCK, DEPTH
@@ -32,9 +32,12 @@ Parts = dict[str, int]  # bytes, by what they are for
 FLOAT_BYTES = 4
 NUMBA_BYTES = 107 << 20  # Numba and LLVM, loaded, where kernels need them: measured
 KERNELS_BYTES = 2 << 20  # our compiled kernels, loaded: measured
-RUNTIME_BYTES = 20 << 20  # what ONNX Runtime allocates for itself and a few sessions: measured
+RUNTIME_BYTES = 4 << 20  # what ONNX Runtime allocates for itself: measured
 RUNTIME_PAGES = 28 << 20  # pages of its own files, once it has computed: measured
-LAYER_BYTES = 1 << 19  # of a session, for each layer of a model: measured
+LAYER_BYTES = 1 << 20  # that a session and glibc keep for a layer of a model: measured
+FURTHER_BYTES = 12 << 20  # the most that each further session adds to it: measured
+GAPS_BYTES = 8 << 20  # that its arena leaves unused beside matrices it makes: measured
+READ_AROUND = 1 << 16  # bytes that Linux maps where one row of a file is read
 NOISE = 6  # arrays as large as z while z is made in a graph
 STAGED = 150  # rows of DEPTH on which a thread works beside tiles of W, at most
 MAPPED, LIBRARIES = PAGES = ("mapped", "libraries")  # parts that are pages of files
@@ -121,6 +124,8 @@ def plans(
         every = [_computing(model, engine, threads, tokens, load) for load in loads]
         largest = max(every, key=_total)
         parts = _weights(model, engine, residency, size.tiles) | largest
+        if engine == "onnx":
+            parts |= _around_onnx(model, residency, tokens, loads)
         yield Plan(engine, residency, tokens, size.tiles, parts)
 
 
@@ -182,10 +187,14 @@ def _weights(model: Model, engine: str, residency: str, tiles: int) -> Parts:
     if residency == "resident":
         return {"weights": weights.nbytes()}
     if engine == "onnx":
-        own = weights.store.own.tensors if isinstance(weights.store, Overlay) else {}
-        held = sum(tensor.nbytes for tensor in own.values())
-        return {"weights": held, MAPPED: weights.nbytes() - held}
+        return {"weights": sum(tensor.nbytes for tensor in _own(model).values())}
     return {"weights": 2 * weights.store.block_bytes(tiles)}  # one is computed, the next one read
+
+
+def _own(model: Model) -> dict[str, np.ndarray]:
+    """The tensors in memory, in front of a file."""
+    store = model.weights.store
+    return store.own.tensors if isinstance(store, Overlay) else {}
 
 
 def _computing(model: Model, engine: str, threads: int, tokens: int, load: Load) -> Parts:
@@ -251,53 +260,114 @@ def _in_numba(model: Model, tokens: int, load: Load, threads: int) -> Parts:
 def _in_onnx(model: Model, tokens: int, load: Load, most: int) -> Parts:
     """most: of the probes, so many in a pass
 
-    interpreter: without what follows
-    libraries: pages of their files
-    runtime: ONNX Runtime itself, and the graph
-    copies: of a matrix in float32, or z, or a part of the vocabulary with its logits
+    activations: of the feed-forward layer, and attention's scores
+    copies: of matrices in float32, or z, or a part of the vocabulary with its logits
     """
     config = model.config
-    width = config.hidden_size
     rows = min(load.probes, most) * tokens
-    pages = status_bytes("RssFile")
+    scores = config.num_attention_heads * load.longest
+    floats = 4 * config.hidden_size + 2 * config.feed_forward_size + scores
     copies = max(_widened(model), _logits(model, rows, load), _noise(model, load))
     return {
-        "interpreter": resident_bytes() - pages,
-        LIBRARIES: pages + ("onnxruntime" not in sys.modules) * RUNTIME_PAGES,
-        "runtime": RUNTIME_BYTES + config.num_hidden_layers * LAYER_BYTES,
-        "activations": FLOAT_BYTES * rows * (8 * width + 2 * config.feed_forward_size),
-        "copies": FLOAT_BYTES * copies,
+        "activations": FLOAT_BYTES * rows * floats,
+        "copies": copies,
     }
 
 
+def _around_onnx(model: Model, residency: str, tokens: int, loads: Sequence[Load]) -> Parts:
+    """What a run holds by ONNX Runtime whichever load it computes.
+
+    interpreter: without what is said apart
+    libraries: pages of their files
+    runtime: ONNX Runtime itself, and what each session keeps
+    mapped: pages of the model's file
+    """
+    pages = status_bytes("RssFile")
+    layers = model.config.num_hidden_layers * LAYER_BYTES
+    further = _sessions(loads, tokens) - 1
+    parts = {
+        "interpreter": resident_bytes() - pages - _already_held(model),
+        LIBRARIES: pages + ("onnxruntime" not in sys.modules) * RUNTIME_PAGES,
+        "runtime": RUNTIME_BYTES + layers + further * min(layers, FURTHER_BYTES),
+    }
+    if residency == "streamed":
+        parts[MAPPED] = _mapped(model, loads)
+    return parts
+
+
+def _already_held(model: Model) -> int:
+    """Bytes of the model in memory now: what is 0 throughout has no pages yet."""
+    return sum(tensor.nbytes for tensor in _own(model).values() if tensor.any())
+
+
+def _sessions(loads: Sequence[Load], most: int) -> int:
+    """Those of a run: loads of as many probes share theirs."""
+    sizes: dict[int, int] = {}
+    for load in loads:
+        sizes[load.probes] = max(sizes.get(load.probes, 0), _group_sizes(load, most))
+    return sum(sizes.values())
+
+
+def _group_sizes(load: Load, most: int) -> int:
+    """Sizes of a group of probes: two where examples differ in length, or some are left."""
+    tokens = max(load.longest, min(most, load.tokens))
+    together = most_probes(tokens, most)
+    if load.probes <= together:
+        return 1
+    is_even = load.tokens % load.longest == 0 and load.probes % together == 0
+    return 1 if is_even else 2
+
+
+def _mapped(model: Model, loads: Sequence[Load]) -> int:
+    """Bytes of a model's file that are read: of the token table, words' rows where these do.
+
+    A text of N tokens has some 10 sqrt(N) different ones (Heaps' law).
+    """
+    weights, own = model.weights, _own(model)
+    every = weights.nbytes() - sum(tensor.nbytes for tensor in own.values())
+    name = model.architecture.TOKENS
+    if name in own or any(load.targets for load in loads):
+        return every
+    dtype = weights.dtype(name)
+    table = math.prod(stored_shape(weights.shape(name), dtype)) * dtype.itemsize
+    words = max(min(load.tokens, 10 * math.isqrt(load.tokens)) for load in loads)
+    return every - table + min(table, words * READ_AROUND)
+
+
 def _widened(model: Model) -> int:
-    """Floats of the matrices that are float32 at once, and are stored as something else."""
+    """Bytes of the matrices that are float32 at once, and are stored as something else.
+
+    Of 16 bits, those of a feed-forward layer and two of attention's. Of groups, one at a time.
+    """
     config = model.config
+    wide = FLOAT_BYTES * config.hidden_size * config.feed_forward_size
     dtypes = model.weights.store.dtypes.values()
-    most = 0
     if any(map(is_grouped, dtypes)):
-        most = 1
-    elif any(dtype != np.float32 for dtype in dtypes):
-        most = 2  # of one the product is computed, the next one is there
-    return most * config.hidden_size * config.feed_forward_size
+        return wide + 2 * GAPS_BYTES
+    if any(dtype != np.float32 for dtype in dtypes):
+        return 2 * wide + 2 * FLOAT_BYTES * config.hidden_size**2 + GAPS_BYTES
+    return 0
 
 
 def _logits(model: Model, rows: int, load: Load) -> int:
-    """Floats of a part of the vocabulary, as stored and as float32, and its logits."""
+    """Bytes of a part of the vocabulary, as stored and as float32, and its logits."""
     from tinyzo.engine.onnx.view import PART
 
     if not load.targets:
         return 0
     words = PART // model.config.hidden_size
-    return 2 * (PART + min(rows, load.probes * load.targets) * words)
+    return 2 * FLOAT_BYTES * (PART + min(rows, load.probes * load.targets) * words)
 
 
 def _noise(model: Model, load: Load) -> int:
-    """Floats of the largest z that a graph makes at once, of all seeds."""
+    """Bytes of the largest z that a graph makes at once, of all seeds."""
     from tinyzo.engine.onnx.view import PART
 
-    sizes = [model.weights.elements([name]) for name in model.weights.trained]
-    return NOISE * min(PART, max(sizes)) * max(1, load.probes // 2)
+    sizes = {name: model.weights.elements([name]) for name in model.weights.trained}
+    table = model.architecture.TOKENS
+    if table in sizes and not load.targets:  # of the rows that are read
+        sizes[table] = min(sizes[table], load.tokens * model.config.hidden_size)
+    return FLOAT_BYTES * NOISE * min(PART, max(sizes.values())) * max(1, load.probes // 2)
 
 
 def holds_bfloat(model: Model) -> bool:
