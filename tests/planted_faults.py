@@ -386,8 +386,8 @@ FAULTS = (
     ),
     Fault(
         "text/tasks.py",
-        "max(0, 1 + split + longest - self.max_length)",
-        "max(0, split + longest - self.max_length)",
+        "max(0, 1 + split + room - self.max_length)",
+        "max(0, split + room - self.max_length)",
         "bos does not count in the length",
         "text/test_tasks.py",
     ),
@@ -1471,7 +1471,7 @@ FAULTS = (
     ),
     Fault(
         "cli/finetune.py",
-        "settings = _read_config(options.config).replace(**given)",
+        "settings = with_recipe(options.recipe, _read_config(options.config).replace(**given))",
         "settings = Settings(**(given | _read_config(options.config).given()))",
         "a file counts before options",
         "cli/test_cli_finetune.py::test_settings_of_a_file_and_options_over_them",
@@ -1534,8 +1534,8 @@ FAULTS = (
     ),
     Fault(
         "cli/streams.py",
-        "print(text.translate(IN_LINES), flush=True)",
-        "print(text, flush=True)",
+        "print(text.translate(IN_LINES), end=end, flush=True)",
+        "print(text, end=end, flush=True)",
         "a name from a file commands the terminal",
         "cli/test_cli_folders.py::test_names_from_files_are_escaped",
     ),

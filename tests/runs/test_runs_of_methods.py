@@ -266,7 +266,17 @@ def test_unknown_choices_are_refused(home, tmp_path, name):
     assert not (tmp_path / "run").exists()
 
 
-ALWAYS = {"step", "loss", "lr", "eps", "seed", "seconds", "forwards", "peak_bytes"}
+ALWAYS = {
+    "step",
+    "loss",
+    "lr",
+    "eps",
+    "seed",
+    "seconds",
+    "forwards",
+    "resident_bytes",
+    "peak_bytes",
+}
 MEASURED = {
     "n-spsa": {"loss_plus", "loss_minus", "projected_gradient"},
     "fzoo": {"loss_at_theta", "loss_probes", "loss_probes_std", "projected_gradient"},

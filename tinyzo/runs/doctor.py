@@ -329,10 +329,7 @@ def checkpoint(engines: Engines, path: Path) -> Iterator[Check]:
     weights = model.weights
     config = model.config
     names = weights.names()
-    models = []
-    for engine in engines.values():
-        same = type(weights)(weights.store, engine)
-        models.append(Model(model.family, config, same, path))
+    models = [on_engine(model, engine) for engine in engines.values()]
     ids = [i % config.vocab_size for i in IDS][: config.max_length]
     gap = largest_gap([each.logits([ids])[0] for each in models])
     bad = [name for name in names if not np.isfinite(weights.read(name)).all()]
@@ -344,6 +341,15 @@ def checkpoint(engines: Engines, path: Path) -> Iterator[Check]:
     yield check("checkpoint", value, gap < NEAR and not bad and not is_blank, hint)
     yield from guarded("tokenizer", vocabulary, model)
     yield from published(models[0], ids)
+
+
+def on_engine(model: Model, engine: Engine) -> Model:
+    """The same model on another engine; ONNX Runtime reads quantised matrices in their file alone."""
+    if engine.name == "onnx":
+        model = load(model.directory, engine="onnx")
+    weights = type(model.weights)(model.weights.store, engine)
+    weights.adapter_scale = model.weights.adapter_scale
+    return Model(model.family, model.config, weights, model.directory)
 
 
 def largest_gap(logits: Sequence[Array]) -> float:

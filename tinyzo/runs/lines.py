@@ -87,7 +87,7 @@ def _parse_line(text: bytes) -> JsonObject | None:
     if line.pop("crc", None) not in (None, _crc(line)):
         return None
     keys = KEYS.get(str(line.get("event")), {"event": ()})
-    is_whole = all(isinstance(line.get(key), kinds) for key, kinds in keys.items())
+    is_whole = all(key in line and isinstance(line[key], kinds) for key, kinds in keys.items())
     return line if is_whole else None
 
 
