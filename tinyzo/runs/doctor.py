@@ -329,7 +329,7 @@ def checkpoint(engines: Engines, path: Path) -> Iterator[Check]:
     weights = model.weights
     config = model.config
     names = weights.names()
-    models = [on_engine(model, engine) for engine in engines.values()]
+    models = [on_engine(engine, model, path) for engine in engines.values()]
     ids = [i % config.vocab_size for i in IDS][: config.max_length]
     gap = largest_gap([each.logits([ids])[0] for each in models])
     bad = [name for name in names if not np.isfinite(weights.read(name)).all()]
@@ -343,10 +343,10 @@ def checkpoint(engines: Engines, path: Path) -> Iterator[Check]:
     yield from published(models[0], ids)
 
 
-def on_engine(model: Model, engine: Engine) -> Model:
-    """The same model on another engine; ONNX Runtime reads quantised matrices in their file alone."""
+def on_engine(engine: Engine, model: Model, path: Path) -> Model:
+    """The same model on another engine. ONNX Runtime reads quantised matrices in their file."""
     if engine.name == "onnx":
-        model = load(model.directory, engine="onnx")
+        model = load(path, engine="onnx")
     weights = type(model.weights)(model.weights.store, engine)
     weights.adapter_scale = model.weights.adapter_scale
     return Model(model.family, model.config, weights, model.directory)
