@@ -266,6 +266,7 @@ def test_a_policy_forbids_all_that_could_be_loaded(home):
     assert 'name="viewport"' in text and '<html lang="en">' in text
 
 
+@pytest.mark.exhaustive
 def test_a_long_run_is_a_small_page(run):
     """20,000 steps, an evaluation at each fifth, and a peak that no thinning loses."""
     metrics = lines(run / "metrics.jsonl")
