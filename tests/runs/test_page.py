@@ -359,7 +359,7 @@ def test_the_command_of_the_shipped_job_is_short():
 
 def test_the_command_of_a_task_of_ones_own_and_of_a_model_that_is_gone(tmp_path):
     given = Settings(
-        model=str(tmp_path / "gone"), data=str(tmp_path), template="-{text} it's <mask>",
+        model=str(tmp_path / "gone"), data=str(tmp_path), template="-{text}:it's<mask>",
         label_words=["bad", "good"], train="lora", lora_targets=["query", "key"], seed=3,
     )  # fmt: skip
     settings = given.resolve("roberta")
