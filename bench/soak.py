@@ -34,7 +34,8 @@ sys.path[:0] = [str(ROOT)]
 
 STEPS = 40
 TEXTS = ["The plot is thin.", "Its battery lasts two days.", "The soup was cold."] * 4
-PLACES = ("run", "peak_bytes", "seconds", "seconds_per_step")  # what may differ between two runs
+# What may differ between two runs.
+PLACES = ("run", "peak_bytes", "resident_bytes", "seconds", "seconds_per_step")
 LONGEST = 600  # seconds of one command
 
 # Every way of keeping weights, of stepping, and of computing is in one of these.
