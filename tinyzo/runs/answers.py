@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyzo.parsing import JsonObject
-from tinyzo.text.tasks import BoundTask, Example, Task
+from tinyzo.text.tasks import BoundTask, Example
 
 ROWS = 10
 TEXT_LETTERS = 300  # of a row's text, and of a label, that are kept
@@ -45,11 +45,6 @@ class Change(NamedTuple):
     after: Answer | None
 
 
-def label_names(task: Task) -> list[str]:
-    """A label's name for people: its word, or where words are columns what the files call it."""
-    return [word.strip() for word in task.fixed_words] or list(task.labels)
-
-
 def shown_rows(count: int) -> list[int]:
     """Ten rows of `count`, evenly apart, since files may be sorted by their labels."""
     most = min(count, ROWS)
@@ -63,7 +58,7 @@ def answers(
 
     scores: f64[C] of each example's candidates, -inf where it has fewer
     """
-    names = label_names(bound.task)
+    names = bound.task.names_of_labels
     found = []
     for row in shown_rows(len(examples)):
         odds = np.exp(scores[row] - scores[row].max())

@@ -232,6 +232,11 @@ class Task:
         """What each candidate of a row is called: its own text, its word, or else its label."""
         if self.choices:
             return list(self.texts(row, self.choices))
+        return self.names_of_labels
+
+    @property
+    def names_of_labels(self) -> list[str]:
+        """What each label is called: its word, or its own name where words are columns."""
         return [word.strip() for word in self.fixed_words] or list(self.labels)
 
     def endings(self, row: Row, answers: Sequence[str]) -> list[str]:
