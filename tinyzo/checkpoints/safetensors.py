@@ -8,7 +8,6 @@ Source: github.com/huggingface/safetensors, whose crate the tests compare with.
 """
 
 import json
-import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
@@ -18,7 +17,14 @@ import numpy as np
 
 from tinyzo import parsing, system
 from tinyzo.checkpoints import checksums
-from tinyzo.checkpoints.sources import Source, Stored, TensorInfo, is_shape, open_source
+from tinyzo.checkpoints.sources import (
+    Source,
+    Stored,
+    TensorInfo,
+    contiguous,
+    is_shape,
+    open_source,
+)
 from tinyzo.dtypes import STORAGE
 from tinyzo.errors import CheckpointError, ShapeError, refuse
 
@@ -58,7 +64,7 @@ class SafetensorsFile(Source):
         header = _parse_header(text, size - data_start, self.path)
         self.metadata = header.metadata
         tensors = {
-            name: Stored(info, file, name, data_start + start, _contiguous(info.shape))
+            name: Stored(info, file, name, data_start + start, contiguous(info.shape))
             for name, info, start, _ in header.spans
         }
         place = tensors.pop(checksums.TENSOR, None)
@@ -79,11 +85,6 @@ class SafetensorsFile(Source):
 def open_safetensors(path: str | Path) -> Source:
     """A safetensors file, or several behind a `model.safetensors.index.json`."""
     return open_source(path, SafetensorsFile)
-
-
-def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The stride of a tensor in C order, in elements."""
-    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 # -- the header ------------------------------------------------------------------------

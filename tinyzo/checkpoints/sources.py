@@ -73,6 +73,11 @@ def is_shape(shape: tuple[object, ...], dtype: str) -> TypeGuard[tuple[int, ...]
     return size <= sys.maxsize
 
 
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The stride of a tensor in C order, in elements."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
 class Source(Unique, ABC):
     """Tensors by name, in the file's order, of which any run of rows can be read alone.
 
@@ -160,8 +165,7 @@ class Source(Unique, ABC):
         """
         info = self.info(name)
         place = self._tensors[name]
-        in_order = tuple(math.prod(info.shape[axis + 1 :]) for axis in range(len(info.shape)))
-        if place.stride != in_order:
+        if place.stride != contiguous(info.shape):
             refuse(
                 self.path, f"{name:.80} is transposed in it", "tinyzo convert writes it in order"
             )
