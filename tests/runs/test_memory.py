@@ -364,12 +364,17 @@ sys.exit(status)
 
 
 @needs_proc
-def test_the_plan_of_a_middle_shape_by_onnx_runtime(sixty_megabytes, tmp_path):
-    """Pages of the file, and what is anonymous, each by itself."""
+def test_the_plan_of_a_middle_shape_by_onnx_runtime(tmp_path):
+    """Pages of the file, and what is anonymous, each by itself.
+
+    The table is as small as the vocabulary of the texts: of a larger one, the plan counts as many
+    rows as texts of so many tokens have words, and these texts have a dozen.
+    """
     pytest.importorskip("onnxruntime", reason="ONNX Runtime is not here")
+    model = write_roberta(tmp_path / "model", vocab_size=512, num_hidden_layers=4)
     data = write_jsonl(tmp_path / "rows.jsonl", rows(40))
     process = python(
-        "-c", ANONYMOUS, "finetune", "--model", sixty_megabytes, "--task", "reviews",
+        "-c", ANONYMOUS, "finetune", "--model", model, "--task", "reviews",
         "--data", data, "--steps", "2", "--batch-size", "8", "--limit", "8", "--json",
         "--engine", "onnx", "--method", "p-rge", "--output", tmp_path / "run",
     )  # fmt: skip
