@@ -1477,10 +1477,17 @@ FAULTS = (
     ),
     Fault(
         "runs/answers.py",
-        "[number * count // most for",
-        "[number for",
+        "number * len(rows) // most",
+        "number",
         "the rows shown are the first, which have one label",
         "runs/test_answers_of_runs.py::test_ten_rows_evenly_apart",
+    ),
+    Fault(
+        "runs/answers.py",
+        "{text[-(kept // 2) :].lstrip()}",
+        "",
+        "a question after a long passage is out of sight",
+        "runs/test_answers_of_runs.py::test_what_is_kept_of_long_texts_has_their_end",
     ),
     Fault(
         "runs/charts.py",

@@ -37,6 +37,9 @@ ALL_POINTS = 2400  # of all runs, in one line of each
 LEAST_POINTS = 12
 MEGABYTE = 1e6
 DASHED = COLOURS + 1  # the second colour, so that what lies below it is seen
+RIGHT = '<span class="right" role="img" aria-label="right">\N{CHECK MARK}</span>'
+WRONG = '<span class="wrong" role="img" aria-label="wrong">\N{BALLOT X}</span>'
+NOTHING = "(nothing)"  # where a model wrote an empty answer
 PROBES = {
     "loss_plus": "at theta + eps z",
     "loss_minus": "at theta - eps z",
@@ -399,12 +402,11 @@ def _change(change: Change) -> str:
 def _said(answer: Answer | None) -> str:
     if answer is None:
         return "-"
-    kind = "right" if answer.is_right else "wrong"
-    mark = "\N{CHECK MARK}" if answer.is_right else "\N{BALLOT X}"
-    return (
-        f'<span class="{kind}" role="img" aria-label="{kind}">{mark}</span> '
-        f"<bdi>{safe(answer.said)}</bdi> {number_of(answer.probability):.2f}"
-    )
+    probability = ""
+    if answer.probability is not None:  # of an answer that was written none is known
+        probability = f" {answer.probability:.2f}"
+    mark = RIGHT if answer.is_right else WRONG
+    return f"{mark} <bdi>{safe(answer.said or NOTHING)}</bdi>{probability}"
 
 
 def _commands(run: Recorded) -> str:
