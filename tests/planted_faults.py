@@ -1497,6 +1497,13 @@ FAULTS = (
         "runs/test_charts.py::test_a_curve_goes_where_its_points_are",
     ),
     Fault(
+        "runs/charts.py",
+        "if top > limit > 0",
+        "if top < limit < 0",
+        "a run that diverged makes all others flat lines",
+        "runs/test_charts.py::test_a_line_that_diverges_leaves_the_others_readable",
+    ),
+    Fault(
         "runs/commands.py",
         'if text.startswith("-"):',
         "if False:",

@@ -163,23 +163,27 @@ def _scrolled(name: str, table: str) -> str:
 
 
 def _results(runs: Sequence[Recorded]) -> str:
+    """What came out; F1 where answers were written, whose accuracy is that of exact matches."""
     facts: dict[str, Callable[[Recorded], str]] = {
         "state": _state,
         "task": lambda run: _said_by_settings(run, "task") or "custom",
         "accuracy before": lambda run: _evaluation(run, 0, "accuracy", "{:.3f}"),
-        "accuracy after": lambda run: _evaluation(run, run.best_step, "accuracy", "{:.3f}"),
+        "accuracy after": lambda run: _evaluation(run, run.final_step, "accuracy", "{:.3f}"),
         "loss before": lambda run: _evaluation(run, 0, "loss", "{:.4f}"),
-        "loss after": lambda run: _evaluation(run, run.best_step, "loss", "{:.4f}"),
+        "loss after": lambda run: _evaluation(run, run.final_step, "loss", "{:.4f}"),
+        "F1 before": lambda run: _evaluation(run, 0, "f1", "{:.3f}"),
+        "F1 after": lambda run: _evaluation(run, run.final_step, "f1", "{:.3f}"),
         "rows reported on": _reported,
         "best step on dev": lambda run: _known(run.best_step),
         "steps": lambda run: _known(run.steps),
-        "forward passes": lambda run: f"{_last(run.passes):.0f}",
-        "seconds": lambda run: f"{_last(run.seconds):.1f}",
+        "forward passes": lambda run: f"{_last(run.passes):,.0f}",
+        "seconds": lambda run: f"{_last(run.seconds):,.1f}",
         "seconds a step": _seconds_a_step,
         "peak memory": _peak,
         "journal": lambda run: f"{run.journal_bytes:,} bytes",
     }
     rows = [Row(name, [safe(fact(run)) for run in runs]) for name, fact in facts.items()]
+    rows = [row for row in rows if not row.name.startswith("F1") or set(row.cells) != {"-"}]
     return _table("Accuracy and loss on the rows reported on", runs, rows, stresses=False)
 
 
@@ -206,7 +210,7 @@ def _said_by_settings(run: Recorded, name: str) -> str:
 def _evaluation(run: Recorded, step: int | None, key: str, form: str) -> str:
     """A number of the evaluation of the reported rows after a step."""
     for event in run.evaluations("test"):
-        if event["step"] == step:
+        if event["step"] == step and key in event:
             return form.format(number_of(event[key]))
     return "-"
 
@@ -377,8 +381,8 @@ def _answers(run: Recorded) -> str:
     if not found:
         return '<p class="soft">Of this run no answers are kept.</p>\n'
     after = "after"
-    if run.best_step is not None:
-        after = f"after {run.best_step} steps"
+    if run.final_step is not None:
+        after = f"after {run.final_step} steps"
     head = "".join(f'<th scope="col">{n}</th>' for n in ("label", "before", after, "text"))
     caption = f"{len(found)} rows of those reported on, and what the model said of them"
     body = "".join(map(_change, found))
@@ -393,8 +397,8 @@ def _change(change: Change) -> str:
     before, after = change
     return (
         f'<tr><td data-name="label"><bdi>{safe(before.label)}</bdi></td>'
-        f'<td class="said" data-name="before">{_said(before)}</td>'
-        f'<td class="said" data-name="after">{_said(after)}</td>'
+        f'<td data-name="before">{_said(before)}</td>'
+        f'<td data-name="after">{_said(after)}</td>'
         f'<td class="text"><bdi>{safe(before.text)}</bdi></td></tr>\n'
     )
 
