@@ -1484,7 +1484,7 @@ FAULTS = (
     ),
     Fault(
         "runs/answers.py",
-        "{text[-(kept // 2) :].lstrip()}",
+        "{end.partition(' ')[2] or end}",
         "",
         "a question after a long passage is out of sight",
         "runs/test_answers_of_runs.py::test_what_is_kept_of_long_texts_has_their_end",

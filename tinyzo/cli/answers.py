@@ -95,8 +95,8 @@ def squeezed(text: str, columns: int) -> str:
     if width(text) <= columns:
         return text
     room = columns - len(CUT)
-    end = _beginning(text[::-1], room // 2)[::-1].lstrip()
-    return _beginning(text, room - room // 2).rstrip() + CUT + end
+    end = _beginning(text[::-1], room // 2)[::-1]
+    return _beginning(text, room - room // 2).rstrip() + CUT + (end.partition(" ")[2] or end)
 
 
 def _beginning(text: str, columns: int) -> str:

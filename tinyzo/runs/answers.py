@@ -116,7 +116,8 @@ def squeezed(text: str, letters: int) -> str:
     if len(text) <= letters:
         return text
     kept = letters - len(GAP)
-    return f"{text[: kept - kept // 2].rstrip()}{GAP}{text[-(kept // 2) :].lstrip()}"
+    end = text[-(kept // 2) :]
+    return f"{text[: kept - kept // 2].rstrip()}{GAP}{end.partition(' ')[2] or end}"
 
 
 def lines(step: int, split: str, found: Iterable[Answer]) -> list[JsonObject]:
