@@ -268,7 +268,7 @@ def test_a_question_at_the_end_of_a_text_stays_in_sight():
     assert list(table([row], 34)) == narrow
     assert list(table([row._replace(before=row.before._replace(said=""))], 80)) == [
         "  label    before       after  text",
-        "  It was.  - (nothing)  ?      A long passage. A long p...passage. | Why so?",
+        "  It was.  - (nothing)  ?      A long passage. A long...passage. | Why so?",
     ]
 
 

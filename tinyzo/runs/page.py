@@ -408,9 +408,9 @@ def _said(answer: Answer | None) -> str:
         return "-"
     probability = ""
     if answer.probability is not None:  # of an answer that was written none is known
-        probability = f" {answer.probability:.2f}"
+        probability = f"&nbsp;{answer.probability:.2f}"
     mark = RIGHT if answer.is_right else WRONG
-    return f"{mark} <bdi>{safe(answer.said or NOTHING)}</bdi>{probability}"
+    return f"{mark}&nbsp;<bdi>{safe(answer.said or NOTHING)}</bdi>{probability}"
 
 
 def _commands(run: Recorded) -> str:

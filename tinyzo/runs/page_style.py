@@ -81,6 +81,6 @@ pre {
   .wide { overflow: visible; }
   .charts { grid-template-columns: 1fr 1fr; }
   tr, pre { break-inside: avoid; }
-  h2, h3 { break-after: avoid; }
+  h2, h3, caption, thead { break-after: avoid; }
 }
 """
