@@ -79,8 +79,12 @@ def _shown(task: Task, place: int, rows: Sequence[Row]) -> Shown:
     else:
         names = list(task.texts(row, task.choices)) if task.choices else []
         gold = list(dict.fromkeys(task.answers(row)))
-    text = squeezed(BETWEEN.join(filter(None, texts)), TEXT_LETTERS)
-    return Shown(place, text, squeezed(BETWEEN.join(gold), LABEL_LETTERS), tuple(names))
+    return Shown(
+        row=place,
+        text=squeezed(BETWEEN.join(filter(None, texts)), TEXT_LETTERS),
+        label=squeezed(BETWEEN.join(gold), LABEL_LETTERS),
+        names=tuple(names),
+    )
 
 
 def _columns(task: Task) -> list[str]:
@@ -98,17 +102,32 @@ def answers(
     said: of each example the scores of its candidates, f64[C], -inf where it has fewer; or the
         answer that the model wrote
     """
-    return [_answer(each, examples[each.row], said[each.row]) for each in shown]
+    return [
+        Answer(
+            row=each.row,
+            text=each.text,
+            label=each.label,
+            **_said(each.names, examples[each.row], said[each.row]),
+        )
+        for each in shown
+    ]
 
 
-def _answer(shown: Shown, example: Example, said: np.ndarray | str) -> Answer:
+def _said(names: Sequence[str], example: Example, said: np.ndarray | str) -> JsonObject:
+    """What an answer has besides its row."""
     if isinstance(said, str):
-        is_right = exact_match(said, example.answers) == 1
-        return Answer(*shown[:3], squeezed(said, LABEL_LETTERS), None, is_right)
+        return {
+            "said": squeezed(said, LABEL_LETTERS),
+            "probability": None,
+            "is_right": exact_match(said, example.answers) == 1,
+        }
     odds = np.exp(said - said.max())
     best = int(odds.argmax())
-    name = squeezed(shown.names[best], LABEL_LETTERS)
-    return Answer(*shown[:3], name, float(odds[best] / odds.sum()), example.is_right(best))
+    return {
+        "said": squeezed(names[best], LABEL_LETTERS),
+        "probability": float(odds[best] / odds.sum()),
+        "is_right": example.is_right(best),
+    }
 
 
 def squeezed(text: str, letters: int) -> str:

@@ -141,13 +141,14 @@ class Row(NamedTuple):
 
 def _table(caption: str, runs: Sequence[Recorded], rows: Iterable[Row], stresses: bool) -> str:
     """A table with a column for each run. stresses: mark the rows in which the runs differ"""
-    head = "".join(f'<th scope="col"><bdi>{safe(run.name)}</bdi></th>' for run in runs)
+    names = (f"<bdi>{safe(run.name)}</bdi>" for run in runs)
     body = "".join(_row(row, stresses and row.differs) for row in rows)
-    return _scrolled(
-        caption,
-        f"<table>\n<caption>{safe(caption)}</caption>\n"
-        f"<thead><tr><td></td>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>",
-    )
+    return _scrolled(caption, f"<td></td>{_heads(names)}", body)
+
+
+def _heads(names: Iterable[str]) -> str:
+    """The cells above columns of these names."""
+    return "".join(f'<th scope="col">{name}</th>' for name in names)
 
 
 def _row(row: Row, is_stressed: bool) -> str:
@@ -156,10 +157,14 @@ def _row(row: Row, is_stressed: bool) -> str:
     return f'<tr{kind}><th scope="row">{safe(row.name)}</th>{cells}</tr>\n'
 
 
-def _scrolled(name: str, table: str) -> str:
+def _scrolled(caption: str, head: str, body: str, kind: str = "runs") -> str:
     """A table that scrolls by itself where it is wider than the screen, also by keys."""
-    about = f'class="wide" role="region" tabindex="0" aria-label="{safe(name)}"'
-    return f"<div {about}>\n{table}\n</div>\n"
+    name = safe(caption)
+    return (
+        f'<div class="wide" role="region" tabindex="0" aria-label="{name}">\n'
+        f'<table class="{kind}">\n<caption>{name}</caption>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n</div>\n"
+    )
 
 
 def _results(runs: Sequence[Recorded]) -> str:
@@ -383,14 +388,9 @@ def _answers(run: Recorded) -> str:
     after = "after"
     if run.final_step is not None:
         after = f"after {run.final_step} steps"
-    head = "".join(f'<th scope="col">{n}</th>' for n in ("label", "before", after, "text"))
     caption = f"{len(found)} rows of those reported on, and what the model said of them"
-    body = "".join(map(_change, found))
-    return _scrolled(
-        caption,
-        f'<table class="answers">\n<caption>{safe(caption)}</caption>\n'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>",
-    )
+    head = _heads(("label", "before", after, "text"))
+    return _scrolled(caption, head, "".join(map(_change, found)), "answers")
 
 
 def _change(change: Change) -> str:
