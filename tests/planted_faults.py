@@ -1504,6 +1504,13 @@ FAULTS = (
         "runs/test_charts.py::test_a_line_that_diverges_leaves_the_others_readable",
     ),
     Fault(
+        "runs/curves.py",
+        "if len(runs) == 1:\n            lines.append",
+        "if len(runs) > 1:\n            lines.append",
+        "the steps of several runs lie on one another",
+        "runs/test_page.py::test_the_steps_of_one_run_lie_behind_their_mean",
+    ),
+    Fault(
         "runs/commands.py",
         'if text.startswith("-"):',
         "if False:",

@@ -145,6 +145,13 @@ def test_several_runs_are_compared(home):
     assert "<b>Norms of gradients</b>" in text and "mean of the probes" in text
 
 
+def test_the_steps_of_one_run_lie_behind_their_mean(home):
+    """Of several they would hide one another."""
+    one = page_of(home / "mezo").partition("</style>")[2]
+    assert one.count('class="faint') == 2  # against passes, and in time
+    assert 'class="faint' not in page_of(home / "mezo", home / "fzoo").partition("</style>")[2]
+
+
 def test_runs_of_one_name_are_told_apart_and_one_is_shown_once(home, run, tmp_path):
     page = write_report([home / "mezo", run, run / "journal", run], tmp_path / "r.html").path
     text = page.read_text()

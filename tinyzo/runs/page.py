@@ -1,6 +1,7 @@
 """`tinyzo report`: runs as one page of HTML, which needs no network and no script.
 
 recorded.py   what the files of a run say
+curves.py     which curves there are
 charts.py     curves as SVG
 commands.py   how the run is made again
 """
@@ -8,7 +9,7 @@ commands.py   how the run is made again
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -17,10 +18,11 @@ from tinyzo import __version__
 from tinyzo.errors import RunError, UsageError
 from tinyzo.parsing import JsonObject
 from tinyzo.runs.answers import Answer, Change
-from tinyzo.runs.charts import COLOURS, Chart, Line, Point, extremes, figure, last_ones, means, safe
+from tinyzo.runs.charts import figure, safe
 from tinyzo.runs.commands import finetune_command, replay_command
+from tinyzo.runs.curves import charts, probes
 from tinyzo.runs.page_style import STYLE
-from tinyzo.runs.recorded import Recorded, number_of, read_run
+from tinyzo.runs.recorded import MEGABYTE, Recorded, number_of, read_run
 from tinyzo.runs.run import directory_of
 from tinyzo.system import os_errors, write_file
 
@@ -28,24 +30,9 @@ BEGINNING = "<!doctype html>\n<!-- a page of tinyzo report -->\n"
 # No script, no font, no picture: nothing is loaded, whatever a text on the page may try.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 HINT = "name another --output"
-PASSES = "forward passes"
-SECONDS = "seconds"
-MEANS = 40  # points of a mean
-POINTS = 240  # of what lies behind it
-EVALUATIONS = 120
-ALL_POINTS = 2400  # of all runs, in one line of each
-LEAST_POINTS = 12
-MEGABYTE = 1e6
-DASHED = COLOURS + 1  # the second colour, so that what lies below it is seen
 RIGHT = '<span class="right" role="img" aria-label="right">\N{CHECK MARK}</span>'
 WRONG = '<span class="wrong" role="img" aria-label="wrong">\N{BALLOT X}</span>'
 NOTHING = "(nothing)"  # where a model wrote an empty answer
-PROBES = {
-    "loss_plus": "at theta + eps z",
-    "loss_minus": "at theta - eps z",
-    "loss_at_theta": "at theta",
-    "loss_probes": "mean of the probes",
-}
 
 
 class Written(NamedTuple):
@@ -95,9 +82,9 @@ def _with_names(runs: Sequence[Recorded]) -> list[Recorded]:
 def html_page(runs: Sequence[Recorded]) -> str:
     """The whole page."""
     title = f"tinyzo: {', '.join(run.name for run in runs)}"
-    charts = "".join(figure(chart, number) for number, chart in enumerate(_charts(runs)))
-    if not charts:
-        charts = '<p class="soft">No step is on record yet.</p>\n'
+    drawn = "".join(figure(chart, number) for number, chart in enumerate(charts(runs)))
+    if not drawn:
+        drawn = '<p class="soft">No step is on record yet.</p>\n'
     numbers = count(100)
     parts = [
         f'{BEGINNING}<html lang="en">\n<head>\n<meta charset="utf-8">\n',
@@ -106,7 +93,7 @@ def html_page(runs: Sequence[Recorded]) -> str:
         f"<title>{safe(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n",
         f"<h1>{safe(title)}</h1>\n{_all_problems(runs)}",
         f"<h2>Results</h2>\n{_results(runs)}",
-        f'<h2>Curves</h2>\n<div class="charts">\n{charts}</div>\n',
+        f'<h2>Curves</h2>\n<div class="charts">\n{drawn}</div>\n',
         *(_section(run, next(numbers)) for run in runs),
         f"<h2>Settings</h2>\n{_settings(runs)}",
         f'</main>\n<p class="foot">Written by tinyzo {__version__}, from the files of the runs.',
@@ -266,97 +253,6 @@ def _setting(run: Recorded, name: str) -> str:
     return "" if value is None else f"<bdi>{safe(value)}</bdi>"
 
 
-# -- curves ----------------------------------------------------------------------------------------
-
-
-def _charts(runs: Sequence[Recorded]) -> Iterator[Chart]:
-    """The curves of all runs, a colour for each."""
-    yield from _of_losses(runs)
-    yield from _of_gradients(runs)
-    yield Chart("Memory", _of_memory(runs), PASSES, "MB", list(_memory(runs)), from_zero=True)
-
-
-def _of_losses(runs: Sequence[Recorded]) -> Iterator[Chart]:
-    """What is learnt, against forward passes and in time."""
-    train = "of the batches, means of some steps"
-    if len(runs) == 1:
-        train = "of the batches, and its mean over some steps"
-    dev = "on the rows for choosing"
-    passes = [run.passes for run in runs]
-    seconds = [run.seconds for run in runs]
-    yield Chart("Loss", train, PASSES, "loss", _of_steps(runs, passes, "loss"))
-    yield Chart("Dev loss", dev, PASSES, "loss", _of_dev(runs, passes, "loss"))
-    yield Chart("Dev accuracy", dev, PASSES, "accuracy", _of_dev(runs, passes, "accuracy"))
-    yield Chart("Loss in time", train, SECONDS, "loss", _of_steps(runs, seconds, "loss"))
-    in_time = _of_dev(runs, seconds, "accuracy")
-    yield Chart("Dev accuracy in time", dev, SECONDS, "accuracy", in_time)
-
-
-def _of_gradients(runs: Sequence[Recorded]) -> Iterator[Chart]:
-    projected = _all_steps(runs, "projected_gradient")
-    norms = _all_steps(runs, "gradient_norm")
-    about = "summed over queries"
-    yield Chart("Projected gradients", about, PASSES, "loss a unit of eps", projected)
-    yield Chart("Norms of gradients", "by backpropagation", PASSES, "norm", norms)
-
-
-def _points(most: int, runs: Sequence[Recorded]) -> int:
-    """How many points a line has, of so many runs."""
-    return max(LEAST_POINTS, min(most, ALL_POINTS // len(runs)))
-
-
-def _of_steps(runs: Sequence[Recorded], ends: Sequence[list[float]], key: str) -> list[Line]:
-    """Means of what each step has; of one run also each step."""
-    lines = []
-    for number, (run, end) in enumerate(zip(runs, ends, strict=True)):
-        points = _finite(run.against(end, key))
-        if len(runs) == 1:
-            lines.append(Line(run.name, extremes(points, POINTS), number, is_faint=True))
-        lines.append(Line(run.name, means(points, _points(MEANS, runs)), number))
-    return lines
-
-
-def _of_dev(runs: Sequence[Recorded], ends: Sequence[list[float]], key: str) -> list[Line]:
-    most = _points(EVALUATIONS, runs)
-    return [
-        Line(run.name, last_ones(run.evaluated(end, "dev", key), most), number)
-        for number, (run, end) in enumerate(zip(runs, ends, strict=True))
-    ]
-
-
-def _all_steps(runs: Sequence[Recorded], key: str) -> list[Line]:
-    most = _points(POINTS, runs)
-    return [
-        Line(run.name, extremes(_finite(run.against(run.passes, key)), most), number)
-        for number, run in enumerate(runs)
-    ]
-
-
-def _of_memory(runs: Sequence[Recorded]) -> str:
-    if len(runs) > 1:
-        return "the largest resident set so far"
-    return "the resident set, now and at most"
-
-
-def _memory(runs: Sequence[Recorded]) -> Iterator[Line]:
-    """Peaks; of one run also what is resident."""
-    most = _points(MEANS, runs)
-    for number, run in enumerate(runs):
-        peak = "peak" if len(runs) == 1 else run.name
-        yield Line(peak, last_ones(_in_megabytes(run, "peak_bytes"), most), number)
-    if len(runs) == 1:
-        yield Line("resident", last_ones(_in_megabytes(runs[0], "resident_bytes"), most), DASHED)
-
-
-def _in_megabytes(run: Recorded, key: str) -> list[Point]:
-    points = _finite(run.against(run.passes, key))
-    return [Point(x, y / MEGABYTE) for x, y in points if y > 0]  # 0: the system does not say
-
-
-def _finite(points: Iterable[Point]) -> list[Point]:
-    return [point for point in points if point.y == point.y]
-
-
 # -- a run -----------------------------------------------------------------------------------------
 
 
@@ -364,20 +260,9 @@ def _section(run: Recorded, number: int) -> str:
     """What there is of one run alone."""
     return (
         f"<h2><bdi>{safe(run.name)}</bdi></h2>\n{_answers(run)}"
-        f'<div class="charts">{figure(_probes(run), number)}</div>\n'
+        f'<div class="charts">{figure(probes(run), number)}</div>\n'
         f"{_commands(run)}{_versions(run)}"
     )
-
-
-def _probes(run: Recorded) -> Chart:
-    """The losses that a step measures."""
-    lines: list[Line] = []
-    for key, name in PROBES.items():
-        points = means(_finite(run.against(run.passes, key)), MEANS)
-        if points:
-            lines.append(Line(name, points, DASHED if lines else 0))
-    about = "means of some steps"
-    return Chart("Loss of the probes", about, PASSES, "loss", lines)
 
 
 def _answers(run: Recorded) -> str:

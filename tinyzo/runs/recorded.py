@@ -21,6 +21,7 @@ from tinyzo.runs.run import RUN_TOML, Run, directory_of
 
 T = TypeVar("T")
 METRICS = "metrics.jsonl"
+MEGABYTE = 1e6
 LARGEST = 1e300  # of a number that can be drawn; JSON has larger integers
 
 
