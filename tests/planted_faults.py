@@ -1477,10 +1477,17 @@ FAULTS = (
     ),
     Fault(
         "runs/answers.py",
-        "[number * count // most for",
-        "[number for",
+        "number * len(rows) // most",
+        "number",
         "the rows shown are the first, which have one label",
         "runs/test_answers_of_runs.py::test_ten_rows_evenly_apart",
+    ),
+    Fault(
+        "runs/answers.py",
+        "{end.partition(' ')[2] or end}",
+        "",
+        "a question after a long passage is out of sight",
+        "runs/test_answers_of_runs.py::test_what_is_kept_of_long_texts_has_their_end",
     ),
     Fault(
         "runs/charts.py",
@@ -1488,6 +1495,20 @@ FAULTS = (
         "self.stop - share * (self.stop - self.start)",
         "curves are upside down",
         "runs/test_charts.py::test_a_curve_goes_where_its_points_are",
+    ),
+    Fault(
+        "runs/charts.py",
+        "if top > limit > 0",
+        "if top < limit < 0",
+        "a run that diverged makes all others flat lines",
+        "runs/test_charts.py::test_a_line_that_diverges_leaves_the_others_readable",
+    ),
+    Fault(
+        "runs/curves.py",
+        "if len(runs) == 1:\n            lines.append",
+        "if len(runs) > 1:\n            lines.append",
+        "the steps of several runs lie on one another",
+        "runs/test_page.py::test_the_steps_of_one_run_lie_behind_their_mean",
     ),
     Fault(
         "runs/commands.py",

@@ -10,17 +10,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 from disturbed import Killed, die_at, record
-from folders import finetune, lines, write_model, write_reviews
+from folders import finetune, lines, write_jsonl, write_model, write_reviews
+from questions import ROWS as QUESTIONS
+from questions import drop_rows, record_rows, squad_rows
 
 import tinyzo
 from tinyzo.cli import main
-from tinyzo.runs.answers import Answer, Change, answers, changes, shown_rows
+from tinyzo.runs.answers import (
+    LABEL_LETTERS,
+    Answer,
+    Change,
+    Shown,
+    answers,
+    changes,
+    shown_rows,
+    squeezed,
+)
 from tinyzo.runs.answers import lines as lines_of
-from tinyzo.runs.data import bind_task
 from tinyzo.runs.lines import read_lines
+from tinyzo.runs.page import html_page
+from tinyzo.runs.recorded import read_run
 from tinyzo.runs.run import Run
-from tinyzo.runs.settings import Settings
-from tinyzo.text.tasks import Example
+from tinyzo.text.rows import Row
+from tinyzo.text.tasks import Example, get_task
 
 FAMILIES = pytest.mark.parametrize("family", ["roberta", "opt"])
 
@@ -34,6 +46,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+def places(count: int) -> list[int]:
+    task = get_task("reviews", "opt")
+    return [each.row for each in shown_rows(task, count * [Row(text="a", mood="great")])]
+
+
 def start(home: Path, output: Path, family: str = "opt", *options: str) -> int:
     return finetune(home / family, home / "data", output, "--lr", "1e-2", *options)
 
@@ -44,7 +61,7 @@ def start(home: Path, output: Path, family: str = "opt", *options: str) -> int:
      (25, [0, 2, 5, 7, 10, 12, 15, 17, 20, 22])],
 )  # fmt: skip
 def test_ten_rows_evenly_apart(count, rows):
-    assert shown_rows(count) == rows
+    assert places(count) == rows
 
 
 @FAMILIES
@@ -54,7 +71,7 @@ def test_they_are_what_predict_says(home, tmp_path, family):
     run = Run.open(tmp_path / "run")
     found = changes(lines(run.path / "events.jsonl"), run.best_step())
     rows = lines(home / "data" / "test.jsonl")
-    assert [change.before.row for change in found] == shown_rows(25)
+    assert [change.before.row for change in found] == places(25)
     for model, said in (
         (home / family, [change.before for change in found]),
         (run.path, [change.after for change in found]),
@@ -131,15 +148,84 @@ def test_a_run_of_before_shows_none(home, tmp_path, capsys):
     assert "accuracy on 25 test rows" in output and "of these rows" not in output
 
 
-def test_a_label_without_a_name_is_its_number_and_long_texts_are_cut(home):
-    model = tinyzo.load(home / "roberta", engine="numpy")
-    settings = Settings(model=str(home / "roberta"), task="reviews").resolve("roberta")
-    bound = bind_task(model, settings)
-    example = Example((0,), (), 0, label=7, text="x" * 1000)
-    (answer,) = answers(bound, [example], [np.array([0.0, 0.0, 0.0, np.log(3.0)])])
-    assert answer == Answer(
-        0, "x" * 300, label="7", said="3", probability=pytest.approx(0.5), is_right=False
-    )
+def test_a_row_as_a_person_reads_it():
+    """The columns that ask, the names that are chosen from, and all gold answers."""
+    rows = {
+        "COPA": {
+            "premise": "Up.",
+            "question": "cause",
+            "choice1": "A b",
+            "choice2": "C",
+            "label": 1,
+        },
+        "MultiRC": {"paragraph": "P", "question": "Q?", "answer": "A", "label": 1},
+        "ReCoRD": record_rows(2)[1],
+        "SQuAD": squad_rows(1)[0] | {"answers": {"text": ["No", "No", "Yes"]}},
+        "DROP": drop_rows(1)[0],
+        "SST-2": {"text": "Fine.", "label": 0},
+    }
+    shown = {name: shown_rows(get_task(name, "opt"), [Row(row)])[0] for name, row in rows.items()}
+    assert shown == {
+        "COPA": Shown(0, "Up. | cause", "c", ("a b", "c")),
+        "MultiRC": Shown(0, "P | Q? | A", "Yes", ("No", "Yes")),
+        "ReCoRD": Shown(0, "1.\n@highlight\nNo | @placeholder no", "Al | Bo", ("Al", "Bo", "Cy")),
+        "SQuAD": Shown(0, "T | No 0. | No?", "No | Yes", ()),
+        "DROP": Shown(0, "No 0. | No?", "0", ()),
+        "SST-2": Shown(0, "Fine.", "terrible", ("terrible", "great")),
+    }
+
+
+def test_a_row_without_a_title_begins_with_its_text():
+    row = {"passage": "P", "query": "Q?", "answer": "A"}
+    (shown,) = shown_rows(get_task("SQuAD", "opt"), [Row(row)])
+    assert shown.text == "P | Q?"
+
+
+def test_what_is_kept_of_long_texts_has_their_end():
+    assert squeezed("x" * 300, 300) == "x" * 300
+    assert squeezed("a" * 400 + "z" * 400, 300) == "a" * 148 + " ... " + "z" * 147
+    assert squeezed("It is cold. Is that a mountain?", 24) == "It is cold ... mountain?"
+
+
+def test_answers_that_are_written():
+    shown = [Shown(0, "Q?", "the Alps | Alps", ()), Shown(2, "R?", "2", ())]
+    examples = [Example((0,), ((1,),), -1, 0, "", answers=("the Alps", "Alps"))] * 3
+    found = answers(shown, examples, ["An alps!", "2", ""])
+    assert found == [
+        Answer(0, "Q?", "the Alps | Alps", "An alps!", None, True),
+        Answer(2, "R?", "2", "", None, False),
+    ]
+
+
+def test_any_gold_candidate_is_right():
+    shown = Shown(0, "Q", "Al | Cy", ("Al", "Bo", "Cy"))
+    example = Example((0,), ((1,), (2,), (3,)), -1, 0, "", also_gold=(2,))
+    (answer,) = answers([shown], [example], [np.array([0.0, 0.0, np.log(2.0), -np.inf])])
+    assert answer == Answer(0, "Q", "Al | Cy", "Cy", pytest.approx(0.5), is_right=True)
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_runs_of_questions_show_what_a_person_reads(home, tmp_path, capsys, name):
+    """Before and after; what predict says by the same model."""
+    write_jsonl(tmp_path / "rows.jsonl", QUESTIONS[name](15))
+    write_model(tmp_path / "opt", "opt")
+    code = main([
+        "finetune", "--model", str(tmp_path / "opt"), "--task", name, "--steps", "2",
+        "--data", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "run"), "--lr", "1e-3",
+    ])  # fmt: skip
+    assert code == 0
+    run = Run.open(tmp_path / "run")
+    found = changes(read_lines(run.path / "events.jsonl"), run.best_step())
+    assert len(found) == 3 and all(change.after for change in found)
+    by_text = {shown.text: row for row in QUESTIONS[name](15)
+               for shown in shown_rows(get_task(name, "opt"), [Row(row)])}  # fmt: skip
+    for change in found:
+        (known,) = tinyzo.predict(tmp_path / "opt", [by_text[change.before.text]], task=name)
+        assert change.before.said == squeezed(known.label, LABEL_LETTERS)
+        assert (change.before.probability is None) == (name in ("SQuAD", "DROP"))
+    assert "3 of these rows, before and after" in capsys.readouterr().out
+    check_page = html_page([read_run(run.path)])
+    assert check_page.count('class="text"') == 3
 
 
 def test_what_is_known_of_a_row():
@@ -158,13 +244,32 @@ def test_what_is_known_of_a_row():
 
 @pytest.mark.parametrize("columns", [40, 80, 200])
 def test_lines_fit_the_terminal(home, tmp_path, monkeypatch, capsys, columns):
+    """A row a line; in a narrow terminal a block of lines."""
     monkeypatch.setattr("shutil.get_terminal_size", lambda *_: os.terminal_size((columns, 25)))
     assert start(home, tmp_path / "run") == 0
     table = capsys.readouterr().out.partition("10 of these rows, before and after")[2]
-    title, head, *rows = table.splitlines()
+    title, *rows = table.splitlines()
     assert title.endswith("steps (+ right, - wrong):")
-    assert head.split() == ["label", "before", "after", "text"] and len(rows) == 10
-    assert max(map(len, rows)) <= max(columns, 66)
+    assert max(map(len, rows)) <= columns
+    if columns == 40:
+        assert len(rows) == 40
+        assert [row.split()[0] for row in rows[1:4]] == ["label", "before", "after"]
+    else:
+        assert rows[0].split() == ["label", "before", "after", "text"] and len(rows) == 11
+
+
+def test_a_question_at_the_end_of_a_text_stays_in_sight():
+    from tinyzo.cli.answers import table
+
+    text = f"{'A long passage. ' * 9}| Why so?"
+    row = Change(Answer(0, text, "It was.", "It rained for a week.", None, False), None)
+    narrow = ["  A long passage....| Why so?", "    label   It was.",
+              "    before  - It rained for a w...", "    after   ?"]  # fmt: skip
+    assert list(table([row], 34)) == narrow
+    assert list(table([row._replace(before=row.before._replace(said=""))], 80)) == [
+        "  label    before       after  text",
+        "  It was.  - (nothing)  ?      A long passage. A long...passage. | Why so?",
+    ]
 
 
 def test_texts_of_any_letters_in_a_terminal():
@@ -175,6 +280,6 @@ def test_texts_of_any_letters_in_a_terminal():
     assert [width(text) for text in ("abc", "日本", "e\u0301")] == [3, 4, 1]
     assert cut("日本語のテキスト", 9) == "日本語..."
     row = Change(Answer(0, "日本語のテキスト" * 9, "日", "本", 0.5, False), None)
-    head, line = table([row], 50)
-    assert width(line) in (49, 50) and line.startswith("  日     - 本 0.50  ?      日本語")
+    head, line = table([row], 60)
+    assert width(line) in range(58, 61) and line.startswith("  日     - 本 0.50  ?      日本語")
     assert head == "  label  before     after  text"

@@ -53,6 +53,21 @@ def test_a_curve_goes_where_its_points_are():
     )
 
 
+def test_a_line_that_diverges_leaves_the_others_readable():
+    near = Line("near", [Point(0, 1.0), Point(100, 0.5)], 0)
+    far = Line("far", [Point(0, 1.0), Point(100, 90.0)], 1)
+    text = figure(chart(near, far), 1)
+    assert "of steps; far leaves the picture</span>" in text
+    ticks = [float(label) for label in re.findall(r'text-anchor="end">([0-9.]+)</text>', text)]
+    assert min(ticks) >= 0.5 and max(ticks) <= 1
+    assert "far: 1 at first, 90 at last" in text
+    alone = figure(chart(near, far._replace(points=[])), 1)
+    assert "<bdi>near</bdi>" in alone and "<bdi>far</bdi>" not in alone
+    for lines, more in ((far,), {}), ((near, far), {"from_zero": True}):
+        text = figure(chart(*lines, **more), 1)
+        assert "leaves the picture" not in text and ">80</text>" in text
+
+
 @pytest.mark.parametrize(
     ("low", "high", "ticks"),
     [

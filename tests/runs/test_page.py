@@ -145,10 +145,35 @@ def test_several_runs_are_compared(home):
     assert "<b>Norms of gradients</b>" in text and "mean of the probes" in text
 
 
+def test_the_steps_of_one_run_lie_behind_their_mean(home):
+    """Of several they would hide one another."""
+    one = page_of(home / "mezo").partition("</style>")[2]
+    assert one.count('class="faint') == 2  # against passes, and in time
+    assert 'class="faint' not in page_of(home / "mezo", home / "fzoo").partition("</style>")[2]
+
+
 def test_runs_of_one_name_are_told_apart_and_one_is_shown_once(home, run, tmp_path):
     page = write_report([home / "mezo", run, run / "journal", run], tmp_path / "r.html").path
     text = page.read_text()
     assert re.findall(r"<h2><bdi>(.*?)</bdi></h2>", text) == [str(home / "mezo"), str(run)]
+
+
+def test_answers_that_are_written_have_f1_and_no_probability(run):
+    """Beside a run of another task, which has none."""
+    text = page_of(run)
+    assert "F1" not in text
+    events = [event for event in lines(run / "events.jsonl") if event["event"] != "answer"]
+    answer = {"event": "answer", "step": 0, "split": "test", "row": 0, "text": "P | Q?",
+              "label": "x", "said": "", "probability": None, "is_right": False}  # fmt: skip
+    for event in events:
+        if event["split"] == "test":
+            event.update(f1=0.25, exact_match=event["accuracy"])
+    records = [sealed({k: v for k, v in e.items() if k != "crc"}) for e in [answer, *events]]
+    write_jsonl(run / "events.jsonl", records)
+    text = page_of(run)
+    check(text)
+    assert cells(text, "F1 before") == cells(text, "F1 after") == ["0.250"]
+    assert '<td data-name="before">' in text and "<bdi>(nothing)</bdi></td>" in text
 
 
 # --- what is unfinished or damaged ---
@@ -164,6 +189,7 @@ def test_an_unfinished_run(run):
     check(text)
     assert cells(text, "state") == ["unfinished, 6 of 6 steps"] and cells(text, "steps") == ["6"]
     assert cells(text, "forward passes") == ["8"]
+    assert cells(text, "accuracy after") == ["-"] and text.count('data-name="after">-</td>') == 8
 
 
 def test_a_run_that_has_only_begun(run):
@@ -283,7 +309,7 @@ def test_a_long_run_is_a_small_page(run):
     assert len(text) < 150_000 and "1e+06" in text
     several = html_page([read_run(run)._replace(name=f"run {n}") for n in range(12)])
     assert len(several) < 1 << 20
-    assert cells(text, "forward passes") == ["40000"]
+    assert cells(text, "forward passes") == ["40,000"]
 
 
 # --- the file ---

@@ -152,6 +152,20 @@ def test_a_narrow_terminal_shows_what_counts_most(terminal, capsys):
     assert "dev=0.750, passes=14, memory=61MB, peak=64MB" in last
 
 
+@pytest.mark.parametrize(
+    ("columns", "end"),
+    [(40, ", loss=0.1235"), (60, ", dev=0.750, passes=14"), (78, "passes=14, memory=61MB")],
+)
+def test_no_number_is_cut_in_two(terminal, capsys, columns, end):
+    pytest.importorskip("tqdm", reason="it draws the bar")
+    terminal(columns)
+    with report.progress(10, 400) as bar:
+        report.show(bar, METRICS, 0.75)
+        bar.refresh()
+    last = capsys.readouterr().err.rstrip().splitlines()[-1].rstrip()
+    assert last.endswith(end)
+
+
 def test_memory_that_the_system_does_not_say(capsys):
     report.show(report.Lines(0, 1), METRICS | {"resident_bytes": 0}, None)
     assert "passes=14, peak=64MB" in capsys.readouterr().err

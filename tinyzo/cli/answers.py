@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from tinyzo.cli.streams import put
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from tinyzo.runs.run import Run
 
 CUT = "..."
-LEAST_TEXT = 12  # columns of a text, however narrow the terminal is
-MOST_LABEL = 16
+TEXT_SHARE = 3  # one column of a terminal in so many is a text's, in a table
+NOTHING = "(nothing)"  # where a model wrote an empty answer
 HEAD = ("label", "before", "after", "text")
 
 
@@ -33,25 +34,41 @@ def put_changes(run: Run, best_step: int) -> None:
             put(line)
 
 
-def table(found: Sequence[Change], columns: int) -> Iterator[str]:
-    """Lines of at most so many columns, where that leaves LEAST_TEXT for a text."""
-    rows = [HEAD]
-    for before, after in found:
-        label = cut(before.label, MOST_LABEL)
-        rows.append((label, _said(before), _said(after), shown(before.text)))
-    widths = [max(map(width, column)) for column in list(zip(*rows, strict=True))[:-1]]
-    left = max(LEAST_TEXT, columns - 2 - sum(size + 2 for size in widths))
-    for *cells, text in rows:
-        padded = (pad(cell, size) for cell, size in zip(cells, widths, strict=True))
-        yield f"  {'  '.join(padded)}  {cut(text, left)}".rstrip()
+def table(found: Sequence[Change], columns: int) -> Iterable[str]:
+    """A row in each line; where that leaves a text too little room, in a block of lines."""
+    cells = [
+        (shown(before.label), _said(before), _said(after), shown(before.text))
+        for before, after in found
+    ]
+    widths = [max(map(width, column)) for column in list(zip(HEAD, *cells, strict=True))[:-1]]
+    left = columns - 2 - sum(size + 2 for size in widths)
+    if left < columns // TEXT_SHARE:
+        return chain.from_iterable(_block(row, columns) for row in cells)
+    return (_line(row, widths, left) for row in (HEAD, *cells))
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], left: int) -> str:
+    """A row in one line, whose text has what is left of it."""
+    *others, text = cells
+    padded = "  ".join(map(pad, others, widths))
+    return f"  {padded}  {squeezed(text, left)}".rstrip()
+
+
+def _block(cells: Sequence[str], columns: int) -> Iterator[str]:
+    """A row as lines: the text, and below it what is said of it."""
+    *others, text = cells
+    size = max(map(width, HEAD[:-1]))
+    yield f"  {squeezed(text, columns - 2)}"
+    for name, cell in zip(HEAD, others, strict=False):
+        yield f"    {pad(name, size)}  {cut(cell, columns - size - 6)}"
 
 
 def _said(answer: Answer | None) -> str:
-    """As `+ great 0.73`."""
+    """As `+ great 0.73`, or of an answer that was written `- the Alps`."""
     if answer is None:
         return "?"
-    mark = "+" if answer.is_right else "-"
-    return f"{mark} {cut(answer.said, MOST_LABEL)} {answer.probability:.2f}"
+    said = f"{'+' if answer.is_right else '-'} {shown(answer.said) or NOTHING}"
+    return said if answer.probability is None else f"{said} {answer.probability:.2f}"
 
 
 def width(text: str) -> int:
@@ -69,6 +86,21 @@ def cut(text: str, columns: int) -> str:
     text = shown(text)
     if width(text) <= columns:
         return text
-    while width(text) > columns - len(CUT):
+    return _beginning(text, columns - len(CUT)).rstrip() + CUT
+
+
+def squeezed(text: str, columns: int) -> str:
+    """The same, with its middle cut out: a question may come after a passage."""
+    text = shown(text)
+    if width(text) <= columns:
+        return text
+    room = columns - len(CUT)
+    end = _beginning(text[::-1], room // 2)[::-1]
+    return _beginning(text, room - room // 2).rstrip() + CUT + (end.partition(" ")[2] or end)
+
+
+def _beginning(text: str, columns: int) -> str:
+    """As much of a text as fits."""
+    while width(text) > columns:
         text = text[:-1]
-    return text.rstrip() + CUT
+    return text

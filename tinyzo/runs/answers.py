@@ -1,40 +1,59 @@
 """What the model says of ten rows, before it is tuned and after: lines of events.jsonl.
 
-An evaluation scores these rows with all others, so they cost nothing. Their lines are written
+An evaluation asks of these rows as of all others, so they cost nothing. Their lines are written
 with the line of the evaluation, before it: an evaluation on record has its answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 
 from tinyzo.parsing import JsonObject
-from tinyzo.text.tasks import BoundTask, Example
+from tinyzo.text.answers import exact_match
+from tinyzo.text.rows import Row
+from tinyzo.text.tasks import Example, Task
+from tinyzo.text.templates import parse_template
 
 ROWS = 10
-TEXT_LETTERS = 300  # of a row's text, and of a label, that are kept
-LABEL_LETTERS = 60
+TEXT_LETTERS = 300  # of what is kept of a row's text, and of a label or an answer
+LABEL_LETTERS = 100
+GAP = " ... "
+BETWEEN = " | "  # the columns of a row, and its gold answers
+
+
+class Shown(NamedTuple):
+    """A row as a person reads it.
+
+    row:   its place among the rows reported on, from 0
+    text:  what its columns say
+    label: its gold label; its gold answers, where there may be several
+    names: what the labels that the model chooses from are called
+    """
+
+    row: int
+    text: str
+    label: str
+    names: tuple[str, ...]
 
 
 class Answer(NamedTuple):
     """What was said of a row.
 
-    row:         its place among the rows reported on, from 0
-    text:        the row's first text
-    label:       the gold label, by its label word
-    said:        the likeliest label
-    probability: of that
-    is_right:    whether that is a gold one, of which a row may have several
+    row, text, label: as in Shown
+    said:        the likeliest label, or the answer that the model wrote
+    probability: of that; None where it was written
+    is_right:    whether that is a gold one
     """
 
     row: int
     text: str
     label: str
     said: str
-    probability: float
+    probability: float | None
     is_right: bool
 
 
@@ -45,41 +64,79 @@ class Change(NamedTuple):
     after: Answer | None
 
 
-def shown_rows(count: int) -> list[int]:
-    """Ten rows of `count`, evenly apart, since files may be sorted by their labels."""
-    most = min(count, ROWS)
-    return [number * count // most for number in range(most)]
+def shown_rows(task: Task, rows: Sequence[Row]) -> list[Shown]:
+    """Ten of these rows, evenly apart, since files may be sorted by their labels."""
+    most = min(len(rows), ROWS)
+    return [_shown(task, number * len(rows) // most, rows) for number in range(most)]
+
+
+def _shown(task: Task, place: int, rows: Sequence[Row]) -> Shown:
+    row = rows[place]
+    texts = [task.text(row, name) for name in _columns(task)]
+    if task.labels:
+        names = [word.strip() for word in task.endings(row, ())]
+        gold = [names[number] for number in task.gold(row)]
+    else:
+        names = list(task.texts(row, task.choices)) if task.choices else []
+        gold = list(dict.fromkeys(task.answers(row)))
+    return Shown(
+        row=place,
+        text=squeezed(BETWEEN.join(filter(None, texts)), TEXT_LETTERS),
+        label=squeezed(BETWEEN.join(gold), LABEL_LETTERS),
+        names=tuple(names),
+    )
+
+
+def _columns(task: Task) -> list[str]:
+    """The columns that say what is asked, without those that only name labels (COPA)."""
+    templates = [task.template] if task.labels else [task.template, *task.words]
+    pieces = chain.from_iterable(map(parse_template, templates))
+    return list(dict.fromkeys(piece.field for piece in pieces if piece.field))
 
 
 def answers(
-    bound: BoundTask, examples: Sequence[Example], scores: Sequence[np.ndarray]
+    shown: Sequence[Shown], examples: Sequence[Example], said: Sequence[np.ndarray | str]
 ) -> list[Answer]:
     """The answers to the rows that are shown.
 
-    scores: f64[C] of each example's candidates, -inf where it has fewer
+    said: of each example the scores of its candidates, f64[C], -inf where it has fewer; or the
+        answer that the model wrote
     """
-    names = bound.task.names_of_labels
-    found = []
-    for row in shown_rows(len(examples)):
-        odds = np.exp(scores[row] - scores[row].max())
-        best = int(odds.argmax())
-        found.append(
-            Answer(
-                row,
-                examples[row].text[:TEXT_LETTERS],
-                _name(names, examples[row].label),
-                _name(names, best),
-                float(odds[best] / odds.sum()),
-                examples[row].is_right(best),
-            )
+    return [
+        Answer(
+            row=each.row,
+            text=each.text,
+            label=each.label,
+            **_said(each.names, examples[each.row], said[each.row]),
         )
-    return found
+        for each in shown
+    ]
 
 
-def _name(names: Sequence[str], label: int) -> str:
-    """The name of a label, or its number where candidates have none."""
-    name = names[label] if label < len(names) else str(label)
-    return name[:LABEL_LETTERS]
+def _said(names: Sequence[str], example: Example, said: np.ndarray | str) -> JsonObject:
+    """What an answer has besides its row."""
+    if isinstance(said, str):
+        return {
+            "said": squeezed(said, LABEL_LETTERS),
+            "probability": None,
+            "is_right": exact_match(said, example.answers) == 1,
+        }
+    odds = np.exp(said - said.max())
+    best = int(odds.argmax())
+    return {
+        "said": squeezed(names[best], LABEL_LETTERS),
+        "probability": float(odds[best] / odds.sum()),
+        "is_right": example.is_right(best),
+    }
+
+
+def squeezed(text: str, letters: int) -> str:
+    """A text, without its middle where it has more letters: a question may come at its end."""
+    if len(text) <= letters:
+        return text
+    kept = letters - len(GAP)
+    end = text[-(kept // 2) :]
+    return f"{text[: kept - kept // 2].rstrip()}{GAP}{end.partition(' ')[2] or end}"
 
 
 def lines(step: int, split: str, found: Iterable[Answer]) -> list[JsonObject]:

@@ -6,6 +6,7 @@ import html
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
+from statistics import median_low
 from typing import NamedTuple
 
 from tinyzo.errors import shown
@@ -19,6 +20,7 @@ BOTTOM = 40.0
 TICKS = 6  # at most about so many on an axis
 MOST_DOTS = 20  # of a line that shows its points
 COLOURS = 6
+FAR = 20.0  # a line that goes so many times as high as others do leaves the picture
 HIDDEN = 0.05  # the share of a faint line, at the top and at the bottom, that may be out of sight
 
 
@@ -88,9 +90,11 @@ def figure(chart: Chart, number: int) -> str:
     if all(line.is_faint for line in lines):
         return ""
     ids = f"t{number} d{number}"
+    leaving = [f"{line.name} leaves the picture" for line in _far(chart, lines)]
+    about = "; ".join([chart.about, *leaving])
     return (
-        f"<figure><figcaption><b>{safe(chart.title)}</b> <span>{safe(chart.about)}</span>"
-        f"{_legend(lines)}</figcaption>\n"
+        f"<figure><figcaption><b>{safe(chart.title)}</b> <span>{safe(about)}</span>"
+        f"{_legend(chart, lines)}</figcaption>\n"
         f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-labelledby="{ids}">'
         f'<title id="t{number}">{safe(chart.title)}</title>'
         f'<desc id="d{number}">{safe(_described(chart, lines))}</desc>\n'
@@ -103,7 +107,8 @@ def figure(chart: Chart, number: int) -> str:
 def _drawn(chart: Chart, lines: Sequence[Line], number: int) -> str:
     """Axes and curves."""
     zero = [0.0] if chart.from_zero else []
-    values = chain(zero, *map(_heights, lines))
+    far = _far(chart, lines)
+    values = chain(zero, *(_heights(line) for line in lines if line not in far))
     ends = (point.x for line in lines for point in line.points)
     across = _axis([0.0, *ends], LEFT, WIDTH - RIGHT)
     up = _axis(list(values), HEIGHT - BOTTOM, TOP)
@@ -116,6 +121,16 @@ def _drawn(chart: Chart, lines: Sequence[Line], number: int) -> str:
         f"{safe(chart.y_name)}</text>"
         f'<g clip-path="url(#c{number})">{curves}</g>'
     )
+
+
+def _far(chart: Chart, lines: Sequence[Line]) -> list[Line]:
+    """Lines of a run that diverged, beside which no other one could be read."""
+    if chart.from_zero:
+        return []
+    whole = [line for line in lines if not line.is_faint]
+    tops = [max(abs(point.y) for point in line.points) for line in whole]
+    limit = FAR * median_low(tops)
+    return [line for line, top in zip(whole, tops, strict=True) if top > limit > 0]
 
 
 def _heights(line: Line) -> list[float]:
@@ -164,12 +179,12 @@ def _look(line: Line) -> str:
     return f"c{colour} r{min(rounds, 2)}"
 
 
-def _legend(lines: Iterable[Line]) -> str:
-    """Names of the lines with their colours, where there are several."""
-    named = [line for line in lines if not line.is_faint]
-    if len(named) < 2:
+def _legend(chart: Chart, lines: Iterable[Line]) -> str:
+    """Names of the lines with their colours, where there could be several."""
+    if sum(not line.is_faint for line in chart.lines) < 2:
         return ""
-    return f'<span class="legend">{"".join(map(_key, named))}</span>'
+    keys = "".join(_key(line) for line in lines if not line.is_faint)
+    return f'<span class="legend">{keys}</span>'
 
 
 def _key(line: Line) -> str:

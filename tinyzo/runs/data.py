@@ -1,11 +1,12 @@
 """From a task and its files to encoded examples: to train on, to choose by, to report."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from tinyzo.errors import DataError, UsageError
 from tinyzo.models.model import Model
+from tinyzo.runs.answers import Shown, shown_rows
 from tinyzo.runs.settings import RunSettings
 from tinyzo.text.datasets import Splits, draw, kshot, load_splits, sample_opt
 from tinyzo.text.rows import Row
@@ -23,6 +24,7 @@ class Data(NamedTuple):
     reported: the split that `test` really is
     left_out: of splits with rows that have no label, a line each
     oddities: what else a person should know of the rows, a line each
+    shown:    some of `test`, as a person reads them
     """
 
     train: list[Example]
@@ -31,6 +33,7 @@ class Data(NamedTuple):
     reported: str
     left_out: tuple[str, ...] = ()
     oddities: tuple[str, ...] = ()
+    shown: Sequence[Shown] = ()
 
     def digest(self) -> str:
         """SHA-256 of the examples: a run goes on only with the data that it began with."""
@@ -116,7 +119,8 @@ def load_data(bound: BoundTask, settings: RunSettings) -> Data:
         raise DataError(found, "-1 means no label: number the labels from 0")
     dev = _encode(bound, chosen.dev)
     test = _encode(bound, chosen.test)
-    data = Data(train, dev, test, reported, tuple(splits.left_out.values()))
+    left_out = tuple(splits.left_out.values())
+    data = Data(train, dev, test, reported, left_out, shown=shown_rows(bound.task, chosen.test))
     return data._replace(oddities=tuple(_oddities(bound, data)))
 
 

@@ -58,13 +58,13 @@ def evaluate(
     bounded: BoundedLoss,
     examples: Sequence[Example],
     is_writing: bool = True,
-    kept: list[np.ndarray] | None = None,
+    said: list[np.ndarray | str] | None = None,
 ) -> Evaluation:
     """Accuracy and loss of the model on labelled examples.
 
     is_writing: whether the model writes answers, where its task is that; else only the loss is made
-    kept: gets the scores of each example, f64[C], -inf where it has fewer candidates; none of
-        answers that are written
+    said: gets what the model says of each example: the scores of its candidates, f64[C], -inf
+        where it has fewer; or the answer that it writes
     raises: DataError for examples without labels, or for none; NumericError when the loss is not
         finite
     """
@@ -74,14 +74,17 @@ def evaluate(
         loss = _language_loss(bounded, theta, examples)
         if not is_writing:
             return Evaluation(len(examples), None, loss)
-        return _of_answers(examples, written_answers(bounded, examples), loss)
+        written = list(written_answers(bounded, examples))
+        if said is not None:
+            said.extend(written)
+        return _of_answers(examples, written, loss)
     right = 0
     total = 0.0
     for part, scores, labels, counts in scored(bounded, theta, examples):
         best = scores.argmax(axis=-1)
         right += sum(map(Example.is_right, part, best))
-        if kept is not None:
-            kept.extend(scores)
+        if said is not None:
+            said.extend(scores)
         (entropy,) = theta.cross_entropy(scores[None], labels, counts)
         total += float(entropy)
     loss = total / len(examples)

@@ -37,7 +37,7 @@ KEYS: dict[str, dict[str, tuple[type, ...]]] = {
         "text": (str,),
         "label": (str,),
         "said": (str,),
-        "probability": (float,),
+        "probability": (float, type(None)),
         "is_right": (bool,),
     },
     "error": {"step": (int,)},

@@ -1,6 +1,7 @@
 """`tinyzo report`: runs as one page of HTML, which needs no network and no script.
 
 recorded.py   what the files of a run say
+curves.py     which curves there are
 charts.py     curves as SVG
 commands.py   how the run is made again
 """
@@ -8,7 +9,7 @@ commands.py   how the run is made again
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -17,10 +18,11 @@ from tinyzo import __version__
 from tinyzo.errors import RunError, UsageError
 from tinyzo.parsing import JsonObject
 from tinyzo.runs.answers import Answer, Change
-from tinyzo.runs.charts import COLOURS, Chart, Line, Point, extremes, figure, last_ones, means, safe
+from tinyzo.runs.charts import figure, safe
 from tinyzo.runs.commands import finetune_command, replay_command
+from tinyzo.runs.curves import charts, probes
 from tinyzo.runs.page_style import STYLE
-from tinyzo.runs.recorded import Recorded, number_of, read_run
+from tinyzo.runs.recorded import MEGABYTE, Recorded, number_of, read_run
 from tinyzo.runs.run import directory_of
 from tinyzo.system import os_errors, write_file
 
@@ -28,21 +30,9 @@ BEGINNING = "<!doctype html>\n<!-- a page of tinyzo report -->\n"
 # No script, no font, no picture: nothing is loaded, whatever a text on the page may try.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 HINT = "name another --output"
-PASSES = "forward passes"
-SECONDS = "seconds"
-MEANS = 40  # points of a mean
-POINTS = 240  # of what lies behind it
-EVALUATIONS = 120
-ALL_POINTS = 2400  # of all runs, in one line of each
-LEAST_POINTS = 12
-MEGABYTE = 1e6
-DASHED = COLOURS + 1  # the second colour, so that what lies below it is seen
-PROBES = {
-    "loss_plus": "at theta + eps z",
-    "loss_minus": "at theta - eps z",
-    "loss_at_theta": "at theta",
-    "loss_probes": "mean of the probes",
-}
+RIGHT = '<span class="right" role="img" aria-label="right">\N{CHECK MARK}</span>'
+WRONG = '<span class="wrong" role="img" aria-label="wrong">\N{BALLOT X}</span>'
+NOTHING = "(nothing)"  # where a model wrote an empty answer
 
 
 class Written(NamedTuple):
@@ -92,9 +82,9 @@ def _with_names(runs: Sequence[Recorded]) -> list[Recorded]:
 def html_page(runs: Sequence[Recorded]) -> str:
     """The whole page."""
     title = f"tinyzo: {', '.join(run.name for run in runs)}"
-    charts = "".join(figure(chart, number) for number, chart in enumerate(_charts(runs)))
-    if not charts:
-        charts = '<p class="soft">No step is on record yet.</p>\n'
+    drawn = "".join(figure(chart, number) for number, chart in enumerate(charts(runs)))
+    if not drawn:
+        drawn = '<p class="soft">No step is on record yet.</p>\n'
     numbers = count(100)
     parts = [
         f'{BEGINNING}<html lang="en">\n<head>\n<meta charset="utf-8">\n',
@@ -103,7 +93,7 @@ def html_page(runs: Sequence[Recorded]) -> str:
         f"<title>{safe(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n",
         f"<h1>{safe(title)}</h1>\n{_all_problems(runs)}",
         f"<h2>Results</h2>\n{_results(runs)}",
-        f'<h2>Curves</h2>\n<div class="charts">\n{charts}</div>\n',
+        f'<h2>Curves</h2>\n<div class="charts">\n{drawn}</div>\n',
         *(_section(run, next(numbers)) for run in runs),
         f"<h2>Settings</h2>\n{_settings(runs)}",
         f'</main>\n<p class="foot">Written by tinyzo {__version__}, from the files of the runs.',
@@ -138,13 +128,14 @@ class Row(NamedTuple):
 
 def _table(caption: str, runs: Sequence[Recorded], rows: Iterable[Row], stresses: bool) -> str:
     """A table with a column for each run. stresses: mark the rows in which the runs differ"""
-    head = "".join(f'<th scope="col"><bdi>{safe(run.name)}</bdi></th>' for run in runs)
+    names = (f"<bdi>{safe(run.name)}</bdi>" for run in runs)
     body = "".join(_row(row, stresses and row.differs) for row in rows)
-    return _scrolled(
-        caption,
-        f"<table>\n<caption>{safe(caption)}</caption>\n"
-        f"<thead><tr><td></td>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>",
-    )
+    return _scrolled(caption, f"<td></td>{_heads(names)}", body)
+
+
+def _heads(names: Iterable[str]) -> str:
+    """The cells above columns of these names."""
+    return "".join(f'<th scope="col">{name}</th>' for name in names)
 
 
 def _row(row: Row, is_stressed: bool) -> str:
@@ -153,30 +144,38 @@ def _row(row: Row, is_stressed: bool) -> str:
     return f'<tr{kind}><th scope="row">{safe(row.name)}</th>{cells}</tr>\n'
 
 
-def _scrolled(name: str, table: str) -> str:
+def _scrolled(caption: str, head: str, body: str, kind: str = "runs") -> str:
     """A table that scrolls by itself where it is wider than the screen, also by keys."""
-    about = f'class="wide" role="region" tabindex="0" aria-label="{safe(name)}"'
-    return f"<div {about}>\n{table}\n</div>\n"
+    name = safe(caption)
+    return (
+        f'<div class="wide" role="region" tabindex="0" aria-label="{name}">\n'
+        f'<table class="{kind}">\n<caption>{name}</caption>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n</div>\n"
+    )
 
 
 def _results(runs: Sequence[Recorded]) -> str:
+    """What came out; F1 where answers were written, whose accuracy is that of exact matches."""
     facts: dict[str, Callable[[Recorded], str]] = {
         "state": _state,
         "task": lambda run: _said_by_settings(run, "task") or "custom",
         "accuracy before": lambda run: _evaluation(run, 0, "accuracy", "{:.3f}"),
-        "accuracy after": lambda run: _evaluation(run, run.best_step, "accuracy", "{:.3f}"),
+        "accuracy after": lambda run: _evaluation(run, run.final_step, "accuracy", "{:.3f}"),
         "loss before": lambda run: _evaluation(run, 0, "loss", "{:.4f}"),
-        "loss after": lambda run: _evaluation(run, run.best_step, "loss", "{:.4f}"),
+        "loss after": lambda run: _evaluation(run, run.final_step, "loss", "{:.4f}"),
+        "F1 before": lambda run: _evaluation(run, 0, "f1", "{:.3f}"),
+        "F1 after": lambda run: _evaluation(run, run.final_step, "f1", "{:.3f}"),
         "rows reported on": _reported,
         "best step on dev": lambda run: _known(run.best_step),
         "steps": lambda run: _known(run.steps),
-        "forward passes": lambda run: f"{_last(run.passes):.0f}",
-        "seconds": lambda run: f"{_last(run.seconds):.1f}",
+        "forward passes": lambda run: f"{_last(run.passes):,.0f}",
+        "seconds": lambda run: f"{_last(run.seconds):,.1f}",
         "seconds a step": _seconds_a_step,
         "peak memory": _peak,
         "journal": lambda run: f"{run.journal_bytes:,} bytes",
     }
     rows = [Row(name, [safe(fact(run)) for run in runs]) for name, fact in facts.items()]
+    rows = [row for row in rows if not row.name.startswith("F1") or set(row.cells) != {"-"}]
     return _table("Accuracy and loss on the rows reported on", runs, rows, stresses=False)
 
 
@@ -203,7 +202,7 @@ def _said_by_settings(run: Recorded, name: str) -> str:
 def _evaluation(run: Recorded, step: int | None, key: str, form: str) -> str:
     """A number of the evaluation of the reported rows after a step."""
     for event in run.evaluations("test"):
-        if event["step"] == step:
+        if event["step"] == step and key in event:
             return form.format(number_of(event[key]))
     return "-"
 
@@ -254,97 +253,6 @@ def _setting(run: Recorded, name: str) -> str:
     return "" if value is None else f"<bdi>{safe(value)}</bdi>"
 
 
-# -- curves ----------------------------------------------------------------------------------------
-
-
-def _charts(runs: Sequence[Recorded]) -> Iterator[Chart]:
-    """The curves of all runs, a colour for each."""
-    yield from _of_losses(runs)
-    yield from _of_gradients(runs)
-    yield Chart("Memory", _of_memory(runs), PASSES, "MB", list(_memory(runs)), from_zero=True)
-
-
-def _of_losses(runs: Sequence[Recorded]) -> Iterator[Chart]:
-    """What is learnt, against forward passes and in time."""
-    train = "of the batches, means of some steps"
-    if len(runs) == 1:
-        train = "of the batches, and its mean over some steps"
-    dev = "on the rows for choosing"
-    passes = [run.passes for run in runs]
-    seconds = [run.seconds for run in runs]
-    yield Chart("Loss", train, PASSES, "loss", _of_steps(runs, passes, "loss"))
-    yield Chart("Dev loss", dev, PASSES, "loss", _of_dev(runs, passes, "loss"))
-    yield Chart("Dev accuracy", dev, PASSES, "accuracy", _of_dev(runs, passes, "accuracy"))
-    yield Chart("Loss in time", train, SECONDS, "loss", _of_steps(runs, seconds, "loss"))
-    in_time = _of_dev(runs, seconds, "accuracy")
-    yield Chart("Dev accuracy in time", dev, SECONDS, "accuracy", in_time)
-
-
-def _of_gradients(runs: Sequence[Recorded]) -> Iterator[Chart]:
-    projected = _all_steps(runs, "projected_gradient")
-    norms = _all_steps(runs, "gradient_norm")
-    about = "summed over queries"
-    yield Chart("Projected gradients", about, PASSES, "loss a unit of eps", projected)
-    yield Chart("Norms of gradients", "by backpropagation", PASSES, "norm", norms)
-
-
-def _points(most: int, runs: Sequence[Recorded]) -> int:
-    """How many points a line has, of so many runs."""
-    return max(LEAST_POINTS, min(most, ALL_POINTS // len(runs)))
-
-
-def _of_steps(runs: Sequence[Recorded], ends: Sequence[list[float]], key: str) -> list[Line]:
-    """Means of what each step has; of one run also each step."""
-    lines = []
-    for number, (run, end) in enumerate(zip(runs, ends, strict=True)):
-        points = _finite(run.against(end, key))
-        if len(runs) == 1:
-            lines.append(Line(run.name, extremes(points, POINTS), number, is_faint=True))
-        lines.append(Line(run.name, means(points, _points(MEANS, runs)), number))
-    return lines
-
-
-def _of_dev(runs: Sequence[Recorded], ends: Sequence[list[float]], key: str) -> list[Line]:
-    most = _points(EVALUATIONS, runs)
-    return [
-        Line(run.name, last_ones(run.evaluated(end, "dev", key), most), number)
-        for number, (run, end) in enumerate(zip(runs, ends, strict=True))
-    ]
-
-
-def _all_steps(runs: Sequence[Recorded], key: str) -> list[Line]:
-    most = _points(POINTS, runs)
-    return [
-        Line(run.name, extremes(_finite(run.against(run.passes, key)), most), number)
-        for number, run in enumerate(runs)
-    ]
-
-
-def _of_memory(runs: Sequence[Recorded]) -> str:
-    if len(runs) > 1:
-        return "the largest resident set so far"
-    return "the resident set, now and at most"
-
-
-def _memory(runs: Sequence[Recorded]) -> Iterator[Line]:
-    """Peaks; of one run also what is resident."""
-    most = _points(MEANS, runs)
-    for number, run in enumerate(runs):
-        peak = "peak" if len(runs) == 1 else run.name
-        yield Line(peak, last_ones(_in_megabytes(run, "peak_bytes"), most), number)
-    if len(runs) == 1:
-        yield Line("resident", last_ones(_in_megabytes(runs[0], "resident_bytes"), most), DASHED)
-
-
-def _in_megabytes(run: Recorded, key: str) -> list[Point]:
-    points = _finite(run.against(run.passes, key))
-    return [Point(x, y / MEGABYTE) for x, y in points if y > 0]  # 0: the system does not say
-
-
-def _finite(points: Iterable[Point]) -> list[Point]:
-    return [point for point in points if point.y == point.y]
-
-
 # -- a run -----------------------------------------------------------------------------------------
 
 
@@ -352,20 +260,9 @@ def _section(run: Recorded, number: int) -> str:
     """What there is of one run alone."""
     return (
         f"<h2><bdi>{safe(run.name)}</bdi></h2>\n{_answers(run)}"
-        f'<div class="charts">{figure(_probes(run), number)}</div>\n'
+        f'<div class="charts">{figure(probes(run), number)}</div>\n'
         f"{_commands(run)}{_versions(run)}"
     )
-
-
-def _probes(run: Recorded) -> Chart:
-    """The losses that a step measures."""
-    lines: list[Line] = []
-    for key, name in PROBES.items():
-        points = means(_finite(run.against(run.passes, key)), MEANS)
-        if points:
-            lines.append(Line(name, points, DASHED if lines else 0))
-    about = "means of some steps"
-    return Chart("Loss of the probes", about, PASSES, "loss", lines)
 
 
 def _answers(run: Recorded) -> str:
@@ -374,24 +271,19 @@ def _answers(run: Recorded) -> str:
     if not found:
         return '<p class="soft">Of this run no answers are kept.</p>\n'
     after = "after"
-    if run.best_step is not None:
-        after = f"after {run.best_step} steps"
-    head = "".join(f'<th scope="col">{n}</th>' for n in ("label", "before", after, "text"))
+    if run.final_step is not None:
+        after = f"after {run.final_step} steps"
     caption = f"{len(found)} rows of those reported on, and what the model said of them"
-    body = "".join(map(_change, found))
-    return _scrolled(
-        caption,
-        f'<table class="answers">\n<caption>{safe(caption)}</caption>\n'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>",
-    )
+    head = _heads(("label", "before", after, "text"))
+    return _scrolled(caption, head, "".join(map(_change, found)), "answers")
 
 
 def _change(change: Change) -> str:
     before, after = change
     return (
         f'<tr><td data-name="label"><bdi>{safe(before.label)}</bdi></td>'
-        f'<td class="said" data-name="before">{_said(before)}</td>'
-        f'<td class="said" data-name="after">{_said(after)}</td>'
+        f'<td data-name="before">{_said(before)}</td>'
+        f'<td data-name="after">{_said(after)}</td>'
         f'<td class="text"><bdi>{safe(before.text)}</bdi></td></tr>\n'
     )
 
@@ -399,12 +291,11 @@ def _change(change: Change) -> str:
 def _said(answer: Answer | None) -> str:
     if answer is None:
         return "-"
-    kind = "right" if answer.is_right else "wrong"
-    mark = "\N{CHECK MARK}" if answer.is_right else "\N{BALLOT X}"
-    return (
-        f'<span class="{kind}" role="img" aria-label="{kind}">{mark}</span> '
-        f"<bdi>{safe(answer.said)}</bdi> {number_of(answer.probability):.2f}"
-    )
+    probability = ""
+    if answer.probability is not None:  # of an answer that was written none is known
+        probability = f"&nbsp;{answer.probability:.2f}"
+    mark = RIGHT if answer.is_right else WRONG
+    return f"{mark}&nbsp;<bdi>{safe(answer.said or NOTHING)}</bdi>{probability}"
 
 
 def _commands(run: Recorded) -> str:

@@ -62,8 +62,8 @@ tbody th { font-weight: normal; color: var(--soft); }
 .differs > * { background: var(--mark); }
 .differs > th { color: var(--ink); font-weight: 600; }
 .right { color: var(--good); } .wrong { color: var(--bad); }
-.said { white-space: nowrap; }
-.text { min-width: 14rem; }
+.answers td { min-width: 5rem; max-width: 18rem; overflow-wrap: break-word; }
+.answers .text { min-width: 14rem; max-width: 28rem; }
 pre {
   white-space: pre-wrap; margin: 0.25rem 0; padding: 0.5rem 0.75rem; font-size: 0.875rem;
   border: 1px solid var(--line); border-radius: 4px;
@@ -72,7 +72,7 @@ pre {
 @media (max-width: 40rem) {
   .answers, .answers caption, .answers tbody, .answers tr, .answers td { display: block; }
   .answers thead { display: none; }
-  .answers td { border: 0; padding: 0; }
+  .answers td { border: 0; padding: 0; max-width: none; }
   .answers td[data-name]::before { content: attr(data-name) " "; color: var(--soft); }
   .answers tr { border-bottom: 1px solid var(--line); padding: 0.4rem 0; }
 }
@@ -81,6 +81,6 @@ pre {
   .wide { overflow: visible; }
   .charts { grid-template-columns: 1fr 1fr; }
   tr, pre { break-inside: avoid; }
-  h2, h3 { break-after: avoid; }
+  h2, h3, caption, thead { break-after: avoid; }
 }
 """

@@ -21,6 +21,7 @@ from tinyzo.runs.run import RUN_TOML, Run, directory_of
 
 T = TypeVar("T")
 METRICS = "metrics.jsonl"
+MEGABYTE = 1e6
 LARGEST = 1e300  # of a number that can be drawn; JSON has larger integers
 
 
@@ -49,6 +50,11 @@ class Recorded(NamedTuple):
     best_step: int | None
     problems: list[str]
 
+    @property
+    def final_step(self) -> int | None:
+        """The best step, whose model is the result; None while other steps may be better."""
+        return self.best_step if self.result else None
+
     def column(self, key: str) -> list[float]:
         """A key of metrics.jsonl at each step; NaN where there is no number."""
         return [number_of(line.get(key)) for line in self.metrics]
@@ -73,7 +79,7 @@ class Recorded(NamedTuple):
 
     def changes(self) -> list[Change]:
         """Ten rows with what the model said before and after."""
-        return changes(self.events, self.best_step)
+        return changes(self.events, self.final_step)
 
 
 def number_of(value: object) -> float:

@@ -64,6 +64,14 @@ def _bar(done: int, steps: int) -> Any:
     class Bar(tqdm):
         monitor_interval = 0  # no thread of its own, which a fork would meet
 
+        def __str__(self) -> str:
+            """The line, without the part that the end of a narrow terminal cuts in two."""
+            line = super().__str__()
+            whole = self.desc
+            while whole not in line:
+                whole = whole.rpartition(", ")[0]
+            return line[: line.rindex(whole) + len(whole)]
+
     return Bar(
         total=steps,
         initial=done,

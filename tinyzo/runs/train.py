@@ -386,15 +386,13 @@ class Training:
         if not event and examples:
             self.model.weights.fold()
             event = {"event": "evaluation", "step": step, "split": split}
-            scores: list[np.ndarray] = []
+            said: list[np.ndarray | str] = []
             # Answers are written only where they are reported, as published: dev needs the loss.
-            is_writing = split == "test"
-            event |= evaluate(self.loss, examples, is_writing, scores).record()
-            said: list[JsonObject] = []
-            if split == "test" and scores:
-                found = answers.answers(self.loss.objective.bound, examples, scores)
-                said = answers.lines(step, split, found)
-            self.run.record_all("events.jsonl", [*said, event])
+            is_reported = split == "test"
+            event |= evaluate(self.loss, examples, is_reported, said).record()
+            shown = self.data.shown if is_reported else []
+            found = answers.answers(shown, examples, said)
+            self.run.record_all("events.jsonl", [*answers.lines(step, split, found), event])
         if split == "dev":
             self.accuracy = event.get("accuracy")
         return event
