@@ -36,6 +36,7 @@ CLASHES = {
     (("estimator", "one-sided"), ("update", "adamezo")): NORMALISED,
     (("direction", "rademacher"), ("update", "adamezo")): "z^2 is 1, so AdaMeZO is momentum",
     (("direction", "low-rank"), ("update", "momentum")): "a window ends what they look back on",
+    (("direction", "low-rank"), ("update", "rms")): "a window ends what they look back on",
     (("direction", "low-rank"), ("update", "adamezo")): "a window ends what they look back on",
     **{
         (("direction", "low-rank"), ("train", train)): "adapters are of low rank already"

@@ -165,7 +165,7 @@ REFUSED = (
     Refusal(
         "direction",
         "low-rank",
-        lambda parts: parts.update in ("momentum", "adamezo"),
+        lambda parts: parts.update in ("momentum", "rms", "adamezo"),
         "a window ends what they look back on; take sgd or sign",
     ),
     Refusal(
