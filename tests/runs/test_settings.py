@@ -252,7 +252,11 @@ def test_a_methods_parts_chosen_one_by_one_are_the_method(name, family):
         ({"update": "adamezo"}, 0.1),
         ({"train": "lora"}, 100),
         ({"train": "prefix", "update": "momentum"}, 300),
-        ({"method": "fzoo", "train": "label-words"}, 90),
+        ({"method": "fzoo", "train": "label-words"}, 30),
+        ({"method": "fzoo", "train": "lora"}, 150),
+        ({"update": "rms"}, 6),
+        ({"update": "rms", "train": "lora-fa"}, 30),
+        ({"update": "adamezo", "train": "prefix"}, 3),
     ],
 )
 def test_factors_of_the_learning_rate_multiply(tmp_path, parts, factor):
