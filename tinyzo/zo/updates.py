@@ -91,10 +91,11 @@ class UpdateRule:
 
     def _root(self, past: Sequence[Past]) -> float:
         """What rms divides by: the root of AdaMeZO's V where z^2 is its mean, 1."""
-        squares = [
-            MOMENTUM**age * g * g for age in range(self.memory) for _, g in self._aged(past, age)
-        ]
-        return math.sqrt(sum(squares)) + float(FLOOR)
+        v = 0.0
+        for age in range(self.memory):
+            for _, g in self._aged(past, age):
+                v += MOMENTUM**age * g * g
+        return math.sqrt(v) + float(FLOOR)
 
     def _coefficient(self, g: float, age: int, lr: float) -> float:
         """The coefficient of z; adamezo's is the projected gradient, which Moments weighs."""
