@@ -1159,6 +1159,13 @@ FAULTS = (
         "zo/test_updates.py",
     ),
     Fault(
+        "zo/updates.py",
+        "MOMENTUM**age * g * g",
+        "MOMENTUM**age * abs(g)",
+        "rms divides by a root of sizes, not of squares",
+        "zo/test_updates.py::test_rms_moves_by_momentum_over_the_root_of_one_number",
+    ),
+    Fault(
         "zo/methods.py",
         'lambda parts: parts.direction == "magnitude"',
         "lambda parts: False",

@@ -16,6 +16,7 @@ EXPECTED = {  # the object, its losses and terms in the journal, its passes a st
     "mezo": (ZerothOrder, (2, 1), 2),
     "n-spsa": (ZerothOrder, (8, 4), 8),
     "momentum": (ZerothOrder, (2, 10), 2),
+    "rms": (ZerothOrder, (2, 10), 2),
     "lozo": (LowRank, (2, 1), 2),
     "forward-gradient": (ZerothOrder, (2, 1), 3),
     "adam": (FirstOrder, (1, 0), 3),

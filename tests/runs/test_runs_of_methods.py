@@ -26,6 +26,7 @@ from tinyzo.runs.run import Run
 from tinyzo.runs.settings import Settings
 from tinyzo.runs.snapshots import tuned_model
 from tinyzo.zo.methods import METHODS
+from tinyzo.zo.updates import LOOKING_BACK
 
 STEPS, FOLD, KILL = 6, 2, 5
 SETS = ("lora", "lora-fa", "prefix", "label-words", "bias", "*.layer*.1.*,*embed*")
@@ -44,6 +45,10 @@ RUNS |= {
         "2",
         "--dtype",
         "f16",
+    ),
+    "rms of lora-fa": (
+        *("--method", "rms", "--train", "lora-fa", "--queries", "2"),
+        *("--direction", "rademacher", "--window", "3"),
     ),
     "fzoo momentum": ("--method", "fzoo", "--queries", "2", "--update", "momentum"),
     "sparse bf16": ("--method", "sparse-mezo", "--dtype", "bf16", "--weight-decay", "5"),
@@ -174,7 +179,7 @@ def test_the_command_line_runs_every_method(home, tmp_path, capsys, name):
         assert {round(loss, 9) for step in steps for loss in step.losses} <= possible(name)
 
 
-@pytest.mark.parametrize(("name", "rule"), [("momentum", "momentum"), ("adamezo", "adamezo")])
+@pytest.mark.parametrize(("name", "rule"), [(name, name) for name in LOOKING_BACK])
 def test_a_journal_holds_the_terms_of_a_window(home, tmp_path, name, rule):
     """From the losses alone, those of the first steps too."""
     assert start(home, tmp_path / "run", name) == 0
@@ -188,7 +193,9 @@ def test_a_journal_holds_the_terms_of_a_window(home, tmp_path, name, rule):
             expected = [(seed, x) for seed, x, _ in back]
             assert step.terms[-1] == (seeds[t], s.lr)
         else:
-            expected = [(seed, -s.lr * 0.9**k * x) for seed, x, k in back]
+            root = sum(0.9**k * x * x for _, x, k in back) ** 0.5 + 1e-5
+            rate = s.lr / root if rule == "rms" else s.lr
+            expected = [(seed, -rate * 0.9**k * x) for seed, x, k in back]
         found, others = step.terms[: len(back)], step.terms[len(back) : s.window]
         assert [seed for seed, _ in found] == [seed for seed, _ in expected]
         assert [c for _, c in found] == pytest.approx([c for _, c in expected], rel=1e-12)

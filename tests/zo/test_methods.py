@@ -32,9 +32,11 @@ CLASHES = {
     (("estimator", "leave-one-out"), ("queries", 1)): "it compares --queries 2 or more",
     (("estimator", "one-sided"), ("queries", 1)): "the spread of one loss is 0",
     (("estimator", "one-sided"), ("update", "sign")): NORMALISED,
+    (("estimator", "one-sided"), ("update", "rms")): NORMALISED,
     (("estimator", "one-sided"), ("update", "adamezo")): NORMALISED,
     (("direction", "rademacher"), ("update", "adamezo")): "z^2 is 1, so AdaMeZO is momentum",
     (("direction", "low-rank"), ("update", "momentum")): "a window ends what they look back on",
+    (("direction", "low-rank"), ("update", "rms")): "a window ends what they look back on",
     (("direction", "low-rank"), ("update", "adamezo")): "a window ends what they look back on",
     **{
         (("direction", "low-rank"), ("train", train)): "adapters are of low rank already"

@@ -114,6 +114,46 @@ def test_momentum_moves_as_its_sum(decay):
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_rms_moves_by_momentum_over_the_root_of_one_number(decay):
+    weights = Weights({"w": tinyzo.noise(0, "w", (9, 4)).copy()}, NumpyEngine())
+    lr, window = 1e-2, 3
+    w = weights.read("w").astype(np.float64)
+    for t in range(6):
+        weights.apply(update_at(UpdateRule("rms", window), t, lr, lr * decay))
+        m, v = np.zeros((9, 4)), 0.0
+        for k in range(min(window, t + 1)):
+            for seed, g in zip(*HISTORY[t - k], strict=True):
+                m += 0.9**k * g * tinyzo.noise(seed, "w", (9, 4)).astype(np.float64)
+                v += 0.9**k * g * g
+        w = (1 - lr * decay) * w - lr * m / (np.sqrt(v) + 1e-5)
+    assert weights.read("w") == pytest.approx(w, rel=1e-5, abs=1e-5)
+
+
+def test_rms_takes_the_same_step_whatever_the_loss_is_scaled_by():
+    def coefficients(scale: float) -> list[float]:
+        past = [Past(seeds, [scale * g for g in gradients]) for seeds, gradients in HISTORY[::-1]]
+        return [c for _, c in UpdateRule("rms", 4).update(past, 0.5).terms]
+
+    assert coefficients(100.0) == pytest.approx(coefficients(1.0), rel=1e-4)
+    flat = UpdateRule("rms").update([Past([3], [0.0])], 0.5)
+    assert {c for _, c in flat.terms} == {0.0}
+
+
+def test_over_one_step_rms_is_sign():
+    past = [Past([3], [-0.25])]
+    (_, found), (_, sign) = (
+        UpdateRule(rule, window=1).update(past, 0.5).terms[0] for rule in ("rms", "sign")
+    )
+    assert found == pytest.approx(sign, rel=1e-4)
+
+
+def test_a_clip_cuts_what_rms_divides_by_too():
+    past = [Past([3], [8.0]), Past([4], [1.0])]
+    cut = [Past([3], [1.0]), Past([4], [1.0])]
+    assert UpdateRule("rms", 2, clip=1.0).update(past, 0.5) == UpdateRule("rms", 2).update(cut, 0.5)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
 def test_adamezo_moves_by_the_moments_of_its_window(decay):
     weights = Weights({"w": tinyzo.noise(0, "w", (9, 4)).copy()}, NumpyEngine())
     lr, window = 1e-4, 3

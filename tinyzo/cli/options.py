@@ -230,16 +230,16 @@ def add_parts(group: Group) -> None:
     group.add_argument(
         "--update",
         metavar="NAME",
-        choices=("sgd", "sign", "momentum", "adamezo"),
-        help="from gradients to a step: sgd, sign, momentum or adamezo; default: the method's, "
-        "sgd for mezo",
+        choices=("sgd", "sign", "momentum", "rms", "adamezo"),
+        help="from gradients to a step: sgd, sign, momentum, rms or adamezo; default: the "
+        "method's, sgd for mezo",
     )
     group.add_argument(
         "--window",
         metavar="N",
         type=int,
-        help="steps that momentum and adamezo look back on, or that a low-rank V stays; default: "
-        "10, or 50 for low-rank",
+        help="steps that momentum, rms and adamezo look back on, or that a low-rank V stays; "
+        "default: 10, or 50 for low-rank",
     )
     group.add_argument(
         "--clip",

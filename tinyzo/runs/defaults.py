@@ -41,9 +41,12 @@ WINDOW_OF_DIRECTION = {"low-rank": 50}
 RATE_FACTORS: dict[str, dict[str, float]] = {
     "estimator": {"one-sided": 30},
     "direction": {"low-rank": 0.1},
-    "update": {"momentum": 0.1, "adamezo": 0.1},
+    "update": {"momentum": 0.1, "rms": 6, "adamezo": 0.1},
     "train": {"lora": 100, "lora-fa": 100, "prefix": 3_000, "label-words": 3},
 }
+# Adapters have small gradients, which a step that is divided by their size makes up for already.
+NORMALISED = ("one-sided", "rms", "adamezo")
+NORMALISED_TRAIN: dict[str, float] = {"lora": 5, "lora-fa": 5, "prefix": 30}
 
 
 # `Any` in what follows: a setting is of the type of its field in RunSettings.
@@ -70,6 +73,9 @@ def complete(
 
 def scaled_rate(lr: float, parts: dict[str, Any]) -> float:
     """The default learning rate for a combination of parts, in four digits."""
-    for part, factors in RATE_FACTORS.items():
+    of_parts = RATE_FACTORS
+    if parts["estimator"] in NORMALISED or parts["update"] in NORMALISED:
+        of_parts = RATE_FACTORS | {"train": NORMALISED_TRAIN}
+    for part, factors in of_parts.items():
         lr *= factors.get(parts[part], 1)
     return float(f"{lr:.4g}")

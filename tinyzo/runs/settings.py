@@ -33,7 +33,7 @@ from tinyzo.zo.directions import DIRECTIONS
 from tinyzo.zo.estimators import ESTIMATORS
 from tinyzo.zo.methods import METHODS, check_combination
 from tinyzo.zo.objectives import OBJECTIVES
-from tinyzo.zo.updates import RULES, SCHEDULES
+from tinyzo.zo.updates import LOOKING_BACK, RULES, SCHEDULES
 
 # The models and the data that ship: inside the installed package, or beside it in a checkout.
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -344,8 +344,8 @@ NEEDS = {
     "lora_alpha": LORA,
     "lora_targets": LORA,
     "window": Need(
-        "--update momentum or adamezo, or --direction low-rank",
-        lambda s: s.update in ("momentum", "adamezo") or s.direction == "low-rank",
+        "--update momentum, rms or adamezo, or --direction low-rank",
+        lambda s: s.update in LOOKING_BACK or s.direction == "low-rank",
     ),
     "label_field": Need("a task of your own, by --template", lambda s: s.task is None),
     "train_rows": Need("all rows, not with --k-shot", lambda s: s.k_shot is None),

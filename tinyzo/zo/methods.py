@@ -3,7 +3,7 @@
     estimator   two-sided, one-sided, leave-one-out, forward         estimators.py
     direction   z: gaussian or rademacher everywhere; gaussian of low rank in matrices, or only
                 where weights are small                              directions.py
-    update      sgd, sign, momentum, adamezo                         updates.py
+    update      sgd, sign, momentum, rms, adamezo                    updates.py
     train       full, lora, lora-fa, prefix, label-words, names      models/trainable.py
 
 All combine in one step, but for the rows of REFUSED. `adam` and `sgd` backpropagate, to compare
@@ -59,6 +59,7 @@ METHODS = {
         "z only where weights are small (arXiv 2402.15751)", direction="magnitude"
     ),
     "momentum": Method("MeZO with momentum, made again from seeds", update="momentum"),
+    "rms": Method("momentum, divided by the root mean square of the gradients", update="rms"),
     "adamezo": Method(
         "Adam's moments made again from the last seeds (arXiv 2605.00650)", update="adamezo"
     ),
@@ -146,7 +147,7 @@ REFUSED = (
     Refusal(
         "estimator",
         "one-sided",
-        lambda parts: parts.update in ("sign", "adamezo"),
+        lambda parts: parts.update in ("sign", "rms", "adamezo"),
         "both normalise the step; take sgd or momentum",
     ),
     Refusal(
@@ -164,7 +165,7 @@ REFUSED = (
     Refusal(
         "direction",
         "low-rank",
-        lambda parts: parts.update in ("momentum", "adamezo"),
+        lambda parts: parts.update in ("momentum", "rms", "adamezo"),
         "a window ends what they look back on; take sgd or sign",
     ),
     Refusal(

@@ -3,10 +3,14 @@
     sgd       -lr g z
     sign      -lr sign(g) z
     momentum  -lr sum_k 0.9^k g z                          over the last K steps, k = 0 the newest
+    rms       -lr sum_k 0.9^k g z / (sqrt(sum_k 0.9^k g^2) + 1e-5)
     adamezo   -100 lr M / (sqrt(V) + 1e-5)                 engine/moments.py, over the last K steps
 
 An update is a list of terms, so a journal holds it. Those that look back have no state: the
 moments are made again from the seeds of the last K steps (AdaMeZO, 2605.00650).
+
+rms is Adam with one number for V. The square of element i of g z is |grad L|^2 (1 + 2 c_i^2) in the
+mean, c_i being the share of the gradient in i, sum c_i^2 = 1: nearly the same for every element.
 
 Schedules are transformers' three common ones:
 
@@ -22,12 +26,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tinyzo.engine.moments import Moments
+from tinyzo.engine.moments import FLOOR, Moments
 from tinyzo.engine.terms import Term, Update
 from tinyzo.errors import check_choice
 
 MOMENTUM = 0.9
-LOOKING_BACK = ("momentum", "adamezo")
+LOOKING_BACK = ("momentum", "rms", "adamezo")
 RULES = ("sgd", "sign", *LOOKING_BACK)
 SCHEDULES = ("constant", "linear", "cosine")
 
@@ -43,7 +47,7 @@ class Past(NamedTuple):
 class UpdateRule:
     """From the projected gradients of the last steps to an update of theta.
 
-    rule: sgd, sign, momentum or adamezo; window: K; clip: the largest |g|, larger ones are cut
+    rule: one of RULES; window: K; clip: the largest |g|, larger ones are cut
     """
 
     rule: str = "sgd"
@@ -70,19 +74,28 @@ class UpdateRule:
         past: this step and those before it, the newest first; where there are no K steps yet, the
         missing ones count as gradients of 0 along this step's seeds
         """
+        rate = lr / self._root(past) if self.rule == "rms" else lr
         terms: list[Term] = []
         for age in range(self.memory):
             for seed, g in self._aged(past, age):
-                clipped = max(-self.clip, min(self.clip, g))
-                terms.append((seed, self._coefficient(clipped, age, lr)))
+                terms.append((seed, self._coefficient(g, age, rate)))
         moments = Moments(lr, len(past[0].seeds)) if self.rule == "adamezo" else None
         return Update(tuple(terms), decay, moments)
 
     def _aged(self, past: Sequence[Past], age: int) -> list[Term]:
-        """(seed, g) of each query of the step `age` steps ago."""
-        if age < len(past):
-            return list(zip(past[age].seeds, past[age].gradients, strict=True))
-        return [(seed, 0.0) for seed in past[0].seeds]
+        """(seed, g) of each query of the step `age` steps ago, clipped."""
+        if age >= len(past):
+            return [(seed, 0.0) for seed in past[0].seeds]
+        clipped = [max(-self.clip, min(self.clip, g)) for g in past[age].gradients]
+        return list(zip(past[age].seeds, clipped, strict=True))
+
+    def _root(self, past: Sequence[Past]) -> float:
+        """What rms divides by: the root of AdaMeZO's V where z^2 is its mean, 1."""
+        v = 0.0
+        for age in range(self.memory):
+            for _, g in self._aged(past, age):
+                v += MOMENTUM**age * g * g
+        return math.sqrt(v) + float(FLOOR)
 
     def _coefficient(self, g: float, age: int, lr: float) -> float:
         """The coefficient of z; adamezo's is the projected gradient, which Moments weighs."""
