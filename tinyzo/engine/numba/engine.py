@@ -109,7 +109,7 @@ class NumbaEngine:
         x, terms, bias, residual, out, kind = product
         if x.shape[1] <= FEW:
             rows = (x, *as_bytes(raw), first, terms, bias, residual, out, column)
-            self.run(objects.linear_of_few, *rows, scratch=3 * x.shape[2])
+            self.run(objects.linear_of_few, *rows, scratch=12 * x.shape[2])
             return
         build, is_rounded = self.build, kind != FLOATS
         matrix = build.matrix if kind == MATRIX else ""
