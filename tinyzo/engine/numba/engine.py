@@ -28,6 +28,8 @@ from tinyzo.engine.numba.arguments import (
 )
 from tinyzo.engine.numba.sizes import (
     CHUNK,
+    COUNTERS,
+    DONE,
     DEPTH,
     FEW,
     FLOATS,
@@ -47,6 +49,8 @@ from tinyzo.packages import KILLED, in_a_line, say_once, try_apart
 from tinyzo.text.packing import pack_sequences
 
 LINE = 16  # floats of a cache line
+PATIENCE = 200e-6  # seconds that a thread watches for the next kernel: most are 50 away
+TURNS = 1000  # of a wait that is timed
 VOCABULARY = 4096  # rows of the decoder whose scores exist at once
 
 
@@ -71,7 +75,13 @@ class NumbaEngine:
         can_pin = hasattr(os, "sched_setaffinity") and self.threads <= len(cpus)
         self._block = block_rows(cache_bytes(), 2 * self.build.lanes)
         self._cpus = cpus if can_pin else set()
-        self._others = Pool(max(1, self.threads - 1), functools.partial(pin, self._cpus))
+        self._counters = np.zeros(COUNTERS, np.int64)  # that resting threads watch
+        self._is_counting = False  # a kernel
+        self._turns = np.zeros(1, np.int64)  # of a wait
+        rest = objects.watch.bind(self._counters, self._turns)
+        self._until_done = objects.until_done.bind(self._counters, self._turns)
+        others = max(1, self.threads - 1)
+        self._others = Pool(others, functools.partial(pin, self._cpus), rest)
         self._running: list[Task[None]] = []
         self._scratch = [np.empty(0, np.float32)] * (self.threads + 1)  # the last one is shared
         self._lock = new_lock(ENGINES)
@@ -149,18 +159,42 @@ class NumbaEngine:
             wait(self._running)  # there are some, if the last wait was interrupted
             if shared is not None:
                 arguments = (*arguments, self._room(-1, shared))
-            counters = np.zeros(3, np.int64)
-            calls = [(*arguments, self._room(i, scratch), counters) for i in range(threads)]
+            rooms = [self._room(i, scratch) for i in range(threads)]
+            call = objects.bind(kernel, *arguments)
+            counters = self._new_counters(threads)
             running = self._running = []
             try:
-                for call in calls[1:]:
-                    running.append(self._others.submit(kernel, *call))
-                kernel(*calls[0])
+                for room in rooms[1:]:
+                    running.append(self._others.submit(call, room, counters))
+                call(rooms[0], counters)
             finally:
+                if counters is self._counters:
+                    self._until_done(len(running))
+                    self._learn_patience(len(running))
+                    self._is_counting = False
                 wait(running)
             self._running = []
             for each in running:
                 each.result()
+
+    def _new_counters(self, threads: int) -> Integers:
+        """Zeros: for several threads those that they watch, unless a kernel has them.
+
+        A signal's handler may run one while another is about to begin.
+        """
+        if threads == 1 or self._is_counting:
+            return np.zeros(COUNTERS, np.int64)
+        self._is_counting = True
+        self._counters[:] = 0
+        return self._counters
+
+    def _learn_patience(self, threads: int) -> None:
+        """Wait for less long after a wait in vain: then others want the CPUs, and soon would."""
+        if self._counters[DONE] < threads:
+            self._turns //= 2
+        elif self._cpus:
+            most = turns_of(PATIENCE)
+            self._turns[0] = min(most, self._turns[0] + most // 64)
 
     def _room(self, i: int, size: int) -> Array:
         """Scratch memory, which grows to what was once needed."""
@@ -174,6 +208,19 @@ def wait(tasks: Iterable[Task[None]]) -> None:
     """Until all are done."""
     for task in tasks:
         task.wait()
+
+
+@functools.cache
+def turns_of(seconds: float) -> int:
+    """So many turns of a wait take that long, if nobody else wants the CPU."""
+    wait = objects.until_done.bind(np.zeros(COUNTERS, np.int64), np.array([TURNS]))
+    wait(1)  # it may be compiled
+    return int(TURNS * seconds / min(timeit(lambda: wait(1), number=1) for _ in range(5)))
+
+
+def as_given(array: np.ndarray) -> np.ndarray:
+    """An array as the kernels take one."""
+    return array if array.flags.carray else np.require(array, None, ["C", "A", "W"])
 
 
 def aligned(size: int) -> Array:
@@ -206,9 +253,7 @@ class NumbaView(NumpyView):
     def whole(self, name: str) -> Array:
         raw = self.weights.stored(name)
         if raw.ndim == 1 and not (self.weights.pending or name in self.perturbed):
-            return np.require(widen(raw), None, ["C", "A", "W"])[
-                None
-            ]  # sooner done than handed over
+            return as_given(widen(raw))[None]  # sooner done than handed over
         rows = raw if raw.ndim > 1 else raw[None]
         return self.rows(name, rows, np.arange(len(rows))).reshape(-1, *self.weights.shape(name))
 

@@ -17,7 +17,10 @@ from tinyzo.engine.numba.tensors import add_scaled, fill_noise, read
 from tinyzo.engine.numba.terms import BF16, F32
 from tinyzo.engine.numba.vectors import TILE, use_widest
 
-MADE, MOVED = (0, 1, 2, 3), (8, 9, 10, 11)  # places of rows in scratch: as all read them, and as one
+MADE, MOVED = (
+    (0, 1, 2, 3),
+    (8, 9, 10, 11),
+)  # places of rows in scratch: as all read them, and as one
 
 softmax = row_softmax(TILE)
 

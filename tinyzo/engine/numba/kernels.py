@@ -13,8 +13,8 @@ In all kernels, unless it is said:
     raw       u8[R, bytes], rows of a tensor as they are stored; storage: i64, as F32, BF16 or F16
     first     i64, the number of raw's first element in its tensor; index: u32, of any element
     scratch   f32[.], this thread's own
-    counters  i64[3], all threads': the next task, how many of the first kind are done, and the
-              next of the second kind
+    counters  i64[4], all threads': the next task, how many of the first kind are done, the next of
+              the second kind, and the threads that are done with the kernel
     x_at, ..  i64, where something begins in a flat array; x_stride: words from row to row
     word      32 bits of such an array: one float32, or two bfloat16 that are neighbours in k
 
