@@ -94,17 +94,11 @@ class Pool(Unique):
 
     size:    how many there are at most
     prepare: what each does first
-    rest:    what each does after a call, before it sleeps until the next
     """
 
-    def __init__(
-        self,
-        size: int,
-        prepare: Callable[[], None] | None = None,
-        rest: Callable[[], None] | None = None,
-    ) -> None:
+    def __init__(self, size: int, prepare: Callable[[], None] | None = None) -> None:
         self._size = size
-        self._own = (prepare, rest)
+        self._prepare = prepare
         self._lock = threading.RLock()
         self._threads: list[threading.Thread] = []
         self._tasks: SimpleQueue[Task[Any] | None] = SimpleQueue()  # None: a thread ends
@@ -127,7 +121,7 @@ class Pool(Unique):
 
     def _start(self) -> None:
         """One more thread, if the system gives one. It does not keep the pool."""
-        thread = threading.Thread(target=_work, args=(self._tasks, *self._own), daemon=True)
+        thread = threading.Thread(target=_work, args=(self._tasks, self._prepare), daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
@@ -159,19 +153,13 @@ class Pool(Unique):
         self._lock.release()
 
 
-def _work(
-    tasks: SimpleQueue[Task[Any] | None],
-    prepare: Callable[[], None] | None,
-    rest: Callable[[], None] | None,
-) -> None:
+def _work(tasks: SimpleQueue[Task[Any] | None], prepare: Callable[[], None] | None) -> None:
     """A pool's thread."""
     if prepare:
         prepare()
     while task := tasks.get():
         task.run()
         del task  # what it returned is its caller's
-        if rest:
-            rest()
 
 
 @atexit.register

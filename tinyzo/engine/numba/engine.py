@@ -29,12 +29,15 @@ from tinyzo.engine.numba.arguments import (
 from tinyzo.engine.numba.sizes import (
     CHUNK,
     COUNTERS,
-    DONE,
     DEPTH,
+    DONE,
     FEW,
     FLOATS,
+    LEAVE,
     MATRIX,
     ROOM,
+    THREADS,
+    TURNS,
     UNITS,
     block_rows,
 )
@@ -49,8 +52,7 @@ from tinyzo.packages import KILLED, in_a_line, say_once, try_apart
 from tinyzo.text.packing import pack_sequences
 
 LINE = 16  # floats of a cache line
-PATIENCE = 200e-6  # seconds that a thread watches for the next kernel: most are 50 away
-TURNS = 1000  # of a wait that is timed
+MOST_TURNS = 10_000  # of a thread that rests: 0.2 ms here; mostly the next kernel is at 0.05
 VOCABULARY = 4096  # rows of the decoder whose scores exist at once
 
 
@@ -75,13 +77,10 @@ class NumbaEngine:
         can_pin = hasattr(os, "sched_setaffinity") and self.threads <= len(cpus)
         self._block = block_rows(cache_bytes(), 2 * self.build.lanes)
         self._cpus = cpus if can_pin else set()
-        self._counters = np.zeros(COUNTERS, np.int64)  # that resting threads watch
+        self._counters = np.zeros(COUNTERS, np.int64)  # on which threads rest
         self._is_counting = False  # a kernel
-        self._turns = np.zeros(1, np.int64)  # of a wait
-        rest = objects.watch.bind(self._counters, self._turns)
-        self._until_done = objects.until_done.bind(self._counters, self._turns)
-        others = max(1, self.threads - 1)
-        self._others = Pool(others, functools.partial(pin, self._cpus), rest)
+        self._turns = 0  # of a rest
+        self._others = Pool(max(1, self.threads - 1), functools.partial(pin, self._cpus))
         self._running: list[Task[None]] = []
         self._scratch = [np.empty(0, np.float32)] * (self.threads + 1)  # the last one is shared
         self._lock = new_lock(ENGINES)
@@ -165,20 +164,21 @@ class NumbaEngine:
             running = self._running = []
             try:
                 for room in rooms[1:]:
-                    running.append(self._others.submit(call, room, counters))
+                    running.append(self._others.submit(call, room, counters[:-1]))
                 call(rooms[0], counters)
             finally:
-                if counters is self._counters:
-                    self._until_done(len(running))
-                    self._learn_patience(len(running))
-                    self._is_counting = False
-                wait(running)
+                self._is_counting = self._is_counting and counters is not self._counters
+                is_done = counters[DONE] == threads
+                self._learn_patience(is_done)
+                if not is_done:
+                    counters[LEAVE] = 1
+                    wait(running)
             self._running = []
-            for each in running:
+            for each in running if not is_done else ():
                 each.result()
 
     def _new_counters(self, threads: int) -> Integers:
-        """Zeros: for several threads those that they watch, unless a kernel has them.
+        """Zeros: for several threads those that they rest on, unless a kernel has them.
 
         A signal's handler may run one while another is about to begin.
         """
@@ -186,15 +186,15 @@ class NumbaEngine:
             return np.zeros(COUNTERS, np.int64)
         self._is_counting = True
         self._counters[:] = 0
+        self._counters[[THREADS, TURNS]] = threads, self._turns
         return self._counters
 
-    def _learn_patience(self, threads: int) -> None:
-        """Wait for less long after a wait in vain: then others want the CPUs, and soon would."""
-        if self._counters[DONE] < threads:
+    def _learn_patience(self, is_done: bool) -> None:
+        """Let threads rest for less long after a wait in vain: others want the CPUs then."""
+        if not is_done:
             self._turns //= 2
         elif self._cpus:
-            most = turns_of(PATIENCE)
-            self._turns[0] = min(most, self._turns[0] + most // 64)
+            self._turns = min(MOST_TURNS, self._turns + MOST_TURNS // 64)
 
     def _room(self, i: int, size: int) -> Array:
         """Scratch memory, which grows to what was once needed."""
@@ -208,14 +208,6 @@ def wait(tasks: Iterable[Task[None]]) -> None:
     """Until all are done."""
     for task in tasks:
         task.wait()
-
-
-@functools.cache
-def turns_of(seconds: float) -> int:
-    """So many turns of a wait take that long, if nobody else wants the CPU."""
-    wait = objects.until_done.bind(np.zeros(COUNTERS, np.int64), np.array([TURNS]))
-    wait(1)  # it may be compiled
-    return int(TURNS * seconds / min(timeit(lambda: wait(1), number=1) for _ in range(5)))
 
 
 def as_given(array: np.ndarray) -> np.ndarray:
@@ -309,7 +301,7 @@ class NumbaView(NumpyView):
         if bf16 and self.weights.dtype(name) == np.uint16 and x.shape[1] > FEW:
             kind = products.kind(self._engine.way)
         product = Product(np.ascontiguousarray(x), terms, bias, residual, out, kind)
-        if product.has_one_w:
+        if copies > 1 and product.has_one_w:
             product = product.side_by_side()
         column = 0
         for first, raw in blocks:

@@ -1,8 +1,8 @@
 """What one token a sequence asks of a model, in Numba: products with few rows, and one query.
 
 Here W passes once for a handful of tokens, so nothing is packed: rows of W are read where they lie,
-or made in cache, and multiplied there. Sums are in any order, but in one: a row's does not depend on
-the rows beside it.
+or made in cache, and multiplied there. Sums are in any order, but in one, which does not depend on
+the other rows.
 """
 
 import numpy as np

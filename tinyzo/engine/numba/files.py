@@ -25,8 +25,7 @@ SOURCES = (  # whose code or constants are compiled
     "numba/groups.py",
     *("numba/kernels.py", "numba/layers.py", "numba/matmul.py", "numba/matrix.py"),
     *("numba/noise.py", "numba/sizes.py", "numba/softmax.py", "numba/storage.py"),
-    *("numba/tensors.py", "numba/terms.py", "numba/vectors.py", "numba/waiting.py"),
-    "numba/wide.py",
+    *("numba/tensors.py", "numba/terms.py", "numba/vectors.py", "numba/wide.py"),
     *("noise.py", "gelu.py", "moments.py"),
 )
 FORMATS = ("numba/cache.py", "numba/objects.py")  # which write the files
@@ -40,8 +39,6 @@ KERNELS = {  # those that are kept, and where they stand
     "norm": "layers",
     "gather": "gather",
     "fold": "tensors",
-    "watch": "waiting",
-    "until_done": "waiting",
 }
 
 

@@ -328,7 +328,7 @@ def look(_, counters, at):
         name, given = PAUSE
         kind = ir.FunctionType(ir.VoidType(), [each.type for each in given])
         builder.call(cgutils.get_or_insert_function(builder.module, kind, name), given)
-        return builder.load_atomic(place, "monotonic", 8)
+        return builder.load_atomic(place, "acquire", 8)
 
     return types.int64(counters, types.int64), generate
 
