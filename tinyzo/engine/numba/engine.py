@@ -151,7 +151,7 @@ class NumbaEngine:
         scratch: floats for each thread
         shared:  floats for all of them, if they need any, an argument before that
         tasks:   how many there are, where they may be fewer than threads
-        raises:  what a thread raises, such as MemoryError; no thread is left behind in the kernel
+        raises:  what a thread raises, such as MemoryError; no thread is left at work
         """
         threads = self.threads if tasks is None else min(self.threads, tasks)
         with self._lock, pinned(self._cpus):
