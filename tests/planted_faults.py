@@ -1660,8 +1660,8 @@ FAULTS = (
     ),
     Fault(
         "cli/streams.py",
-        "print(text.translate(IN_LINES), end=end, flush=True)",
-        "print(text, end=end, flush=True)",
+        "text.translate(IN_LINES) + end",
+        "text + end",
         "a name from a file commands the terminal",
         "cli/test_cli_folders.py::test_names_from_files_are_escaped",
     ),
