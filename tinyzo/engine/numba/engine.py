@@ -167,15 +167,21 @@ class NumbaEngine:
                     running.append(self._others.submit(call, room, counters[:-1]))
                 call(rooms[0], counters)
             finally:
-                self._is_counting = self._is_counting and counters is not self._counters
-                is_done = counters[DONE] == threads
-                self._learn_patience(is_done)
-                if not is_done:
-                    counters[LEAVE] = 1
-                    wait(running)
+                self._finish(running, counters)
             self._running = []
-            for each in running if not is_done else ():
+            for each in running:
                 each.result()
+
+    def _finish(self, running: list[Task[None]], counters: Integers) -> None:
+        """Until no thread is at work. Those that are at rest in a kernel are left alone."""
+        self._is_counting = self._is_counting and counters is not self._counters
+        is_done = bool(counters[DONE] == len(running) + 1)
+        self._learn_patience(is_done)
+        if is_done:
+            running.clear()
+        else:
+            counters[LEAVE] = 1
+            wait(running)
 
     def _new_counters(self, threads: int) -> Integers:
         """Zeros: for several threads those that they rest on, unless a kernel has them.
