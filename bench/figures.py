@@ -176,6 +176,26 @@ def noise(machine: str) -> Table:
     return Table(head, rows)
 
 
+def generation() -> Table:
+    """Tokens a second beside PyTorch's, median (best), newest of each kind."""
+    cells = {(r["batch_size"], r["dtype"]): r for r in records("", NEW) if is_generation(r)}
+    rows = []
+    for (prompts, dtype), ours in sorted(cells.items()):
+        sides = [
+            f"{side['tokens_per_second']:.3g} ({side['best_tokens_per_second']:.3g})"
+            for side in (ours, ours["peer"])
+        ]
+        ratio = f"{ours['ratios']['tokens_per_second']:.2f}"
+        peaks = [megabytes(side["peak_bytes"]) for side in (ours, ours["peer"])]
+        rows.append([str(prompts), DTYPES[dtype], *sides, ratio, " / ".join(peaks)])
+    head = ["prompts", "weights", "tinyzo", "PyTorch", "tinyzo / PyTorch", "peak MB of both"]
+    return Table(head, rows)
+
+
+def is_generation(record: Record) -> bool:
+    return record["benchmark"] == "generate"
+
+
 def prge(machine: str) -> Table:
     """A step of several queries on LoRA-FA: all probes in one pass, or fewer at a time."""
     head = ["model", "weights", "tokens", "(q, batch)"]
@@ -528,6 +548,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "step": partial(step, NEW),
     "step-avx2": partial(step, OLD),
     "noise": partial(noise, NEW),
+    "generation": generation,
     "noise-avx2": partial(noise, OLD),
     "prge": partial(prge, NEW),
     "prge-avx2": partial(prge, OLD),

@@ -85,13 +85,13 @@ def test_one_prompt_is_written_as_it_comes_and_others_wait(
     put = lambda text, end="\n": written.append(text + end)  # noqa: E731
     monkeypatch.setattr("tinyzo.cli.generate.put", put)
     came = [(1, "c", ""), (0, "a", ""), (1, "d", "stop"), (0, "b", ""), (0, "", "length")]
-    fake(monkeypatch, *(Piece(*each) for each in came))
+    fake(monkeypatch, *(Piece(*each, 2) for each in came))
     assert command("generate", "--model", home / "opt", "x", "y") == 0
     assert written == ["a", "b", "\n", "c", "d\n"]
 
 
 @pytest.mark.parametrize(
-    ("before", "output"), [(Piece(0, "ab", ""), "ab\n"), (Piece(0, "ab", "stop"), "ab\n")]
+    ("before", "output"), [(Piece(0, "ab", "", 2), "ab\n"), (Piece(0, "ab", "stop", 2), "ab\n")]
 )
 def test_an_interrupt_ends_the_line(
     home: Path,
@@ -109,5 +109,5 @@ def test_an_interrupt_ends_the_line(
 def test_what_a_terminal_would_obey_is_escaped(
     home: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake(monkeypatch, Piece(0, "a\x1b[31m\tb\n", "stop"))
+    fake(monkeypatch, Piece(0, "a\x1b[31m\tb\n", "stop", 2))
     assert said(capsys, "--model", home / "opt", "x") == "a\\x1b[31m\tb\n\n"

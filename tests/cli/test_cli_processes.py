@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,6 +51,23 @@ def test_a_reader_that_is_gone(
     given = (argument.format(home=home) for argument in arguments)
     code, _, log = finish(shell(*given, stdout=pipe_that_nobody_reads))
     assert (code, log) == (1, "")
+
+
+def test_an_interrupt_leaves_the_text_so_far(home: Path) -> None:
+    """Ctrl-C. There is more to write than the pipe takes, so it cannot have come to its end."""
+    process = shell("generate", "--model", home / "opt", stdin=subprocess.PIPE)
+    given, output = process.stdin, process.stdout
+    assert given and output
+    given.write("No 1\n" * 3000)
+    given.close()
+    first = output.read(1)
+    process.send_signal(signal.SIGINT)
+    rest, log = output.read(), process.stderr and process.stderr.read()
+    assert (process.wait(), log) == (130, "tinyzo: interrupted\n")
+    assert first and (first + rest).endswith("\n")
+    for stream in (output, process.stderr):
+        assert stream
+        stream.close()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, the disk without room")

@@ -55,6 +55,23 @@ def test_a_product_of_few_tokens_is_as_numpys(size, dtype, name, has_more, is_pe
         assert np.abs(found - wanted).max() <= tolerance
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_rows_bits_do_not_depend_on_the_rows_beside_it(dtype, threads):
+    """As in blocks of a file, which begin anywhere."""
+    random = np.random.RandomState(1)
+    w = random.standard_normal((2 * FEW_ROWS + 5, 77)).astype(np.float32)
+    w = narrow(w, np.dtype(DTYPES[dtype]), None)
+    x = random.standard_normal((1, FEW, 77)).astype(np.float32)
+
+    def product(rows):
+        return Weights({"w.weight": rows}, NumbaEngine(threads)).view().linear("w", x)
+
+    whole = product(w)
+    assert np.array_equal(np.roll(whole, 3, axis=-1), product(np.roll(w, 3, axis=0)))
+    assert np.array_equal(whole[..., :7], product(w[:7].copy()))
+
+
 def test_only_few_tokens_go_that_way(monkeypatch):
     called = []
     right = objects.linear_of_few

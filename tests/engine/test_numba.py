@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
@@ -9,7 +10,9 @@ import platform
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +32,23 @@ numba = pytest.importorskip("numba", reason="the fast engine needs Numba")
 
 from llvmlite import ir  # noqa: E402
 from llvmlite.binding import llvm_version_info  # noqa: E402
-from numba import types  # noqa: E402
+from numba import njit, types  # noqa: E402
 from numba.extending import intrinsic  # noqa: E402
 
 from tinyzo.engine.numba import engine as numba_engine  # noqa: E402
 from tinyzo.engine.numba import files, layers, objects, products, tensors  # noqa: E402
+from tinyzo.engine.numba import kernels as kernels_of_numba  # noqa: E402
 from tinyzo.engine.numba import matmul as matmuls  # noqa: E402
-from tinyzo.engine.numba.engine import DEPTH, NumbaEngine  # noqa: E402
-from tinyzo.engine.numba.sizes import FEW, block_rows  # noqa: E402
+from tinyzo.engine.numba.engine import DEPTH, MOST_TURNS, NumbaEngine  # noqa: E402
+from tinyzo.engine.numba.sizes import (  # noqa: E402
+    COUNTERS,
+    DONE,
+    FEW,
+    LEAVE,
+    THREADS,
+    TURNS,
+    block_rows,
+)
 from tinyzo.engine.numba.vectors import (  # noqa: E402
     TILE,
     Tile,
@@ -370,7 +382,83 @@ def test_a_kernel_may_be_called_within_another_on_the_same_thread():
         found.append(counters.tolist())
 
     engine.run(outer)
-    assert found == [[0, 0, 0]]
+    assert len(found) == 1 and not any(found[0])
+
+
+def test_a_kernel_within_another_of_several_threads_leaves_its_counters():
+    """Not only the first one: what ends within a kernel does not end it."""
+    engine, found = NumbaEngine(2), []
+
+    def outer(scratch, counters):
+        if threading.current_thread() is threading.main_thread():
+            before = counters.tolist()
+            for _ in range(2):
+                engine.run(lambda scratch, counters: counters.fill(7))
+            found.append(counters.tolist() == before)
+
+    engine.run(outer)
+    assert found == [True]
+
+
+# -- threads at rest
+
+
+@njit(nogil=True)
+def resting(counters):
+    kernels_of_numba.rest(counters)
+
+
+def counters_of(threads: int, turns: int) -> np.ndarray:
+    counters = np.zeros(COUNTERS, np.int64)
+    counters[[THREADS, TURNS]] = threads, turns
+    return counters
+
+
+FOR_EVER = 1 << 62
+
+
+def test_the_caller_rests_until_all_threads_are_done():
+    counters = counters_of(2, FOR_EVER)
+    with ThreadPoolExecutor(1) as pool:
+        rest = pool.submit(resting, counters)
+        while not counters[DONE]:
+            time.sleep(1e-3)
+        assert not rest.done()
+        counters[DONE] += 1
+        rest.result(60)
+
+
+def test_another_thread_rests_until_the_next_kernel_begins():
+    counters = counters_of(2, FOR_EVER)
+    counters[0] = 5  # tasks that are done
+    with ThreadPoolExecutor(1) as pool:
+        rest = pool.submit(resting, counters[:-1])
+        while not counters[DONE]:
+            time.sleep(1e-3)
+        counters[0] = 0
+        time.sleep(1e-2)
+        assert not rest.done()
+        counters[0] = 1
+        rest.result(60)
+
+
+def test_a_rest_ends_by_itself_or_when_it_is_told():
+    counters = counters_of(2, 100)
+    resting(counters)
+    resting(counters_of(2, 100)[:-1])
+    counters[[TURNS, LEAVE]] = FOR_EVER, 1
+    resting(counters[:-1])
+    assert counters[DONE] == 2
+
+
+def test_patience_ends_where_waits_are_in_vain(monkeypatch):
+    engine = NumbaEngine(2)
+    engine._cpus, engine._turns = {0}, 8
+    monkeypatch.setattr(numba_engine, "pinned", lambda cpus: contextlib.nullcontext())
+    engine.run(lambda scratch, counters: None)  # which never rests
+    assert engine._turns == 4
+    engine._learn_patience(True)
+    assert 4 < engine._turns <= MOST_TURNS
 
 
 CPUS = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()

@@ -40,6 +40,7 @@ def test_text_is_what_the_tokens_are(home):
         text = b"".join(map(tokenizer.bytes_of, new)).decode(errors="replace")
         assert each.text == text
         assert (each.tokens, each.end) == (8, "length") or each.end == "stop"
+        assert each.tokens == len(each.ids)
 
 
 def test_a_run_a_folder_and_a_model_are_the_same(home):

@@ -43,8 +43,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument_group("output").add_argument(
         "--json",
         action="store_true",
-        help="one JSON object a line: prompt, text, tokens, end (stop or length); default: the "
-        "text as it comes",
+        help="one JSON object a line: prompt, text, ids, tokens, end (stop or length); default: "
+        "the text as it comes",
     )
 
 
@@ -129,8 +129,9 @@ def write(pieces: Iterator["Piece"]) -> None:
     is_open = False
     try:
         for piece in pieces:
-            is_open = not piece.end
+            is_open = True
             put(piece.text, end="\n" if piece.end else "")
+            is_open = not piece.end
     except KeyboardInterrupt:
         if is_open:
             put("")

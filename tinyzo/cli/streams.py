@@ -46,7 +46,7 @@ def put(text: str, end: str = "\n") -> None:
     raises: TinyzoError when it cannot be written; BrokenPipeError when nobody reads on
     """
     try:
-        print(text.translate(IN_LINES), end=end, flush=True)
+        print(text.translate(IN_LINES) + end, end="", flush=True)  # one write, whole at Ctrl-C
     except OSError as error:
         _give_up(sys.stdout)
         if isinstance(error, BrokenPipeError):

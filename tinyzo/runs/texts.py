@@ -18,22 +18,28 @@ class Continuation:
     """What a model makes of a prompt.
 
     text:   what follows the prompt
-    tokens: how many were generated
+    ids:    of the new tokens, all of them
+    tokens: how many these are
     end:    "stop": by the model's end of a text, or a text to stop at; "length": by their number
     """
 
     prompt: str
     text: str
+    ids: list[int]
     tokens: int
     end: str
 
 
 class Piece(NamedTuple):
-    """Some letters more of a prompt's continuation; `end` with the last ones, as Continuation's."""
+    """What a token adds to a prompt's continuation; `end` with the last one, as Continuation's.
+
+    text: letters, which may be none; id: of the token
+    """
 
     prompt: int
     text: str
     end: str
+    id: int
 
 
 def continuations(
@@ -45,15 +51,16 @@ def continuations(
 ) -> Iterator[Continuation]:
     """What follows each prompt, in their order, each as soon as it and those before are whole."""
     texts = ["" for _ in prompts]
-    counts = [0 for _ in prompts]
+    ids: list[list[int]] = [[] for _ in prompts]
     ends = ["" for _ in prompts]
     done = 0
-    for number, text, end in pieces(model, prompts, max_new_tokens, stop, sampler):
+    for number, text, end, token in pieces(model, prompts, max_new_tokens, stop, sampler):
         texts[number] += text
-        counts[number] += 1
+        ids[number].append(token)
         ends[number] = end
         while done < len(prompts) and ends[done]:
-            yield Continuation(prompts[done], texts[done], counts[done], ends[done])
+            new = ids[done]
+            yield Continuation(prompts[done], texts[done], new, len(new), ends[done])
             done += 1
 
 
@@ -64,7 +71,7 @@ def pieces(
     stop: Sequence[str],
     sampler: Sampler,
 ) -> Iterator[Piece]:
-    """What each token adds to a prompt's continuation, which may be nothing.
+    """What each token adds to a prompt's continuation, as it comes.
 
     A prompt begins with the tokenizer's bos, as in transformers.
     raises: as models.generate.stream; DataError for one text where a list of them belongs;
@@ -78,7 +85,7 @@ def pieces(
     writings = [Writing(tokenizer, stop) for _ in prompts]
     eos = [tokenizer.eos_id]
     ends = lambda number, token: writings[number].add(token)  # noqa: E731
-    for number, _, end in stream(model, ids, max_new_tokens, eos, None, sampler, ends):
+    for number, token, end in stream(model, ids, max_new_tokens, eos, None, sampler, ends):
         if end:
             writings[number].finish()
-        yield Piece(number, writings[number].take(), end)
+        yield Piece(number, writings[number].take(), end, token)

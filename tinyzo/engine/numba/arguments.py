@@ -12,6 +12,7 @@ from tinyzo.dtypes import Array, Integers, Rows
 from tinyzo.engine import noise
 from tinyzo.engine.moments import Moments
 from tinyzo.engine.numba import terms as kinds
+from tinyzo.engine.numba.objects import constant
 from tinyzo.engine.numba.terms import Terms
 from tinyzo.engine.numpy_engine import QUERIES
 from tinyzo.engine.terms import Probe, Update
@@ -173,18 +174,20 @@ def make_terms(weights: Parameters, name: str, probes: Sequence[Probe]) -> Terms
     )
 
 
-NO_TERMS = Terms(
-    keys=np.zeros((0, 2), np.uint32),
-    kept=np.zeros(0, np.float32),
-    added=np.zeros(0, np.float32),
-    rounds=np.zeros(0, np.bool_),
-    salts=np.zeros((0, 2), np.uint32),
-    seeds=np.array([-1]),
-    scales=np.zeros(1, np.float32),
-    is_signs=False,
-    is_moment=np.zeros(0, np.bool_),
-    moments=np.zeros((0, 2), np.float32),
-    limit=np.float32(np.inf),
+NO_TERMS = constant(
+    Terms(
+        keys=np.zeros((0, 2), np.uint32),
+        kept=np.zeros(0, np.float32),
+        added=np.zeros(0, np.float32),
+        rounds=np.zeros(0, np.bool_),
+        salts=np.zeros((0, 2), np.uint32),
+        seeds=np.array([-1]),
+        scales=np.zeros(1, np.float32),
+        is_signs=False,
+        is_moment=np.zeros(0, np.bool_),
+        moments=np.zeros((0, 2), np.float32),
+        limit=np.float32(np.inf),
+    )
 )
 
 

@@ -28,11 +28,16 @@ from tinyzo.engine.numba.arguments import (
 )
 from tinyzo.engine.numba.sizes import (
     CHUNK,
+    COUNTERS,
     DEPTH,
+    DONE,
     FEW,
     FLOATS,
+    LEAVE,
     MATRIX,
     ROOM,
+    THREADS,
+    TURNS,
     UNITS,
     block_rows,
 )
@@ -47,6 +52,7 @@ from tinyzo.packages import KILLED, in_a_line, say_once, try_apart
 from tinyzo.text.packing import pack_sequences
 
 LINE = 16  # floats of a cache line
+MOST_TURNS = 10_000  # of a thread that rests: 0.2 ms here; mostly the next kernel is at 0.05
 VOCABULARY = 4096  # rows of the decoder whose scores exist at once
 
 
@@ -71,6 +77,9 @@ class NumbaEngine:
         can_pin = hasattr(os, "sched_setaffinity") and self.threads <= len(cpus)
         self._block = block_rows(cache_bytes(), 2 * self.build.lanes)
         self._cpus = cpus if can_pin else set()
+        self._counters = np.zeros(COUNTERS, np.int64)  # on which threads rest
+        self._is_counting = False  # a kernel
+        self._turns = 0  # of a rest
         self._others = Pool(max(1, self.threads - 1), functools.partial(pin, self._cpus))
         self._running: list[Task[None]] = []
         self._scratch = [np.empty(0, np.float32)] * (self.threads + 1)  # the last one is shared
@@ -109,7 +118,7 @@ class NumbaEngine:
         x, terms, bias, residual, out, kind = product
         if x.shape[1] <= FEW:
             rows = (x, *as_bytes(raw), first, terms, bias, residual, out, column)
-            self.run(objects.linear_of_few, *rows, scratch=3 * x.shape[2])
+            self.run(objects.linear_of_few, *rows, scratch=12 * x.shape[2])
             return
         build, is_rounded = self.build, kind != FLOATS
         matrix = build.matrix if kind == MATRIX else ""
@@ -142,25 +151,56 @@ class NumbaEngine:
         scratch: floats for each thread
         shared:  floats for all of them, if they need any, an argument before that
         tasks:   how many there are, where they may be fewer than threads
-        raises:  what a thread raises, such as MemoryError; no thread is left behind in the kernel
+        raises:  what a thread raises, such as MemoryError; no thread is left at work
         """
         threads = self.threads if tasks is None else min(self.threads, tasks)
         with self._lock, pinned(self._cpus):
             wait(self._running)  # there are some, if the last wait was interrupted
             if shared is not None:
                 arguments = (*arguments, self._room(-1, shared))
-            counters = np.zeros(3, np.int64)
-            calls = [(*arguments, self._room(i, scratch), counters) for i in range(threads)]
+            rooms = [self._room(i, scratch) for i in range(threads)]
+            call = objects.bind(kernel, *arguments)
+            counters = self._new_counters(threads)
             running = self._running = []
             try:
-                for call in calls[1:]:
-                    running.append(self._others.submit(kernel, *call))
-                kernel(*calls[0])
+                for room in rooms[1:]:
+                    running.append(self._others.submit(call, room, counters[:-1]))
+                call(rooms[0], counters)
             finally:
-                wait(running)
+                self._finish(running, counters)
             self._running = []
             for each in running:
                 each.result()
+
+    def _finish(self, running: list[Task[None]], counters: Integers) -> None:
+        """Until no thread is at work. Those that are at rest in a kernel are left alone."""
+        self._is_counting = self._is_counting and counters is not self._counters
+        is_done = bool(counters[DONE] == len(running) + 1)
+        self._learn_patience(is_done)
+        if is_done:
+            running.clear()
+        else:
+            counters[LEAVE] = 1
+            wait(running)
+
+    def _new_counters(self, threads: int) -> Integers:
+        """Zeros: for several threads those that they rest on, unless a kernel has them.
+
+        A signal's handler may run one while another is about to begin.
+        """
+        if threads == 1 or self._is_counting:
+            return np.zeros(COUNTERS, np.int64)
+        self._is_counting = True
+        self._counters[:] = 0
+        self._counters[[THREADS, TURNS]] = threads, self._turns
+        return self._counters
+
+    def _learn_patience(self, is_done: bool) -> None:
+        """Let threads rest for less long after a wait in vain: others want the CPUs then."""
+        if not is_done:
+            self._turns //= 2
+        elif self._cpus:
+            self._turns = min(MOST_TURNS, self._turns + MOST_TURNS // 64)
 
     def _room(self, i: int, size: int) -> Array:
         """Scratch memory, which grows to what was once needed."""
@@ -174,6 +214,11 @@ def wait(tasks: Iterable[Task[None]]) -> None:
     """Until all are done."""
     for task in tasks:
         task.wait()
+
+
+def as_given(array: np.ndarray) -> np.ndarray:
+    """An array as the kernels take one."""
+    return array if array.flags.carray else np.require(array, None, ["C", "A", "W"])
 
 
 def aligned(size: int) -> Array:
@@ -206,9 +251,7 @@ class NumbaView(NumpyView):
     def whole(self, name: str) -> Array:
         raw = self.weights.stored(name)
         if raw.ndim == 1 and not (self.weights.pending or name in self.perturbed):
-            return np.require(widen(raw), None, ["C", "A", "W"])[
-                None
-            ]  # sooner done than handed over
+            return as_given(widen(raw))[None]  # sooner done than handed over
         rows = raw if raw.ndim > 1 else raw[None]
         return self.rows(name, rows, np.arange(len(rows))).reshape(-1, *self.weights.shape(name))
 
@@ -264,7 +307,7 @@ class NumbaView(NumpyView):
         if bf16 and self.weights.dtype(name) == np.uint16 and x.shape[1] > FEW:
             kind = products.kind(self._engine.way)
         product = Product(np.ascontiguousarray(x), terms, bias, residual, out, kind)
-        if product.has_one_w:
+        if copies > 1 and product.has_one_w:
             product = product.side_by_side()
         column = 0
         for first, raw in blocks:

@@ -1,10 +1,12 @@
 """What one token a sequence asks of a model, in Numba: products with few rows, and one query.
 
-Here W passes once for a handful of tokens, so nothing is packed: a row of W is read where it lies,
-or made in cache, and multiplied there. Sums are in any order, but in one.
+Here W passes once for a handful of tokens, so nothing is packed: rows of W are read where they lie,
+or made in cache, and multiplied there. Sums are in any order, but in one, which does not depend on
+the other rows.
 """
 
 import numpy as np
+from numba import njit
 
 from tinyzo.engine.numba.cache import kept
 from tinyzo.engine.numba.kernels import F, U, kernel, ordered_freely, tasks
@@ -12,8 +14,13 @@ from tinyzo.engine.numba.matmul import own
 from tinyzo.engine.numba.sizes import FEW_ROWS
 from tinyzo.engine.numba.softmax import row_softmax
 from tinyzo.engine.numba.tensors import add_scaled, fill_noise, read
-from tinyzo.engine.numba.terms import F32
+from tinyzo.engine.numba.terms import BF16, F32
 from tinyzo.engine.numba.vectors import TILE, use_widest
+
+MADE, MOVED = (
+    (0, 1, 2, 3),
+    (8, 9, 10, 11),
+)  # places of rows in scratch: as all read them, and as one
 
 softmax = row_softmax(TILE)
 
@@ -27,10 +34,78 @@ def dot(a, b):
     return found
 
 
+def row_products(widened):
+    """The function (w, rows, x): the sums of w x for four rows of w, given by their numbers.
+
+    w: [R n], elements that `widened` takes to f32; rows: i64s; x: f32[n]; returns f32s
+    Four rows at once come from memory faster than one, and x is loaded once for all of them.
+    """
+
+    @ordered_freely
+    def products(w, rows, x):
+        n = x.size
+        a, b = w[rows[0] * n :][:n], w[rows[1] * n :][:n]
+        c, d = w[rows[2] * n :][:n], w[rows[3] * n :][:n]
+        of_a, of_b, of_c, of_d = F(0), F(0), F(0), F(0)
+        for i in range(n):
+            of_a += widened(a[i]) * x[i]
+            of_b += widened(b[i]) * x[i]
+            of_c += widened(c[i]) * x[i]
+            of_d += widened(d[i]) * x[i]
+        return of_a, of_b, of_c, of_d
+
+    return products
+
+
+@njit(inline="always")
+def as_it_is(w):
+    return w
+
+
+@njit(inline="always")
+def from_bfloat(w):
+    return U(U(w) << U(16)).view(F)
+
+
+products_of_floats, products_of_bfloats = row_products(as_it_is), row_products(from_bfloat)
+
+
+@njit(inline="always")
+def rows_apart(i, start, count):
+    """Row i of each quarter of `count` rows from `start` on; the last one again where it has none.
+
+    A CPU foresees what a stream of neighbours reads next, and several of them at once.
+    """
+    part, last = (count + 3) // 4, start + count - 1
+    i += start
+    return i, min(i + part, last), min(i + 2 * part, last), min(i + 3 * part, last)
+
+
+@kernel
+def make_rows(raw, storage, rows, first, terms, made):
+    """Rows of W as they are now. rows: their four numbers in raw; made: f32[4, K], written"""
+    for i in range(4):
+        index = U((first + rows[i]) * made.shape[1])
+        read(raw, storage, rows[i], 0, terms, index, made[i])
+
+
+@kernel
+def perturb_rows(rows, first, terms, copy, made, z, moved):
+    """The same rows as a probe has them. made, z, moved: f32[4, K], the last of which is written.
+
+    z: of the copy before, which is made anew where this one has another seed
+    """
+    seed = terms.seeds[copy]
+    for i in range(4):
+        if copy == 0 or seed != terms.seeds[copy - 1]:
+            fill_noise(terms, seed, U((first + rows[i]) * z.shape[1]), z[i], made[i])
+        add_scaled(made[i], terms.scales[copy], z[i], moved[i])
+
+
 @kept
 @kernel
 def linear_of_few(x, raw, storage, first, terms, bias, residual, out, column, scratch, counters):
-    """matmul.linear for few tokens, a task for some rows of W.
+    """matmul.linear for few tokens, a task for FEW_ROWS rows of W, of which four pass at once.
 
     x: f32[1 or P, M, K]; raw: u8[R, bytes]; first: i64, the number of raw's first row in W
     bias: f32[0 or 1 or P, 1, N]; residual: f32[0 or 1 or P, M, N]; out: f32[P, M, N], of which
@@ -38,33 +113,41 @@ def linear_of_few(x, raw, storage, first, terms, bias, residual, out, column, sc
     """
     use_widest()
     copies, count, _ = out.shape
-    inner = x.shape[2]
-    is_plain = storage == F32 and terms.keys.size == 0
-    stored = raw.reshape(-1).view(F) if is_plain else scratch[:0]
-    read_row, z, moved = scratch[:inner], scratch[inner : 2 * inner], scratch[2 * inner : 3 * inner]
-    for r in tasks(counters, 0, raw.shape[0], FEW_ROWS):
-        index, j = U((first + r) * inner), column + r
-        w = stored[r * inner : (r + 1) * inner] if is_plain else read_row
-        if not is_plain:
-            read(raw, storage, r, 0, terms, index, w)
-        made = -1
-        for p in range(copies):
-            c = p if terms.seeds.size > 1 else 0
-            seed, scale = terms.seeds[c], terms.scales[c]
-            if seed >= 0 and seed != made:
-                made = seed
-                fill_noise(terms, seed, index, z, w)
-            copy = w
-            if seed >= 0:
-                add_scaled(w, scale, z, moved)
-                copy = moved
-            for m in range(count):
-                y = dot(copy, own(p, x)[m])
-                if bias.size:
-                    y += own(p, bias)[0, j]
-                if residual.size:
-                    y += own(p, residual)[m, j]
-                out[p, m, j] = y
+    inner, total = x.shape[2], raw.shape[0]
+    is_made = terms.keys.size > 0 or storage > BF16
+    all_rows = scratch[: 12 * inner].reshape(3, 4, inner)
+    made, z, moved = all_rows[0], all_rows[1], all_rows[2]
+    floats, bfloats = scratch, scratch[:0].view(np.uint16)
+    if not is_made and storage == F32:
+        floats = raw.reshape(-1).view(F)
+    if not is_made and storage == BF16:
+        bfloats = raw.reshape(-1).view(np.uint16)
+    for task in tasks(counters, 0, (total + FEW_ROWS - 1) // FEW_ROWS, 1):
+        start = task * FEW_ROWS
+        size = min(FEW_ROWS, total - start)
+        for i in range((size + 3) // 4):
+            rows = rows_apart(i, start, size)
+            if is_made:
+                make_rows(raw, storage, rows, first, terms, made)
+            for p in range(copies):
+                copy = p if terms.seeds.size > 1 else 0
+                here = MADE if is_made else rows
+                if terms.seeds[copy] >= 0:
+                    perturb_rows(rows, first, terms, copy, made, z, moved)
+                    here = MOVED
+                for m in range(count):
+                    token = own(p, x)[m]
+                    if bfloats.size:
+                        sums = products_of_bfloats(bfloats, here, token)
+                    else:
+                        sums = products_of_floats(floats, here, token)
+                    for k in range(4):
+                        y, j = sums[k], column + rows[k]
+                        if bias.size:
+                            y += own(p, bias)[0, j]
+                        if residual.size:
+                            y += own(p, residual)[m, j]
+                        out[p, m, j] = y
 
 
 @kept

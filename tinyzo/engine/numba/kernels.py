@@ -13,8 +13,8 @@ In all kernels, unless it is said:
     raw       u8[R, bytes], rows of a tensor as they are stored; storage: i64, as F32, BF16 or F16
     first     i64, the number of raw's first element in its tensor; index: u32, of any element
     scratch   f32[.], this thread's own
-    counters  i64[3], all threads': the next task, how many of the first kind are done, and the
-              next of the second kind
+    counters  i64[3 or more], all threads': the next task, how many of the first kind are done, and
+              the next of the second kind; then what `rest` reads
     x_at, ..  i64, where something begins in a flat array; x_stride: words from row to row
     word      32 bits of such an array: one float32, or two bfloat16 that are neighbours in k
 
@@ -27,7 +27,8 @@ Of what is computed in registers (noise.py, storage.py):
 import numpy as np
 from numba import njit
 
-from tinyzo.engine.numba.vectors import fetch_add
+from tinyzo.engine.numba.sizes import COUNTERS, DONE, LEAVE, TASKS, THREADS, TURNS
+from tinyzo.engine.numba.vectors import fetch_add, look
 
 F, I, U = np.float32, np.int32, np.uint32  # noqa: E741
 OPTIONS = {"nogil": True, "error_model": "numpy"}  # x / 0 is infinite, no exception
@@ -39,13 +40,39 @@ ordered_freely = njit(**OPTIONS, forceinline=True, fastmath={"reassoc", "contrac
 
 
 @njit
+def rest(shared):
+    """Be done with all tasks; then wait without sleep, since to be woken takes longer than many a
+    kernel. No lock is held, so that who goes on finds Python's own free.
+
+    The caller waits for the others, and they until its next kernel begins: on the same counters,
+    which are set to 0 and count again. Both for so many turns at most; LEAVE ends it, too.
+    """
+    if shared.size == TASKS:
+        return
+    fetch_add(shared, DONE, 1)
+    left = shared[TURNS]
+    if shared.size == COUNTERS:
+        while left > 0 and look(shared, DONE) < shared[THREADS]:
+            left -= 1
+        return
+    while left > 0 and look(shared, LEAVE) == 0 and look(shared, 0) + look(shared, 2) > 0:
+        left -= 1
+    while left > 0 and look(shared, LEAVE) == 0 and look(shared, 0) + look(shared, 2) == 0:
+        left -= 1
+
+
+@njit
 def tasks(shared, which, count, step):
-    """Those of the numbers below `count` that this thread takes, `step` at once, by a counter."""
+    """Those of the numbers below `count` that this thread takes, `step` at once, by a counter.
+
+    After them it rests: they are the last of its kernel.
+    """
     start = fetch_add(shared, which, step)
     while start < count:
         for task in range(start, min(count, start + step)):  # noqa: UP028 (no such in Numba)
             yield task
         start = fetch_add(shared, which, step)
+    rest(shared)
 
 
 @njit(inline="always")

@@ -280,9 +280,12 @@ def linear(
     tokens = x.reshape(-1)
     if kind != FLOATS:
         tokens, total = rounded, x.shape[0] * count
-        for i in tasks(counters, 0, total, ROWS):
-            round_token(x, i, words, rounded)
-            fetch_add(counters, 1, 1)
+        start = fetch_add(counters, 0, ROWS)
+        while start < total:
+            for i in range(start, min(total, start + ROWS)):
+                round_token(x, i, words, rounded)
+                fetch_add(counters, 1, 1)
+            start = fetch_add(counters, 0, ROWS)
         while fetch_add(counters, 1, 0) < total:
             pass  # another thread is at the last tokens
 

@@ -13,8 +13,9 @@ import itertools
 import json
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from tinyzo.engine.numba import files, loader
 from tinyzo.errors import TinyzoError
 from tinyzo.packages import in_a_line, say_once
 
+T = TypeVar("T", bound=tuple[Any, ...])
 Kinds = tuple[Any, ...]  # of arguments: (dtype, dimensions) of an array, a letter of a number
 SCALARS: dict[type, str] = {
     int: "i",
@@ -123,6 +125,18 @@ def c_function(address: int, kinds: Kinds) -> Callable[..., int]:
     return ctypes.CFUNCTYPE(ctypes.c_int32, *types)(address)
 
 
+constants: dict[int, tuple[tuple[Any, ...], list[Any], list[Any]]] = {}  # by id: what it is
+
+
+def constant(arguments: T) -> T:
+    """The same tuple, kept with its kinds and words, which are found once."""
+    kinds: list[Any] = []
+    words: list[Any] = []
+    in_words(arguments, kinds, words)
+    constants[id(arguments)] = arguments, kinds, words
+    return arguments
+
+
 def in_words(arguments: Sequence[Any], kinds: list[Any], words: list[Any]) -> None:
     """Append the kinds of arguments, and what Numba passes for them."""
     for each in arguments:
@@ -135,7 +149,12 @@ def in_words(arguments: Sequence[Any], kinds: list[Any], words: list[Any]) -> No
             else:
                 kinds.append(None)
         elif isinstance(each, tuple):
-            in_words(each, kinds, words)
+            if id(each) in constants:
+                _, known_kinds, known_words = constants[id(each)]
+                kinds += known_kinds
+                words += known_words
+            else:
+                in_words(each, kinds, words)
         else:
             kinds.append(SCALARS.get(type(each)))
             words.append(each.item() if isinstance(each, np.generic) else each)
@@ -209,6 +228,11 @@ def build() -> Build:
     return build_here()
 
 
+def results() -> tuple[Any, Any]:
+    """Places for what a kernel returns, which is nothing, and an exception."""
+    return ctypes.byref(ctypes.c_void_p()), ctypes.byref(ctypes.c_void_p())
+
+
 class Kernel:
     """A kernel, to be called with arrays, numbers, and tuples of them."""
 
@@ -216,19 +240,32 @@ class Kernel:
         self.name = name
 
     def __call__(self, *arguments: object) -> None:
-        """raises: TinyzoError when it ends with an exception of Numba's, which none should"""
+        """raises: as what `bind` returns"""
+        self.bind(*arguments)()
+
+    def bind(self, *first: object) -> Callable[..., None]:
+        """The kernel with its first arguments, to be called with the others, by several threads.
+
+        That raises TinyzoError when it ends with an exception of Numba's, which none should.
+        """
         compiled = functions(self.name)
-        kinds: list[Any] = []
-        words: list[Any] = [ctypes.byref(ctypes.c_void_p()), ctypes.byref(ctypes.c_void_p())]
+        first_kinds: list[Any] = []
+        first_words: list[Any] = []
         if compiled:
-            in_words(arguments, kinds, words)
-        function = compiled.get(tuple(kinds))
-        if function is None:
-            self.by_numba(*arguments)
-            return
-        status = function(*words)
-        if status:
-            raise TinyzoError(f"the kernel {self.name} ended with status {status}", "report this")
+            in_words(first, first_kinds, first_words)
+
+        def call(*others: object) -> None:
+            kinds, words = first_kinds.copy(), first_words.copy()
+            if compiled:
+                in_words(others, kinds, words)
+            function = compiled.get(tuple(kinds))
+            if function is None:
+                self.by_numba(*first, *others)
+            elif status := function(*results(), *words):
+                found = f"the kernel {self.name} ended with status {status}"
+                raise TinyzoError(found, "report this")
+
+        return call
 
     @property
     def by_numba(self) -> Callable[..., None]:
@@ -236,6 +273,11 @@ class Kernel:
         module = importlib.import_module(f"tinyzo.engine.numba.{files.KERNELS[self.name]}")
         kernel: Callable[..., None] = getattr(module, self.name)
         return kernel
+
+
+def bind(kernel: Callable[..., None], *first: object) -> Callable[..., None]:
+    """A kernel, of these or any other, with its first arguments."""
+    return kernel.bind(*first) if isinstance(kernel, Kernel) else partial(kernel, *first)
 
 
 linear = Kernel("linear")

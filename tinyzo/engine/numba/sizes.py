@@ -3,7 +3,10 @@
 DEPTH = 512  # words of k at once; the sum of a product is one of such parts, on every machine
 BLOCK = 128  # rows of W that a thread takes at once, at most
 FEW = 2  # tokens of a product for which W is not packed, at most
-FEW_ROWS = 16  # rows of W that a thread then takes at once
+FEW_ROWS = 32  # rows of W that a thread then takes at once
+TASKS = 3  # the first of the numbers that threads share, which are of tasks; then:
+DONE, THREADS, TURNS, LEAVE = 3, 4, 5, 6  # kernels.rest
+COUNTERS = 8  # all of them, which the caller has; the other threads have one less
 CHUNK = 1 << 14  # elements of a task that goes through memory once
 CACHE_SHARE = 4  # the part of a core's second-level cache that a tile of W may have
 FLOATS, PAIRS, MATRIX = 0, 1, 2  # a product: of float32, of bfloat16 by pairs, by a matrix's words

@@ -3,6 +3,7 @@
     multiply_tile  C[rows, width] (+)= X[rows, steps] W[steps, width], all accumulators in registers
     transpose      a square of floats, by shuffles
     fetch_add      a counter that threads share
+    look           at such a counter, again and again
     use_widest     no instruction, but a word to LLVM about those of a kernel
 
 Vector length and register tile follow from the CPU (Goto & van de Geijn 2008 on why a tile).
@@ -23,7 +24,10 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
+IS_ARM = llvm.get_process_triple().startswith(("aarch64", "arm64"))
 F32, I8, I32, I64 = ir.FloatType(), *(ir.IntType(bits) for bits in (8, 32, 64))
+# The instruction of a loop that waits, as LLVM knows it, and what it is given.
+PAUSE = ("llvm.aarch64.hint", [I32(1)]) if IS_ARM else ("llvm.x86.sse2.pause", [])
 
 
 class Tile(NamedTuple):
@@ -312,6 +316,21 @@ def fetch_add(_, counters, at, n):
         return builder.atomic_rmw("add", place, n, "seq_cst")
 
     return types.int64(counters, types.int64, types.int64), generate
+
+
+@intrinsic
+def look(_, counters, at):
+    """The value of counters[at] after a moment in which the CPU rests. i64[.], i64; returns i64"""
+
+    def generate(context, builder, signature, arguments):
+        counters, at = arguments
+        place = _Code(context, builder, 1).pointer(signature.args[0], counters, at)
+        name, given = PAUSE
+        kind = ir.FunctionType(ir.VoidType(), [each.type for each in given])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, name), given)
+        return builder.load_atomic(place, "acquire", 8)
+
+    return types.int64(counters, types.int64), generate
 
 
 @intrinsic

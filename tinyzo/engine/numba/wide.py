@@ -22,7 +22,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -30,14 +29,13 @@ from numba.extending import intrinsic, models, register_model
 
 from tinyzo.engine import noise
 from tinyzo.engine.moments import FLOOR
-from tinyzo.engine.numba.vectors import cpu_features
+from tinyzo.engine.numba.vectors import IS_ARM, cpu_features
 
 F32, F16, I64 = ir.FloatType(), ir.HalfType(), ir.IntType(64)
 I32, I16 = ir.IntType(32), ir.IntType(16)
 SIZES = {F32: 4, I16: 2}  # bytes of what is stored
 
 FEATURES = cpu_features()
-IS_ARM = llvm.get_process_triple().startswith(("aarch64", "arm64"))
 HAS_HALF = IS_ARM or not FEATURES.isdisjoint({"f16c", "avx512f"})  # float16 to float32 and back
 HAS_FLOOR = IS_ARM or "sse4.1" in FEATURES
 LANES = 16 if "avx512f" in FEATURES else 8 if "avx2" in FEATURES else 4
