@@ -34,6 +34,7 @@ from tinyzo.engine.numba.sizes import (
     MATRIX,
     ROOM,
     UNITS,
+    VOCABULARY,
     block_rows,
 )
 from tinyzo.engine.numpy_engine import QUERIES, NumpyView
@@ -47,7 +48,6 @@ from tinyzo.packages import KILLED, in_a_line, say_once, try_apart
 from tinyzo.text.packing import pack_sequences
 
 LINE = 16  # floats of a cache line
-VOCABULARY = 4096  # rows of the decoder whose scores exist at once
 
 
 class NumbaEngine:
