@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from folders import write_jsonl, write_model
-from questions import ROWS
+from questions import ROWS, copa_rows
 
 from tinyzo.batch import Batch
 from tinyzo.models.model import load
@@ -23,20 +23,6 @@ from tinyzo.text.tasks import Example
 from tinyzo.zo.objectives import Objective
 
 BATCH = 4
-
-
-def copa_rows(count: int) -> list[dict[str, Any]]:
-    """Choices of several tokens, and of several lengths."""
-    return [
-        {
-            "premise": f"No {n}.",
-            "question": "cause",
-            "choice1": "no no " * (1 + n % 3),
-            "choice2": "a",
-            "label": n % 2,
-        }
-        for n in range(count)
-    ]
 
 
 @pytest.fixture(scope="module")
