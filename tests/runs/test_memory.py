@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from folders import python, rows, shell, write_jsonl, write_model, write_tensors, write_vocabulary
 
+from tinyzo.engine.numba.sizes import BLOCK, score_rows
 from tinyzo.engine.numpy_engine import QUERIES, NumpyEngine
 from tinyzo.engine.past import past_bytes
 from tinyzo.engine.weights import Weights
@@ -156,18 +157,18 @@ QUESTIONS = {  # many candidates on one passage, answers that are written, and o
 }
 
 
+SOMETIMES = [
+    pytest.param(*each, marks=pytest.mark.exhaustive)
+    for each in product(QUESTIONS, (30, 90), ("numba", "numpy"))
+    if each != ("ReCoRD", 30, "numba")
+]
+
+
 @needs_proc
-@pytest.mark.parametrize("engine", ["numba", pytest.param("numpy", marks=pytest.mark.exhaustive)])
-@pytest.mark.parametrize(
-    "name",
-    [
-        "ReCoRD",
-        *(pytest.param(each, marks=pytest.mark.exhaustive) for each in ("SQuAD", "MultiRC")),
-    ],
-)
-def test_the_plan_of_long_passages(tmp_path, name, engine):
+@pytest.mark.parametrize(("name", "count", "engine"), [("ReCoRD", 30, "numba"), *SOMETIMES])
+def test_the_plan_of_long_passages(tmp_path, name, count, engine):
     """What a step trains on, what an evaluation scores, and what it writes."""
-    data = write_jsonl(tmp_path / "rows.jsonl", [QUESTIONS[name]] * 30)
+    data = write_jsonl(tmp_path / "rows.jsonl", [QUESTIONS[name]] * count)
     found = measure(shell(
         "finetune", "--model", "opt-tiny", "--task", name, "--data", data, "--steps", "1",
         "--batch-size", "8", "--json", "--output", "run", "--engine", engine, cwd=tmp_path,
@@ -235,14 +236,24 @@ def test_scores_of_a_vocabulary_are_planned(model, monkeypatch):
         chosen = settings(engine=engine, residency="resident")
         return next(memory.plans(model, chosen, [load])).parts["activations"]
 
-    assert activations("numba", targets=64) == 4 * 2 * 64 * (width + words)
-    assert activations("numpy", targets=64) == 4 * 2 * 64 * (width + words)
-    monkeypatch.setattr(memory, "VOCABULARY", words // 2 - 1)
-    assert activations("numba", targets=64) == 4 * 2 * 64 * (width + words // 2 * 2 - 2)
-    few = activations("numba", targets=99, share=0.95)
-    assert few == 4 * 2 * 61 * (width + words // 2 * 2 - 2)
-    assert activations("numba", targets=64, is_written=True) == 4 * 2 * 64 * (width + words)
+    left = 4 * 64 * width
+    assert activations("numba", targets=64) == 4 * 2 * (left + 64 * words)
+    assert activations("numpy", targets=64) == 4 * 2 * (left + 64 * words)
+    monkeypatch.setattr(memory, "score_rows", {128: 40, 122: 50}.get)
+    assert activations("numba", targets=64) == 4 * 2 * (left + 64 * 80)
+    assert activations("numba", targets=99, share=0.95) == 4 * 2 * (left + 61 * 100)
+    monkeypatch.setattr(memory, "score_rows", lambda rows: 1)
+    assert activations("numba", targets=64, is_written=True) == 4 * 2 * (left + 64 * words)
     assert activations("numba") == activations("numba", targets=99, share=0.0)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "words"),
+    [(0, 4096), (1, 4096), (1024, 4096), (1025, 3968), (3000, 1280), (1 << 20, 128)],
+)
+def test_scores_at_once_are_bounded(tokens, words):
+    """16 MB of them, but of as many words as a thread takes at once."""
+    assert score_rows(tokens) == words and words % BLOCK == 0
 
 
 def onnx_plan(model, *load, **given):

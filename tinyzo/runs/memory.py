@@ -14,7 +14,7 @@ import numpy as np
 from tinyzo.checkpoints.groups import is_grouped, stored_shape
 from tinyzo.engine.numba.objects import will_load_numba
 from tinyzo.engine.numba.products import may_round
-from tinyzo.engine.numba.sizes import BLOCK, DEPTH, VOCABULARY
+from tinyzo.engine.numba.sizes import BLOCK, DEPTH, score_rows
 from tinyzo.engine.numpy_engine import QUERIES
 from tinyzo.engine.past import past_bytes
 from tinyzo.engine.select import may_have_numba
@@ -39,6 +39,7 @@ LAYER_BYTES = 1 << 20  # that a session and glibc keep for a layer of a model: m
 FURTHER_BYTES = 12 << 20  # the most that each further session adds to it: measured
 GAPS_BYTES = 8 << 20  # that its arena leaves unused beside matrices it makes: measured
 READ_AROUND = 1 << 16  # bytes that Linux maps where one row of a file is read
+LEFT = 4  # hidden states of each token whose memory a layer leaves in the heap: measured
 NOISE = 6  # arrays as large as z while z is made in a graph
 STAGED = 150  # rows of DEPTH on which a thread works beside tiles of W, at most
 MAPPED, LIBRARIES = PAGES = ("mapped", "libraries")  # parts that are pages of files
@@ -268,9 +269,10 @@ def _in_numba(model: Model, tokens: int, load: Load, threads: int) -> Parts:
     rounded = 0
     if holds_bfloat(model) and may_round():
         rounded = load.probes * tokens * config.feed_forward_size // 2
-    activations = _activations(config, tokens, load)
+    part = score_rows(load.probes * load.scored(tokens))
+    activations = max(_activations(config, tokens, load), _scores(model, tokens, load, part))
     return {
-        "activations": FLOAT_BYTES * max(activations, _scores(model, tokens, load, VOCABULARY)),
+        "activations": FLOAT_BYTES * activations,
         "code": code,
         "tiles": FLOAT_BYTES * (threads * max(linear, attention) + rounded),
     }
@@ -403,14 +405,17 @@ def _activations(config: ModelConfig, tokens: int, load: Load) -> int:
 
 
 def _scores(model: Model, tokens: int, load: Load, part: int) -> int:
-    """Floats: the hidden states that are scored, and scores of two parts of the vocabulary.
+    """Floats: scores of two parts of the vocabulary, beside what the last layer has left.
+
+    Its hidden states are read no more, but the heap keeps their place: measured.
 
     part: the words in a part; what is written is scored by all words at once
     """
     words = model.weights.shape(model.architecture.TOKENS)[0]
     if not load.is_written:
         words = min(words, 2 * part)
-    return load.probes * load.scored(tokens) * (model.config.hidden_size + words)
+    left = load.probes * tokens * LEFT * model.config.hidden_size
+    return left + load.probes * load.scored(tokens) * words
 
 
 def _backward(model: Model, load: Load, activations: int) -> int:

@@ -34,8 +34,8 @@ from tinyzo.engine.numba.sizes import (
     MATRIX,
     ROOM,
     UNITS,
-    VOCABULARY,
     block_rows,
+    score_rows,
 )
 from tinyzo.engine.numpy_engine import QUERIES, NumpyView
 from tinyzo.engine.terms import Probe
@@ -235,8 +235,9 @@ class NumbaView(NumpyView):
 
     def project(self, name: str, x: Array) -> Iterator[tuple[int, int, Array]]:
         count = self.weights.shape(name)[0]
-        for start in range(0, count, VOCABULARY):
-            stop = min(start + VOCABULARY, count)
+        step = score_rows(self.copy_count(name, x) * x.shape[1])
+        for start in range(0, count, step):
+            stop = min(start + step, count)
             blocks = self.weights.store.blocks(name, start, stop)
             yield start, stop, self.multiply_rows(name, x, blocks, stop - start)
 

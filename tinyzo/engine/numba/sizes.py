@@ -4,7 +4,8 @@ DEPTH = 512  # words of k at once; the sum of a product is one of such parts, on
 BLOCK = 128  # rows of W that a thread takes at once, at most
 FEW = 2  # tokens of a product for which W is not packed, at most
 FEW_ROWS = 16  # rows of W that a thread then takes at once
-VOCABULARY = 4096  # rows of the decoder whose scores exist at once
+VOCABULARY = 4096  # rows of the decoder whose scores exist at once, at most
+SCORES = 1 << 22  # of those scores, at most: 16 MB
 CHUNK = 1 << 14  # elements of a task that goes through memory once
 CACHE_SHARE = 4  # the part of a core's second-level cache that a tile of W may have
 FLOATS, PAIRS, MATRIX = 0, 1, 2  # a product: of float32, of bfloat16 by pairs, by a matrix's words
@@ -19,3 +20,8 @@ def block_rows(cache: int, least: int) -> int:
     """
     rows = cache // (CACHE_SHARE * 4 * DEPTH)
     return max(least, min(BLOCK, rows) // least * least)
+
+
+def score_rows(tokens: int) -> int:
+    """The rows of the decoder whose scores of so many tokens exist at once."""
+    return max(BLOCK, min(VOCABULARY, SCORES // max(1, tokens)) // BLOCK * BLOCK)
