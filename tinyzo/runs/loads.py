@@ -5,6 +5,7 @@ alone. An evaluation reads all candidates, or has answers written.
 """
 
 from collections.abc import Sequence
+from operator import truediv
 
 from tinyzo.runs.data import Data
 from tinyzo.runs.memory import Load
@@ -52,7 +53,7 @@ def _scoring(objective: Objective, examples: Sequence[Example]) -> Load:
         longest=max(sizes, default=0),
         probes=1,
         targets=sum(targets),
-        share=max((n / size for n, size in zip(targets, sizes, strict=True)), default=0.0),
+        share=max(map(truediv, targets, sizes), default=0.0),
         seen=max(map(_sight, examples), default=0),
     )
 
@@ -73,9 +74,8 @@ def _writing(objective: Objective, examples: Sequence[Example]) -> Load:
 def _targets(objective: Objective, example: Example) -> int:
     """Tokens that are scored against the whole vocabulary: where a candidate has several."""
     sizes = [len(candidate) for candidate in example.candidates]
-    if objective.bound.task.loss == "lm":
-        return sum(sizes)
-    return sum(sizes) if max(sizes, default=0) > 1 else 0
+    is_of_words = max(sizes, default=0) < 2 and objective.bound.task.loss != "lm"
+    return 0 if is_of_words else sum(sizes)
 
 
 def _sight(example: Example) -> int:
