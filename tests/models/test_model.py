@@ -237,7 +237,7 @@ def test_a_float64_is_seen(monkeypatch):
 def test_nll_is_minus_the_log_softmax_of_the_scores(monkeypatch, engine, rows_per_tile, size):
     monkeypatch.setattr(tiles, "TILE", 8 * rows_per_tile)
     if engine.name == "numba":
-        monkeypatch.setattr("tinyzo.engine.numba.engine.VOCABULARY", rows_per_tile)
+        monkeypatch.setattr("tinyzo.engine.numba.engine.score_rows", lambda tokens: rows_per_tile)
     table = "roberta.embeddings.word_embeddings.weight"
     theta = tiny_roberta(engine=engine).weights.view([Probe(2, 1e-2), Probe(3, 1e-2)])
     h = size * np.random.RandomState(2).standard_normal((2, 6, 8)).astype(np.float32)

@@ -47,4 +47,18 @@ def multirc_rows(count: int) -> Rows:
     ]
 
 
+def copa_rows(count: int) -> Rows:
+    """Of COPA, whose choices have several tokens, and not the same number."""
+    return [
+        {
+            "premise": f"No {n}.",
+            "question": "cause",
+            "choice1": "no no " * (1 + n % 3),
+            "choice2": "a",
+            "label": n % 2,
+        }
+        for n in range(count)
+    ]
+
+
 ROWS = {"MultiRC": multirc_rows, "ReCoRD": record_rows, "SQuAD": squad_rows, "DROP": drop_rows}

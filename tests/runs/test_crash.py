@@ -23,7 +23,16 @@ import numpy as np
 import pytest
 from checkpoints.hostile import tensor, torch_bin
 from disturbed import Killed, die_at, record
-from folders import ROOT, SHAPES, python, random_tensors, write_model, write_reviews
+from folders import (
+    ROOT,
+    SHAPES,
+    python,
+    random_tensors,
+    write_jsonl,
+    write_model,
+    write_reviews,
+)
+from questions import record_rows, squad_rows
 from runs.faults import DEAD, FREEING, LAST, MODES, Case, Ending, Fault, Workers
 
 import tinyzo
@@ -245,6 +254,38 @@ def test_adapters_and_windows(home, tmp_path, method):
             weights.fold()
             there = {name: weights.stored(name).tobytes() for name in weights.saved}
             assert tensors_of(path) == there, path
+
+
+TASKS = {"SQuAD": squad_rows, "ReCoRD": record_rows}  # answers that are written, own candidates
+
+
+@pytest.mark.parametrize(
+    ("task", "mode", "most"),
+    [
+        ("SQuAD", "kill", SAMPLE),
+        *(pytest.param(task, mode, None, marks=exhaustive) for task in TASKS for mode in MODES),
+    ],
+)
+def test_tasks_of_other_kinds(home, tmp_path, task, mode, most):
+    data = write_jsonl(tmp_path / "rows.jsonl", TASKS[task](8))
+
+    def case(name: str, *faults: Fault) -> Case:
+        made = home.case(tmp_path / name, EVERY, "--task", task, "--data", data)
+        made.faults = list(faults)
+        made.then = [["replay", made.output, "--output", f"{made.root}/tuned"]]
+        return made
+
+    ((whole, replayed),) = home.workers.run([case("whole")])
+    assert (whole.code, replayed.code) == (0, 0), whole.log
+    expected, tuned = record(tmp_path / "whole" / "run"), tree(tmp_path / "whole" / "tuned")
+    cases = [case(str(n), f) for n, f in enumerate(faults_of(whole.events, mode, most))]
+    for each, (first, last, replayed) in zip(cases, home.workers.run(cases), strict=True):
+        check_fault(first, each.faults[0])
+        assert (last.code, replayed.code) == (0, 0), (each.faults, last.log)
+        assert record(Path(each.output)) == expected
+        assert tree(Path(each.root) / "tuned") == tuned
+        shutil.rmtree(each.root)
+    print(f"{len(cases)} faults")
 
 
 def test_one_fault_after_another(home, tmp_path):

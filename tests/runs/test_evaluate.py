@@ -76,7 +76,7 @@ def test_the_language_model_loss_is_the_mean_over_all_tokens():
     loss = bounded(MODELS["opt"](), toy_task("opt", "lm"))
     objective = loss.objective
     theta = objective.model.weights.view()
-    nll = [objective.token_nll(theta, objective.pack([e], gold_only=True))[0] for e in examples]
+    nll = [objective.token_nll(theta, objective.pack(objective.read([e])))[0] for e in examples]
     assert evaluate(loss, examples).loss == pytest.approx(np.concatenate(nll).mean(), rel=1e-6)
 
 

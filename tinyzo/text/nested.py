@@ -1,4 +1,4 @@
-"""The original files of MultiRC, ReCoRD, SQuAD and DROP as flat rows.
+"""The original files of WSC, MultiRC, ReCoRD, SQuAD and DROP as flat rows.
 
 A passage there has several questions, and a question several answers. The rows are those that the
 hub's exports have, in the same order, since published figures draw from that order.
@@ -44,6 +44,26 @@ class Part(NamedTuple):
         for number, value in enumerate(self.get(name, list, "a list"), 1):
             where = f"{self.where} {name} {number}"
             yield Part(where, Part(where, {name: value}).get(name, dict, "a list of objects"))
+
+
+def _wsc(row: Part) -> Flat:
+    """The row itself, with each span as the text has it: that is the hub's wsc.fixed."""
+    text = row.text("text")
+    target = row.part("target")
+    spans = {name: _mended(target.text(name), text) for name in ("span1_text", "span2_text")}
+    yield row.where, {**row.fields, **spans}
+
+
+def _mended(span: str, text: str) -> str:
+    """A span that its text has in other letters: a small first one for a large one, the other way
+    round, no full stop, or a space for the end of a line."""
+    if span in text:
+        return span
+    bare = span.rstrip(".").replace("\n", " ")
+    for first in (bare[:1], bare[:1].lower(), bare[:1].upper()):
+        if first + bare[1:] in text:
+            return first + bare[1:]
+    return span  # names with words between them
 
 
 def _multirc(row: Part) -> Flat:
@@ -157,6 +177,7 @@ class Nesting(NamedTuple):
 
 
 NESTINGS = {
+    "wsc": Nesting("target", dict, _wsc),
     "multirc": Nesting("passage", dict, _multirc),
     "record": Nesting("passage", dict, _record),
     "squad": Nesting("paragraphs", list, _squad),

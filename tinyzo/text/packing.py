@@ -82,13 +82,8 @@ def pack_masks(examples: Sequence[Example], words: Sequence[int]) -> Batch:
     )
 
 
-def pack_candidates(examples: Sequence[Example], gold_only: bool = False) -> Batch:
-    """OPT's prompts: a segment for each prompt, a child for each candidate of several tokens.
-
-    gold_only: leave the other candidates out, since the language-model loss never reads them
-    """
-    if gold_only:
-        examples = [_with_gold_only(example) for example in examples]
+def pack_candidates(examples: Sequence[Example]) -> Batch:
+    """OPT's prompts: a segment for each prompt, a child for each candidate of several tokens."""
     packer = Packer()
     readers: list[int] = []  # the token at which each target is scored
     targets: list[int] = []
@@ -114,7 +109,8 @@ def pack_candidates(examples: Sequence[Example], gold_only: bool = False) -> Bat
     )
 
 
-def _with_gold_only(example: Example) -> Example:
+def with_gold_only(example: Example) -> Example:
+    """An example without its other candidates, which a language model's loss never reads."""
     gold = example.candidates[example.label]
     return replace(example, candidates=(gold,), label=0)
 

@@ -27,7 +27,7 @@ from tinyzo.engine.protocols import View
 from tinyzo.models.generate import generate
 from tinyzo.models.model import Model
 from tinyzo.text.answers import best_f1, exact_match
-from tinyzo.text.packing import pack_candidates, pack_masks
+from tinyzo.text.packing import pack_candidates, pack_masks, with_gold_only
 from tinyzo.text.tasks import BoundTask, Example
 
 Float64 = NDArray[np.float64]
@@ -70,6 +70,10 @@ class Objective:
         """True for the language-model loss, which reads the gold candidates alone."""
         return self.kind == "cross-entropy" and self.bound.task.loss == "lm"
 
+    def read(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """What is computed of some examples."""
+        return list(map(with_gold_only, examples)) if self.is_lm else examples
+
     @property
     def is_of_answers(self) -> bool:
         """True for what is computed from answers that the model writes."""
@@ -82,7 +86,7 @@ class Objective:
         confusion matrix."""
         if self.is_of_answers:
             return self.answer_scores(theta, examples)
-        batch = self.pack(examples, gold_only=self.is_lm)
+        batch = self.pack(self.read(examples))
         if self.is_lm:
             return self.token_nll(theta, batch).sum(axis=-1)
         scores = self.scores(theta, batch)
@@ -107,16 +111,15 @@ class Objective:
 
     # -- scores of candidates
 
-    def pack(self, examples: Sequence[Example], gold_only: bool = False) -> Batch:
+    def pack(self, examples: Sequence[Example]) -> Batch:
         """The examples as a batch that fits the model.
 
-        gold_only: leave out the candidates that a language-model loss does not read
         raises: DataError when a token id or a length is beyond the model's tables
         """
         if self.bound.task.family == "roberta":
             batch = pack_masks(examples, self.bound.label_word_ids)
         else:
-            batch = pack_candidates(examples, gold_only)
+            batch = pack_candidates(examples)
         return self.model.check(batch)
 
     def scores(self, theta: View, batch: Batch) -> Float64:

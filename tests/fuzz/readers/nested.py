@@ -7,7 +7,7 @@ from fuzz.reader import Reader, place
 from tinyzo.text.datasets import load_splits
 from tinyzo.text.tasks import get_task
 
-TASKS = [get_task(name, "opt") for name in ("MultiRC", "ReCoRD", "SQuAD", "DROP")]
+TASKS = [get_task(name, "opt") for name in ("MultiRC", "ReCoRD", "SQuAD", "DROP", "WSC")]
 
 
 def read(data: bytes) -> None:
@@ -39,6 +39,8 @@ READER = Reader(
         seed("DROP", '{"a": {"passage": "b", "qa_pairs": [{"question": "c", "answer": '
              f'{ANSWER}, "validated_answers": [{ANSWER}]}}]}}}}'),
         seed("DROP", '[{"passage": "a", "question": "b", "answers_spans": {"spans": ["c"]}}]'),
+        seed("WSC", '[{"text": "a b", "target": {"span1_text": "A", "span2_text": "b"}, '
+             '"label": true}]'),
     ],
     words=[
         b'"text"', b'"answers"', b'"qa_pairs"', b'"spans"', b"null", b"true", b"-1", b"1e400",

@@ -40,6 +40,7 @@ from tinyzo.engine.numba.sizes import (
     TURNS,
     UNITS,
     block_rows,
+    score_rows,
 )
 from tinyzo.engine.numpy_engine import QUERIES, NumpyView
 from tinyzo.engine.terms import Probe
@@ -53,7 +54,6 @@ from tinyzo.text.packing import pack_sequences
 
 LINE = 16  # floats of a cache line
 MOST_TURNS = 10_000  # of a thread that rests: 0.2 ms here; mostly the next kernel is at 0.05
-VOCABULARY = 4096  # rows of the decoder whose scores exist at once
 
 
 class NumbaEngine:
@@ -278,8 +278,9 @@ class NumbaView(NumpyView):
 
     def project(self, name: str, x: Array) -> Iterator[tuple[int, int, Array]]:
         count = self.weights.shape(name)[0]
-        for start in range(0, count, VOCABULARY):
-            stop = min(start + VOCABULARY, count)
+        step = score_rows(self.copy_count(name, x) * x.shape[1])
+        for start in range(0, count, step):
+            stop = min(start + step, count)
             blocks = self.weights.store.blocks(name, start, stop)
             yield start, stop, self.multiply_rows(name, x, blocks, stop - start)
 

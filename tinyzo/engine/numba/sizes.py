@@ -7,6 +7,8 @@ FEW_ROWS = 32  # rows of W that a thread then takes at once
 TASKS = 3  # the first of the numbers that threads share, which are of tasks; then:
 DONE, THREADS, TURNS, LEAVE = 3, 4, 5, 6  # kernels.rest
 COUNTERS = 8  # all of them, which the caller has; the other threads have one less
+VOCABULARY = 4096  # rows of the decoder whose scores exist at once, at most
+SCORES = 1 << 22  # of those scores, at most: 16 MB
 CHUNK = 1 << 14  # elements of a task that goes through memory once
 CACHE_SHARE = 4  # the part of a core's second-level cache that a tile of W may have
 FLOATS, PAIRS, MATRIX = 0, 1, 2  # a product: of float32, of bfloat16 by pairs, by a matrix's words
@@ -21,3 +23,8 @@ def block_rows(cache: int, least: int) -> int:
     """
     rows = cache // (CACHE_SHARE * 4 * DEPTH)
     return max(least, min(BLOCK, rows) // least * least)
+
+
+def score_rows(tokens: int) -> int:
+    """The rows of the decoder whose scores of so many tokens exist at once."""
+    return max(BLOCK, min(VOCABULARY, SCORES // max(1, tokens)) // BLOCK * BLOCK)
