@@ -11,6 +11,7 @@ import zlib
 import pytest
 
 from tinyzo.errors import RunError
+from tinyzo.runs.history import History
 from tinyzo.runs.journal import HEADER, Header, Journal, read_journal
 from tinyzo.zo.mezo import Step
 
@@ -35,12 +36,12 @@ def path(tmp_path):
 
 
 def read(path):
-    return read_journal(path)[1]
+    return read_journal(path).history.steps
 
 
 def test_what_is_written_is_read(path):
-    header, steps, _ = read_journal(path)
-    assert (header, steps) == (HEAD, STEPS)
+    header, history, _ = read_journal(path)
+    assert (header, history) == (HEAD, History(STEPS))
     assert path.stat().st_size == HEADER.size + 4 * RECORD
 
 
@@ -57,7 +58,7 @@ def test_the_bytes_of_format_1(path):
 def test_no_terms_and_several_terms(tmp_path):
     header = Header(losses=3, terms=2, kind="rademacher", base="00" * 32)
     step = Step((1.0, 2.0, 3.0), -4.0, ((0, 0.5), (2**64 - 1, -0.5)))
-    assert read_journal(write(tmp_path / "j", [step], header))[:2] == (header, [step])
+    assert read_journal(write(tmp_path / "j", [step], header))[:2] == (header, History([step]))
     assert read(write(tmp_path / "empty", [])) == []
 
 

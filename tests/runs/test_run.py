@@ -40,7 +40,7 @@ def run(home, tmp_path):
 
 def test_a_model_is_the_base_and_the_terms_so_far(home, run):
     model = load(home / "model")
-    for number, step in enumerate(read_journal(run.journal_path)[1], 1):
+    for number, step in enumerate(read_journal(run.journal_path).steps, 1):
         model.weights.add(step.terms, step.decay)
         then = tuned_model(run, number).weights
         for name in then.names():

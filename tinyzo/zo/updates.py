@@ -8,11 +8,12 @@
 An update is a list of terms, so a journal holds it. Those that look back have no state: the
 moments are made again from the seeds of the last K steps (AdaMeZO, 2605.00650).
 
-Schedules are transformers' three common ones:
+Schedules are transformers' three common ones, and one for budgets that are not known before:
 
     constant  lr
     linear    lr (1 - s)
     cosine    lr (1 + cos(pi s)) / 2           s = (step - warmup) / (steps - warmup)
+    sqrt      lr / sqrt(1 + t)                 t = (step - warmup) / span
 
 with lr (step + 1) / warmup during the first `warmup` steps.
 """
@@ -29,7 +30,8 @@ from tinyzo.errors import check_choice
 MOMENTUM = 0.9
 LOOKING_BACK = ("momentum", "adamezo")
 RULES = ("sgd", "sign", *LOOKING_BACK)
-SCHEDULES = ("constant", "linear", "cosine")
+ANY_TIME = ("constant", "sqrt")  # schedules that do not depend on how many steps there are
+SCHEDULES = (*ANY_TIME, "linear", "cosine")
 
 
 class Past(NamedTuple):
@@ -109,16 +111,24 @@ class UpdateRule:
 
 
 def learning_rate(
-    step: int, steps: int, lr: float, schedule: str = "constant", warmup: int = 0
+    step: int,
+    steps: int,
+    lr: float,
+    schedule: str = "constant",
+    warmup: int = 0,
+    span: float = 1.0,
 ) -> float:
     """The learning rate of step `step` (from 0) of `steps`.
 
+    span: the steps that `lr` was chosen for, of which `sqrt` goes by
     raises: ConfigError for an unknown schedule
     differs: warm-up counts from 1, so that the first step is not lost on lr = 0
     """
     check_choice("schedule", schedule, SCHEDULES)
     if step < warmup:
         return lr * (step + 1) / warmup
+    if schedule == "sqrt":
+        return lr / math.sqrt(1.0 + (step - warmup) / span)
     share = (step - warmup) / max(1, steps - warmup)
     if schedule == "linear":
         return lr * (1.0 - share)
