@@ -365,7 +365,7 @@ def add_course(group: Group) -> None:
         metavar="N",
         type=int,
         help="go back to the best step, and on with 0.3 of the rates, where N evaluations on dev "
-        "in a row have a higher loss than the model had at first; default: 0, never",
+        "in a row have a loss 2 %% above that at first; default: 0, never",
     )
     group.add_argument(
         "--patience",

@@ -1,7 +1,7 @@
 """What the losses on dev say of a run's course: that it goes on, goes back, or is over.
 
---guard K: where K evaluations in a row have a loss above that of the model as it came, the run has
-broken down. It goes back to the step of the least loss, and on with smaller rates.
+--guard K: where K evaluations in a row have a loss 2 % above that of the model as it came, the run
+has broken down. It goes back to the step of the least loss, and on with smaller rates.
 --patience K: where K evaluations in a row bring no loss below the least, the run is over.
 
 Only evaluations every --eval-every steps count, so that a run that is stopped and resumed takes
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from tinyzo.runs.history import History, Return
 from tinyzo.runs.run import Run
 
+MARGIN = 1.02  # so that small losses that waver about the first one are no alarm
 FACTOR = 0.3  # of the rates, at each return
 MOST_RETURNS = 5  # which leaves a 400th of the rate
 
@@ -44,7 +45,7 @@ class Course:
     def has_broken_down(self) -> bool:
         most = self.settings.guard
         newest = self._since(0)[-most:]
-        return 0 < most == len(newest) and min(newest) > self.losses[0]
+        return 0 < most == len(newest) and min(newest) > MARGIN * self.losses[0]
 
     @property
     def is_over(self) -> bool:
