@@ -218,12 +218,17 @@ def test_adam_has_no_way_back(home, tmp_path):
 
 @pytest.mark.parametrize("option", ["guard", "patience"])
 def test_without_rows_of_dev_there_is_nothing_to_go_by(home, tmp_path, option):
-    data = shutil.copytree(home / "data", tmp_path / "data")
+    data = write_reviews(tmp_path / "data", train=4)  # too few to take some of them for dev
     (data / "dev.jsonl").unlink()
     why = rf"--{option} goes by the losses on dev, .*\n  hint: add a file of them, or leave out"
     with pytest.raises(UsageError, match=why):
         tinyzo.finetune(
-            tmp_path / "run", model=home / "model", task="reviews", data=data, **{option: 2}
+            tmp_path / "run",
+            model=home / "model",
+            task="reviews",
+            data=data,
+            steps=2,
+            **{option: 2},
         )
     assert not (tmp_path / "run").exists()
 
