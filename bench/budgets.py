@@ -66,7 +66,7 @@ def wanted() -> list[dict[str, Any]]:
 
 def rates(path: Path) -> dict[tuple[str, str], float]:
     """The rates that were tuned on the shortest budget, by task and method."""
-    found = finals(read_lines(path))
+    found = finals(common.on_record(path))
     return {key: runs[0]["lr"] for key, runs in found.items() if runs[0]["budget"] == SHORT}
 
 
@@ -96,7 +96,7 @@ def run(task: Task, how: Method, settings: dict[str, Any], budget: int) -> dict[
 def measure(options: Any) -> None:
     """Make the runs that are not on record, until the time is over."""
     deadline = time.monotonic() + 60 * options.minutes
-    done = [tuple(line[name] for name in KEY) for line in read_lines(options.out)]
+    done = [tuple(line[name] for name in KEY) for line in common.on_record(options.out)]
     known, tuned = tasks(options.data), rates(options.rates)
     methods = {method.name: method for method in EVERY}
     for asked in wanted():
@@ -137,7 +137,7 @@ def main() -> None:
     options = parser.parse_args()
     if not options.table:
         measure(options)
-    lines = read_lines(options.out)
+    lines = common.on_record(options.out)
     for cell in (last_losses, reported_scores) if lines else ():
         print(budgets(lines, cell, cell.__name__.replace("_", " ")))
     common.finish(runs=len(lines), broken=sum("error" in line for line in lines))
