@@ -78,7 +78,8 @@ def run(task: Task, how: Method, settings: dict[str, Any], budget: int) -> dict[
     every = SHORT // 2 // how.forwards
     steps = every * 2 * budget // SHORT
     settings = task.settings | how.settings | settings | {"steps": steps, "eval_every": every}
-    found: dict[str, Any] = {"settings": settings, "forwards_per_step": how.forwards}
+    said = {name: value for name, value in settings.items() if name != "data"}  # a path of here
+    found: dict[str, Any] = {"settings": said, "forwards_per_step": how.forwards}
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run"

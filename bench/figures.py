@@ -520,11 +520,13 @@ def budgets(
 
 
 def budgets_last() -> Table:
-    return budgets(records("budgets"), last_losses, "dev loss at the last step")
+    return budgets(records("budgets", NEW), last_losses, "dev loss at the last step")
 
 
 def budgets_reported() -> Table:
-    return budgets(records("budgets"), reported_scores, "dev accuracy, loss at the reported step")
+    return budgets(
+        records("budgets", NEW), reported_scores, "dev accuracy, loss at the reported step"
+    )
 
 
 # -- MeZO's own tables -------------------------------------------------------------------------
