@@ -1301,6 +1301,13 @@ FAULTS = (
         "runs/test_course.py::test_only_regular_evaluations_count",
     ),
     Fault(
+        "runs/find_lr.py",
+        "trial = replace(trial, guard=0, patience=0)",
+        "pass",
+        "a rate that diverges is taken since the run goes back",
+        "runs/test_find_lr.py::test_a_guard_does_not_hide_a_rate_that_diverges",
+    ),
+    Fault(
         "runs/methods.py",
         "span = s.lr_passes / self.forwards",
         "span = s.lr_passes",
