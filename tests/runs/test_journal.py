@@ -107,13 +107,13 @@ def test_a_torn_return_is_as_if_never_written(tmp_path):
     assert path.read_bytes() == whole
 
 
-@pytest.mark.parametrize("to", [4.0, -1.0, 0.5, float("nan")])
+@pytest.mark.parametrize("to", [5.0, -1.0, 0.5, float("nan")])
 def test_a_return_to_no_step_is_corrupt(tmp_path, to):
     path = write(tmp_path / "journal")
     crc = int.from_bytes(path.read_bytes()[-4:], "little")
     for end in (b"", b"\0" * RECORD):
         with path.open("ab") as file:
-            file.write(HEAD.pack_return(Return(4, to + 1, 0.3), crc) + end)
+            file.write(HEAD.pack_return(Return(4, to, 0.3), crc) + end)
         if end:
             with pytest.raises(RunError, match="record 5 of 6 is corrupt"):
                 read_journal(path)
