@@ -126,6 +126,16 @@ def has(*packages: str) -> bool:
     return all(map(find_spec, packages))
 
 
+def on_record(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file; the rest of one, of a process that died, is taken off."""
+    if not path.exists():
+        return []
+    whole, end, torn = path.read_text().rpartition("\n")
+    if torn:
+        path.write_text(whole + end)
+    return [json.loads(line) for line in whole.splitlines()]
+
+
 # -- where it ran ------------------------------------------------------------------------------
 
 

@@ -476,6 +476,79 @@ def passes() -> Table:
     return Table(head, rows)
 
 
+# -- budgets -----------------------------------------------------------------------------------
+
+BUDGETS = (384, 1536, 6144)  # forward passes
+COURSES = ("constant", "linear", "sqrt, guard", "constant, guard")
+
+
+def within(run: Record, budget: int) -> Curve:
+    """The evaluations of a run up to a budget, which is met to 2 % since steps are whole."""
+    return [at for at in run["dev"] if at[0] <= budget]
+
+
+def reported(run: Record, budget: int) -> Sequence[float]:
+    """The evaluation whose step a run of that budget reports: `Run.best_step`."""
+    is_opt = run["settings"]["model"].startswith("opt")
+    return min(within(run, budget), key=lambda at: (0 if is_opt else -at[1], at[2]))
+
+
+def runs_of(lines: Sequence[Record], budget: int) -> dict[tuple[str, ...], list[Record]]:
+    """The runs that say what a budget comes to, by task, method and course."""
+    found: dict[tuple[str, ...], list[Record]] = {}
+    for line in lines:
+        if line["budget"] == (budget if line["course"] == "linear" else BUDGETS[-1]):
+            found.setdefault((line["task"], line["method"], line["course"]), []).append(line)
+    return found
+
+
+def last_losses(runs: Sequence[Record], budget: int) -> str:
+    """The mean loss at the last step, and how many of the runs end worse than they began."""
+    ends = [within(run, budget)[-1][2] for run in runs]
+    worse = sum(end > run["dev"][0][2] for end, run in zip(ends, runs))  # noqa: B905
+    return f"{statistics.mean(ends):.3f}" + (f" ({worse} worse)" if worse else "")
+
+
+def reported_scores(runs: Sequence[Record], budget: int) -> str:
+    """The mean accuracy and loss at the step that a run reports."""
+    _, accuracy, loss = (statistics.mean(x) for x in zip(*(reported(r, budget) for r in runs)))  # noqa: B905
+    return f"{accuracy:.3f}, {loss:.3f}"
+
+
+def budgets(
+    lines: Sequence[Record], cell: Callable[[Sequence[Record], int], str], what: str
+) -> Table:
+    """A row for each method, course and budget; how many seeds, where there are not three."""
+    by_budget = {budget: runs_of(lines, budget) for budget in BUDGETS}
+    tasks = list(dict.fromkeys(line["task"] for line in lines))
+    rows = []
+    for method in dict.fromkeys(line["method"] for line in lines):
+        for course in COURSES:
+            for budget, found in by_budget.items():
+                of_tasks = [found.get((task, method, course), []) for task in tasks]
+                cells = [
+                    (cell(runs, budget) + ("" if len(runs) == 3 else f" [{len(runs)}]"))
+                    if runs
+                    else ""
+                    for runs in of_tasks
+                ]
+                if any(cells):
+                    rows.append([f"`{method}`, {course}", f"{budget:,}", *cells])
+    starts = [next(line["dev"][0] for line in lines if line["task"] == task) for task in tasks]
+    before = [f"{accuracy:.3f}, {loss:.3f}" for _, accuracy, loss in starts]
+    return Table([what, "passes", *tasks], [["before: accuracy, loss", "0", *before], *rows])
+
+
+def budgets_last() -> Table:
+    return budgets(records("budgets", NEW), last_losses, "dev loss at the last step")
+
+
+def budgets_reported() -> Table:
+    return budgets(
+        records("budgets", NEW), reported_scores, "dev accuracy, loss at the reported step"
+    )
+
+
 # -- MeZO's own tables -------------------------------------------------------------------------
 
 ROWS_OF_MEZO = (
@@ -563,6 +636,8 @@ TABLES: dict[str, Callable[[], Table]] = {
     "vectors": vectors,
     "final": final,
     "passes": passes,
+    "budgets-last": budgets_last,
+    "budgets-reported": budgets_reported,
     "mezo-roberta": partial(mezo_of, "roberta"),
     "mezo-opt": partial(mezo_of, "opt"),
 }

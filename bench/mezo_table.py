@@ -71,7 +71,7 @@ class Table:
 
     def __init__(self, options: Any) -> None:
         self.options = options
-        self.done = {self.key(line) for line in on_record(options.out)}
+        self.done = {self.key(line) for line in common.on_record(options.out)}
 
     @staticmethod
     def key(line: dict[str, Any]) -> tuple[Any, ...]:
@@ -152,16 +152,6 @@ class Table:
         return found
 
 
-def on_record(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file; the rest of one, of a process that died, is taken off."""
-    if not path.exists():
-        return []
-    whole, end, torn = path.read_text().rpartition("\n")
-    if torn:
-        path.write_text(whole + end)
-    return [json.loads(line) for line in whole.splitlines()]
-
-
 def measure(options: Any) -> None:
     """Do all that is not on record, until the time is over: seeds last, so that rows come first."""
     deadline = time.monotonic() + 60 * options.minutes
@@ -207,7 +197,7 @@ def main() -> None:
         if not options.model or not model_path(options.model).is_dir():
             parser.error("--model names no folder of a model")
         measure(options)
-    lines = on_record(options.out)
+    lines = common.on_record(options.out)
     found = mezo_table(lines)
     print(found)
     common.finish("scikit-learn", columns=found.head, rows=found.rows)

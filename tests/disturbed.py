@@ -38,10 +38,10 @@ def record(run: Path) -> tuple[bytes, list[dict], list[dict], dict]:
         {k: v for k, v in line.items() if k not in UNEQUAL} for line in lines(run / "metrics.jsonl")
     ]
     found = lines(run / "events.jsonl")
-    events = [e for e in found if e["event"] == "evaluation"]
+    events = [e for e in found if e["event"] in ("evaluation", "returned", "stopped")]
     answers = {(e["step"], e["row"]): e for e in found if e["event"] == "answer"}  # maybe twice
     events.extend(answers.values())
-    events.sort(key=lambda e: (e["step"], e["split"], e.get("row", -1)))
+    events.sort(key=lambda e: (e["step"], e.get("split", ""), e.get("row", -1)))
     result = json.loads((run / "result.json").read_text())
     for name in ("run", "peak_bytes", "seconds", "seconds_per_step"):
         del result[name]

@@ -14,7 +14,10 @@ import pytest
 import tinyzo
 from tinyzo.checkpoints.safetensors import SafetensorsFile
 from tinyzo.runs import export
+from tinyzo.runs.history import Return
+from tinyzo.runs.journal import Header, Journal
 from tinyzo.runs.settings import model_path
+from tinyzo.zo.mezo import Step
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "formats.md"
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -134,3 +137,15 @@ def test_the_documented_z_has_the_frozen_bits(reader):
         if isinstance(row["tensor"], str) and row["start"] == 0:
             z = reader["gaussian"](row["seed"], row["tensor"], 8)
             assert [f"{bits:08x}" for bits in z.view(np.uint32)] == row["f32"]
+
+
+def test_the_documented_reader_follows_returns(reader, tmp_path):
+    head = Header(losses=2, terms=1, kind="gaussian", base="ab" * 32)
+    step = Step((0.5, 0.25), 0.125, ((7, -1e-3),))
+    with Journal(tmp_path / "journal", head) as journal:
+        for _ in range(3):
+            journal.append(step)
+        journal.append_return(Return(after=3, to=1, factor=0.3))
+        journal.append(step)
+    _, steps = reader["read_journal"]((tmp_path / "journal").read_bytes())
+    assert [(found["step"], found["after"]) for found in steps] == [(1, 0), (2, 1), (3, 2), (4, 1)]

@@ -67,6 +67,24 @@ def test_the_tables_of_mezo_stand_beside_the_published_figures(figures):
     ]
 
 
+def test_a_long_run_says_what_shorter_budgets_come_to(figures):
+    dev = [[0, 0.5, 1.0], [378, 0.9, 0.9], [1512, 0.6, 0.8], [6048, 0.7, 1.1]]
+    opt = {"task": "t", "method": "m", "budget": 6144, "settings": {"model": "opt-tiny"}}
+    long = opt | {"course": "constant", "dev": dev}
+    short = opt | {"course": "linear", "budget": 384, "dev": dev[:2]}
+    table = figures.budgets([long] * 3 + [short], figures.last_losses, "loss")
+    assert [row[1:] for row in table.rows] == [
+        ["0", "0.500, 1.000"],
+        ["384", "0.900"],
+        ["1,536", "0.800"],
+        ["6,144", "1.100 (3 worse)"],
+        ["384", "0.900 [1]"],
+    ]
+    assert figures.reported_scores([long], 6144) == "0.600, 0.800"  # OPT by loss
+    roberta = long | {"settings": {"model": "roberta-tiny"}}
+    assert figures.reported_scores([roberta], 6144) == "0.900, 0.900"
+
+
 def test_a_line_that_is_torn_is_taken_off(tmp_path):
     path = tmp_path / "results.jsonl"
     whole = {"model": "m", "task": "RTE", "k_shot": 16, "row": "ICL", "score": 0.5}

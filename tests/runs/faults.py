@@ -321,8 +321,9 @@ def _in_fork(command: list[str], disk: Disk, report: Path) -> None:
     os.dup2(log, 2)
     redone, restore, save = [], Snapshots.restore, open
 
-    def counted(self: Snapshots, model: Any, step: int) -> int:
-        redone.append(step - (at := restore(self, model, step)))
+    def counted(self: Snapshots, model: Any, way: Sequence[Any]) -> int:
+        at = restore(self, model, way)
+        redone.append(sum(number >= at for number, _ in way))
         return at
 
     def write_report() -> None:

@@ -39,6 +39,7 @@ import tinyzo
 from tinyzo.checkpoints.safetensors import SafetensorsWriter, open_safetensors
 from tinyzo.checkpoints.sources import TensorInfo
 from tinyzo.cli import main
+from tinyzo.engine.weights import Weights
 from tinyzo.runs import report, train
 from tinyzo.runs.journal import Journal, read_journal
 from tinyzo.runs.run import Run
@@ -56,6 +57,7 @@ KINDS = list(product(RESIDENCIES, DTYPES, (str(FOLD), "0")))
 EVERY = ("streamed", "bf16", str(FOLD))  # the kind that has the most to go wrong
 OTHERS = [kind for kind in KINDS if kind != EVERY]
 SAMPLE, FEW = 3, 12
+GUARDED = ("--guard", "1", "--lr", "0.3", "--steps", "8")
 MORE = None if ALL else SAMPLE
 ONE_LINE_AND_A_HINT = re.compile(r"(^|\n)tinyzo: [^\n]+\n  hint: [^\n]+\n$")
 # One thread: a fork has no other, and sums do not depend on how many there are.
@@ -125,6 +127,17 @@ def tree(folder: Path) -> dict[str, bytes]:
 def tensors_of(path: Path) -> dict[str, bytes]:
     with open_safetensors(path) as file:
         return {name: file.read(name).tobytes() for name in file.names()}
+
+
+def written(weights: Weights) -> dict[str, bytes]:
+    """What a snapshot has of the weights."""
+    blocks: dict[str, bytes] = {}
+
+    def keep(name: str, raw: np.ndarray) -> None:
+        blocks[name] = blocks.get(name, b"") + raw.tobytes()
+
+    weights.write(keep, list(weights.saved))
+    return blocks
 
 
 @pytest.fixture(scope="module")
@@ -231,13 +244,21 @@ def test_training(home, tmp_path, kinds, mode, most):
 
 @pytest.mark.parametrize(
     "method",
-    [pytest.param(("--train", "lora"), marks=exhaustive), ("--method", "lozo", "--window", "2")],
+    [
+        pytest.param(("--train", "lora"), marks=exhaustive),
+        ("--method", "lozo", "--window", "2"),
+        GUARDED,
+        pytest.param(("--method", "lozo", "--window", "2", *GUARDED), marks=exhaustive),
+    ],
 )
-def test_adapters_and_windows(home, tmp_path, method):
-    """What moves lies beside the checkpoint, and at a window's end is merged into another file."""
+def test_adapters_windows_and_returns(home, tmp_path, method):
+    """What moves lies beside the checkpoint, and at a window's end is merged into another file;
+    what a run goes back by is in its journal."""
     whole = home.case(tmp_path / "whole", EVERY, *method)
     ((undisturbed,),) = home.workers.run([whole])
     assert undisturbed.code == 0, undisturbed.log
+    returns = read_journal(Path(whole.output) / "journal").history.returns
+    assert len(returns) >= 2 or "--guard" not in method
     for path in Path(whole.output).glob("weights-*"):
         path.unlink()  # so that the expected ones come from base and journal alone
     expected, cases = record(Path(whole.output)), []
@@ -251,9 +272,7 @@ def test_adapters_and_windows(home, tmp_path, method):
         assert record(Path(case.output)) == expected
         for path in Path(case.output).glob("weights-*.safetensors"):
             weights = tuned_model(Run.open(Path(whole.output)), int(path.stem[8:])).weights
-            weights.fold()
-            there = {name: weights.stored(name).tobytes() for name in weights.saved}
-            assert tensors_of(path) == there, path
+            assert tensors_of(path) == written(weights), (path, case.faults)
 
 
 TASKS = {"SQuAD": squad_rows, "ReCoRD": record_rows}  # answers that are written, own candidates
@@ -422,7 +441,7 @@ def test_a_second_process_is_refused(home, tmp_path, capsys, monkeypatch):
     finally:
         first.kill()
         first.communicate()
-    assert len(read_journal(run / "journal")[1]) == 3
+    assert len(read_journal(run / "journal").steps) == 3
     assert main(["finetune", "--resume", str(run)]) == 0
     home.check(run, "f32")
 

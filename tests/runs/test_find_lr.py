@@ -37,6 +37,16 @@ def test_the_rate_of_the_least_loss_is_taken_and_what_diverges_is_not(monkeypatc
     assert log.count("find-lr: lr ") == 7 + 2 and ": inf on dev" in log
 
 
+def test_a_guard_does_not_hide_a_rate_that_diverges(monkeypatch):
+    class Unguarded(Found):
+        def __init__(self, settings, output):
+            assert settings.guard == settings.patience == 0
+            super().__init__(settings, output)
+
+    monkeypatch.setattr(module, "tune", Unguarded)
+    assert module.find_lr(Settings(guard=2, patience=3)).lr == pytest.approx(1.58e-5, rel=0.01)
+
+
 @pytest.mark.parametrize("eps", [1e-4, 1e-2])
 def test_an_eps_that_does_better_is_taken(monkeypatch, eps):
     monkeypatch.setattr(module, "tune", Found)

@@ -11,7 +11,8 @@ import zlib
 import pytest
 
 from tinyzo.errors import RunError
-from tinyzo.runs.journal import HEADER, Header, Journal, read_journal
+from tinyzo.runs.history import History, Return
+from tinyzo.runs.journal import HEADER, Header, Journal, read_journal, record_crc
 from tinyzo.zo.mezo import Step
 
 HEAD = Header(losses=2, terms=1, kind="gaussian", base="ab" * 32)
@@ -35,12 +36,12 @@ def path(tmp_path):
 
 
 def read(path):
-    return read_journal(path)[1]
+    return read_journal(path).history.steps
 
 
 def test_what_is_written_is_read(path):
-    header, steps, _ = read_journal(path)
-    assert (header, steps) == (HEAD, STEPS)
+    header, history, _ = read_journal(path)
+    assert (header, history) == (HEAD, History(STEPS))
     assert path.stat().st_size == HEADER.size + 4 * RECORD
 
 
@@ -57,7 +58,7 @@ def test_the_bytes_of_format_1(path):
 def test_no_terms_and_several_terms(tmp_path):
     header = Header(losses=3, terms=2, kind="rademacher", base="00" * 32)
     step = Step((1.0, 2.0, 3.0), -4.0, ((0, 0.5), (2**64 - 1, -0.5)))
-    assert read_journal(write(tmp_path / "j", [step], header))[:2] == (header, [step])
+    assert read_journal(write(tmp_path / "j", [step], header))[:2] == (header, History([step]))
     assert read(write(tmp_path / "empty", [])) == []
 
 
@@ -67,6 +68,58 @@ def test_it_goes_on_where_it_ended(path):
     for step in STEPS:
         write(path, [step])
     assert path.read_bytes() == whole
+
+
+BACK = Return(after=3, to=1, factor=0.3)
+
+
+def write_with_return(path):
+    with Journal(path, HEAD) as journal:
+        for step in STEPS[:3]:
+            journal.append(step)
+        journal.append_return(BACK)
+        journal.append(STEPS[3])
+    return path
+
+
+def test_a_return_is_a_record_that_takes_no_step(tmp_path):
+    path = write_with_return(tmp_path / "journal")
+    assert path.stat().st_size == HEADER.size + 5 * RECORD
+    history = read_journal(path).history
+    assert history == History(STEPS, [BACK])
+    assert [number for number, _ in history.way(4)] == [0, 3]
+    assert [number for number, _ in history.way(3)] == [0, 1, 2]
+    whole = path.read_bytes()
+    crcs = {step: record_crc(path, step) for step in (1, 2, 3, 4, 5)}
+    records = [whole[HEADER.size + at * RECORD :][:RECORD][-4:].hex() for at in (0, 1, 2, 4)]
+    assert list(crcs.values()) == [*records, ""]
+
+
+def test_a_torn_return_is_as_if_never_written(tmp_path):
+    path = write_with_return(tmp_path / "journal")
+    whole = path.read_bytes()
+    for size in range(HEADER.size + 3 * RECORD, HEADER.size + 4 * RECORD):
+        path.write_bytes(whole[:size])
+        assert read_journal(path).history == History(STEPS[:3])
+    with Journal(path, HEAD) as journal:
+        journal.append_return(BACK)
+        journal.append(STEPS[3])
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("to", [5.0, -1.0, 0.5, float("nan")])
+def test_a_return_to_no_step_is_corrupt(tmp_path, to):
+    path = write(tmp_path / "journal")
+    crc = int.from_bytes(path.read_bytes()[-4:], "little")
+    for end in (b"", b"\0" * RECORD):
+        with path.open("ab") as file:
+            file.write(HEAD.pack_return(Return(4, to, 0.3), crc) + end)
+        if end:
+            with pytest.raises(RunError, match="record 5 of 6 is corrupt"):
+                read_journal(path)
+        else:
+            assert read_journal(path).history == History(STEPS)
+            write(path, [])
 
 
 @pytest.mark.parametrize("size", range(HEADER.size + 3 * RECORD, HEADER.size + 4 * RECORD))

@@ -7,6 +7,7 @@ from tiny import MODELS
 
 from tinyzo.engine.noise import step_seed
 from tinyzo.errors import RunError
+from tinyzo.runs.history import History, Return
 from tinyzo.runs.methods import FirstOrder, LowRank, ZerothOrder, method_of, no_batch
 from tinyzo.runs.settings import Settings
 from tinyzo.zo.methods import METHODS
@@ -57,12 +58,28 @@ def test_each_step_has_seeds_of_its_own(name):
 
 def test_what_an_update_looks_back_on_is_the_newest_first():
     found = method("momentum", window=3)
-    done = [Step((2.0 + number, 2.0), 0.0, ()) for number in range(5)]
+    done = History([Step((2.0 + number, 2.0), 0.0, ()) for number in range(5)])
     past = found.past(4, done)
     assert [step.seeds for step in past] == [found.seeds(3), found.seeds(2)]
     g = [number / (2 * found.settings.eps) for number in (3, 2)]
     assert [step.gradients for step in past] == [pytest.approx([value]) for value in g]
     assert found.past(0, done) == [] and len(found.past(1, done)) == 1
+    done.returns.append(Return(after=4, to=1, factor=0.5))  # it has looked away from 2 and 3
+    assert [step.seeds for step in found.past(4, done)] == [found.seeds(0)]
+
+
+def test_rates_are_lower_after_a_return():
+    found, back = method("mezo", lr=1.0), Return(after=2, to=1, factor=0.25)
+    rates = [found.lr(number, History(returns=[back])) for number in range(4)]
+    assert rates == [1.0, 1.0, 0.25, 0.25]
+
+
+def test_a_schedule_counts_passes_not_steps():
+    """After 384 passes a rate has fallen by sqrt(2), whatever a step costs."""
+    for name in ("mezo", "n-spsa", "forward-gradient"):
+        found = method(name, lr=1.0, schedule="sqrt")
+        assert found.lr(384 // found.forwards, History()) == pytest.approx(0.5**0.5)
+    assert method("mezo", lr=1.0, schedule="sqrt", lr_passes=8).lr(12, History()) == 0.5
 
 
 def due(found, weights, steps, is_new=True, is_worth_it=True) -> bool:
@@ -83,9 +100,10 @@ def test_when_a_snapshot_is_due():
 
 def test_steps_over_a_windows_end_are_redone_in_memory():
     lozo = method("lozo", window=3)
-    assert [lozo.must_be_resident(0, stop) for stop in (2, 3, 4)] == [False, True, True]
-    assert not lozo.must_be_resident(3, 5)
-    assert not method("mezo").must_be_resident(0, 100)
+    way = History([Step((), 0.0, ())] * 100).way(100)
+    assert [lozo.must_be_resident(way[:stop]) for stop in (2, 3, 4)] == [False, True, True]
+    assert not lozo.must_be_resident(way[3:5])
+    assert not method("mezo").must_be_resident(way)
 
 
 def test_a_gradient_is_not_redone_without_its_batch():

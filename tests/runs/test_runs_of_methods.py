@@ -121,7 +121,7 @@ def test_killed_streamed_or_replayed_a_run_is_the_same(home, tmp_path, monkeypat
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         die_at(patch, Journal, "append", KILL, after=True)
         start(home, run, name, "--fold-every", str(FOLD), "--residency", "streamed")
-    assert len(read_journal(run / "journal")[1]) == KILL
+    assert len(read_journal(run / "journal").steps) == KILL
     before = {path.name: trained_in(path) for path in run.glob("weights-*")}
     assert main(["finetune", "--resume", str(run), "--residency", "streamed"]) == 0
     assert record(run) == record(whole)
@@ -158,7 +158,8 @@ def test_the_command_line_runs_every_method(home, tmp_path, capsys, name):
     run, few = tmp_path / "run", ["--steps", "3", "--eval-every", "1", "--json"]
     assert start(home, run, name, *few, family="roberta") == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    metrics, (header, steps, _) = lines(run / "metrics.jsonl"), read_journal(run / "journal")
+    metrics, contents = lines(run / "metrics.jsonl"), read_journal(run / "journal")
+    header, steps = contents.header, contents.steps
     assert (result["steps"], len(metrics), len(steps)) == (3, 3, 3)
     assert result["forwards"] == sum(line["forwards"] for line in metrics)
     assert {len(step.losses) for step in steps} == {header.losses}
@@ -183,7 +184,7 @@ def test_the_command_line_runs_every_method(home, tmp_path, capsys, name):
 def test_a_journal_holds_the_terms_of_a_window(home, tmp_path, name, rule):
     """From the losses alone, those of the first steps too."""
     assert start(home, tmp_path / "run", name) == 0
-    s, steps = Run.open(tmp_path / "run").settings, read_journal(tmp_path / "run" / "journal")[1]
+    s, steps = Run.open(tmp_path / "run").settings, read_journal(tmp_path / "run" / "journal").steps
     g = [(a - b) / (2 * s.eps) for a, b in (step.losses for step in steps)]
     g = [max(-s.clip, min(s.clip, x)) if s.clip else x for x in g]
     seeds = [line["seed"] for line in lines(tmp_path / "run" / "metrics.jsonl")]
@@ -296,7 +297,7 @@ MEASURED = {
 @pytest.mark.parametrize("name", MEASURED)
 def test_metrics_say_what_was_measured(home, tmp_path, name):
     assert start(home, tmp_path / "run", name, "--steps", "2") == 0
-    _, steps, _ = read_journal(tmp_path / "run" / "journal")
+    steps = read_journal(tmp_path / "run" / "journal").steps
     for line, step in zip(lines(tmp_path / "run" / "metrics.jsonl"), steps, strict=True):
         assert line.keys() == ALWAYS | MEASURED[name]
         losses = np.array(step.losses)

@@ -74,7 +74,8 @@ def weights_of(run, path):
 def test_metrics_have_a_line_a_step(home):
     metrics = lines(home / "run" / "metrics.jsonl")
     assert [line["step"] for line in metrics] == [1, 2, 3, 4, 5, 6]
-    header, steps, _ = read_journal(home / "run" / "journal")
+    header, history, _ = read_journal(home / "run" / "journal")
+    steps = history.steps
     assert header.base == Run.open(home / "run").about["base"]
     for line, step in zip(metrics, steps, strict=True):
         assert line.keys() == METRICS
@@ -151,7 +152,7 @@ def test_storage_types(home, tmp_path, dtype):
 
 
 def test_weight_decay_is_in_the_journal(home):
-    assert {step.decay for step in read_journal(home / "run" / "journal")[1]} == {1e-2 * 0.5}
+    assert {step.decay for step in read_journal(home / "run" / "journal").steps} == {1e-2 * 0.5}
 
 
 def test_schedules_and_warm_up(home, tmp_path):
@@ -305,7 +306,7 @@ def test_killed_at_any_moment_it_ends_the_same(home, tmp_path):
         process.kill()
         assert process.wait() == -signal.SIGKILL
         command = ("finetune", "--resume", tmp_path / "run")
-    steps = str(len(read_journal(tmp_path / "run" / "journal")[1]) + 2)
+    steps = str(len(read_journal(tmp_path / "run" / "journal").steps) + 2)
     assert resume(tmp_path / "run", "--steps", steps) == 0
     assert start(home, tmp_path / "whole", *options, "--steps", steps) == 0
     assert record(tmp_path / "run") == record(tmp_path / "whole")
@@ -359,7 +360,7 @@ def test_a_signal_stops_a_run_that_then_goes_on(home, tmp_path, name, code, said
     hint = f"tinyzo finetune --resume '{output}' goes on"
     assert log.endswith(f"tinyzo: {said}\n  hint: {hint}\n")
     assert "Traceback" not in log
-    assert len(read_journal(output / "journal")[1]) == 2
+    assert len(read_journal(output / "journal").steps) == 2
     assert resume(output) == 0
     assert record(output) == record(home / "run")
 
@@ -536,7 +537,7 @@ def test_a_loss_that_is_not_finite_stops_before_theta_changes(home, tmp_path, ca
         assert start(home, tmp_path / "run") == 1
     error = capsys.readouterr().err
     assert error.endswith("diverged: losses [nan, nan]\n  hint: begin a new run with --lr 0.001\n")
-    assert len(read_journal(tmp_path / "run" / "journal")[1]) == 3
+    assert len(read_journal(tmp_path / "run" / "journal").steps) == 3
     *_, last = read_lines(tmp_path / "run" / "events.jsonl")
     assert last == {
         "event": "error",
@@ -589,7 +590,7 @@ def test_a_run_that_diverges_says_so_and_names_a_smaller_rate(home, tmp_path, ca
     error = capsys.readouterr().err
     assert re.search(r"tinyzo: the run has diverged: a loss of \d{3,4}\.?\d*, 0\.\d+ at", error)
     assert error.endswith("  hint: begin a new run with --lr 0.001\n")
-    assert len(read_journal(tmp_path / "run" / "journal")[1]) == 2
+    assert len(read_journal(tmp_path / "run" / "journal").steps) == 2
     event = lines(tmp_path / "run" / "events.jsonl")[-1]
     assert (event["event"], event["step"]) == ("error", 2)
     assert resume(tmp_path / "run") == 0

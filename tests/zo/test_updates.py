@@ -13,7 +13,7 @@ from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.engine.terms import Update
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError
-from tinyzo.zo.updates import RULES, Past, UpdateRule, learning_rate
+from tinyzo.zo.updates import ANY_TIME, RULES, Past, UpdateRule, learning_rate
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,18 @@ def test_constant_without_warm_up_is_the_default():
     assert [learning_rate(step, 3, 1e-6) for step in range(3)] == [1e-6] * 3
 
 
+def test_a_rate_for_any_budget_does_not_ask_how_many_steps_there_are():
+    for schedule in ANY_TIME:
+        rates = [
+            [learning_rate(step, steps, 3e-4, schedule, 5, span=12.0) for step in range(9)]
+            for steps in (9, 10, 10_000)
+        ]
+        assert rates[0] == rates[1] == rates[2]
+    rates = [learning_rate(step, 9, 1.0, "sqrt", span=4.0) for step in (0, 4, 12, 32)]
+    assert rates == pytest.approx([1, 2**-0.5, 1 / 2, 1 / 3], rel=1e-12)
+    assert learning_rate(3 + 12, 9, 1.0, "sqrt", warmup=3, span=4.0) == 0.5
+
+
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 def test_warm_up_may_last_the_whole_run(schedule):
     assert [learning_rate(s, 2, 1.0, schedule, warmup=2) for s in range(2)] == [0.5, 1.0]
@@ -50,7 +62,7 @@ def test_warm_up_may_last_the_whole_run(schedule):
 
 
 def test_an_unknown_schedule_is_refused():
-    message = r"schedule 'polynomial' is not built\n.*one of constant, linear, cosine"
+    message = r"schedule 'polynomial' is not built\n.*one of constant, sqrt, linear, cosine"
     with pytest.raises(ConfigError, match=message):
         learning_rate(0, 10, 1.0, "polynomial")
 

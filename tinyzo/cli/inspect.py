@@ -189,10 +189,10 @@ def _about_run(run: Run) -> dict[str, Any]:
     from tinyzo.runs.journal import read_journal
 
     best_step = run.best_step()  # first, since the journal of a run at work is ahead
-    header, steps, _ = read_journal(run.journal_path)
+    header, history, _ = read_journal(run.journal_path)
     return {
         "run": str(run.path),
-        "steps": len(steps),
+        "steps": len(history.steps),
         "best_step": best_step,
         "engines": ", then ".join(f"{name} from step {step}" for step, name in run.engines()),
         "base": header.base,

@@ -324,8 +324,16 @@ def add_rates(group: Group) -> None:
     group.add_argument(
         "--schedule",
         metavar="NAME",
-        choices=("constant", "linear", "cosine"),
-        help="course of the learning rate: constant, linear or cosine; default: constant",
+        choices=("constant", "sqrt", "linear", "cosine"),
+        help="course of the learning rate: constant, sqrt (lower the longer a run is), linear or "
+        "cosine; default: constant",
+    )
+    group.add_argument(
+        "--lr-passes",
+        metavar="N",
+        type=int,
+        help="forward passes that --lr is right for; --schedule sqrt lowers it beyond them; "
+        "default: 384",
     )
     group.add_argument(
         "--warmup",
@@ -353,11 +361,25 @@ def add_course(group: Group) -> None:
         "that ships",
     )
     group.add_argument(
+        "--guard",
+        metavar="N",
+        type=int,
+        help="go back to the best step, and on with 0.3 of the rates, where N evaluations on dev "
+        "in a row have a loss 2 %% above that at first; default: 0, never",
+    )
+    group.add_argument(
+        "--patience",
+        metavar="N",
+        type=int,
+        help="stop where N evaluations on dev in a row have no lower loss than the best; default: "
+        "0, never",
+    )
+    group.add_argument(
         "--resume",
         metavar="RUN",
         type=path,
-        help="go on with a run; --steps, --engine, --fold-every, --residency, --threads and "
-        "--memory-budget may be given anew; default: a new run",
+        help="go on with a run; --steps, --guard, --patience, --engine, --fold-every, "
+        "--residency, --threads and --memory-budget may be given anew; default: a new run",
     )
     group.add_argument(
         "--config",

@@ -95,6 +95,7 @@ def finetune(
     lr: float | None = None,
     eps: float | None = None,
     schedule: str | None = None,
+    lr_passes: int | None = None,
     warmup: int | None = None,
     weight_decay: float | None = None,
     seed: int | None = None,
@@ -103,6 +104,8 @@ def finetune(
     train_rows: int | None = None,
     limit: int | None = None,
     eval_every: int | None = None,
+    guard: int | None = None,
+    patience: int | None = None,
     micro_batch_tokens: int | None = None,
     engine: str | None = None,
     residency: str | None = None,
@@ -115,8 +118,9 @@ def finetune(
     """Tune a model by forward passes; the same as `tinyzo finetune`.
 
     output: the run's new directory; None: runs/<task>-<model>-<n>
-    resume: go on with this run instead; then only steps, engine, fold_every, residency, threads
-        and memory_budget may be chosen anew, and model and data say where these are now
+    resume: go on with this run instead; then only steps, guard, patience, engine, fold_every,
+        residency, threads and memory_budget may be chosen anew, and model and data say where these
+        are now
     recipe: settings by which others have tuned a model on a task, as "roberta-large/SST-2"; all
         that is given here counts before it
     All others are the fields of Settings, which says what each is; None leaves it to tinyzo.

@@ -29,7 +29,7 @@ from tinyzo.models.model import Model, open_model
 from tinyzo.parsing import JsonObject, read_json
 from tinyzo.runs.places import first_there, relative
 from tinyzo.runs.run import Run
-from tinyzo.runs.snapshots import infos_of, steps_up_to, tuned_model
+from tinyzo.runs.snapshots import infos_of, tuned_model, way_to
 from tinyzo.system import new_directory, os_errors, write_file
 
 WEIGHTS = "model.safetensors"
@@ -55,7 +55,7 @@ def replay(run: Run, output: Path, step: int | None = None, merge: bool = False)
     """
     if run.settings.train == "prefix":
         raise RunError(f"{run.path}: transformers reads no prefix", "give --model the run itself")
-    steps_up_to(run, step)  # a step that it has not leaves no directory behind
+    way_to(run, step)  # a step that it has not leaves no directory behind
     is_adapter = run.settings.train in ("lora", "lora-fa") and not merge
     if not is_adapter:
         _check_floats(run)

@@ -50,6 +50,7 @@ def find_lr(given: Settings) -> Found:
     if settings.lr == 0:
         raise UsageError("--find-lr with --lr 0", "give the lr to search around, or leave it out")
     trial = replace(given, steps=STEPS, eval_every=STEPS, limit=1, fold_every=0)
+    trial = replace(trial, guard=0, patience=0)  # a rate that diverges is to be seen
     losses: dict[Found, float] = {}
 
     def loss(at: Found) -> float:

@@ -3,6 +3,7 @@
     header   "tinyzo-j", format, losses and terms a record, kind and format of z,
              SHA-256 of the base, CRC-32
     record   step, decay, projected gradient, losses, (seed, coefficient) of each term, CRC-32
+    return   0, factor of the rates, step that the run goes back to, zeros, CRC-32
 
 Numbers are little-endian, and all records have one size. Each CRC covers the one before it too, so
 no record can be dropped, repeated or swapped unseen. A last record that is torn or wrong counts as
@@ -20,11 +21,13 @@ from typing import NamedTuple
 
 from tinyzo.engine import noise
 from tinyzo.errors import RunError
+from tinyzo.runs.history import History, Return
 from tinyzo.system import is_at, lock, os_errors
 from tinyzo.zo.mezo import Step
 
 MAGIC = b"tinyzo-j"
 FORMAT = 1
+RETURN = 0  # the number of a record that takes no step
 HEADER = struct.Struct("<8sHHHBB32sI")  # RawHeader
 CRC = struct.Struct("<I")
 NO_JOURNAL = "name a run's directory"
@@ -77,25 +80,46 @@ class Header(NamedTuple):
         numbers = (step.decay, step.projected_gradient, *step.losses, *terms)
         return _seal(self.record.pack(number, *numbers, 0), crc)
 
+    def pack_return(self, back: Return, crc: int) -> bytes:
+        """The record of a return, which is number 0."""
+        zeros = (0.0,) * self.losses + (0, 0.0) * self.terms
+        return _seal(self.record.pack(RETURN, back.factor, back.to, *zeros, 0), crc)
+
 
 class Record(NamedTuple):
-    """A record as read: its step is number `number`, counted from 1."""
+    """A record as read: its step is number `number`, counted from 1; 0: it is a return."""
 
     number: int
     step: Step
     crc: int
+
+    def join(self, history: History) -> bool:
+        """Add what the record says to a history, if it can come next; returns whether it can."""
+        after = len(history.steps)
+        if self.number == after + 1:
+            history.steps.append(self.step)
+        elif self.number == RETURN and self.step.projected_gradient in range(after + 1):
+            to = int(self.step.projected_gradient)
+            history.returns.append(Return(after, to, self.step.decay))
+        else:
+            return False
+        return True
 
 
 class Contents(NamedTuple):
     """A journal as read. crc: of the last whole record."""
 
     header: Header
-    steps: list[Step]
+    history: History
     crc: int
+
+    @property
+    def steps(self) -> list[Step]:
+        return self.history.steps
 
 
 class Journal(AbstractContextManager["Journal"]):
-    """An open journal, held by one process at a time: the `steps` so far, and `append`."""
+    """An open journal, held by one process at a time: the `history` so far, and what adds to it."""
 
     def __init__(self, path: Path, header: Header) -> None:
         """Open for appending, made when new; a torn last record is cut off.
@@ -109,12 +133,18 @@ class Journal(AbstractContextManager["Journal"]):
                 self._file = opened.enter_context(open(path, "a+b", buffering=0))
             lock(self._file, RunError, f"{path}: another process is at work on this run")
             self._begin()
-            there, self.steps, self._crc = read_journal(path)
+            there, self.history, self._crc = read_journal(path)
             if there != header:
                 why = f"{path}: it records {there}; this run has {header}"
                 raise RunError(why, "a journal belongs to the run that wrote it")
-            self._file.truncate(HEADER.size + len(self.steps) * header.record.size)
+            records = len(self.history.steps) + len(self.history.returns)
+            self._file.truncate(HEADER.size + records * header.record.size)
             opened.pop_all()
+
+    @property
+    def steps(self) -> list[Step]:
+        """All that have been taken."""
+        return self.history.steps
 
     def append(self, step: Step) -> None:
         """Write the next step; it survives the death of this process.
@@ -122,12 +152,19 @@ class Journal(AbstractContextManager["Journal"]):
         raises: RunError when the disk is full, or another file has the journal's name by now;
             theta then is one step ahead of the journal
         """
+        self._append(self.header.pack_step(len(self.steps) + 1, step, self._crc))
+        self.steps.append(step)
+
+    def append_return(self, back: Return) -> None:
+        """Write that the run goes back now; raises as `append` does."""
+        self._append(self.header.pack_return(back, self._crc))
+        self.history.returns.append(back)
+
+    def _append(self, record: bytes) -> None:
         if not is_at(self._file, self.path):
             raise RunError(f"{self.path} has been deleted or replaced meanwhile", "begin a new run")
-        record = self.header.pack_step(len(self.steps) + 1, step, self._crc)
         self._write(record)
         (self._crc,) = CRC.unpack(record[-CRC.size :])
-        self.steps.append(step)
 
     def _begin(self) -> None:
         """Write the header if the file is new, or was torn in the middle of it."""
@@ -148,7 +185,7 @@ class Journal(AbstractContextManager["Journal"]):
 
 
 def read_journal(path: Path) -> Contents:
-    """Header, steps and the last CRC of a journal; a torn last record is left out.
+    """Header, history and the last CRC of a journal; a torn last record is left out.
 
     raises: RunError when it cannot be read or a record before the last is wrong, by number
     """
@@ -157,27 +194,32 @@ def read_journal(path: Path) -> Contents:
     header = _read_header(path, data)
     size = header.record.size
     count = (len(data) - HEADER.size) // size
-    steps: list[Step] = []
+    history = History()
     crc = zlib.crc32(data[: HEADER.size - CRC.size])  # with its CRC, any header would give the same
     for number in range(1, count + 1):
         end = HEADER.size + number * size
         packed = data[end - size : end]
         record = _unpack(header, packed)
         crc_due = zlib.crc32(packed[: -CRC.size], crc)
-        if record.number == number and record.crc == crc_due:
-            steps.append(record.step)
+        if record.crc == crc_due and record.join(history):
             crc = crc_due
         elif number < count:
             hint = "restore the journal from a copy; the steps before this record are intact"
             raise RunError(f"{path}: record {number} of {count} is corrupt", hint)
-    return Contents(header, steps, crc)
+    return Contents(header, history, crc)
 
 
 def record_crc(path: Path, step: int) -> str:
     """The CRC of the record of a step, which says what history led to it."""
     data = path.read_bytes()
-    end = HEADER.size + step * _read_header(path, data).record.size
-    return data[end - CRC.size : end].hex()
+    size = _read_header(path, data).record.size
+    count = (len(data) - HEADER.size) // size
+    records = data[HEADER.size : HEADER.size + count * size]
+    numbers = [number for (number,) in struct.iter_unpack(f"<I{size - 4}x", records)]
+    if step not in numbers:  # nor is a snapshot of a step beyond the journal any of its own
+        return ""
+    end = (numbers.index(step) + 1) * size
+    return records[end - CRC.size : end].hex()
 
 
 def _read_header(path: Path, data: bytes) -> Header:

@@ -42,6 +42,8 @@ KEYS: dict[str, dict[str, tuple[type, ...]]] = {
     },
     "error": {"step": (int,)},
     "engine": {"step": (int,), "engine": (str,)},
+    "returned": {"step": (int,), "to": (int,), "factor": NUMBER},
+    "stopped": {"step": (int,), "best": (int,)},
 }
 
 

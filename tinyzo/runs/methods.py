@@ -10,6 +10,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from tinyzo.engine.stores.overlay import Overlay
 from tinyzo.engine.terms import Direction
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import RunError
+from tinyzo.runs.history import History, Taken
 from tinyzo.runs.settings import RunSettings
 from tinyzo.text.tasks import Example
 from tinyzo.zo.directions import low_rank, magnitude_limits, renew
@@ -65,11 +67,11 @@ class RunMethod(ABC):
         weights: Weights,
         loss: Loss,
         batch: Sequence[Example],
-        done: Sequence[Step],
+        done: History,
     ) -> Step:
         """Take a step.
 
-        done: the steps before this one, and maybe more
+        done: all that came before this step, and maybe more
         raises: NumericError when a loss is not finite; the weights are then unchanged
         """
 
@@ -98,18 +100,20 @@ class RunMethod(ABC):
         """
         return None
 
-    def must_be_resident(self, start: int, stop: int) -> bool:
-        """Whether redoing the steps from `start` to `stop` needs the weights in memory."""
+    def must_be_resident(self, steps: Sequence[Taken]) -> bool:
+        """Whether redoing these steps needs the weights in memory."""
         return False
 
     def metrics(self, step: Step) -> dict[str, float]:
         """The numbers that a line of metrics.jsonl has of this method's steps alone."""
         return {"projected_gradient": step.projected_gradient}
 
-    def lr(self, number: int) -> float:
+    def lr(self, number: int, done: History) -> float:
         """The learning rate of a step."""
         s = self.settings
-        return learning_rate(number, s.steps, s.lr, s.schedule, s.warmup)
+        span = s.lr_passes / self.forwards
+        rate = learning_rate(number, s.steps, s.lr, s.schedule, s.warmup, span)
+        return rate * done.factor(number)
 
 
 class ZerothOrder(RunMethod):
@@ -140,10 +144,10 @@ class ZerothOrder(RunMethod):
         weights: Weights,
         loss: Loss,
         batch: Sequence[Example],
-        done: Sequence[Step],
+        done: History,
     ) -> Step:
         s = self.settings
-        lr = self.lr(number)
+        lr = self.lr(number, done)
         seeds = self.seeds(number)
         if self.is_mezo:  # the step that zo/mezo.py explains, to the same bits
             return mezo_step(weights, loss, batch, seeds[0], s.eps, lr, s.weight_decay)
@@ -163,10 +167,10 @@ class ZerothOrder(RunMethod):
         s = self.settings
         return [step_seed(s.seed, number * s.queries + query) for query in range(s.queries)]
 
-    def past(self, number: int, done: Sequence[Step]) -> list[Past]:
+    def past(self, number: int, done: History) -> list[Past]:
         """The steps that the update looks back on, the newest first."""
-        first = max(0, number - self.rule.memory + 1)
-        return [self._past_step(n, done[n]) for n in range(number - 1, first - 1, -1)]
+        before = islice(done.backwards(done.origin(number)), self.rule.memory - 1)
+        return [self._past_step(*taken) for taken in before]
 
     def _past_step(self, number: int, step: Step) -> Past:
         gradients = self.estimator.gradients(np.array(step.losses), self.settings.eps)
@@ -200,8 +204,8 @@ class LowRank(ZerothOrder):
             weights.write(lambda name, raw: None, list(weights.saved))
         renew(weights, step_seed(self.settings.seed, steps))
 
-    def must_be_resident(self, start: int, stop: int) -> bool:
-        return start // self.settings.window < stop // self.settings.window
+    def must_be_resident(self, steps: Sequence[Taken]) -> bool:
+        return any(self.ends_window(number + 1) for number, _ in steps)
 
 
 class FirstOrder(RunMethod):
@@ -231,12 +235,13 @@ class FirstOrder(RunMethod):
         weights: Weights,
         loss: Loss,
         batch: Sequence[Example],
-        done: Sequence[Step],
+        done: History,
     ) -> Step:
         from tinyzo.autodiff.adam import step_number
 
         decay = self.settings.weight_decay
-        return step_number(number, self.rule, weights, loss, batch, self.lr(number), decay)
+        lr = self.lr(number, done)
+        return step_number(number, self.rule, weights, loss, batch, lr, decay)
 
     def redo(self, weights: Weights, step: Step, from_batch: Callable[[], object]) -> None:
         from_batch()

@@ -168,6 +168,7 @@ def _results(runs: Sequence[Recorded]) -> str:
         "rows reported on": _reported,
         "best step on dev": lambda run: _known(run.best_step),
         "steps": lambda run: _known(run.steps),
+        "returns to an earlier step": lambda run: f"{len(run.returns())}",
         "forward passes": lambda run: f"{_last(run.passes):,.0f}",
         "seconds": lambda run: f"{_last(run.seconds):,.1f}",
         "seconds a step": _seconds_a_step,

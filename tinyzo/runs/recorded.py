@@ -77,6 +77,10 @@ class Recorded(NamedTuple):
             if 0 <= event["step"] < len(places)
         ]
 
+    def returns(self) -> list[JsonObject]:
+        """Where the run went back."""
+        return [event for event in self.events if event["event"] == "returned"]
+
     def changes(self) -> list[Change]:
         """Ten rows with what the model said before and after."""
         return changes(self.events, self.final_step)

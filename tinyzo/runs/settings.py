@@ -52,6 +52,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (1, LARGE),
     "lr": (0, 1e30),
     "eps": (1e-30, 1e30),
+    "lr_passes": (1, LARGE),
     "warmup": (0, LARGE),
     "weight_decay": (0, 1e30),
     "seed": (0, (1 << 64) - 1),
@@ -60,6 +61,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "train_rows": (1, LARGE),
     "limit": (1, LARGE),
     "eval_every": (1, LARGE),
+    "guard": (0, LARGE),
+    "patience": (0, LARGE),
     "micro_batch_tokens": (1, LARGE),
     "fold_every": (0, LARGE),
     "threads": (1, 1024),
@@ -113,6 +116,7 @@ class Settings:
     lr: float | None = None
     eps: float | None = None  # size of the perturbation
     schedule: str | None = None  # course of the learning rate
+    lr_passes: int | None = None  # forward passes that lr was chosen for
     warmup: int | None = None  # steps of rising learning rate
     weight_decay: float | None = None  # pull of the matrices towards 0
 
@@ -123,6 +127,8 @@ class Settings:
     train_rows: int | None = None  # most rows to train on, without k_shot
     limit: int | None = None  # most rows to report on
     eval_every: int | None = None  # steps between evaluations on dev
+    guard: int | None = None  # evaluations worse than at first, until the run goes back
+    patience: int | None = None  # evaluations no better than the best, until the run stops
     micro_batch_tokens: int | None = None  # most packed tokens that are computed at once
 
     # the machine
@@ -259,6 +265,7 @@ class RunSettings:
     lr: float = 1e-6
     eps: float = 1e-3
     schedule: str = "constant"
+    lr_passes: int = 384
     warmup: int = 0
     weight_decay: float = 0.0
 
@@ -268,6 +275,8 @@ class RunSettings:
     train_rows: int = 1000
     limit: int | None = None  # None: all rows
     eval_every: int
+    guard: int = 0  # 0: it never goes back
+    patience: int = 0  # 0: it takes all its steps
     micro_batch_tokens: int = 512
 
     engine: str = "auto"
@@ -347,6 +356,7 @@ NEEDS = {
         "--update momentum, rms or adamezo, or --direction low-rank",
         lambda s: s.update in LOOKING_BACK or s.direction == "low-rank",
     ),
+    "lr_passes": Need("--schedule sqrt", lambda s: s.schedule == "sqrt"),
     "label_field": Need("a task of your own, by --template", lambda s: s.task is None),
     "train_rows": Need("all rows, not with --k-shot", lambda s: s.k_shot is None),
 }

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from timeit import timeit
@@ -37,12 +37,12 @@ from tinyzo.engine.weights import Weights
 from tinyzo.errors import CheckpointError, RunError
 from tinyzo.models.model import Model
 from tinyzo.runs import report
+from tinyzo.runs.history import Taken, rest_of
 from tinyzo.runs.journal import read_journal, record_crc
 from tinyzo.runs.lines import FOLDER
 from tinyzo.runs.methods import RunMethod, method_of, no_batch
 from tinyzo.runs.run import Run
 from tinyzo.system import os_errors
-from tinyzo.zo.mezo import Step
 
 MOST = 1000  # steps between two snapshots
 FIRST_GUESS = 200e6  # bytes a second that a disk takes, until it has been measured
@@ -75,31 +75,33 @@ def tuned_model(
     if residency == "auto" and engine != "onnx":  # which maps all that is in the file as it is now
         residency = s.residency
     threads = threads or s.threads
-    steps = steps_up_to(run, step)
+    way = way_to(run, step)
     method = method_of(s)
     model = run.base_model()
-    start = Snapshots(run, method).restore(model, len(steps))
-    if method.must_be_resident(start, len(steps)):
+    start = Snapshots(run, method).restore(model, way)
+    rest = rest_of(way, start)
+    if method.must_be_resident(rest):
         residency = "resident"
         model.settle(engine, residency, threads)
-    from_batch = no_batch(f"{run.path}: no snapshot of step {len(steps)}")
-    for number in range(start, len(steps)):
-        method.redo(model.weights, steps[number], from_batch)
+    from_batch = no_batch(f"{run.path}: no snapshot of step {len(way)}")
+    for number, taken in rest:
+        method.redo(model.weights, taken, from_batch)
         method.end_step(model.weights, number + 1, is_written=False)
     return model.settle(engine, residency, threads)
 
 
-def steps_up_to(run: Run, step: int | None) -> list[Step]:
-    """The first `step` steps of a run; None: up to the step that did best on dev.
+def way_to(run: Run, step: int | None) -> list[Taken]:
+    """The steps that make theta after `step` steps of a run; None: after those that did best on
+    dev.
 
     raises: RunError when it has no such step
     """
     if step is None:
         step = run.best_step()  # before the journal is read, which a run at work is ahead with
-    done = read_journal(run.journal_path).steps
-    if not 0 <= step <= len(done):
-        raise RunError(f"{run.path}: no step {step}", f"it has {len(done)} steps")
-    return done[:step]
+    history = read_journal(run.journal_path).history
+    if not 0 <= step <= len(history.steps):
+        raise RunError(f"{run.path}: no step {step}", f"it has {len(history.steps)} steps")
+    return history.way(step)
 
 
 class Snapshots(AbstractContextManager["Snapshots"]):
@@ -128,13 +130,14 @@ class Snapshots(AbstractContextManager["Snapshots"]):
             _remove(partial)  # of a process that died
         return self
 
-    def restore(self, model: Model, step: int) -> int:
-        """Move a model that is not settled to the newest snapshot up to a step, 0 if there is none.
+    def restore(self, model: Model, way: Sequence[Taken]) -> int:
+        """Move a model that is not settled to the newest snapshot on a way, 0 if there is none.
 
         returns: its step
         """
+        passed = {number + 1 for number, _ in way}
         for at, path in sorted(self._found().items(), reverse=True):
-            if at > step:
+            if at not in passed:
                 continue
             if self._has_moved(model.weights, path, at):
                 self._method.end_step(model.weights, at, is_written=True)
@@ -221,9 +224,9 @@ class Snapshots(AbstractContextManager["Snapshots"]):
         """The files that go once this step's is safe: all but the newest up to the best step that
         is sound."""
         found = self._found()
-        best = self._run.best_step()
+        passed = {number + 1 for number, _ in way_to(self._run, None)}
         self._useless.discard(step)
-        up_to_best = [n for n in (step, *(found.keys() - self._useless)) if n <= best]
+        up_to_best = [n for n in (step, *(found.keys() - self._useless)) if n in passed]
         kept = {step, max(up_to_best, default=step)}
         return [path for n, path in found.items() if n not in kept]
 

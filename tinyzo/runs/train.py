@@ -28,25 +28,37 @@ from tinyzo.models.trainable import adapters_of
 from tinyzo.parsing import JsonObject
 from tinyzo.runs import answers, memory, report
 from tinyzo.runs.bounded import BoundedLoss
+from tinyzo.runs.course import Course
 from tinyzo.runs.data import Data, bind_task, load_data
 from tinyzo.runs.evaluate import evaluate
+from tinyzo.runs.history import Return, rest_of
 from tinyzo.runs.journal import Header, Journal
 from tinyzo.runs.lines import read_lines
 from tinyzo.runs.loads import loads_of
 from tinyzo.runs.methods import RunMethod, method_of
 from tinyzo.runs.places import lasting
 from tinyzo.runs.run import Run, is_run, prepare
-from tinyzo.runs.settings import Settings
+from tinyzo.runs.settings import RunSettings, Settings
 from tinyzo.runs.snapshots import Snapshots, tuned_model
 from tinyzo.system import claim_directory
 from tinyzo.text.packing import batch_rows
 from tinyzo.text.tasks import Example
 from tinyzo.zo.mezo import Step
 from tinyzo.zo.objectives import Objective
+from tinyzo.zo.updates import ANY_TIME
 
 # Settings that may change when a run is resumed: what a step computes stays the same, but for the
 # rounding of another engine.
-FREE = ("steps", "engine", "fold_every", "residency", "threads", "memory_budget")
+FREE = (
+    "steps",
+    "patience",
+    "guard",
+    "engine",
+    "fold_every",
+    "residency",
+    "threads",
+    "memory_budget",
+)
 DIVERGED = 100  # a loss this many times 1 + the first one does not come back
 
 
@@ -62,6 +74,7 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
     run, model = _open(settings, output, resume)
     bound = bind_task(model, run.settings)
     data = load_data(bound, run.settings)
+    _check_dev(run.settings, data)
     report.say_all(data.left_out + data.oddities)
     _check_digest(run, data.digest())
     method = method_of(run.settings)
@@ -83,12 +96,13 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
             run.save()
         run.keep_lines("events.jsonl")
         report.say(f"run {run.path}")
-        start = snapshots.restore(model, _first_unevaluated(run, data, done))
+        way = journal.history.way(_first_unevaluated(run, data, done))
+        start = snapshots.restore(model, way)
         if not is_new:
             _settle(run, model, plan)
             run.note_engine(model.engine.name, done)
         loss = BoundedLoss(objective, run.settings.micro_batch_tokens)
-        training = Training(run, method, loss, data, journal, snapshots)
+        training = Training(run, method, loss, data, journal, snapshots, plan)
         training.take_steps(start)
         training.finish()
     return run
@@ -140,9 +154,9 @@ def _reopen(given: Settings, path: Path) -> tuple[Run, Model]:
     before = run.settings
     run.settings = before.replace(**choices)
     run.settings.check()
-    if run.settings.steps != before.steps and before.schedule != "constant":
+    if run.settings.steps != before.steps and before.schedule not in ANY_TIME:
         found = f"the {before.schedule} schedule runs over {before.steps}"
-        hint = "only a constant lr can go on"
+        hint = f"only {' and '.join(ANY_TIME)} can go on"
         raise UsageError(f"--steps {run.settings.steps}: {found}", hint)
     return run, run.base_model()
 
@@ -164,6 +178,14 @@ def _check_digest(run: Run, digest: str) -> None:
     if run.about.setdefault("data", digest) != digest:
         found = f"{run.settings.data_path}: the data have changed since the run began"
         raise RunError(found, "restore them, or begin a new run")
+
+
+def _check_dev(settings: RunSettings, data: Data) -> None:
+    """raises: UsageError for settings that go by losses on dev, where there are none"""
+    for name in ("guard", "patience"):
+        if getattr(settings, name) and not data.dev:
+            found = f"--{name} goes by the losses on dev, and there are no rows of dev"
+            raise UsageError(found, f"add a file of them, or leave out --{name}")
 
 
 def _check_steps(steps: int, done: int) -> None:
@@ -207,12 +229,15 @@ def _check_onnx(model: Model, method: RunMethod, plan: memory.Plan) -> None:
 def _settle(run: Run, model: Model, plan: memory.Plan) -> None:
     """Log the plan, and make the model ready by it."""
     report.say(f"memory plan: {plan}")
-    engine = run.settings.engine
-    if plan.engine == "numpy":
-        engine = "numpy"
-    model.settle(engine, plan.residency, run.settings.threads, plan.tiles)
+    _hold(run, model, plan)
     if plan.engine == "numba":
         _say_products(model)
+
+
+def _hold(run: Run, model: Model, plan: memory.Plan) -> None:
+    """Make a model ready by a plan."""
+    engine = "numpy" if plan.engine == "numpy" else run.settings.engine
+    model.settle(engine, plan.residency, run.settings.threads, plan.tiles)
 
 
 def _say_products(model: Model) -> None:
@@ -248,6 +273,7 @@ class Training:
     data: Data
     journal: Journal
     snapshots: Snapshots
+    plan: memory.Plan
     accuracy: float | None = None
 
     @property
@@ -255,7 +281,7 @@ class Training:
         return self.loss.objective.model
 
     def take_steps(self, start: int) -> None:
-        """Redo the steps that are done, take the others, and make each evaluation not yet made.
+        """Redo what is done, take the other steps, and make each evaluation not yet made.
 
         start: how many steps the weights have in them
         raises: NumericError when the run diverges, which is recorded in events.jsonl first
@@ -268,6 +294,9 @@ class Training:
             self._evaluate(0, "dev", self.data.dev)
             with report.progress(done, steps) as bar:
                 for number in range(start, steps):
+                    if number >= done and not self._goes_on(number):
+                        break
+                    self._follow_return(number)
                     if number < done:
                         self._redo(number)
                     else:
@@ -291,7 +320,63 @@ class Training:
         step = self.journal.steps[number]
         self.method.redo(self.model.weights, step, lambda: self._step_from_batch(number))
 
+    def _goes_on(self, number: int) -> bool:
+        """Whether a step is to be taken; before it, the run may have to go back."""
+        s = self.run.settings
+        if number % s.eval_every or not (s.guard or s.patience):
+            return True
+        course = Course(self.run, self.journal.history, number)
+        if course.has_broken_down:
+            self._go_back(course.back())
+        if course.is_over:
+            report.say(f"stopped: no better loss on dev than that of step {course.best}")
+            self._note({"event": "stopped", "step": number, "best": course.best})
+        return not course.is_over
+
+    def _go_back(self, back: Return | None) -> bool:
+        """Record a return, if there is one; `_follow_return` then makes it."""
+        if back is None:
+            return False
+        self.journal.append_return(back)
+        there = f"goes on from step {back.to} with {back.factor:g} of the rates"
+        report.say(f"step {back.after}: worse than at first, so the run {there}")
+        return True
+
+    def _follow_return(self, number: int) -> None:
+        """Make the weights those that a step begins with, where the run goes back before it."""
+        back = self.journal.history.returned(number)
+        if back is None:
+            return
+        self._note({"event": "returned", "step": number, "to": back.to, "factor": back.factor})
+        self.snapshots.wait()
+        del self.model.weights  # two models may not fit in memory
+        model = self.run.base_model()
+        way = self.journal.history.way(back.to)
+        start = self.snapshots.restore(model, way)
+        _hold(self.run, model, self.plan)
+        self.model.weights = model.weights
+        for taken in rest_of(way, start):
+            self._redo(taken.number)
+            self._end_step(taken.number + 1, number)
+
+    def _note(self, event: JsonObject) -> None:
+        """Record an event, if it is not on record."""
+        if event not in read_lines(self.run.path / "events.jsonl"):
+            self.run.record("events.jsonl", event)
+
     def _new_step(self, number: int) -> JsonObject:
+        """Take a step and record it, after a return if it diverges; returns its line of
+        metrics.jsonl."""
+        while True:
+            try:
+                return self._try_step(number)
+            except NumericError:
+                course = Course(self.run, self.journal.history, number)
+                if not self._go_back(course.back()):
+                    raise
+                self._follow_return(number)
+
+    def _try_step(self, number: int) -> JsonObject:
         """Take a step and record it; returns its line of metrics.jsonl."""
         start = time.perf_counter()
         try:
@@ -320,7 +405,7 @@ class Training:
         rows = batch_rows(number, len(self.data.train), s.batch_size, s.data_seed)
         batch = [self.data.train[row] for row in rows]
         weights.fold()
-        return self.method.step(number, weights, self.loss, batch, self.journal.steps)
+        return self.method.step(number, weights, self.loss, batch, self.journal.history)
 
     def _end_step(self, steps: int, done: int) -> None:
         """Evaluate and write a snapshot, if they are due after so many steps.
@@ -345,7 +430,7 @@ class Training:
             "step": number + 1,
             "loss": step.loss,
             **self.method.metrics(step),
-            "lr": self.method.lr(number),
+            "lr": self.method.lr(number, self.journal.history),
             "eps": self.run.settings.eps,
             "seed": step.terms[0][0] if step.terms else None,
             "seconds": seconds,

@@ -96,6 +96,8 @@ class Parts(Protocol):
     def objective(self) -> str: ...
     @property
     def train(self) -> str: ...
+    @property
+    def guard(self) -> int: ...
 
 
 class Refusal(NamedTuple):
@@ -116,6 +118,7 @@ def is_not_plain(parts: Parts) -> bool:
 
 NO_GRADIENT = "a gradient needs a loss that has one"
 NO_PARTS = "backpropagation has no queries, directions, estimator, update or clip"
+NO_WAY_BACK = "no journal holds a gradient, so --guard has nothing to go back by"
 SMALL_SETS = ("lora", "lora-fa", "prefix", "label-words")
 
 # The first row that applies is reported.
@@ -178,6 +181,8 @@ REFUSED = (
     Refusal("method", "sgd", lambda parts: parts.objective != "cross-entropy", NO_GRADIENT),
     Refusal("method", "adam", is_not_plain, NO_PARTS),
     Refusal("method", "sgd", is_not_plain, NO_PARTS),
+    Refusal("method", "adam", lambda parts: parts.guard > 0, NO_WAY_BACK),
+    Refusal("method", "sgd", lambda parts: parts.guard > 0, NO_WAY_BACK),
 )
 
 

@@ -12,11 +12,12 @@ moments are made again from the seeds of the last K steps (AdaMeZO, 2605.00650).
 rms is Adam with one number for V. The square of element i of g z is |grad L|^2 (1 + 2 c_i^2) in the
 mean, c_i being the share of the gradient in i, sum c_i^2 = 1: nearly the same for every element.
 
-Schedules are transformers' three common ones:
+Schedules are transformers' three common ones, and one for budgets that are not known before:
 
     constant  lr
     linear    lr (1 - s)
     cosine    lr (1 + cos(pi s)) / 2           s = (step - warmup) / (steps - warmup)
+    sqrt      lr / sqrt(1 + t)                 t = (step - warmup) / span
 
 with lr (step + 1) / warmup during the first `warmup` steps.
 """
@@ -33,7 +34,8 @@ from tinyzo.errors import check_choice
 MOMENTUM = 0.9
 LOOKING_BACK = ("momentum", "rms", "adamezo")
 RULES = ("sgd", "sign", *LOOKING_BACK)
-SCHEDULES = ("constant", "linear", "cosine")
+ANY_TIME = ("constant", "sqrt")  # schedules that do not depend on how many steps there are
+SCHEDULES = (*ANY_TIME, "linear", "cosine")
 
 
 class Past(NamedTuple):
@@ -122,16 +124,24 @@ class UpdateRule:
 
 
 def learning_rate(
-    step: int, steps: int, lr: float, schedule: str = "constant", warmup: int = 0
+    step: int,
+    steps: int,
+    lr: float,
+    schedule: str = "constant",
+    warmup: int = 0,
+    span: float = 1.0,
 ) -> float:
     """The learning rate of step `step` (from 0) of `steps`.
 
+    span: the steps that `lr` was chosen for, of which `sqrt` goes by
     raises: ConfigError for an unknown schedule
     differs: warm-up counts from 1, so that the first step is not lost on lr = 0
     """
     check_choice("schedule", schedule, SCHEDULES)
     if step < warmup:
         return lr * (step + 1) / warmup
+    if schedule == "sqrt":
+        return lr / math.sqrt(1.0 + (step - warmup) / span)
     share = (step - warmup) / max(1, steps - warmup)
     if schedule == "linear":
         return lr * (1.0 - share)

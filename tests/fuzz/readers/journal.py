@@ -10,7 +10,7 @@ from tinyzo.zo.mezo import Step
 
 def read(data: bytes) -> None:
     path = place("journal", data)
-    for step in range(len(read_journal(path).steps)):
+    for step in range(len(read_journal(path).history.steps)):
         record_crc(path, step)
 
 
