@@ -8,8 +8,8 @@
 Rows: zero-shot; in-context learning with 32 demonstrations and calibration (OPT); a linear probe;
 MeZO on all parameters, on LoRA, on a prefix; first order (Adam). A seed draws the rows (training,
 dev, demonstrations) and z. Settings of a row are those of tinyzo's recipe for the model and the
-task, where there is one, else the defaults; --steps and --lr count before them. What is reported is
-the test accuracy of the step that is best on dev, or F1 where answers are written (SQuAD, DROP).
+task, where there is one, else the defaults; --steps, --batch-size and --lr count before them. What is
+reported is the test accuracy of the step that is best on dev, or F1 where answers are written.
 
 FILE.jsonl has a line for each (model, task, k, row, seed), written when it is done; what is found
 there is not done again, so it can be stopped at any time and go on. A run that was stopped halfway
@@ -42,6 +42,7 @@ from tinyzo.runs.settings import model_path
 
 DEMONSTRATIONS = 32
 STEPS = "steps"
+EVALUATIONS = 5  # of a run whose --steps are given, as published for OPT
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,12 @@ class Table:
         """The score of a row, and by what it came; raises UsageError for what there is not."""
         about = {"data_seed": seed, "limit": self.options.limit}
         if row.recipe:
+            about |= {"threads": self.options.threads}
             return self.tuned(task, data, row, seed, about)
         if "method" in row.way and self.options.k_shot:
             about |= {"k_shot": self.options.k_shot}
-        found = tinyzo.evaluate(self.options.model, task, data, **about, **row.way)
+        model = tinyzo.load(self.options.model, threads=self.options.threads)
+        found = tinyzo.evaluate(model, task, data, **about, **row.way)
         score = found.accuracy if found.f1 is None else found.f1
         return {"score": score, "examples": found.examples, "settings": row.way}
 
@@ -145,8 +148,10 @@ class Table:
         else:
             found.pop("k_shot", None)
         if self.options.steps:
-            found.pop("eval_every", None)
+            found["eval_every"] = max(1, self.options.steps // EVALUATIONS)
             found[STEPS] = self.options.steps
+        if self.options.batch_size and row.recipe != "adam":
+            found["batch_size"] = self.options.batch_size
         if row.recipe in self.options.lr:
             found["lr"] = self.options.lr[row.recipe]
         return found
@@ -195,6 +200,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="default: 0")
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=ROWS, help="only these")
     parser.add_argument("--steps", type=int, help="of each run; default: the recipe's")
+    parser.add_argument("--batch-size", type=int, help="of MeZO's steps; default: the recipe's")
     parser.add_argument("--lr", type=pairs, nargs="*", default=[], help="mezo=1e-6 lora=1e-4 ..")
     parser.add_argument("--limit", type=int, help="most test rows; default: 1,000")
     parser.add_argument("--runs", type=Path, help="keep runs here; default: none is kept")
