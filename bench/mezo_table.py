@@ -8,8 +8,8 @@
 Rows: zero-shot; in-context learning with 32 demonstrations and calibration (OPT); a linear probe;
 MeZO on all parameters, on LoRA, on a prefix; first order (Adam). A seed draws the rows (training,
 dev, demonstrations) and z; k-shot splits that are drawn already are named by it, as in
-SNLI=k-shot/SNLI/16-{seed}. Settings of a row are those of tinyzo's recipe for the model and the
-task, where there is one, else the defaults; --steps, --batch-size and --lr count before them.
+SNLI=k-shot/SNLI/16-{seed}. Settings of a row are those of tinyzo's recipe for the model (a folder
+of another name: --recipes) and the task, where there is one, else the defaults; --steps, --batch-size and --lr count before them.
 Reported is the test accuracy of the step that is best on dev, or F1 where answers are written.
 
 FILE.jsonl has a line for each (model, task, k, row, seed), written when it is done; what is found
@@ -147,8 +147,8 @@ class Table:
         """Those of the recipe, or of the row; then those of the command."""
         found = dict(row.settings)
         with contextlib.suppress(UsageError):
-            name = f"{Path(self.options.model).name}/{task}/{row.recipe}"
-            found = find_recipe(name).settings.given()
+            model = self.options.recipes or Path(self.options.model).name
+            found = find_recipe(f"{model}/{task}/{row.recipe}").settings.given()
         found.pop("k_shot", None)
         if self.options.k_shot:
             found.pop("train_rows", None)
@@ -206,6 +206,9 @@ def main() -> None:
     parser.add_argument("--k-shot", type=int, help="rows per label; default: up to 1,000 in all")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="default: 0")
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=ROWS, help="only these")
+    parser.add_argument(
+        "--recipes", help="the model whose recipes count; default: the folder's name"
+    )
     parser.add_argument("--steps", type=int, help="of each run; default: the recipe's")
     parser.add_argument("--batch-size", type=int, help="of MeZO's steps; default: the recipe's")
     parser.add_argument("--lr", type=pairs, nargs="*", default=[], help="mezo=1e-6 lora=1e-4 ..")

@@ -111,6 +111,7 @@ def options(place: Path, **more: Any) -> Namespace:
         "lr": {"mezo": 1e-2},
         "steps": 6,
         "batch_size": 4,
+        "recipes": None,
         "k_shot": 2,
         "limit": None,
         "threads": 1,
@@ -178,3 +179,19 @@ def test_folders_of_a_seed_hold_rows_that_are_drawn_already(
     assert [(line["seed"], line["k_shot"]) for line in scores(given.out)] == [(21, 2)]
     (run,) = given.runs.iterdir()
     assert "k_shot" not in (run / "run.toml").read_text()
+
+
+def test_settings_are_those_of_a_recipe_and_of_the_command(
+    bench: ModuleType, tmp_path: Path
+) -> None:
+    given = options(tmp_path, recipes="roberta-large", lr={}, steps=None, batch_size=None)
+    table = bench.Table(given)
+    found = table.settings("SST-2", bench.ROWS["MeZO, LoRA"])
+    assert (found["lr"], found["steps"], found["weight_decay"]) == (1e-4, 100_000, 0.1)
+    given.steps, given.batch_size, given.lr = 50, 4, {"lora": 1.0}
+    found = table.settings("SST-2", bench.ROWS["MeZO, LoRA"])
+    assert (found["lr"], found["steps"], found["batch_size"]) == (1.0, 50, 4)
+    assert found["eval_every"] == 10 and "k_shot" not in found
+    assert table.settings("SST-2", bench.ROWS["first order"])["batch_size"] == 8
+    given.recipes = None  # the folder is called "model"
+    assert table.settings("SST-2", bench.ROWS["MeZO"])["method"] == "mezo"
