@@ -9,8 +9,9 @@ Rows: zero-shot; in-context learning with 32 demonstrations and calibration (OPT
 MeZO on all parameters, on LoRA, on a prefix; first order (Adam). A seed draws the rows (training,
 dev, demonstrations) and z; k-shot splits that are drawn already are named by it, as in
 SNLI=k-shot/SNLI/16-{seed}. Settings of a row are those of tinyzo's recipe for the model (a folder
-of another name: --recipes) and the task, where there is one, else the defaults; --steps, --batch-size and --lr count before them.
-Reported is the test accuracy of the step that is best on dev, or F1 where answers are written.
+of another name: --recipes) and the task, where there is one, else the defaults; --steps,
+--batch-size and --lr count before them. Reported is the test accuracy of the step that is best on
+dev, or F1 where answers are written.
 
 FILE.jsonl has a line for each (model, task, k, row, seed), written when it is done; what is found
 there is not done again, so it can be stopped at any time and go on. A run that was stopped halfway
