@@ -589,14 +589,14 @@ def rows_of(k_shot: int | None) -> str:
     return f"k={k_shot}" if k_shot else "all rows"
 
 
-def published(model: str, task: str, k_shot: int | None, row: str) -> float | None:
+def published(model: str, task: str, k_shot: int | None, row: str) -> str | None:
     """What RoBERTa-large or OPT-13B, as the model is one of these, has in a row; or None."""
     path = ROOT / "bench" / "published.json"
     every = json.loads(path.read_text(encoding="utf-8"))
     known = every.get(model.partition("-")[0], {})
     values = known.get(row) or known.get(f"{rows_of(k_shot)}, {row}")
     if values and task in known["tasks"]:
-        return float(values[known["tasks"].index(task)])
+        return str(values[known["tasks"].index(task)])
     return None
 
 

@@ -7,9 +7,11 @@
 
 Rows: zero-shot; in-context learning with 32 demonstrations and calibration (OPT); a linear probe;
 MeZO on all parameters, on LoRA, on a prefix; first order (Adam). A seed draws the rows (training,
-dev, demonstrations) and z. Settings of a row are those of tinyzo's recipe for the model and the
-task, where there is one, else the defaults; --steps and --lr count before them. What is reported is
-the test accuracy of the step that is best on dev, or F1 where answers are written (SQuAD, DROP).
+dev, demonstrations) and z; k-shot splits that are drawn already are named by it, as in
+SNLI=k-shot/SNLI/16-{seed}. Settings of a row are those of tinyzo's recipe for the model (a folder
+of another name: --recipes) and the task, where there is one, else the defaults; --steps,
+--batch-size and --lr count before them. Reported is the test accuracy of the step that is best on
+dev, or F1 where answers are written.
 
 FILE.jsonl has a line for each (model, task, k, row, seed), written when it is done; what is found
 there is not done again, so it can be stopped at any time and go on. A run that was stopped halfway
@@ -27,6 +29,7 @@ import math
 import sys
 import tempfile
 import time
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,8 @@ from tinyzo.runs.settings import model_path
 
 DEMONSTRATIONS = 32
 STEPS = "steps"
+SEED = "{seed}"  # in the name of a folder
+EVALUATIONS = 5  # of a run whose --steps are given, as published for OPT
 
 
 @dataclass(frozen=True)
@@ -99,29 +104,30 @@ class Table:
 
     def scored(self, task: str, data: str, row: Row, seed: int) -> dict[str, Any]:
         """The score of a row, and by what it came; raises UsageError for what there is not."""
-        about = {"data_seed": seed, "limit": self.options.limit}
+        about = {"data_seed": seed, "limit": self.options.limit} | self.rows_of(data)
+        data = data.replace(SEED, str(seed))
         if row.recipe:
-            return self.tuned(task, data, row, seed, about)
-        if "method" in row.way and self.options.k_shot:
-            about |= {"k_shot": self.options.k_shot}
-        found = tinyzo.evaluate(self.options.model, task, data, **about, **row.way)
+            settings = self.settings(task, row) | about
+            about = {"model": self.options.model, "task": task, "data": data, "seed": seed}
+            return self.tuned(row.recipe, settings | about)
+        if "method" not in row.way:
+            about.pop("k_shot", None)
+        model = tinyzo.load(self.options.model, threads=self.options.threads)
+        found = tinyzo.evaluate(model, task, data, **about, **row.way)
         score = found.accuracy if found.f1 is None else found.f1
         return {"score": score, "examples": found.examples, "settings": row.way}
 
-    def tuned(
-        self, task: str, data: str, row: Row, seed: int, about: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Fine-tune, or go on, and the score of the step that is best on dev."""
-        settings = self.settings(task, row) | about | {"seed": seed}
-        settings |= {"model": self.options.model, "task": task, "data": data}
+    def tuned(self, recipe: str, settings: dict[str, Any]) -> dict[str, Any]:
+        """Fine-tune, or go on with a run of the same settings; of the step that is best on dev."""
+        asked = json.dumps(settings, sort_keys=True).encode()
+        name = f"{settings['task']}-{recipe}-{settings['seed']}-{zlib.crc32(asked):08x}"
+        threads = self.options.threads
         with tempfile.TemporaryDirectory() as folder:
-            name = f"{Path(self.options.model).name}-{task}-{self.options.k_shot}"
-            place = self.options.runs or Path(folder)
-            path = place / f"{name}-{row.recipe}-{seed}"
+            path = (self.options.runs or Path(folder)) / name
             if is_run(path):
-                run = tinyzo.finetune(resume=path)
+                run = tinyzo.finetune(resume=path, threads=threads)
             else:
-                run = tinyzo.finetune(path, **settings)
+                run = tinyzo.finetune(path, threads=threads, **settings)
             result = run.result
         kept = ("lr", "eps", STEPS, "batch_size", "method", "train")
         used = {name: getattr(run.settings, name) for name in kept}
@@ -133,20 +139,25 @@ class Table:
             "forwards": result["forwards"],
         }
 
+    def rows_of(self, data: str) -> dict[str, Any]:
+        """How many rows are drawn to train on; a folder for each seed holds them as they are."""
+        k_shot = None if SEED in data else self.options.k_shot
+        return {"k_shot": k_shot} if k_shot else {}
+
     def settings(self, task: str, row: Row) -> dict[str, Any]:
         """Those of the recipe, or of the row; then those of the command."""
         found = dict(row.settings)
         with contextlib.suppress(UsageError):
-            name = f"{Path(self.options.model).name}/{task}/{row.recipe}"
-            found = find_recipe(name).settings.given()
+            model = self.options.recipes or Path(self.options.model).name
+            found = find_recipe(f"{model}/{task}/{row.recipe}").settings.given()
+        found.pop("k_shot", None)
         if self.options.k_shot:
             found.pop("train_rows", None)
-            found["k_shot"] = self.options.k_shot
-        else:
-            found.pop("k_shot", None)
         if self.options.steps:
-            found.pop("eval_every", None)
+            found["eval_every"] = max(1, self.options.steps // EVALUATIONS)
             found[STEPS] = self.options.steps
+        if self.options.batch_size and row.recipe != "adam":
+            found["batch_size"] = self.options.batch_size
         if row.recipe in self.options.lr:
             found["lr"] = self.options.lr[row.recipe]
         return found
@@ -167,7 +178,8 @@ def measure(options: Any) -> None:
                 try:
                     table.get(task, data, name, seed)
                 except TinyzoError as refused:
-                    missing.add((task, name))
+                    if isinstance(refused, UsageError):  # and would be with each seed
+                        missing.add((task, name))
                     print(f"{task}, {name}: passed over, {refused.message}", file=sys.stderr)
 
 
@@ -179,12 +191,17 @@ def pairs(text: str) -> tuple[str, str]:
 def main() -> None:
     parser = common.arguments(__doc__)
     parser.add_argument("--model", help="folder of a model, a shipped name, or one of the hub's")
-    parser.add_argument("--data", type=pairs, nargs="*", default=[], help="TASK=FOLDER of each")
+    known = "TASK=FOLDER of each; with {seed} in it, that of a k-shot split drawn already"
+    parser.add_argument("--data", type=pairs, nargs="*", default=[], help=known)
     parser.add_argument("--out", type=Path, required=True, help="what is done, a line each")
     parser.add_argument("--k-shot", type=int, help="rows per label; default: up to 1,000 in all")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="default: 0")
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=ROWS, help="only these")
+    parser.add_argument(
+        "--recipes", help="the model whose recipes count; default: the folder's name"
+    )
     parser.add_argument("--steps", type=int, help="of each run; default: the recipe's")
+    parser.add_argument("--batch-size", type=int, help="of MeZO's steps; default: the recipe's")
     parser.add_argument("--lr", type=pairs, nargs="*", default=[], help="mezo=1e-6 lora=1e-4 ..")
     parser.add_argument("--limit", type=int, help="most test rows; default: 1,000")
     parser.add_argument("--runs", type=Path, help="keep runs here; default: none is kept")

@@ -6,11 +6,18 @@ import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import scripts
+from disturbed import Killed, die_at
+from folders import lines, write_model, write_reviews
+
+from tinyzo.errors import DataError, NumericError, UsageError
+from tinyzo.runs.journal import Journal
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -63,7 +70,7 @@ def test_the_tables_of_mezo_stand_beside_the_published_figures(figures):
     assert table.rows == [
         ["zero-shot", "50.0 / 79.0", " / 80.0", " / 80.0"],
         ["ICL", "", "", "50.0"],
-        ["MeZO", "75.0 (7.1) / 90.5", "25.0 / 88.0", ""],
+        ["MeZO", "75.0 (7.1) / 90.5 (1.2)", "25.0 / 88.0", ""],
     ]
 
 
@@ -94,3 +101,115 @@ def test_a_line_that_is_torn_is_taken_off(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert "| ICL | 50.0 |" in done.stdout
     assert path.read_text() == json.dumps(whole) + "\n"
+
+
+# -- bench/mezo_table.py, on a task of our own
+
+
+@pytest.fixture
+def bench(figures: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):  # with these it starts anew
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setitem(sys.modules, "common", scripts.load("common"))
+    monkeypatch.setitem(sys.modules, "figures", figures)
+    return scripts.load("mezo_table")
+
+
+def options(place: Path, **more: Any) -> Namespace:
+    if not (place / "model").exists():
+        write_model(place / "model")
+        write_reviews(place / "data", train=24)
+    values: dict[str, Any] = {
+        "model": str(place / "model"),
+        "data": {"reviews": str(place / "data")},
+        "out": place / "out.jsonl",
+        "runs": place / "runs",
+        "rows": ["MeZO", "first order"],
+        "seeds": [13],
+        "lr": {"mezo": 1e-2},
+        "steps": 6,
+        "batch_size": 4,
+        "recipes": None,
+        "k_shot": 2,
+        "limit": None,
+        "threads": 1,
+        "minutes": 60,
+    }
+    return Namespace(**values | more)
+
+
+def scores(path: Path) -> list[dict[str, Any]]:
+    return [
+        {name: value for name, value in line.items() if name not in ("seconds", "commit")}
+        for line in lines(path)
+    ]
+
+
+@pytest.mark.parametrize("call", [4, 9])  # in the first run, and in the second
+def test_a_table_goes_on_where_it_was_stopped(bench: ModuleType, tmp_path: Path, call: int) -> None:
+    bench.measure(options(tmp_path, out=tmp_path / "whole.jsonl", runs=tmp_path / "others"))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        die_at(patch, Journal, "append", call, after=True)
+        bench.measure(options(tmp_path))
+    bench.measure(options(tmp_path))
+    whole = scores(tmp_path / "whole.jsonl")
+    assert [line["row"] for line in whole] == ["MeZO", "first order"]
+    assert [line["settings"]["steps"] for line in whole] == [6, 6]
+    assert scores(tmp_path / "out.jsonl") == whole
+    bench.measure(options(tmp_path))
+    assert scores(tmp_path / "out.jsonl") == whole  # what is done is not done again
+
+
+def test_a_run_of_other_settings_is_not_taken_for_the_one_asked(
+    bench: ModuleType, tmp_path: Path
+) -> None:
+    for steps in (2, 3):
+        bench.measure(options(tmp_path, out=tmp_path / f"{steps}", rows=["MeZO"], steps=steps))
+    assert scores(tmp_path / "3")[0]["settings"]["steps"] == 3
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+@pytest.mark.parametrize("error", [UsageError, NumericError, DataError])
+def test_what_no_seed_has_is_tried_once_and_what_one_seed_has_not_again(
+    bench: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: type[Exception],
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise error("it is so")
+
+    monkeypatch.setattr(bench.tinyzo, "finetune", refuse)
+    bench.measure(options(tmp_path, seeds=[13, 21], rows=["MeZO"]))
+    found = capsys.readouterr().err
+    times = 1 if error is UsageError else 2
+    assert found == "reviews, MeZO: passed over, it is so\n" * times
+
+
+def test_folders_of_a_seed_hold_rows_that_are_drawn_already(
+    bench: ModuleType, tmp_path: Path
+) -> None:
+    given = options(tmp_path, rows=["MeZO"], seeds=[13, 21])
+    (tmp_path / "data").rename(tmp_path / "2-21")
+    given.data = {"reviews": str(tmp_path / "2-{seed}")}
+    bench.measure(given)
+    assert [(line["seed"], line["k_shot"]) for line in scores(given.out)] == [(21, 2)]
+    (run,) = given.runs.iterdir()
+    assert "k_shot" not in (run / "run.toml").read_text()
+
+
+def test_settings_are_those_of_a_recipe_and_of_the_command(
+    bench: ModuleType, tmp_path: Path
+) -> None:
+    given = options(tmp_path, recipes="roberta-large", lr={}, steps=None, batch_size=None)
+    table = bench.Table(given)
+    found = table.settings("SST-2", bench.ROWS["MeZO, LoRA"])
+    assert (found["lr"], found["steps"], found["weight_decay"]) == (1e-4, 100_000, 0.1)
+    given.steps, given.batch_size, given.lr = 50, 4, {"lora": 1.0}
+    found = table.settings("SST-2", bench.ROWS["MeZO, LoRA"])
+    assert (found["lr"], found["steps"], found["batch_size"]) == (1.0, 50, 4)
+    assert found["eval_every"] == 10 and "k_shot" not in found
+    assert table.settings("SST-2", bench.ROWS["first order"])["batch_size"] == 8
+    given.recipes = None  # the folder is called "model"
+    assert table.settings("SST-2", bench.ROWS["MeZO"])["method"] == "mezo"

@@ -27,13 +27,50 @@ def test_a_recipe_is_one_that_a_run_can_have(name: str) -> None:
     assert found.steps % found.eval_every == 0
 
 
-def test_published_values() -> None:
-    """Of Malladi et al. 2023, as docs and issues cite them most."""
-    large = find_recipe("roberta-large/SST-2").settings
-    assert (large.lr, large.eps, large.steps, large.batch_size) == (1e-6, 1e-3, 100_000, 64)
-    assert large.k_shot == 16
-    prefix = find_recipe("opt-1.3b/RTE/prefix").settings
-    assert (prefix.lr, prefix.eps, prefix.steps, prefix.train) == (1e-2, 1e-1, 20_000, "prefix")
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("roberta-large/SST-2", (1e-6, 1e-3, 100_000, 64, 10_000)),
+        ("roberta-base/TREC/lora", (1e-4, 1e-3, 100_000, 64, 10_000)),
+        ("roberta-large/MNLI/prefix", (1e-2, 1e-1, 100_000, 64, 10_000)),
+        ("roberta-large/RTE/adam", (1e-5, None, 1_000, 8, 100)),
+        ("opt-125m/SQuAD", (1e-6, 1e-3, 20_000, 16, 4_000)),
+        ("opt-6.7b/ReCoRD/lora", (1e-4, 1e-2, 20_000, 16, 4_000)),
+        ("opt-1.3b/RTE/prefix", (1e-2, 1e-1, 20_000, 16, 4_000)),
+        ("opt-2.7b/DROP/adam", (1e-5, None, 625, 8, 125)),
+    ],
+)
+def test_published_values(name: str, values: tuple) -> None:
+    """lr, eps, steps, batch and steps between evaluations of Malladi et al. 2023, and the rows."""
+    found = find_recipe(name).settings
+    assert (found.lr, found.eps, found.steps, found.batch_size, found.eval_every) == values
+    assert (found.k_shot, found.train_rows) == ((16, None) if "ro" in name else (None, 1000))
+    assert found.train == {"lora": "lora", "prefix": "prefix"}.get(name.rpartition("/")[2])
+
+
+def test_each_model_has_each_task_by_each_method() -> None:
+    methods = ["mezo", "lora", "prefix", "adam"]
+    roberta = ["SST-2", "SST-5", "TREC", "SNLI", "MNLI", "RTE"]
+    opt = [
+        "SST-2",
+        "RTE",
+        "CB",
+        "BoolQ",
+        "WSC",
+        "WIC",
+        "MultiRC",
+        "COPA",
+        "ReCoRD",
+        "SQuAD",
+        "DROP",
+    ]
+    tasks = dict.fromkeys(("roberta-base", "roberta-large"), roberta)
+    sizes = ["125m", "350m", "1.3b", "2.7b", "6.7b"]
+    tasks |= dict.fromkeys((f"opt-{size}" for size in sizes), opt)
+    wanted = {
+        f"{model}/{task}/{way}" for model in tasks for task in tasks[model] for way in methods
+    }
+    assert ALL.keys() == wanted | {"roberta-tiny/topics/mezo", "opt-tiny/topics/mezo"}
 
 
 def test_names_in_any_case_and_without_a_method() -> None:
