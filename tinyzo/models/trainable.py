@@ -3,6 +3,7 @@
     full                 every parameter
     'lm_head.*,*.bias'   the parameters that a pattern names; `bias` and `head` are two such
     lora, lora-fa        W + s B A beside projections; lora-fa keeps A (Zhang et al. 2023)
+    lora-act             lora-fa along the inputs of a layer: models/activations.py makes A
     prefix               keys and values that every query of a layer sees (Li & Liang 2021)
     label-words          the rows of the task's words in the table that scores and embeds them
 
@@ -32,8 +33,8 @@ from tinyzo.text.packing import pack_sequences
 ALIASES = {"bias": "*.bias", "head": "lm_head.*"}
 TARGETS = ("query", "value", "q_proj", "v_proj")
 HINT = (
-    "one of full, lora, lora-fa, prefix, bias, head, or names as 'lm_head.*,*.bias'; label-words "
-    "where a task's words are no columns of the data"
+    "one of full, lora, lora-fa, lora-act, prefix, bias, head, or names as 'lm_head.*,*.bias'; "
+    "label-words where a task's words are no columns of the data"
 )
 PREFIX = 5  # tokens
 
@@ -172,6 +173,7 @@ def prefix(model: Model, request: Request) -> Trained:
 CHOICES: dict[str, Callable[[Model, Request], Trained]] = {
     "lora": lora,
     "lora-fa": lora_fa,
+    "lora-act": lora_fa,
     "prefix": prefix,
     "label-words": label_words,
 }

@@ -38,6 +38,7 @@ from tinyzo.runs.places import lasting
 from tinyzo.runs.run import Run, is_run, prepare
 from tinyzo.runs.settings import Settings
 from tinyzo.runs.snapshots import Snapshots, tuned_model
+from tinyzo.runs.start import LED, make_start
 from tinyzo.system import claim_directory
 from tinyzo.text.packing import batch_rows, packed_size
 from tinyzo.text.tasks import Example
@@ -70,7 +71,11 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
     if bound.task.is_generated:  # by the evaluation, and where the objective reads answers
         loads = [load._replace(new=bound.task.max_new_tokens) for load in loads]
     plan = _plan(run, model, method, loads, is_new)
+    objective = Objective(model, bound, run.settings.objective)
+    loss = BoundedLoss(objective, run.settings.micro_batch_tokens)
     if is_new:  # made only now, so that a mistake in the settings leaves no directory behind
+        if run.settings.train == LED:
+            make_start(loss, data, run.settings)
         _settle(run, model, plan)
         _make_directory(run, output)
     header = Header(*method.journal_shape, model.weights.direction.kind, run.about["base"])
@@ -79,7 +84,7 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
     with report.resumable(run.path), Journal(run.journal_path, header) as journal, snapshots:
         done = len(journal.steps)
         if is_new:
-            run.create(done, model.engine.name)
+            run.create(done, model.engine.name, model.weights)
         else:
             _check_steps(run.settings.steps, done)
             run.save()
@@ -89,8 +94,6 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
         if not is_new:
             _settle(run, model, plan)
             run.note_engine(model.engine.name, done)
-        objective = Objective(model, bound, run.settings.objective)
-        loss = BoundedLoss(objective, run.settings.micro_batch_tokens)
         training = Training(run, method, loss, data, journal, snapshots)
         training.take_steps(start)
         training.finish()
