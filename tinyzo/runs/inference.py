@@ -129,9 +129,9 @@ def opened(given: Settings, base: str | None = None) -> tuple[Model, RunSettings
         check_no_base(given, base)
         model = open_model(given.model_path)
         settings = given.replace(method=METHOD).resolve(model.family)
-        if settings.train == LED:
-            found = f"--train {LED} of a model: the rows of a run make its A"
-            raise ConfigError(found, f"finetune --train {LED}, and export the run")
+        if settings.train in LED:
+            found = f"--train {settings.train} of a model: the rows of a run make its A"
+            raise ConfigError(found, f"finetune --train {settings.train}, and export the run")
         return prepare(model, settings), settings
     run = Run.open(given.model_path, base)
     settings = settings_after(run, given)

@@ -27,7 +27,7 @@ import numpy as np
 from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import fingerprint
 from tinyzo.engine.weights import Weights
-from tinyzo.errors import RunError
+from tinyzo.errors import RunError, UsageError
 from tinyzo.models.model import MODELS, Model, open_model
 from tinyzo.models.trainable import train_only
 from tinyzo.parsing import JsonObject, read_toml
@@ -108,7 +108,7 @@ class Run:
             raise RunError(f"{self.path} has a {taken} already", "name another --output")
         about = {"numpy": np.__version__, "machine": platform.machine(), "engine": engine}
         self.about |= about
-        if self.settings.train == LED:
+        if self.settings.train in LED:
             self.about["start"] = write_start(self.path, weights)
         self.save(NOT_BEGUN)
 
@@ -190,7 +190,7 @@ class Run:
             self.settings = self.settings.replace(model=str(path))
         s = self.settings
         model = prepare(open_model(path, s.dtype, s.base_dtype), s)
-        if s.train == LED:
+        if s.train in LED:
             read_start(self.path, self.about.get("start"), model.weights)
         return model
 
@@ -330,6 +330,12 @@ def prepare(model: Model, settings: RunSettings) -> Model:
     if s.train == "label-words":
         words = bind_task(model, s).task.fixed_words
         ids = sorted({token for word in words for token in model.tokenizer.encode(word)})
-    train_only(model, s.train, s.seed, s.lora_rank, s.lora_alpha, s.lora_targets, ids)
+    rank = s.lora_rank
+    if s.train == "lora-fit":
+        rank = len(bind_task(model, s).task.labels) - 1
+        if rank < 1:
+            found = "--train lora-fit has a direction for each label, and the task has none"
+            raise UsageError(found, "take --train lora-act")
+    train_only(model, s.train, s.seed, rank, s.lora_alpha, s.lora_targets, ids)
     method_of(s).begin(model.weights)
     return model

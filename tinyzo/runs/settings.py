@@ -338,11 +338,12 @@ class Need(NamedTuple):
     is_met: Callable[[RunSettings], bool]
 
 
-LORA = Need("--train lora, lora-fa or lora-act", lambda s: s.train in ADAPTERS)
+LORA = Need("--train lora, lora-fa or lora-act", lambda s: s.train in ADAPTERS[:-1])
+ADAPTED = Need("--train lora, lora-fa, lora-act or lora-fit", lambda s: s.train in ADAPTERS)
 NEEDS = {
     "lora_rank": LORA,
     "lora_alpha": LORA,
-    "lora_targets": LORA,
+    "lora_targets": ADAPTED,
     "window": Need(
         "--update momentum or adamezo, or --direction low-rank",
         lambda s: s.update in ("momentum", "adamezo") or s.direction == "low-rank",

@@ -74,7 +74,7 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
     objective = Objective(model, bound, run.settings.objective)
     loss = BoundedLoss(objective, run.settings.micro_batch_tokens)
     if is_new:  # made only now, so that a mistake in the settings leaves no directory behind
-        if run.settings.train == LED:
+        if run.settings.train in LED:
             make_start(loss, data, run.settings)
         _settle(run, model, plan)
         _make_directory(run, output)
