@@ -1,21 +1,33 @@
-"""A of `lora-act`: the singular vectors of what each adapted matrix really gets, on any store and
+"""A of `lora-act` and `lora-fit`, against what each adapted matrix really gets, on any store and
 engine."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from streams import small_tiles, streamed  # noqa: F401 (small_tiles: used by all)
-from tiny import ANY_STORE, MODELS, examples_for, raw_bytes, tiny_opt, toy_task
+from tiny import ANY_STORE, MODELS, examples_for, raw_bytes, tiny_opt, tiny_roberta, toy_task
 
 from tinyzo.engine.numpy_engine import NumpyView
 from tinyzo.errors import ConfigError
-from tinyzo.models.activations import lead_by_inputs, leading_directions
+from tinyzo.models.activations import (
+    RIDGE,
+    Errors,
+    foretelling,
+    lead_by_errors,
+    lead_by_inputs,
+    leading_directions,
+)
 from tinyzo.models.model import Model
 from tinyzo.models.trainable import train_only
+from tinyzo.text.packing import packed_size
 from tinyzo.zo.objectives import Objective
 
 RANK = 3
+CLASSES = 3
+MADE_UP = np.random.RandomState(5).standard_normal((8, CLASSES))
 
 
 class Recording(NumpyView):
@@ -82,3 +94,89 @@ def test_directions_that_the_inputs_have_not_are_0():
 def test_a_table_is_refused():
     with pytest.raises(ConfigError, match=r"embed_tokens.weight is a table, and has no inputs"):
         led(tiny_opt(), RANK, ["embed_tokens"])
+
+
+# -- lora-fit
+
+
+def fitted(model: Model, rows: int = 4, size: int = 4) -> Model:
+    """An adapter along the directions that foretell made-up errors, in parts of `size` examples."""
+    train_only(model, "lora-fit", 3, CLASSES - 1, 4.0)
+    objective = Objective(model, toy_task(model.family))
+    examples = examples_for(model.family, rows)
+    parts = []
+    for start in range(0, rows, size):
+        batch = objective.pack(examples[start : start + size])
+        forward = partial(objective.scores, batch=batch)
+        parts.append(Errors(forward, batch, MADE_UP[start : start + size]))
+    lead_by_errors(model.weights, parts)
+    return model
+
+
+def errors_of_tokens(family: str, rows: int = 4) -> np.ndarray:
+    """The made-up errors of the examples that packed tokens are of, told by their lengths."""
+    tokens = []
+    for example, error in zip(examples_for(family, rows), MADE_UP, strict=False):
+        tokens += [error] * packed_size(example)
+    return np.array(tokens)
+
+
+@pytest.mark.parametrize("name", ["roberta", "opt"])
+def test_a_foretells_the_errors_of_the_true_inputs(name):
+    model = fitted(MODELS[name]())
+    inputs = true_inputs(MODELS[name]())
+    errors = errors_of_tokens(name)[:, :-1]
+    adapted = [n.replace(".lora_A.", ".") for n in model.weights.names() if ".lora_A." in n]
+    linear = {n for n in inputs if "embed" not in n}
+    assert set(adapted) == linear
+    whole = 0
+    for n in adapted:
+        x = inputs[n]
+        if len(x) != len(errors):  # only the tokens that are read
+            continue
+        c = RIDGE * (x**2).sum() / x.shape[1]
+        stacked = np.vstack([x, np.sqrt(c) * np.eye(x.shape[1])])
+        wanted = np.vstack([errors, np.zeros((x.shape[1], CLASSES - 1))])
+        expected = np.linalg.lstsq(stacked, wanted, rcond=None)[0].T
+        expected /= np.sqrt(((x @ expected.T) ** 2).mean(0))[:, None]
+        a = model.weights.read(n.replace(".weight", ".lora_A.weight"))
+        assert a == pytest.approx(expected, rel=1e-3, abs=1e-4 * np.abs(expected).max())
+        whole += 1
+    assert whole >= 3
+    assert model.weights.adapter_scale == 1
+
+
+def test_the_tokens_that_are_read_have_their_own_examples_errors():
+    batch = Objective(tiny_opt(), toy_task("opt")).pack(examples_for("opt"))
+    errors = Errors(lambda theta: None, batch, MADE_UP[:4])
+    whole = errors.of_inputs(len(batch.ids))
+    assert np.array_equal(whole, errors_of_tokens("opt"))
+    assert np.array_equal(errors.of_inputs(len(batch.read)), whole[batch.read])
+
+
+def test_parts_are_summed_and_inputs_that_foretell_nothing_are_0():
+    one = fitted(tiny_roberta(), 4, 4)
+    two = fitted(tiny_roberta(), 4, 2)
+    same = fitted(tiny_roberta(), 2, 2)
+    for n in one.weights.trained:
+        a = n.replace(".lora_B.", ".lora_A.")
+        assert not np.array_equal(one.weights.read(a), two.weights.read(a))
+        assert not np.array_equal(same.weights.read(a), two.weights.read(a))
+    x = np.eye(3)
+    assert not foretelling(x, np.zeros((3, 2))).any()
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (3, 7), (5, 5)])
+def test_both_gram_matrices_give_the_same(shape):
+    random = np.random.RandomState(4)
+    x, e = random.standard_normal(shape), random.standard_normal((shape[0], 2))
+    c = RIDGE * (x**2).sum() / shape[1]
+    expected = np.linalg.inv(x.T @ x + c * np.eye(shape[1])) @ x.T @ e
+    assert foretelling(x, e) == pytest.approx(expected.T, rel=1e-9)
+
+
+@pytest.mark.parametrize("engine", ANY_STORE.values(), ids=ANY_STORE)
+def test_the_fit_is_the_same_wherever_the_weights_are(tmp_path, engine):
+    expected = raw_bytes(fitted(tiny_opt()).weights)
+    there = fitted(streamed(tiny_opt("f32", engine), tmp_path / "w")).weights
+    assert {n: there.stored(n).tobytes() for n in there.names()} == expected

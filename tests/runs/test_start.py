@@ -1,4 +1,5 @@
-"""What a run of lora-act begins with: made once, of bounded rows, and believed only by its hash."""
+"""What a run of lora-act or lora-fit begins with: made once, of bounded rows, and believed only by
+its hash."""
 
 from __future__ import annotations
 
@@ -119,3 +120,47 @@ def test_lora_act_of_a_model_with_an_adapter_is_refused(home):
     run = tuned(home)
     assert main(["replay", str(run.path), "--output", str(home / "adapter")]) == 0
     assert finetune(home / "adapter", home / "data", home / "more", *ZO_ACT[:2]) == 1
+
+
+# -- lora-fit
+
+
+def test_lora_fit_reads_rows_twice_and_every_linear_module(home):
+    options = ("--method", "zo-fit", "--lr", "1e-3")
+    assert finetune(home / "model", home / "data", home / "fit", *options) == 0
+    found = started(Run.open(home / "fit"))
+    assert {n.split(".")[-3] for n in found} == {
+        *("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+    }
+    assert all(len(a) == 1 and np.isfinite(a).all() and a.any() for a in found.values())  # 2 labels
+
+
+def test_the_error_is_the_slope_of_the_loss():
+    scores, labels = np.array([[1.0, -0.5, 0.2], [0.0, 3.0, -np.inf]]), np.array([2, 1])
+
+    def loss(s):
+        return -np.log(np.exp(s)[range(2), labels] / np.exp(s).sum(1)).sum()
+
+    found = start.errors(scores, labels)
+    for at in ((0, 0), (0, 2), (1, 0), (1, 1)):
+        step = np.zeros((2, 3))
+        step[at] = 1e-5
+        slope = (loss(scores + step) - loss(scores - step)) / 2e-5
+        assert found[at] == pytest.approx(slope, abs=1e-8)
+    assert found[1, 2] == 0
+
+
+def test_lora_fit_of_a_task_without_labels_is_refused(home, capsys):
+    write_model(home / "opt", "opt")
+    line = f"finetune --model {home}/opt --task COPA --data {home}/data --method zo-fit"
+    assert main(line.split()) == 1
+    said = capsys.readouterr().err
+    assert "--train lora-fit has a direction for each label word, and the task has none" in said
+    assert "take --train lora-act" in said
+
+
+@pytest.mark.parametrize("option", ["--lora-rank", "--lora-alpha"])
+def test_lora_fit_has_its_own_rank_and_scale(home, capsys, option):
+    options = ("--method", "zo-fit", option, "4")
+    assert finetune(home / "model", home / "data", home / "fit", *options) == 1
+    assert "counts for nothing here" in capsys.readouterr().err

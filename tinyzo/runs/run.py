@@ -17,7 +17,7 @@ import os
 import platform
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeGuard
@@ -326,15 +326,15 @@ def _is_about_a_run(about: object) -> TypeGuard[JsonObject]:
 def prepare(model: Model, settings: RunSettings) -> Model:
     """Prepare a model that is still in its file: only what the settings say will be trained."""
     s = settings
-    ids: list[int] = []
-    if s.train == "label-words":
+    words: Sequence[str] = ()
+    if s.train in ("label-words", "lora-fit"):
         words = bind_task(model, s).task.fixed_words
-        ids = sorted({token for word in words for token in model.tokenizer.encode(word)})
+    ids = sorted({token for word in words for token in model.tokenizer.encode(word)})
     rank = s.lora_rank
     if s.train == "lora-fit":
-        rank = len(bind_task(model, s).task.labels) - 1
+        rank = len(words) - 1
         if rank < 1:
-            found = "--train lora-fit has a direction for each label, and the task has none"
+            found = "--train lora-fit has a direction for each label word, and the task has none"
             raise UsageError(found, "take --train lora-act")
     train_only(model, s.train, s.seed, rank, s.lora_alpha, s.lora_targets, ids)
     method_of(s).begin(model.weights)
