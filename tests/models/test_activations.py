@@ -142,7 +142,7 @@ def test_a_foretells_the_errors_of_the_true_inputs(name):
         a = model.weights.read(n.replace(".weight", ".lora_A.weight"))
         assert a == pytest.approx(expected, rel=1e-3, abs=1e-4 * np.abs(expected).max())
         whole += 1
-    assert whole >= 3
+    assert whole >= 2
     assert model.weights.adapter_scale == 1
 
 

@@ -153,7 +153,7 @@ def test_the_error_is_the_slope_of_the_loss():
 def test_lora_fit_of_a_task_without_labels_is_refused(home, capsys):
     write_model(home / "opt", "opt")
     line = f"finetune --model {home}/opt --task COPA --data {home}/data --method zo-fit"
-    assert main(line.split()) == 1
+    assert main(line.split()) == 2
     said = capsys.readouterr().err
     assert "--train lora-fit has a direction for each label word, and the task has none" in said
     assert "take --train lora-act" in said
@@ -162,5 +162,5 @@ def test_lora_fit_of_a_task_without_labels_is_refused(home, capsys):
 @pytest.mark.parametrize("option", ["--lora-rank", "--lora-alpha"])
 def test_lora_fit_has_its_own_rank_and_scale(home, capsys, option):
     options = ("--method", "zo-fit", option, "4")
-    assert finetune(home / "model", home / "data", home / "fit", *options) == 1
+    assert finetune(home / "model", home / "data", home / "fit", *options) == 2
     assert "counts for nothing here" in capsys.readouterr().err
