@@ -262,8 +262,8 @@ def add_trained(group: Group) -> None:
         "--train",
         metavar="WHAT",
         help="which parameters are trained: full, lora, lora-fa, lora-act, lora-fit, prefix, "
-        "label-words, bias, head, or names as 'lm_head.*,*.bias'; default: the method's, which "
-        "is full but for p-rge, zo-act and zo-fit",
+        "label-words, bias, head, or names as 'lm_head.*,*.bias'; default: full, or "
+        "lora-fa for p-rge, lora-act for zo-act, lora-fit for zo-fit",
     )
     add_adapters(group)
 
