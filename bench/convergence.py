@@ -48,7 +48,7 @@ from figures import TUNING_SEED, finals, reach
 import tinyzo
 from tinyzo.errors import NumericError, UsageError
 from tinyzo.runs.find_lr import find_lr
-from tinyzo.runs.run import read_lines
+from tinyzo.runs.lines import read_lines
 from tinyzo.runs.settings import Settings
 from tinyzo.zo.estimators import ESTIMATORS
 from tinyzo.zo.methods import METHODS
@@ -176,6 +176,13 @@ def rate(k: int) -> float:
     return float(f"{10 ** (k / 2):.1g}")
 
 
+def on_record(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of results; none when there is no file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 class TimeOver(Exception):  # noqa: N818 - no error
     """No run may begin."""
 
@@ -185,7 +192,7 @@ class Runs:
 
     def __init__(self, path: Path, common_settings: dict[str, Any], deadline: float) -> None:
         self.path, self.common_settings, self.deadline = path, common_settings, deadline
-        self.done = {self.key(line): line for line in read_lines(path)}
+        self.done = {self.key(line): line for line in on_record(path)}
 
     @staticmethod
     def key(line: dict[str, Any]) -> tuple:
@@ -353,7 +360,7 @@ def compare_find_lr(options: Any) -> list[dict[str, Any]]:
     known, found = tasks(options.data), []
     asked = known.keys() & (options.tasks or known), options.methods or ("mezo", "adamezo")
     common.row(f"{'find-lr':<30}", "takes", "grid's best", "ratio")
-    for (name, how), runs in finals(read_lines(options.out)).items():
+    for (name, how), runs in finals(on_record(options.out)).items():
         if name not in asked[0] or how not in asked[1]:
             continue
         given = {"threads": options.threads, "batch_size": options.batch_size, "data_seed": 42}
@@ -431,7 +438,7 @@ def main() -> None:
         return
     if not options.table:
         measure(options)
-    lines = read_lines(options.out)
+    lines = on_record(options.out)
     cells = table(lines)
     if options.plot and common.has("matplotlib"):
         plot(lines, options.plot)

@@ -1,8 +1,8 @@
 """How much of the gradient is in a method's step? The cosine of the two, over all parameters.
 
-    python bench/cosine.py --data DIR --out FILE.jsonl --threads 1
+    python bench/cosine.py --out FILE.jsonl --threads 1
 
-A step of each method is taken at the model as it came, on one batch of the task, again and again
+A step of each method is taken at the model as it came, on one batch of `topics`, again and again
 with other seeds; theta is put back after each. Its change of theta, adapters as what they change
 of their matrices (s B A), against the gradient of that batch's loss by backpropagation:
 
@@ -27,7 +27,7 @@ from typing import Any
 
 import common
 import numpy as np
-from convergence import Method, Task, method, tasks
+from convergence import Method, Task, method, on_record, tasks
 
 from tinyzo.autodiff.reverse_mode import GradientView
 from tinyzo.engine.adapters import adapter, scale_of
@@ -35,7 +35,6 @@ from tinyzo.engine.weights import Weights
 from tinyzo.models.model import Model, open_model
 from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.runs.data import Data, bind_task, load_data
-from tinyzo.runs.lines import read_lines
 from tinyzo.runs.methods import RunMethod, method_of
 from tinyzo.runs.run import prepare
 from tinyzo.runs.settings import Settings
@@ -59,7 +58,7 @@ METHODS = (
     method("zo-fit", RATE),
     method("fzoo, lora-fit", RATE, "fzoo", train="lora-fit", eps=1e-2),
 )
-TASKS = ("topics", "OPT topics", "SST-2 k=16", "TREC k=16")
+TASKS = ("topics", "OPT topics")
 
 Change = dict[str, np.ndarray]
 
@@ -143,13 +142,12 @@ def measure(
 
 def main() -> None:
     parser = common.arguments(__doc__)
-    parser.add_argument("--data", type=Path, help="folder with glue/SST-2, trec; without: topics")
     parser.add_argument("--out", type=Path, required=True, help="a line a task and method")
     parser.add_argument("--steps", type=int, default=64, help="that are taken")
     options = parser.parse_args()
-    known, rows = tasks(options.data), read_lines(options.out)
+    known, rows = tasks(None), on_record(options.out)
     done = {(row["task"], row["method"]) for row in rows}
-    for name in [name for name in TASKS if name in known]:
+    for name in TASKS:
         waiting = [how for how in METHODS if (name, how.name) not in done]
         true = gradient(known[name]) if waiting else {}
         for how in waiting:
