@@ -204,6 +204,8 @@ def test_every_choice_is_in_the_help_of_its_option() -> None:
         ("warmup", {}, "default: {}"),
         ("seed", {}, "default: {}"),
         ("train", {"method": "p-rge"}, "{} for p-rge"),
+        ("train", {"method": "zo-act"}, "{} for zo-act"),
+        ("train", {"method": "zo-fit"}, "{} for zo-fit"),
         ("estimator", {}, "{} for mezo"),
         ("direction", {}, "{} for mezo"),
         ("update", {}, "{} for mezo"),

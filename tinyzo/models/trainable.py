@@ -3,6 +3,7 @@
     full                 every parameter
     'lm_head.*,*.bias'   the parameters that a pattern names; `bias` and `head` are two such
     lora, lora-fa        W + s B A beside projections; lora-fa keeps A (Zhang et al. 2023)
+    lora-act, lora-fit   lora-fa along inputs of the layers: models/activations.py makes A
     prefix               keys and values that every query of a layer sees (Li & Liang 2021)
     label-words          the rows of the task's words in the table that scores and embeds them
 
@@ -32,8 +33,8 @@ from tinyzo.text.packing import pack_sequences
 ALIASES = {"bias": "*.bias", "head": "lm_head.*"}
 TARGETS = ("query", "value", "q_proj", "v_proj")
 HINT = (
-    "one of full, lora, lora-fa, prefix, bias, head, or names as 'lm_head.*,*.bias'; label-words "
-    "where a task's words are no columns of the data"
+    "one of full, lora, lora-fa, lora-act, lora-fit, prefix, bias, head, or names as "
+    "'lm_head.*,*.bias'; label-words where a task's words are no columns of the data"
 )
 PREFIX = 5  # tokens
 
@@ -148,6 +149,14 @@ def lora_fa(model: Model, request: Request) -> Trained:
     return trained._replace(names=[name for name in trained.own if ".lora_B." in name])
 
 
+def lora_fit(model: Model, request: Request) -> Trained:
+    """The same beside every linear module, unless targets are given; B A is added as it is."""
+    tables = model.architecture.TABLES
+    modules = [name.split(".")[-2] for name in matrices_of(model.weights) if name not in tables]
+    targets = request.targets or modules
+    return lora_fa(model, request._replace(targets=targets))._replace(adapter_scale=1.0)
+
+
 def label_words(model: Model, request: Request) -> Trained:
     """An adapter of the token table whose B is fixed: row k of A is added to row ids[k]."""
     if not request.ids:
@@ -172,6 +181,8 @@ def prefix(model: Model, request: Request) -> Trained:
 CHOICES: dict[str, Callable[[Model, Request], Trained]] = {
     "lora": lora,
     "lora-fa": lora_fa,
+    "lora-act": lora_fa,
+    "lora-fit": lora_fit,
     "prefix": prefix,
     "label-words": label_words,
 }

@@ -34,7 +34,13 @@ SHIPPED: dict[str, float] = {
 PARTS = ("estimator", "queries", "direction", "update", "train")
 
 # Few parameters take larger perturbations.
-EPS_OF_TRAIN = {"lora": 1e-2, "lora-fa": 1e-2, "prefix": 1e-1, "label-words": 1e-2}
+EPS_OF_TRAIN = {
+    "lora": 1e-2,
+    "lora-fa": 1e-2,
+    "lora-fit": 1e-2,
+    "prefix": 1e-1,
+    "label-words": 1e-2,
+}
 WINDOW_OF_DIRECTION = {"low-rank": 50}
 
 # From the papers, and from bench/convergence.py on small models; what is not here counts 1.
@@ -42,11 +48,24 @@ RATE_FACTORS: dict[str, dict[str, float]] = {
     "estimator": {"one-sided": 30},
     "direction": {"low-rank": 0.1},
     "update": {"momentum": 0.1, "rms": 6, "adamezo": 0.1},
-    "train": {"lora": 100, "lora-fa": 100, "prefix": 3_000, "label-words": 3},
+    "train": {
+        "lora": 100,
+        "lora-fa": 100,
+        "lora-act": 10,
+        "lora-fit": 60,
+        "prefix": 3_000,
+        "label-words": 3,
+    },
 }
 # Adapters have small gradients, which a step that is divided by their size makes up for already.
 NORMALISED = ("one-sided", "rms", "adamezo")
-NORMALISED_TRAIN: dict[str, float] = {"lora": 5, "lora-fa": 5, "prefix": 30}
+NORMALISED_TRAIN: dict[str, float] = {
+    "lora": 5,
+    "lora-fa": 5,
+    "lora-act": 0.5,
+    "lora-fit": 3,
+    "prefix": 30,
+}
 
 
 # `Any` in what follows: a setting is of the type of its field in RunSettings.

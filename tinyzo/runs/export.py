@@ -31,6 +31,7 @@ from tinyzo.runs.places import first_there, relative
 from tinyzo.runs.run import Run
 from tinyzo.runs.snapshots import infos_of, tuned_model, way_to
 from tinyzo.system import new_directory, os_errors, write_file
+from tinyzo.zo.methods import ADAPTERS
 
 WEIGHTS = "model.safetensors"
 OTHER_OUTPUT = "name another --output"
@@ -56,7 +57,7 @@ def replay(run: Run, output: Path, step: int | None = None, merge: bool = False)
     if run.settings.train == "prefix":
         raise RunError(f"{run.path}: transformers reads no prefix", "give --model the run itself")
     way_to(run, step)  # a step that it has not leaves no directory behind
-    is_adapter = run.settings.train in ("lora", "lora-fa") and not merge
+    is_adapter = run.settings.train in ADAPTERS and not merge
     if not is_adapter:
         _check_floats(run)
     make_new(output)
@@ -75,7 +76,7 @@ def _check_floats(run: Run) -> None:
             kind = kind_of(source)
     if kind:
         hint = "give --model the run itself"
-        if run.settings.train in ("lora", "lora-fa"):
+        if run.settings.train in ADAPTERS:
             hint = "leave out --merge: the adapter alone is written"
         raise RunError(f"{run.path}: nothing can be added to its base, which is {kind}", hint)
 

@@ -48,10 +48,12 @@ from tinyzo.runs.opened import OF_TASK, check_no_base
 from tinyzo.runs.run import Run, is_run, prepare
 from tinyzo.runs.settings import RunSettings, Settings
 from tinyzo.runs.snapshots import tuned_model
+from tinyzo.runs.start import LED
 from tinyzo.system import OPENER, is_at, lock, new_directory, os_errors, put_in_place, sync
 from tinyzo.text.tasks import BoundTask, Example
 from tinyzo.zo import graphs
 from tinyzo.zo.graphs import CANDIDATES, GOLD, WORDS, Reading, Sizes, Written
+from tinyzo.zo.methods import ADAPTERS
 
 FORMAT = 1
 ABOUT = "tinyzo.json"
@@ -60,7 +62,6 @@ ADAPTER = "adapter"
 ADAPTER_WEIGHTS = f"{ADAPTER}/{peft.WEIGHTS}"
 PAD = 1  # what published rows are filled up with; a graph takes any token where the mask is 0
 STEP, EVAL = "step.onnx", "eval.onnx"
-ADAPTERS = ("lora", "lora-fa")
 # The files that make a folder a model, an adapter or an export: none stays of one that failed.
 WHOLE = [WEIGHTS, "config.json", STEP, EVAL, ROWS]
 WHOLE += [f"{ADAPTER}/{name}" for name in (peft.WEIGHTS, peft.CONFIG, peft.ORIGIN)]
@@ -128,6 +129,9 @@ def opened(given: Settings, base: str | None = None) -> tuple[Model, RunSettings
         check_no_base(given, base)
         model = open_model(given.model_path)
         settings = given.replace(method=METHOD).resolve(model.family)
+        if settings.train in LED:
+            found = f"--train {settings.train} of a model: the rows of a run make its A"
+            raise ConfigError(found, f"finetune --train {settings.train}, and export the run")
         return prepare(model, settings), settings
     run = Run.open(given.model_path, base)
     settings = settings_after(run, given)

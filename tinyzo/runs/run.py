@@ -4,6 +4,7 @@ run.toml        every setting; hashes of the base checkpoint and of the data; ve
 journal         the terms of every step: the fine-tune itself
 metrics.jsonl   one object a step
 events.jsonl    evaluations, answers to ten rows, errors, and changes of the engine
+start.safetensors  what no seed makes again: start.py
 weights-<step>.safetensors    the weights after so many steps, for a quick resumption
 result.json     the summary, when it is done
 loss.png        the losses, where matplotlib is installed
@@ -16,7 +17,7 @@ import os
 import platform
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeGuard
@@ -25,7 +26,8 @@ import numpy as np
 
 from tinyzo.checkpoints import peft
 from tinyzo.checkpoints.directory import fingerprint
-from tinyzo.errors import RunError
+from tinyzo.engine.weights import Weights
+from tinyzo.errors import RunError, UsageError
 from tinyzo.models.model import MODELS, Model, open_model
 from tinyzo.models.trainable import train_only
 from tinyzo.parsing import JsonObject, read_toml
@@ -35,6 +37,7 @@ from tinyzo.runs.lines import EVENTS, FOLDER, parse_object, read, read_lines, se
 from tinyzo.runs.methods import method_of
 from tinyzo.runs.places import first_there, is_name, lasting, places, relative
 from tinyzo.runs.settings import RunSettings, Settings, model_path, toml_lines
+from tinyzo.runs.start import LED, read_start, write_start
 from tinyzo.system import new_directory, os_errors, sync, write_file
 
 RUN_TOML = "run.toml"
@@ -92,11 +95,12 @@ class Run:
         """
         new_directory(self.path, RunError, (RUN_TOML, "config.json"))
 
-    def create(self, steps: int, engine: str) -> None:
+    def create(self, steps: int, engine: str, weights: Weights) -> None:
         """Write a new run's run.toml; only who holds the journal may, since two may have begun.
 
-        steps:  of the journal
-        engine: the one that it begins with
+        steps:   of the journal
+        engine:  the one that it begins with
+        weights: what it begins with, of which it keeps what could not be made again
         raises: RunError when there is a run already
         """
         if is_run(self.path) or steps:
@@ -104,6 +108,8 @@ class Run:
             raise RunError(f"{self.path} has a {taken} already", "name another --output")
         about = {"numpy": np.__version__, "machine": platform.machine(), "engine": engine}
         self.about |= about
+        if self.settings.train in LED:
+            self.about["start"] = write_start(self.path, weights)
         self.save(NOT_BEGUN)
 
     def note_engine(self, engine: str, steps: int) -> None:
@@ -177,13 +183,16 @@ class Run:
     def base_model(self) -> Model:
         """The checkpoint that the run began with, its weights still in their file.
 
-        raises: RunError when it is nowhere, or its files have changed since
+        raises: RunError when it is nowhere, or its files have changed since, or those of its start
         """
         path = self._base()
         if len(self.models) > 1:
             self.settings = self.settings.replace(model=str(path))
         s = self.settings
-        return prepare(open_model(path, s.dtype, s.base_dtype), s)
+        model = prepare(open_model(path, s.dtype, s.base_dtype), s)
+        if s.train in LED:
+            read_start(self.path, self.about.get("start"), model.weights)
+        return model
 
     def _base(self) -> Path:
         """The first place of the model where its files have the hash of the base."""
@@ -317,10 +326,16 @@ def _is_about_a_run(about: object) -> TypeGuard[JsonObject]:
 def prepare(model: Model, settings: RunSettings) -> Model:
     """Prepare a model that is still in its file: only what the settings say will be trained."""
     s = settings
-    ids: list[int] = []
-    if s.train == "label-words":
+    words: Sequence[str] = ()
+    if s.train in ("label-words", "lora-fit"):
         words = bind_task(model, s).task.fixed_words
-        ids = sorted({token for word in words for token in model.tokenizer.encode(word)})
-    train_only(model, s.train, s.seed, s.lora_rank, s.lora_alpha, s.lora_targets, ids)
+    ids = sorted({token for word in words for token in model.tokenizer.encode(word)})
+    rank = s.lora_rank
+    if s.train == "lora-fit":
+        rank = len(words) - 1
+        if rank < 1:
+            found = "--train lora-fit has a direction for each label word, and the task has none"
+            raise UsageError(found, "take --train lora-act")
+    train_only(model, s.train, s.seed, rank, s.lora_alpha, s.lora_targets, ids)
     method_of(s).begin(model.weights)
     return model

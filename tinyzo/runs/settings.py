@@ -31,7 +31,7 @@ from tinyzo.runs.spelling import closest
 from tinyzo.text.tasks import get_task
 from tinyzo.zo.directions import DIRECTIONS
 from tinyzo.zo.estimators import ESTIMATORS
-from tinyzo.zo.methods import METHODS, check_combination
+from tinyzo.zo.methods import ADAPTERS, METHODS, check_combination
 from tinyzo.zo.objectives import OBJECTIVES
 from tinyzo.zo.updates import LOOKING_BACK, RULES, SCHEDULES
 
@@ -105,7 +105,7 @@ class Settings:
     objective: str | None = None  # what is minimised
 
     # what is trained
-    train: str | None = None  # full, lora, lora-fa, prefix, label-words, bias, head, or names
+    train: str | None = None  # full, one of ADAPTERS, prefix, label-words, bias, head, or names
     lora_rank: int | None = None  # r of new adapters
     lora_alpha: float | None = None  # new adapters are scaled by alpha / r
     lora_targets: list[str] | None = None  # projections that get one, by the end of their names
@@ -347,11 +347,12 @@ class Need(NamedTuple):
     is_met: Callable[[RunSettings], bool]
 
 
-LORA = Need("--train lora or lora-fa", lambda s: s.train in ("lora", "lora-fa"))
+LORA = Need("--train lora, lora-fa or lora-act", lambda s: s.train in ADAPTERS[:-1])
+ADAPTED = Need("--train lora, lora-fa, lora-act or lora-fit", lambda s: s.train in ADAPTERS)
 NEEDS = {
     "lora_rank": LORA,
     "lora_alpha": LORA,
-    "lora_targets": LORA,
+    "lora_targets": ADAPTED,
     "window": Need(
         "--update momentum, rms or adamezo, or --direction low-rank",
         lambda s: s.update in LOOKING_BACK or s.direction == "low-rank",

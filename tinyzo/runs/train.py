@@ -40,6 +40,7 @@ from tinyzo.runs.places import lasting
 from tinyzo.runs.run import Run, is_run, prepare
 from tinyzo.runs.settings import RunSettings, Settings
 from tinyzo.runs.snapshots import Snapshots, tuned_model
+from tinyzo.runs.start import LED, make_start
 from tinyzo.system import claim_directory
 from tinyzo.text.packing import batch_rows
 from tinyzo.text.tasks import Example
@@ -81,7 +82,10 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
     objective = Objective(model, bound, run.settings.objective)
     loads = loads_of(objective, data, run.settings.batch_size, method)
     plan = _plan(run, model, method, loads, is_new)
+    loss = BoundedLoss(objective, run.settings.micro_batch_tokens)
     if is_new:  # made only now, so that a mistake in the settings leaves no directory behind
+        if run.settings.train in LED:
+            make_start(loss, data, run.settings)
         _settle(run, model, plan)
         _make_directory(run, output)
     header = Header(*method.journal_shape, model.weights.direction.kind, run.about["base"])
@@ -90,7 +94,7 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
     with report.resumable(run.path), Journal(run.journal_path, header) as journal, snapshots:
         done = len(journal.steps)
         if is_new:
-            run.create(done, model.engine.name)
+            run.create(done, model.engine.name, model.weights)
         else:
             _check_steps(run.settings.steps, done)
             run.save()
@@ -101,7 +105,6 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
         if not is_new:
             _settle(run, model, plan)
             run.note_engine(model.engine.name, done)
-        loss = BoundedLoss(objective, run.settings.micro_batch_tokens)
         training = Training(run, method, loss, data, journal, snapshots, plan)
         training.take_steps(start)
         training.finish()

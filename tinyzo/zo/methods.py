@@ -4,7 +4,8 @@
     direction   z: gaussian or rademacher everywhere; gaussian of low rank in matrices, or only
                 where weights are small                              directions.py
     update      sgd, sign, momentum, rms, adamezo                    updates.py
-    train       full, lora, lora-fa, prefix, label-words, names      models/trainable.py
+    train       full, lora, lora-fa, lora-act, lora-fit, prefix, label-words, names
+                                                                 models/trainable.py
 
 All combine in one step, but for the rows of REFUSED. `adam` and `sgd` backpropagate, to compare
 with, and combine with nothing.
@@ -41,6 +42,14 @@ METHODS = {
         "n-SPSA on LoRA-FA, all probes in one pass over the weights (arXiv 2409.15520)",
         queries=4,
         train="lora-fa",
+    ),
+    "zo-act": Method(
+        "LoRA-FA whose A are the leading directions of each layer's inputs (arXiv 2607.01125)",
+        train="lora-act",
+    ),
+    "zo-fit": Method(
+        "LoRA-FA along the directions in which a layer's inputs foretell the errors",
+        train="lora-fit",
     ),
     "fzoo": Method(
         "one-sided, sign vectors, the step divided by the losses' spread (arXiv 2506.09034)",
@@ -119,7 +128,8 @@ def is_not_plain(parts: Parts) -> bool:
 NO_GRADIENT = "a gradient needs a loss that has one"
 NO_PARTS = "backpropagation has no queries, directions, estimator, update or clip"
 NO_WAY_BACK = "no journal holds a gradient, so --guard has nothing to go back by"
-SMALL_SETS = ("lora", "lora-fa", "prefix", "label-words")
+ADAPTERS = ("lora", "lora-fa", "lora-act", "lora-fit")
+SMALL_SETS = (*ADAPTERS, "prefix", "label-words")
 
 # The first row that applies is reported.
 REFUSED = (

@@ -1,0 +1,160 @@
+"""Adapters along what a forward pass shows: A from the inputs X of each layer, tokens x width.
+
+    lora-act    X = U S V^T, A = V[:, :r]^T: the r leading directions      ZO-Act, arXiv 2607.01125
+    lora-fit    A = E^T X (X^T X + c I)^-1: of each class but the last the direction along which
+                the inputs foretell the error e = p - y of their row; ours
+
+The gradient of W is dY^T X: its rows lie in the span of the inputs, mostly in that of a few, and
+that begins EVA (arXiv 2410.07170), too. But along the leading ones the loss is as curved as it is
+steep, so that steps must be small. dY is at first what p - y makes of it, so that E^T X has much of
+the gradient; and divided by X^T X, as LDA does (Fisher 1936), little of the curvature.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyzo.batch import Batch
+from tinyzo.dtypes import Array
+from tinyzo.engine.adapters import Halves, adapter
+from tinyzo.engine.numpy_engine import NumpyEngine
+from tinyzo.engine.protocols import View
+from tinyzo.engine.weights import Weights
+from tinyzo.errors import ConfigError
+
+Float64 = NDArray[np.float64]
+RIDGE = 0.1  # c, as a share of the mean of X^T X's diagonal
+TINY = 1e-30  # the least length, since inputs may foretell nothing
+Seen = Callable[[str, Array], None]  # the name of a matrix, and its inputs, f32[N, in]
+
+
+class Watcher:
+    """A view that shows the inputs of linear modules. Its other verbs are the view's behind it."""
+
+    def __init__(self, view: View, seen: Seen) -> None:
+        self.view = view
+        self.seen = seen
+
+    def __getattr__(self, verb: str) -> Any:
+        return getattr(self.view, verb)
+
+    def linear(self, name: str, x: Array, residual: Array | None = None) -> Array:
+        """As View's."""
+        self.seen(f"{name}.weight", x[0])
+        return self.view.linear(name, x, residual)
+
+
+class Errors(NamedTuple):
+    """A batch that is read once more, and how wrong the model was.
+
+    forward: the pass, on a view of one probe
+    batch:   what it computes
+    errors:  f64[B, C], p - y of each example and class
+    """
+
+    forward: Callable[[View], object]
+    batch: Batch
+    errors: Float64
+
+    def of_inputs(self, count: int) -> Float64:
+        """The errors of the examples that so many inputs are of: all tokens, or those read."""
+        batch = self.batch
+        example = np.cumsum(batch.parents < 0) - 1  # of each segment
+        owners = np.repeat(example, np.diff(batch.starts))
+        if count < len(owners):
+            owners = owners[batch.read]
+        return self.errors[owners]
+
+
+def lead_by_inputs(weights: Weights, forward: Callable[[View], object]) -> None:
+    """Set the A of every adapter to the leading directions of its matrix's inputs.
+
+    weights: with new adapters; only their A changes
+    forward: a forward pass on a view of one probe. NumPy computes it, whatever the engine is
+    raises: ConfigError for an adapter of a matrix that has no inputs: a table
+    """
+    found: dict[str, Array] = {}
+    adapters = adapters_in(weights)
+
+    def lead(name: str, x: Array) -> None:
+        if name in adapters and name not in found:
+            rank = weights.shape(adapters[name].a)[0]
+            found[name] = leading_directions(x, rank)
+
+    watch(weights, forward, lead)
+    set_a(weights, adapters, found)
+
+
+def lead_by_errors(weights: Weights, parts: Iterable[Errors]) -> None:
+    """Set the A of every adapter to the directions in which its matrix's inputs foretell errors.
+
+    Each part has its own; A is their sum, its rows so long that their products with inputs have a
+    mean square of about 1.
+
+    weights, raises: as for `lead_by_inputs`; adapters have a row of A for each class but the last
+    """
+    adapters = adapters_in(weights)
+    sums: dict[str, Any] = defaultdict(float)
+    squares: dict[str, Any] = defaultdict(float)
+    for part in parts:
+
+        def lead(name: str, x: Array, part: Errors = part) -> None:
+            if name in adapters:
+                wide = x.astype(np.float64)
+                fit = foretelling(wide, part.of_inputs(len(x))[:, :-1])
+                sums[name] += fit
+                squares[name] += np.square(wide @ fit.T).mean(axis=0)
+
+        watch(weights, part.forward, lead)
+    lengths = {name: np.sqrt(square)[:, None] for name, square in squares.items()}
+    found = {name: total / np.maximum(lengths[name], TINY) for name, total in sums.items()}
+    set_a(weights, adapters, found)
+
+
+def adapters_in(weights: Weights) -> dict[str, Halves]:
+    """The halves of the adapter of each matrix that has one."""
+    found = {name: adapter(name) for name in weights.names()}
+    return {name: halves for name, halves in found.items() if halves.a in weights}
+
+
+def watch(weights: Weights, forward: Callable[[View], object], seen: Seen) -> None:
+    """A forward pass, by NumPy, of which `seen` is told the inputs."""
+    forward(cast(View, Watcher(NumpyEngine().view(weights, []), seen)))
+
+
+def set_a(weights: Weights, adapters: dict[str, Halves], found: dict[str, Array]) -> None:
+    """Write what was found into A, rounded to float32."""
+    lacking = sorted(adapters.keys() - found.keys())
+    if lacking:
+        why = f"{lacking[0]} is a table, and has no inputs to take directions from"
+        raise ConfigError(why, "--lora-targets names projections; or take --train lora-fa")
+    for name, a in found.items():
+        weights.stored(adapters[name].a)[...] = a
+
+
+def leading_directions(x: Array, rank: int) -> Array:
+    """The first right singular vectors of x, each with its largest element above 0.
+
+    x: f32[N, D]; returns f32[rank, D], whose rows beyond the N-th or the D-th are 0
+    """
+    _, _, found = np.linalg.svd(x.astype(np.float64), full_matrices=False)
+    a = np.zeros((rank, x.shape[1]), np.float32)
+    for row, direction in zip(a, found, strict=False):
+        largest = direction[np.abs(direction).argmax()]
+        row[...] = direction * np.sign(largest)
+    return a
+
+
+def foretelling(x: Float64, e: Float64) -> Float64:
+    """Ridge regression of e on x: e^T x (x^T x + c I)^-1, by the smaller of the two Gram matrices.
+
+    x: [N, D]; e: [N, C]; returns [C, D]
+    """
+    count, width = x.shape
+    c = RIDGE * np.square(x).sum() / width
+    if width <= count:
+        return np.linalg.solve(x.T @ x + c * np.eye(width), x.T @ e).T
+    return np.linalg.solve(x @ x.T + c * np.eye(count), e).T @ x
