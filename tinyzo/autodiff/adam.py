@@ -21,11 +21,11 @@ from tinyzo.autodiff.tape import Variable
 from tinyzo.dtypes import Array, narrow, widen
 from tinyzo.engine.numpy_engine import in_cache
 from tinyzo.engine.protocols import View
-from tinyzo.engine.stores.overlay import Overlay
+from tinyzo.engine.stores.overlay import Overlay, owner
 from tinyzo.engine.terms import Update
 from tinyzo.engine.threads import uninterrupted
 from tinyzo.engine.weights import Weights
-from tinyzo.errors import NumericError
+from tinyzo.errors import ConfigError, NumericError
 from tinyzo.zo.mezo import Loss, Step, check_finite
 
 State = dict[str, np.ndarray]  # "step": i64[]; "m.<tensor>", "v.<tensor>": f32; saved, it is all
@@ -80,16 +80,17 @@ def first_order_step(
 ) -> Step:
     """One step down the gradient of loss(view, batch); theta and state change in place.
 
-    weights: in memory
+    weights: what is trained is in memory
     state: {} before the first step. The same step from the same state, to the bit
     returns: the loss, and the gradient's norm as projected_gradient; no terms, since nothing less
         than the gradient makes the step again
-    raises: NumericError when the loss or the gradient is not finite, ConfigError when the weights
-        are streamed; theta and state are then unchanged
+    raises: NumericError when the loss or the gradient is not finite, ConfigError when what is
+        trained is streamed; theta and state are then unchanged
     """
+    check_in_memory(weights)
     # A loss computes on Variables as it does on arrays, which its type does not say.
     theta = cast(View, GradientView(weights))
-    with np.errstate(under="ignore"):
+    with weights.lock, np.errstate(under="ignore"):
         value = cast(Variable, loss(theta, batch))
         losses = check_finite(value.value)
         gradients = value.backward()
@@ -105,6 +106,14 @@ def first_order_step(
                 new = np.float32(kept) * widen(raw) - np.float32(lr) * change
                 raw[...] = narrow(new, raw.dtype, None)
     return Step(tuple(losses), norm, ())
+
+
+def check_in_memory(weights: Weights) -> None:
+    """raises: ConfigError when what is trained is not in memory, where a step changes it"""
+    for name in weights.trained:
+        if not owner(weights.store, name).is_resident:
+            found = f"a gradient's step on streamed weights, as {name}"
+            raise ConfigError(found, "--residency resident, or train what lies beside: lora")
 
 
 def finite_norm(gradients: Iterable[Array]) -> float:
