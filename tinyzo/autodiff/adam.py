@@ -10,9 +10,9 @@ nearest, so that updates below half of a last place are lost (weights.add rounds
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -28,7 +28,16 @@ from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError, NumericError
 from tinyzo.zo.mezo import Loss, Step, check_finite
 
+Tensors = dict[str, Array]
 State = dict[str, np.ndarray]  # "step": i64[]; "m.<tensor>", "v.<tensor>": f32; saved, it is all
+
+
+@runtime_checkable
+class SharedLoss(Protocol):
+    """A loss that is a sum of shares, of parts of the batch."""
+
+    def shares(self, theta: View, batch: Any) -> Iterator[Any]:
+        """The shares, each computed when it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +100,7 @@ def first_order_step(
     # A loss computes on Variables as it does on arrays, which its type does not say.
     theta = cast(View, GradientView(weights))
     with weights.lock, np.errstate(under="ignore"):
-        value = cast(Variable, loss(theta, batch))
-        losses = check_finite(value.value)
-        gradients = value.backward()
+        losses, gradients = gradients_of(theta, loss, batch)
         norm = finite_norm(gradients.values())
     step = int(state.get("step", 0)) + 1
     with weights.lock, uninterrupted(), np.errstate(under="ignore"):
@@ -106,6 +113,22 @@ def first_order_step(
                 new = np.float32(kept) * widen(raw) - np.float32(lr) * change
                 raw[...] = narrow(new, raw.dtype, None)
     return Step(tuple(losses), norm, ())
+
+
+def gradients_of(theta: View, loss: Loss, batch: Any) -> tuple[list[float], Tensors]:
+    """The loss and its gradient: of each share in turn, so that no two keep activations at once.
+
+    raises: NumericError when the loss is not finite
+    """
+    shares = loss.shares(theta, batch) if isinstance(loss, SharedLoss) else [loss(theta, batch)]
+    losses = np.zeros(1)
+    gradients: Tensors = {}
+    for share in shares:
+        value = cast(Variable, share)
+        losses = losses + check_finite(value.value)
+        for name, g in value.backward().items():
+            gradients[name] = gradients[name] + g if name in gradients else g
+    return losses.tolist(), gradients
 
 
 def check_in_memory(weights: Weights) -> None:
