@@ -1,13 +1,13 @@
 """Writes gradients.npz beside it: what PyTorch's autograd and optimisers make of seeded weights.
 
-    PYTHONPATH=. python tests/golden/make_gradients.py  # with torch 2, transformers 5, peft; not in CI
+    PYTHONPATH=. python tests/golden/make_gradients.py    # torch 2, transformers 5, peft; not in CI
 
 Losses without dropout, in float64, kept as float32: `<case>.<tensor>` is a gradient, `<case>.loss`
 the loss. `adam.<tensor>` and `adamw.<tensor>` are the first case's tensors after three steps of
 torch.optim.Adam and AdamW (decay on matrices only), less what they were. Two tensors of eps 1e-8
 alone, `formula.*`, show the rule itself: there a gradient of rounding errors cannot be, which Adam
-would divide by itself. `lora.<case>.<tensor>` and `lora.<case>.loss` are those of peft's adapters on
-the same models. Written with torch 2.13.0, transformers 5.24.0 and peft 0.21.2.
+would divide by itself. `lora.<case>.<tensor>` and `lora.<case>.loss` are those of peft's adapters
+on the same models. Written with torch 2.13.0, transformers 5.24.0 and peft 0.21.2.
 """
 
 from __future__ import annotations

@@ -111,9 +111,7 @@ class GradientView:
     def layered(self, layer: Callable[..., Any]) -> Callable[..., Variable]:
         """A layer of which only x is kept, where anything below it or in it is trained."""
 
-        def compute(
-            theta: GradientView, config: Any, i: int, x: Variable, *given: Any
-        ) -> Variable:
+        def compute(theta: GradientView, config: Any, i: int, x: Variable, *given: Any) -> Variable:
             seen = Watch(self.values)
             y = Variable(layer(seen, config, i, x.value, *given))
             if x.node is not None or seen.has_any(self.leaves):
