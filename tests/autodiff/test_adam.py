@@ -18,6 +18,7 @@ from tinyzo.autodiff.reverse_mode import GradientView
 from tinyzo.autodiff.tape import Variable
 from tinyzo.dtypes import narrow, widen
 from tinyzo.engine.numpy_engine import NumpyEngine
+from tinyzo.engine.stores.overlay import Overlay
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError, NumericError
 from tinyzo.models.model import load
@@ -177,7 +178,8 @@ def test_streamed_weights_are_refused():
 
 def test_what_a_step_changes_is_in_memory(tmp_path):
     model = load(write_model(tmp_path / "model"), engine="numpy", residency="streamed")
-    add_moments(model.weights)
+    model.weights.store = Overlay(model.weights.store, {})
+    add_moments(model.weights)  # two overlays, each of them in memory
     objective, examples = task_of(model, "classification")
     found = r"on streamed weights, as roberta\..*\n.*--residency resident, or .* lora"
     with pytest.raises(ConfigError, match=found):
