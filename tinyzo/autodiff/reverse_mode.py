@@ -19,17 +19,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import partial, reduce
+from operator import iadd
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from tinyzo.autodiff.forward_mode import gelu_slope
+from tinyzo.autodiff.forward_mode import DENSITY
 from tinyzo.autodiff.tape import Deferred, Edge, Leaf, Pull, RowGradient, Variable, joint_node
 from tinyzo.batch import Batch
 from tinyzo.dtypes import Array, Integers, Rows
 from tinyzo.engine.adapters import adapter, scale_of
-from tinyzo.engine.numpy_engine import QUERIES, NumpyEngine, NumpyView, present
+from tinyzo.engine.numpy_engine import QUERIES, NumpyEngine, NumpyView, in_cache, present
 from tinyzo.engine.protocols import View
 from tinyzo.engine.terms import Probe
 from tinyzo.engine.tiles import tile_rows
@@ -245,10 +246,8 @@ class GradientView:
     def product_backward(self, name: str, dy: Array) -> Array:
         """dy: f32[1, N, R]; f32[1, N, D]. The sum over pieces of W's rows is the same however
         they are read."""
-        _, width = self.weights.shape(name)
-        dx = np.zeros((1, dy.shape[1], width), np.float32)
-        for rows in self.pieces(name):
-            dx += dy[..., rows] @ self.piece(name, rows)
+        parts = (dy[..., rows] @ self.piece(name, rows) for rows in self.pieces(name))
+        dx: Array = reduce(iadd, parts)
         return dx
 
     def adapt(
@@ -384,13 +383,27 @@ class GradientView:
 
     # y = x Phi(x): dx = (Phi(x) + x phi(x)) dy
     def gelu(self, x: Variable) -> Variable:
-        slope = gelu_slope(x.value)  # x's value becomes y's
-        return Variable(x.value, (x.node, lambda dy: slope * dy))
+        y = self.values.gelu(x.value.copy())
+        slope = gelu_slope(x.value, y)
+        return Variable(y, (x.node, lambda dy: slope * dy))
 
     # y = max(x, 0): dx = dy where y > 0
     def relu(self, x: Variable) -> Variable:
         y = self.values.relu(x.value)
         return Variable(y, (x.node, lambda dy: dy * (y > 0)))
+
+
+# Phi(x) + x phi(x), Phi(x) = y / x
+def gelu_slope(x: Array, y: Array) -> Array:
+    """The derivative of y = x Phi(x). x, y: f32, contiguous, of one shape."""
+    slope = np.full_like(x, 0.5)  # where x^2 is 0
+    for block, value, out in in_cache(x, y, slope):
+        square = block * block
+        np.divide(value, block, out=out, where=square > 0)
+        bell = np.exp(np.float32(-0.5) * square)
+        bell *= DENSITY
+        out += block * bell
+    return slope
 
 
 # y = (x - mean x) / s, s = its standard deviation: dx = (dy - mean dy - y mean(dy y)) / s
