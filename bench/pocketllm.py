@@ -28,6 +28,7 @@ import argparse
 import itertools
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -42,6 +43,8 @@ from typing import Any
 
 import common
 from step import SHAPES, model_setup
+
+from tinyzo.__main__ import BLAS_WAITS
 
 SIDES, METHODS = ("ours", "streamed", "pytorch"), ("mezo", "adam")
 GIGABYTE = 1 << 30
@@ -223,7 +226,10 @@ def measure(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
     else:
         setup["folder"] = str(checkpoint(options.folder, cell.model, cell.dtype))
     command, pipe = [sys.executable, __file__, "--worker"], subprocess.PIPE
-    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+    environment = dict(os.environ)
+    if cell.side != "pytorch":  # as the command `tinyzo` has it
+        environment.setdefault(*BLAS_WAITS)
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
     watch, start, steps = Watch(process, int(options.most_gb * GIGABYTE)), time.monotonic(), []
     with process:
         process.stdin.write(json.dumps(setup))
