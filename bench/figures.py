@@ -480,17 +480,18 @@ def passes() -> Table:
 
 
 def rival() -> Table:
-    """Adam on LoRA beside MeZO and FZOO, of the same passes: what they learn, and how fast."""
-    head = ["task", "method", "lr", "dev accuracy", "dev loss", "passes to MeZO's loss", "s"]
+    """Adam on LoRA beside MeZO and FZOO, of the same passes."""
+    head = ["task", "method", "lr", "dev accuracy", "dev loss", "passes to MeZO's loss"]
     found = finals(records("lora-adam", NEW))
     rows = []
-    for (task, name), runs in sorted(found.items(), key=lambda item: TASKS.index(item[0][0])):
+    order = ("mezo", "fzoo", "lora-adam")
+    for task, name in sorted(found, key=lambda key: (TASKS.index(key[0]), order.index(key[1]))):
+        runs = found[task, name]
         mezo = found.get((task, "mezo"), [])
         at = reach([run["dev"] for run in runs], 2, mean_end(mezo, 2)) if mezo else None
         since = f"{at.since:.0f}" if at and at.since is not None else "-"
-        took = statistics.mean(run["steps"] * run["median_step_seconds"] for run in runs)
         ends = [f"{mean_end(runs, 1):.3f}", f"{mean_end(runs, 2):.3f}"]
-        rows.append([task, f"`{name}`", f"{runs[0]['lr']:.0e}", *ends, since, seconds(took)])
+        rows.append([task, f"`{name}`", f"{runs[0]['lr']:.0e}", *ends, since])
     return Table(head, rows)
 
 
