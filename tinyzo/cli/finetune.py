@@ -102,7 +102,7 @@ def _read_config(path: str | None) -> Settings:
 
 
 def _place(tuned: Run, step: int) -> Path:
-    """The file that has the fine-tune of a step: of a gradient's, which is in no journal, weights."""
+    """The file that has the fine-tune of a step: weights, where a gradient made it."""
     from tinyzo.zo.methods import METHODS
 
     weights = tuned.path / f"weights-{step}.safetensors"
