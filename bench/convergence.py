@@ -7,7 +7,7 @@
 On the shipped models and the shipped topics, and glue/SST-2 and trec of the folder --data. Every
 run has the same budget of forward passes, --forwards, of --batch-size examples, whatever a step
 costs (MeZO 2, n-SPSA 2 q, FZOO q + 1; forward-gradient 1 + 2 q, as a derivative counts as two
-passes; a gradient by backpropagation as three in all).
+passes; a gradient by backpropagation as four in all, since layers are computed twice).
 
 The learning rate of each (task, method) is searched for alike: three of the ladder 1, 3, 10, 30 ..
 around a first guess, and on towards the better end while the best lies at an end, up to six; runs
@@ -49,6 +49,7 @@ import tinyzo
 from tinyzo.errors import NumericError, UsageError
 from tinyzo.runs.find_lr import find_lr
 from tinyzo.runs.lines import read_lines
+from tinyzo.runs.methods import FirstOrder
 from tinyzo.runs.settings import Settings
 from tinyzo.zo.estimators import ESTIMATORS
 from tinyzo.zo.methods import METHODS
@@ -91,7 +92,7 @@ class Method:
     def forwards(self) -> int:
         """What a step costs."""
         if self.is_first_order:
-            return 3
+            return FirstOrder.forwards
         chosen = asdict(METHODS[self.settings["method"]]) | self.settings
         return ESTIMATORS[chosen["estimator"]].forwards(chosen["queries"])
 
@@ -132,6 +133,7 @@ CORE = (
 )  # fmt: skip
 ASKED = (
     method("adam", 1e-4),
+    method("lora-adam", 3e-3),
     method("mezo, lora-fa", 1e-3, "mezo", train="lora-fa", eps=1e-2),
     method("p-rge", 3e-3, queries=4, eps=1e-2),
     method("mezo, prefix", 1e-2, "mezo", train="prefix", eps=1e-1),

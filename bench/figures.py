@@ -98,12 +98,35 @@ WAYS = {
     ("mezo", "ours"): "MeZO, in memory",
     ("mezo", "pytorch"): "MeZO, PyTorch",
     ("adam", "ours"): "Adam, tinyzo",
+    ("adam", "streamed"): "Adam, streamed",
     ("adam", "pytorch"): "Adam, PyTorch",
 }
 
 
 def way(cell: Record) -> str:
     return WAYS[cell["method"], cell["side"]]
+
+
+TRAINED = {"full": "all", "lora": "LoRA"}
+
+
+def lora() -> Table:
+    """Adam on LoRA beside MeZO, by where the weights are and how they are stored."""
+    head = ["model", "weights", "step", "trained", "peak MB", "s a step", "CPU s a step"]
+    cells = [cell for record in records("lora", NEW) for cell in record["cells"]]
+    rows = [
+        [
+            f"{NAMES[cell['model']]}, {DTYPES[cell['dtype']]}",
+            "in their file" if cell["side"] == "streamed" else "in memory",
+            way(cell).split(",")[0] + (", PyTorch" if cell["side"] == "pytorch" else ""),
+            TRAINED[cell["train"]],
+            megabytes(cell["peak_bytes"]),
+            seconds(cell["seconds_per_step"]),
+            seconds(cell["cpu_per_step"]),
+        ]
+        for cell in cells
+    ]
+    return Table(head, rows)
 
 
 def memory(machine: str) -> Table:
@@ -549,6 +572,22 @@ def budgets_reported() -> Table:
     )
 
 
+def rival() -> Table:
+    """Adam on LoRA beside MeZO and FZOO, of the same passes."""
+    head = ["task", "method", "lr", "dev accuracy", "dev loss", "passes to MeZO's loss"]
+    found = finals(records("lora-adam", NEW))
+    rows = []
+    order = ("mezo", "fzoo", "lora-adam")
+    for task, name in sorted(found, key=lambda key: (TASKS.index(key[0]), order.index(key[1]))):
+        runs = found[task, name]
+        mezo = found.get((task, "mezo"), [])
+        at = reach([run["dev"] for run in runs], 2, mean_end(mezo, 2)) if mezo else None
+        since = f"{at.since:.0f}" if at and at.since is not None else "-"
+        ends = [f"{mean_end(runs, 1):.3f}", f"{mean_end(runs, 2):.3f}"]
+        rows.append([task, f"`{name}`", f"{runs[0]['lr']:.0e}", *ends, since])
+    return Table(head, rows)
+
+
 # -- MeZO's own tables -------------------------------------------------------------------------
 
 ROWS_OF_MEZO = (
@@ -616,6 +655,8 @@ def mezo_of(family: str) -> Table:
 
 TABLES: dict[str, Callable[[], Table]] = {
     "cost": cost,
+    "lora": lora,
+    "rival": rival,
     "memory": partial(memory, NEW),
     "memory-avx2": partial(memory, OLD),
     "step": partial(step, NEW),

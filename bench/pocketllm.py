@@ -2,14 +2,17 @@ r"""PocketLLM's tables and figure (arXiv 2407.01031): MeZO against Adam, ours an
 
     python bench/pocketllm.py --steps 10                  # tables 1 and 2; hours for the slow cells
     python bench/pocketllm.py --model roberta-large --batch-size 8 --side ours streamed --steps 3
+    python bench/pocketllm.py --train lora --dtype bf16 --folder checkpoints       # LoRA beside it
     python bench/pocketllm.py --figure --data k-shot/SST-2/16-42 --steps 300       # figure 1
 
-Tables: peak memory and seconds of a step, all parameters in float32, random ids of --tokens each
-(the paper does not say how long its sequences are), synthetic weights of the real shapes.
+Tables: peak memory and seconds of a step, all parameters in float32, or --train lora of rank 8 on
+queries and values beside weights of --dtype (int4: a folder of `tinyzo convert`); random ids of
+--tokens each (the paper does not say how long its sequences are), synthetic weights of the real
+shapes.
 
-    ours       MeZO: the Numba engine, weights in memory; Adam: tinyzo.autodiff
-    streamed   MeZO with the weights in their file
-    pytorch    MeZO: peer.py, as published; Adam: torch.optim.Adam, without dropout
+    ours       the Numba engine, weights in memory; Adam: tinyzo.autodiff
+    streamed   the same with the weights in their file; of Adam with --train lora alone
+    pytorch    MeZO: peer.py, as published; Adam: torch.optim.Adam, without dropout; LoRA: peft's
 
 Each cell is a process of its own, killed when it holds more than --most-gb ("more than"); one of
 which theta, gradient and both moments alone pass that is not begun. A cell takes --steps steps, or
@@ -25,6 +28,7 @@ import argparse
 import itertools
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -40,9 +44,12 @@ from typing import Any
 import common
 from step import SHAPES, model_setup
 
+from tinyzo.__main__ import BLAS_WAITS
+
 SIDES, METHODS = ("ours", "streamed", "pytorch"), ("mezo", "adam")
 GIGABYTE = 1 << 30
 EPS, LR = 1e-3, 1e-6
+RANK = 8  # of LoRA
 PUBLISHED = {  # on an OPPO Reno6 with 12 GB; its tables have two rows for each batch size
     ("roberta-large", 8, "mezo"): ("4.8, 4.6", "97, 83"),
     ("roberta-large", 8, "adam"): ("6.5, 6.7", "74, 85"),
@@ -62,10 +69,13 @@ class Cell:
     batch_size: int
     method: str
     side: str
+    train: str = "full"
+    dtype: str = "f32"
 
     def least_bytes(self) -> int:
         """Of Adam: theta, the gradient and two moments."""
-        return 16 * parameters(self.model) if self.method == "adam" else 0
+        is_all = (self.method, self.train) == ("adam", "full")
+        return 16 * parameters(self.model) if is_all else 0
 
 
 def parameters(model: str) -> int:
@@ -95,12 +105,14 @@ def our_stepper(setup: dict[str, Any]) -> Callable[[int], float]:
     from ours import random_batch
 
     from tinyzo.models.model import open_model
+    from tinyzo.models.trainable import train_only
     from tinyzo.runs.bounded import BoundedLoss
     from tinyzo.runs.settings import RunSettings
     from tinyzo.zo.mezo import mezo_step
     from tinyzo.zo.objectives import Objective
 
     model = open_model(setup["folder"])
+    train_only(model, setup["train"], 0, RANK, 2 * RANK)
     residency = "streamed" if setup["side"] == "streamed" else "resident"
     model.settle("numba", residency, setup["threads"])
     bound, examples = random_batch(setup, model.config)
@@ -124,6 +136,8 @@ def torch_stepper(setup: dict[str, Any]) -> Callable[[int], float]:
         """step(0), by which the base class warms up, is left out."""
 
         def step(self, seed: int) -> dict[str, float]:
+            if not seed and setup["train"] == "lora":
+                self.parameters = adapted(self.model)
             if seed:
                 self.optimizer.zero_grad()
                 loss = self.differentiable()
@@ -146,9 +160,20 @@ def torch_stepper(setup: dict[str, Any]) -> Callable[[int], float]:
         def step(self, seed: int) -> dict[str, float]:
             return super().step(seed) if seed else {}
 
-    setup |= {"task": None, "dtype": "f32"}
+    setup |= {"task": None}
     stepper = (MeZO if setup["method"] == "mezo" else Adam)(setup)
     return lambda seed: stepper.step(seed + 1)["loss"]
+
+
+def adapted(model: Any) -> list[Any]:
+    """peft's LoRA in a model, and its parameters, which alone have a gradient."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    model.requires_grad_(False)
+    targets = ["query", "value", "q_proj", "v_proj"]
+    config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=targets)
+    inject_adapter_in_model(config, model)
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 # -- the parent's side -------------------------------------------------------------------------
@@ -199,9 +224,12 @@ def measure(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
     if cell.side == "pytorch":
         setup |= batch(setup)
     else:
-        setup["folder"] = str(checkpoint(options.folder, cell.model))
+        setup["folder"] = str(checkpoint(options.folder, cell.model, cell.dtype))
     command, pipe = [sys.executable, __file__, "--worker"], subprocess.PIPE
-    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+    environment = dict(os.environ)
+    if cell.side != "pytorch":  # as the command `tinyzo` has it
+        environment.setdefault(*BLAS_WAITS)
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
     watch, start, steps = Watch(process, int(options.most_gb * GIGABYTE)), time.monotonic(), []
     with process:
         process.stdin.write(json.dumps(setup))
@@ -229,8 +257,6 @@ def measure(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
 
 def reason_against(cell: Cell, options: argparse.Namespace) -> str | None:
     """Why a cell is not begun."""
-    if cell.side == "streamed" and cell.method == "adam":
-        return "Adam's moments are in memory"
     if cell.side == "pytorch" and not common.has("torch", "transformers"):
         return "no torch or no transformers"
     if cell.least_bytes() > options.most_gb * GIGABYTE:
@@ -239,17 +265,23 @@ def reason_against(cell: Cell, options: argparse.Namespace) -> str | None:
     return None
 
 
-def checkpoint(folder: Path, model: str) -> Path:
+def checkpoint(folder: Path, model: str, dtype: str) -> Path:
     """The model's folder, made when it is not there, by a process of its own."""
-    place, script = folder / f"{model}-f32", Path(__file__).with_name("checkpoint.py")
-    subprocess.run([sys.executable, str(script), "--model", model, str(place)], check=True)
+    place, script = folder / f"{model}-{dtype}", Path(__file__).with_name("checkpoint.py")
+    if dtype != "int4":
+        made = [sys.executable, str(script), "--model", model, "--dtype", dtype, str(place)]
+        subprocess.run(made, check=True)
     return place
 
 
 def cells(options: argparse.Namespace) -> Iterator[Cell]:
     named = (options.model, options.batch_size, options.method, options.side)
-    for cell in itertools.starmap(Cell, itertools.product(*named)):
-        if (cell.side, cell.method) != ("streamed", "adam"):
+    for choice in itertools.product(*named, [options.train], options.dtype):
+        cell = Cell(*choice)
+        has_moments = (cell.method, cell.train) == ("adam", "full")  # in memory, as is theta
+        is_peers = cell.side == "pytorch"
+        lacks = is_peers and (cell.dtype == "int4" or (cell.method, cell.train) == ("mezo", "lora"))
+        if not lacks and not (has_moments and cell.side == "streamed"):
             yield cell
 
 
@@ -274,7 +306,7 @@ def markdown(cell: Cell, found: dict[str, Any]) -> str:
     else:
         shown += ["", "", ""]
     published = PUBLISHED.get((cell.model, cell.batch_size, cell.method), ("", ""))
-    name = f"{cell.method}, {cell.side}"
+    name = f"{cell.method}, {cell.train}, {cell.dtype}, {cell.side}"
     return "| " + " | ".join([cell.model, str(cell.batch_size), name, *shown, *published]) + " |"
 
 
@@ -361,6 +393,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, nargs="+", default=[8, 64])
     parser.add_argument("--method", choices=METHODS, nargs="+", default=METHODS)
     parser.add_argument("--side", choices=SIDES, nargs="+", default=SIDES)
+    parser.add_argument("--train", choices=["full", "lora"], default="full")
+    parser.add_argument("--dtype", choices=["f32", "bf16", "int4"], nargs="+", default=["f32"])
     parser.add_argument("--tokens", type=int, default=64, help="of each sequence")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=math.inf, help="of a cell, at most")

@@ -15,7 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 from golden.compare import seeded_model
-from golden.seeded import GRADIENTS, WORDS, prompts
+from golden.seeded import (
+    ADAPTER_SCALE,
+    GRADIENTS,
+    WORDS,
+    adapted,
+    lora_halves,
+    prompts,
+)
 from tiny import Float64View, by_default, examples_for, tiny_opt, tiny_roberta, toy_task
 
 from tinyzo.engine.terms import Probe
@@ -108,6 +115,17 @@ def add_adapters(model: Model, rank: int = 3) -> None:
 def add_prefixes(model: Model, length: int = 2) -> None:
     shape, names = (length, model.config.hidden_size), [n for n, *_ in attention_parts(model)]
     add_tensors(model, {f"{n}.prefix.{part}": shape for n in names for part in ("key", "value")})
+
+
+def add_golden_adapters(model: Model) -> None:
+    """The adapters of golden/make_gradients.py."""
+    own = {}
+    for module in adapted(model.weights.names()):
+        shape = model.weights.shape(f"{module}.weight")
+        own |= {f"{module}.lora_{half}.weight": w for half, w in lora_halves(module, shape).items()}
+    model.weights = Weights(dict(model.weights.store.tensors) | own, model.weights.engine)
+    model.weights.trained = dict.fromkeys(own)
+    model.weights.adapter_scale = ADAPTER_SCALE
 
 
 class Adapted(dict):

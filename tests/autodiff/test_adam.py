@@ -8,17 +8,20 @@ import signal
 import numpy as np
 import pytest
 from autodiff.exact import GOLDEN, add_adapters, golden_case, task_of, tiny_model
+from folders import write_model
 from golden.seeded import DECAY, GRADIENTS, LR, STEPS
 from tiny import raw_bytes
 
 import tinyzo
-from tinyzo.autodiff.adam import SGD, Adam, first_order_step
+from tinyzo.autodiff.adam import SGD, Adam, add_moments, first_order_step
 from tinyzo.autodiff.reverse_mode import GradientView
 from tinyzo.autodiff.tape import Variable
 from tinyzo.dtypes import narrow, widen
 from tinyzo.engine.numpy_engine import NumpyEngine
+from tinyzo.engine.stores.overlay import Overlay
 from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError, NumericError
+from tinyzo.models.model import load
 
 RULES = [Adam(), SGD()]
 
@@ -171,6 +174,40 @@ def test_streamed_weights_are_refused():
     weights.store.is_resident = False
     with pytest.raises(ConfigError, match="streamed"):
         first_order_step(weights, linear_loss("w", np.ones(1)), None, {}, LR)
+
+
+def test_what_a_step_changes_is_in_memory(tmp_path):
+    model = load(write_model(tmp_path / "model"), engine="numpy", residency="streamed")
+    model.weights.store = Overlay(model.weights.store, {})
+    add_moments(model.weights)  # two overlays, each of them in memory
+    objective, examples = task_of(model, "classification")
+    found = r"on streamed weights, as roberta\..*\n.*--residency resident, or .* lora"
+    with pytest.raises(ConfigError, match=found):
+        first_order_step(model.weights, objective, examples, {}, LR)
+
+
+@pytest.mark.parametrize("name", ["roberta", "opt"])
+def test_micro_batches_are_differentiated_one_after_another(name, monkeypatch):
+    found, waiting = [], []
+    backward = Variable.backward
+
+    def counted(loss):
+        waiting.append(loss)
+        return backward(loss)
+
+    monkeypatch.setattr(Variable, "backward", counted)
+    for most in (1, 4096):
+        model = tiny_model(name)
+        objective, examples = task_of(model, "classification", most)
+        state: dict = {}
+        step = first_order_step(model.weights, objective, examples, state, LR, rule=Adam())
+        found.append((step, state))
+    assert len(waiting) == len(examples) + 1
+    (parts, m), (whole, n) = found
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-6)
+    assert parts.projected_gradient == pytest.approx(whole.projected_gradient, rel=1e-5)
+    peak = max(np.abs(each).max() for key, each in n.items() if key.startswith("m."))
+    assert all(np.abs(m[key] - n[key]).max() < 1e-5 * peak for key in n if key != "step")
 
 
 def test_an_interrupt_within_a_step_comes_after_it(monkeypatch):

@@ -59,6 +59,16 @@ def test_it_says_what_it_did(home: Path, tmp_path: Path, capsys: Capture) -> Non
     assert f"tinyzo replay {tmp_path / 'run'} --output DIR writes the model" in output
 
 
+def test_what_a_gradient_did_is_in_no_journal(home: Path, tmp_path: Path, capsys: Capture) -> None:
+    run = tmp_path / "run"
+    options = ("--method", "lora-adam", "--lr", "1e-2")
+    assert finetune(home / "opt", home / "data", run, *options) == 0
+    best = json.loads((run / "result.json").read_text())["best_step"]
+    place = run / (f"weights-{best}.safetensors" if best else "journal")
+    output = capsys.readouterr().out
+    assert f"the fine-tune is {place} ({place.stat().st_size} bytes); " in output
+
+
 @pytest.mark.usefixtures("capsys")
 def test_without_options_the_shipped_model_is_tuned_on_the_shipped_task(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch

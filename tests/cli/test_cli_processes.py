@@ -126,3 +126,19 @@ def test_an_interrupt_within_an_exec_leaves_the_exit_code(tmp_path: Path) -> Non
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
     done = subprocess.run([sys.executable, "-m", "stopped"], env=environment, check=False)
     assert done.returncode == 130
+
+
+@pytest.mark.parametrize("given", ["", "26"])
+def test_threads_of_blas_let_go_of_their_cores(given):
+    """The command says so before it loads NumPy, unless somebody has chosen otherwise."""
+    code = (
+        "import os, sys; from tinyzo.__main__ import main; assert 'numpy' not in sys.modules;"
+        "main(['recipes']); print(os.environ['OPENBLAS_THREAD_TIMEOUT'])"
+    )
+    environment = dict(os.environ)
+    environment.pop("OPENBLAS_THREAD_TIMEOUT", None)
+    if given:
+        environment["OPENBLAS_THREAD_TIMEOUT"] = given
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == (given or "14")

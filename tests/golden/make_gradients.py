@@ -1,12 +1,13 @@
 """Writes gradients.npz beside it: what PyTorch's autograd and optimisers make of seeded weights.
 
-    PYTHONPATH=. python tests/golden/make_gradients.py  # with torch 2, transformers 5; not in CI
+    PYTHONPATH=. python tests/golden/make_gradients.py    # torch 2, transformers 5, peft; not in CI
 
 Losses without dropout, in float64, kept as float32: `<case>.<tensor>` is a gradient, `<case>.loss`
 the loss. `adam.<tensor>` and `adamw.<tensor>` are the first case's tensors after three steps of
 torch.optim.Adam and AdamW (decay on matrices only), less what they were. Two tensors of eps 1e-8
 alone, `formula.*`, show the rule itself: there a gradient of rounding errors cannot be, which Adam
-would divide by itself. Written with torch 2.13.0 and transformers 5.23.0.
+would divide by itself. `lora.<case>.<tensor>` and `lora.<case>.loss` are those of peft's adapters
+on the same models. Written with torch 2.13.0, transformers 5.24.0 and peft 0.21.2.
 """
 
 from __future__ import annotations
@@ -16,7 +17,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from make_golden import build
-from seeded import DECAY, GRADIENTS, LR, STEPS, WORDS, Case, prompts
+from peft import LoraConfig, get_peft_model
+from seeded import (
+    ADAPTER_RANK,
+    ADAPTER_SCALE,
+    DECAY,
+    GRADIENTS,
+    LR,
+    STEPS,
+    WORDS,
+    Case,
+    adapted,
+    lora_halves,
+    prompts,
+)
 
 import tinyzo
 
@@ -91,6 +105,28 @@ def formula() -> dict[str, np.ndarray]:
     return made
 
 
+def lora(name: str, case: Case) -> dict[str, np.ndarray]:
+    """The loss and the gradients of both halves of each adapter."""
+    base = build(case)
+    shapes = {n: tuple(p.shape) for n, p in base.named_parameters()}
+    targets = adapted(shapes)
+    settings = LoraConfig(
+        r=ADAPTER_RANK, lora_alpha=ADAPTER_SCALE * ADAPTER_RANK, target_modules=targets
+    )
+    model = get_peft_model(base, settings).double().eval()
+    halves = {}
+    for module in targets:
+        layer = model.get_submodule(f"base_model.model.{module}")
+        for half, values in lora_halves(module, shapes[f"{module}.weight"]).items():
+            parameter = getattr(layer, f"lora_{half}")["default"].weight
+            parameter.data.copy_(torch.from_numpy(values))
+            halves[f"lora.{name}.{module}.lora_{half}.weight"] = parameter
+    loss = LOSSES[name](model)
+    loss.backward()
+    gradients = {key: parameter.grad.numpy() for key, parameter in halves.items()}
+    return gradients | {f"lora.{name}.loss": loss.detach().numpy()}
+
+
 def main() -> None:
     torch.set_num_threads(1)
     kept = formula()
@@ -100,6 +136,7 @@ def main() -> None:
         loss.backward()
         kept[f"{name}.loss"] = loss.detach().numpy()
         kept |= {f"{name}.{n}": p.grad.numpy() for n, p in model.named_parameters()}
+        kept |= lora(name, case)
     first = next(iter(GRADIENTS.items()))
     kept |= steps("adam", *first) | steps("adamw", *first)
     path = Path(__file__).with_name("gradients.npz")

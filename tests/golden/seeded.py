@@ -8,7 +8,7 @@ for the epsilon of the first LayerNorm to show.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,6 +187,24 @@ GRADIENTS = {
 }
 WORDS = [11, 17, 5]  # the label words
 STEPS, LR, DECAY = 3, 1e-2, 0.1
+ADAPTER_RANK, ADAPTER_SCALE = 3, 2.0
+ADAPTED_PARTS = ("query", "value", "intermediate.dense", "q_proj", "v_proj", "fc1")
+
+
+def adapted(names: Iterable[str]) -> list[str]:
+    """The modules that get an adapter, of all tensors."""
+    ends = tuple(f".{part}.weight" for part in ADAPTED_PARTS)
+    return [name.removesuffix(".weight") for name in names if name.endswith(ends)]
+
+
+def lora_halves(module: str, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """A and B of a module's matrix."""
+    rows, width = shape
+    sizes = {"A": (ADAPTER_RANK, width), "B": (rows, ADAPTER_RANK)}
+    return {
+        half: noise(SEED, f"{module}.lora_{half}", size) / np.float32(math.sqrt(size[1]))
+        for half, size in sizes.items()
+    }
 
 
 def prompts() -> list[tuple[list[int], int, list[list[int]], int]]:

@@ -59,6 +59,9 @@ OPTIONS = {
     "streamed": ("--residency", "streamed"),
     "streamed numpy": ("--residency", "streamed", "--engine", "numpy"),
     "backpropagation": ("--method", "adam"),
+    "backpropagation, streamed": (
+        *("--method", "lora-adam", "--residency", "streamed", "--batch-size", "64"),
+    ),
     "quantised": ("--base-dtype", "int4", "--train", "lora-fa"),
     "quantised, streamed": (
         *("--base-dtype", "int8", "--train", "lora-fa", "--residency", "streamed"),
@@ -207,7 +210,10 @@ def test_parts_grow_as_they_should(model, monkeypatch):
     one, two = (parts(model, "numba", 512, 8, 2, threads=n)["tiles"] for n in (1, 2))
     assert two > one
     adam, size = parts(model, "numpy", 64, 8, 2, True), model.weights.nbytes()
-    assert adam["backward"] == size + both["activations"]  # f32; two layers, of one copy for two
+    layers, width = model.config.num_hidden_layers, model.config.hidden_size
+    layer = 5 * width + model.config.feed_forward_size + 8 * heads
+    piece = model.weights.elements([model.architecture.TOKENS])  # all of it, as small as it is
+    assert adam["backward"] == size + 4 * (64 * (layers * width + layer) + piece)  # f32
 
 
 def test_what_is_written_is_kept(model):

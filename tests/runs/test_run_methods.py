@@ -20,8 +20,9 @@ EXPECTED = {  # the object, its losses and terms in the journal, its passes a st
     "rms": (ZerothOrder, (2, 10), 2),
     "lozo": (LowRank, (2, 1), 2),
     "forward-gradient": (ZerothOrder, (2, 1), 3),
-    "adam": (FirstOrder, (1, 0), 3),
-    "sgd": (FirstOrder, (1, 0), 3),
+    "adam": (FirstOrder, (1, 0), 4),
+    "sgd": (FirstOrder, (1, 0), 4),
+    "lora-adam": (FirstOrder, (1, 0), 4),
 }
 
 

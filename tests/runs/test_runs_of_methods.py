@@ -55,6 +55,7 @@ RUNS |= {
     "accuracy": ("--objective", "accuracy", "--eps", "0.3"),
     "f1": ("--objective", "f1", "--eps", "0.3", "--method", "n-spsa"),
     "adam lora": ("--method", "adam", "--train", "lora"),
+    "lora-adam": ("--method", "lora-adam", "--residency", "streamed"),
     "p-rge of words": ("--method", "p-rge", "--train", "label-words", "--dtype", "bf16"),
 }
 # One of each way to begin, to step, to redo and to save; the others combine the same parts.
@@ -91,7 +92,7 @@ def start(home, output, name, *more, family="opt") -> int:
 
 
 def first_order(run) -> bool:
-    return Run.open(run).settings.method in ("adam", "sgd")
+    return Run.open(run).settings.method in ("adam", "sgd", "lora-adam")
 
 
 def possible(name: str) -> set[float]:
@@ -231,7 +232,7 @@ def test_snapshots_at_a_windows_end_merge_once(home, tmp_path, monkeypatch, resi
 
 def test_first_order_steps_are_in_memory_however_resumed(home, tmp_path):
     run = tmp_path / "run"
-    for name in ("adam", "adam lora"):
+    for name in ("adam", "adam lora", "lora-adam"):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
             die_at(patch, Journal, "append", 3, after=True)
             start(home, run, name)

@@ -44,7 +44,7 @@ OTHERS = ["numpy", *([] if select.why_no_numba() else ["numba"])]
 FAMILIES = ("roberta", "opt")
 NEAR = 1e-5  # of a loss, by rounding
 ONNX = ("--engine", "onnx")
-DERIVATIVES = ("forward-gradient", "adam", "sgd")
+DERIVATIVES = ("forward-gradient", "adam", "sgd", "lora-adam")
 # What is trained, and how; a few steps of each, so that sessions are made and used again.
 KINDS = {name: ("--method", name) for name in METHODS if name not in DERIVATIVES}
 KINDS |= {

@@ -72,7 +72,7 @@ def test_every_pair_of_parts_is_built_or_refused_with_its_reason(first, second):
     assert why in str(error.value) and error.value.exit_code == 2
 
 
-@pytest.mark.parametrize("method", ["adam", "sgd"])
+@pytest.mark.parametrize("method", ["adam", "sgd", "lora-adam"])
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [
@@ -90,6 +90,13 @@ def test_backpropagation_combines_with_nothing(method, name, value, why):
     with pytest.raises(UsageError, match=f"\n  hint: {why}"):
         Settings(method=method, **(given | {name: value})).resolve("roberta")
     Settings(method=method, train="lora").resolve("roberta")
+
+
+@pytest.mark.parametrize("train", ["full", "prefix", "*.bias"])
+def test_lora_adam_trains_lora(train):
+    with pytest.raises(UsageError, match="\n  hint: it trains lora or lora-fa; adam"):
+        Settings(method="lora-adam", train=train).resolve("opt")
+    Settings(method="lora-adam", train="lora-fa").resolve("opt")
 
 
 def test_every_row_is_reached():

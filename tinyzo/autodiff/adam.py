@@ -10,9 +10,9 @@ nearest, so that updates below half of a last place are lost (weights.add rounds
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -21,14 +21,23 @@ from tinyzo.autodiff.tape import Variable
 from tinyzo.dtypes import Array, narrow, widen
 from tinyzo.engine.numpy_engine import in_cache
 from tinyzo.engine.protocols import View
-from tinyzo.engine.stores.overlay import Overlay
+from tinyzo.engine.stores.overlay import Overlay, owner
 from tinyzo.engine.terms import Update
 from tinyzo.engine.threads import uninterrupted
 from tinyzo.engine.weights import Weights
-from tinyzo.errors import NumericError
+from tinyzo.errors import ConfigError, NumericError
 from tinyzo.zo.mezo import Loss, Step, check_finite
 
+Tensors = dict[str, Array]
 State = dict[str, np.ndarray]  # "step": i64[]; "m.<tensor>", "v.<tensor>": f32; saved, it is all
+
+
+@runtime_checkable
+class SharedLoss(Protocol):
+    """A loss that is a sum of shares, of parts of the batch."""
+
+    def shares(self, theta: View, batch: Any) -> Iterator[Any]:
+        """The shares, each computed when it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -80,19 +89,18 @@ def first_order_step(
 ) -> Step:
     """One step down the gradient of loss(view, batch); theta and state change in place.
 
-    weights: in memory
+    weights: what is trained is in memory
     state: {} before the first step. The same step from the same state, to the bit
     returns: the loss, and the gradient's norm as projected_gradient; no terms, since nothing less
         than the gradient makes the step again
-    raises: NumericError when the loss or the gradient is not finite, ConfigError when the weights
-        are streamed; theta and state are then unchanged
+    raises: NumericError when the loss or the gradient is not finite, ConfigError when what is
+        trained is streamed; theta and state are then unchanged
     """
+    check_in_memory(weights)
     # A loss computes on Variables as it does on arrays, which its type does not say.
     theta = cast(View, GradientView(weights))
-    with np.errstate(under="ignore"):
-        value = cast(Variable, loss(theta, batch))
-        losses = check_finite(value.value)
-        gradients = value.backward()
+    with weights.lock, np.errstate(under="ignore"):
+        losses, gradients = gradients_of(theta, loss, batch)
         norm = finite_norm(gradients.values())
     step = int(state.get("step", 0)) + 1
     with weights.lock, uninterrupted(), np.errstate(under="ignore"):
@@ -105,6 +113,30 @@ def first_order_step(
                 new = np.float32(kept) * widen(raw) - np.float32(lr) * change
                 raw[...] = narrow(new, raw.dtype, None)
     return Step(tuple(losses), norm, ())
+
+
+def gradients_of(theta: View, loss: Loss, batch: Any) -> tuple[list[float], Tensors]:
+    """The loss and its gradient: of each share in turn, so that no two keep activations at once.
+
+    raises: NumericError when the loss is not finite
+    """
+    shares = loss.shares(theta, batch) if isinstance(loss, SharedLoss) else [loss(theta, batch)]
+    losses = np.zeros(1)
+    gradients: Tensors = {}
+    for share in shares:
+        value = cast(Variable, share)
+        losses = losses + check_finite(value.value)
+        for name, g in value.backward().items():
+            gradients[name] = gradients[name] + g if name in gradients else g
+    return losses.tolist(), gradients
+
+
+def check_in_memory(weights: Weights) -> None:
+    """raises: ConfigError when what is trained is not in memory, where a step changes it"""
+    for name in weights.trained:
+        if not owner(weights.store, name).is_resident:
+            found = f"a gradient's step on streamed weights, as {name}"
+            raise ConfigError(found, "--residency resident, or train what lies beside: lora")
 
 
 def finite_norm(gradients: Iterable[Array]) -> float:

@@ -73,6 +73,24 @@ def joint_node(*nodes: Node | None) -> Node | None:
     return node if node.edges else None
 
 
+class Deferred(Node):
+    """A value that was computed without its graph, which is made when its gradient comes.
+
+    make: computes the value again, as a Variable; it reads only what is older than this node
+    """
+
+    def __init__(self, make: Callable[[], Variable]) -> None:
+        super().__init__()
+        self._make = make
+
+    def take(self) -> tuple[Gradient, list[tuple[Node, Pull]]]:
+        """The new graph is younger than all that waits, so that it is gone before the next one."""
+        gradient, _ = super().take()
+        again = self._make()
+        del self._make  # and what it keeps
+        return gradient, Node(again.as_it_is()).edges
+
+
 class Leaf(Node):
     """A tensor's node. Its gradient belongs to it alone, so that it is summed in place."""
 
@@ -111,6 +129,10 @@ class Variable:
     @property
     def shape(self) -> tuple[int, ...]:
         return self.value.shape
+
+    def as_it_is(self) -> Edge:
+        """The edge to it of what has its value: dx = dy."""
+        return self.node, lambda dy: dy
 
     def backward(self) -> dict[str, Array]:
         """dL/dw of each trained tensor that this loss has read: f32 of its shape. Only once."""

@@ -14,6 +14,7 @@ from tinyzo.cli.streams import put
 from tinyzo.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
+    from tinyzo.runs.run import Run
     from tinyzo.runs.settings import Settings
 
 
@@ -82,7 +83,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     tuned = tune(settings, as_path(options.output), as_path(options.resume))
     result = tuned.result
     if not options.json:
-        put(_summary(result, tuned.journal_path))
+        put(_summary(result, _place(tuned, result["best_step"])))
         put_changes(tuned, result["best_step"])
     return result
 
@@ -100,7 +101,16 @@ def _read_config(path: str | None) -> Settings:
     return Settings.from_mapping(read_toml(Path(path)), path)
 
 
-def _summary(result: dict[str, Any], journal: Path) -> str:
+def _place(tuned: Run, step: int) -> Path:
+    """The file that has the fine-tune of a step: weights, where a gradient made it."""
+    from tinyzo.zo.methods import METHODS
+
+    weights = tuned.path / f"weights-{step}.safetensors"
+    is_gradient = bool(METHODS[tuned.settings.method].gradient)
+    return weights if is_gradient and step else tuned.journal_path
+
+
+def _summary(result: dict[str, Any], place: Path) -> str:
     peak_mb = result["peak_bytes"] / 1e6
     steps = "1 step" if result["best_step"] == 1 else f"{result['best_step']} steps"
     key = "f1" if "f1" in result else "accuracy"
@@ -110,6 +120,6 @@ def _summary(result: dict[str, Any], journal: Path) -> str:
         f"{steps} (best of {result['steps']} on dev)\n"
         f"{result['forwards']} forward passes, {result['seconds']:.1f} s, "
         f"{result['seconds_per_step']:.3f} s a step, peak {peak_mb:.0f} MB\n"
-        f"the fine-tune is {journal} ({journal.stat().st_size} bytes); "
+        f"the fine-tune is {place} ({place.stat().st_size} bytes); "
         f"tinyzo replay {result['run']} --output DIR writes the model"
     )

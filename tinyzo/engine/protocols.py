@@ -8,9 +8,9 @@ Any store works with any engine, and any model with any view. Arrays are float32
 what a method returns belongs to the caller, but for a store's blocks.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -135,6 +135,14 @@ class View(Protocol):
 
         scores: f64[P, B, C]; labels: i64[B]; counts: i64[B], how many candidates there are
         """
+
+
+@runtime_checkable
+class LayeredView(Protocol):
+    """A View that has to know where a layer of a model begins and ends."""
+
+    def layered(self, layer: Callable[..., Array]) -> Callable[..., Array]:
+        """What is called in place of `layer`, an Architecture's, with the same arguments."""
 
 
 class Engine(Protocol):

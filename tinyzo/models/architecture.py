@@ -4,7 +4,7 @@ A new model is a file with these names, and an entry in `model.MODELS`. It compu
 a view alone, so it runs on every engine, and exact derivatives come with it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from tinyzo.batch import Batch
@@ -55,8 +55,18 @@ class Architecture(Protocol):
     def shapes(self, config: Any) -> Iterator[Parameter]:
         """Every parameter: its name, which is the checkpoint's, and its shape."""
 
-    def hidden(self, theta: View, config: Any, batch: Batch) -> Array:
-        """The last hidden state of the tokens that the batch reads: f32[P, M, D]."""
+    def layer(
+        self, theta: View, config: Any, i: int, x: Array, batch: Batch, rows: Rows = None
+    ) -> Array:
+        """One layer. x: f32[P, N, D]; returns it, or only its `rows`: f32[P, M, D]."""
+
+    def hidden(
+        self, theta: View, config: Any, batch: Batch, layer: Callable[..., Array] = ...
+    ) -> Array:
+        """The last hidden state of the tokens that the batch reads: f32[P, M, D].
+
+        layer: what computes each layer: the architecture's own, or a way around it
+        """
 
     def logits(self, theta: View, config: Any, h: Array, rows: Rows = None) -> Array:
         """Scores of the vocabulary, or of some rows of it: f32[P, M, V or R]."""

@@ -14,7 +14,7 @@ from tinyzo.checkpoints.layout import Layout
 from tinyzo.checkpoints.sources import Source
 from tinyzo.dtypes import DTYPES, Array, Rows
 from tinyzo.engine.numpy_engine import NumpyEngine
-from tinyzo.engine.protocols import Engine, View
+from tinyzo.engine.protocols import Engine, LayeredView, View
 from tinyzo.engine.select import ENGINES, choose_engine
 from tinyzo.engine.stores.overlay import Overlay
 from tinyzo.engine.stores.streamed import TILES, Streamed
@@ -145,14 +145,21 @@ class Model(Unique):
         theta: a view of these weights; returns f32[P, M, V or R]
         """
         with self.weights.lock, np.errstate(under="ignore"):
-            h = self.architecture.hidden(theta, self.config, batch)
+            h = self._hidden(theta, batch)
             return self.architecture.logits(theta, self.config, h, rows)
 
     def nll(self, theta: View, batch: Batch) -> Array:
         """-log p of each target token of the batch: f32[P, K]."""
         with self.weights.lock, np.errstate(under="ignore"):
-            h = self.architecture.hidden(theta, self.config, batch)
+            h = self._hidden(theta, batch)
             return self.architecture.nll(theta, self.config, h, batch.at, batch.targets)
+
+    def _hidden(self, theta: View, batch: Batch) -> Array:
+        """The last hidden states, by layers as the view wants to compute them."""
+        layer = self.architecture.layer
+        if isinstance(theta, LayeredView):
+            layer = theta.layered(layer)
+        return self.architecture.hidden(theta, self.config, batch, layer)
 
 
 def load(

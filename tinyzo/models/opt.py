@@ -11,7 +11,7 @@ Functions on a view `theta` of the weights; every name below is the checkpoint's
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -172,7 +172,7 @@ def feed_forward(theta: View, config: Config, name: str, x: Array, y: Array) -> 
     return theta.linear(f"{name}.fc2", y, residual=x)
 
 
-def hidden(theta: View, config: Config, batch: Batch) -> Array:
+def hidden(theta: View, config: Config, batch: Batch, layer: Callable[..., Array] = layer) -> Array:
     """The last hidden state of the tokens that the batch reads: f32[P, M, D or E]."""
     x = embed(theta, config, batch)
     last = config.num_hidden_layers - 1

@@ -9,7 +9,7 @@ Functions on a view `theta` of the weights; every name below is the checkpoint's
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -126,7 +126,7 @@ def attention(theta: View, config: Config, name: str, x: Array, batch: Batch, ro
     return theta.linear(f"{name}.output.dense", a.reshape(*a.shape[:2], -1), residual=x)
 
 
-def hidden(theta: View, config: Config, batch: Batch) -> Array:
+def hidden(theta: View, config: Config, batch: Batch, layer: Callable[..., Array] = layer) -> Array:
     """The last hidden state of the tokens that the batch reads: f32[P, M, D]."""
     x = embed(theta, config, batch)
     last = config.num_hidden_layers - 1

@@ -35,6 +35,12 @@ class BoundedLoss:
         total = reduce(add, (self.sums(theta, part) for part in parts))
         return self.objective.mean(total, self.objective.count(examples))
 
+    def shares(self, theta: View, examples: Sequence[Example]) -> Iterator[np.ndarray]:
+        """What each micro-batch has of a loss that is a mean: f64[P], which add up to it."""
+        count = self.objective.count(examples)
+        for part in micro_batches(examples, self.max_tokens):
+            yield self.objective.mean(self.sums(theta, part), count)
+
     def written(self, examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
         """Parts whose answers are written together, each token in one pass."""
         most_new = self.objective.bound.task.max_new_tokens

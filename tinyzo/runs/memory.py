@@ -19,7 +19,7 @@ from tinyzo.engine.numpy_engine import QUERIES
 from tinyzo.engine.past import past_bytes
 from tinyzo.engine.select import may_have_numba
 from tinyzo.engine.stores.overlay import Overlay
-from tinyzo.engine.tiles import TILE
+from tinyzo.engine.tiles import TILE, tile_rows
 from tinyzo.errors import ConfigError
 from tinyzo.machine.cpus import default_threads
 from tinyzo.machine.memory import free_bytes, resident_bytes, status_bytes
@@ -221,7 +221,7 @@ def _computing(model: Model, engine: str, threads: int, tokens: int, load: Load)
     code: of the numba engine, as far as it is not loaded yet
     tiles: w, z and the work of making z; activations in bfloat16, and products of one tile
     past: keys and values, where texts are written
-    backward: the gradient, and what all layers keep for it
+    backward: the gradient, what goes into each layer, and what one layer keeps besides
     """
     parts = {"interpreter": resident_bytes()}
     most = tokens
@@ -241,7 +241,7 @@ def _computing(model: Model, engine: str, threads: int, tokens: int, load: Load)
     else:
         parts |= _in_numba(model, tokens, load, threads)
     if load.keeps_gradients:
-        parts["backward"] = _backward(model, load, parts["activations"])
+        parts["backward"] = _backward(model, tokens, load)
     return parts
 
 
@@ -418,8 +418,21 @@ def _scores(model: Model, tokens: int, load: Load, part: int) -> int:
     return left + load.probes * load.scored(tokens) * words
 
 
-def _backward(model: Model, load: Load, activations: int) -> int:
-    """activations: of the widest layer, of all probes; a backward pass is of one copy."""
-    kept = model.config.num_hidden_layers * activations // load.probes
-    gradient = FLOAT_BYTES * model.weights.elements(model.weights.trained)
-    return kept + gradient
+def _backward(model: Model, tokens: int, load: Load) -> int:
+    """Bytes of the gradient and, of a micro-batch, of what is kept for it.
+
+    A layer keeps x^ of two LayerNorms, q, k, v, the shares of attention and the slope of GELU. The
+    vocabulary is not at work at the same time: scores of a piece of it, and two arrays as large.
+    """
+    from tinyzo.autodiff.reverse_mode import PIECE
+
+    config = model.config
+    width = config.hidden_size
+    heads = config.num_attention_heads
+    layer = tokens * (5 * width + config.feed_forward_size + heads * load.sight)
+    words = min(config.vocab_size, PIECE * tile_rows((config.vocab_size, width)))
+    vocabulary = 3 * load.scored(tokens) * words
+    borders = tokens * config.num_hidden_layers * width
+    piece = min(PIECE * TILE, model.weights.elements([model.architecture.TOKENS]))
+    gradient = model.weights.elements(model.weights.trained)
+    return FLOAT_BYTES * (borders + max(layer, vocabulary) + piece + gradient)

@@ -209,10 +209,10 @@ class LowRank(ZerothOrder):
 
 
 class FirstOrder(RunMethod):
-    """Backpropagation, to compare with."""
+    """Backpropagation by layers, to compare with."""
 
     journal_shape = JournalShape(losses=1, terms=0)
-    forwards = 3  # a backward pass costs as much as two
+    forwards = 4  # a backward pass costs as much as two, and layers are computed twice
     probes = 1
     keeps_gradients = True
     differentiates = True

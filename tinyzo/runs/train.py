@@ -201,7 +201,7 @@ def _plan(
     run: Run, model: Model, method: RunMethod, loads: list[memory.Load], is_new: bool
 ) -> memory.Plan:
     """Choose how to hold the run in memory; a new run settles on what its budget leads to."""
-    if method.keeps_gradients:
+    if method.keeps_gradients and run.settings.train == "full":  # a step changes them in place
         run.settings = run.settings.replace(residency="resident")
     plan = memory.choose(model, run.settings, loads, is_fixed=not is_new)
     if plan.engine == "onnx":

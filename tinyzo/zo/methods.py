@@ -7,8 +7,8 @@
     train       full, lora, lora-fa, lora-act, lora-fit, prefix, label-words, names
                                                                  models/trainable.py
 
-All combine in one step, but for the rows of REFUSED. `adam` and `sgd` backpropagate, to compare
-with, and combine with nothing.
+All combine in one step, but for the rows of REFUSED. `adam`, `sgd` and `lora-adam` backpropagate,
+to compare with, and combine with nothing.
 """
 
 from collections.abc import Callable
@@ -83,6 +83,11 @@ METHODS = {
     ),
     "adam": Method("backpropagation and Adam, to compare with", gradient="adam"),
     "sgd": Method("backpropagation and SGD, to compare with", gradient="sgd"),
+    "lora-adam": Method(
+        "backpropagation and Adam on LoRA, beside weights that may stay in their file",
+        train="lora",
+        gradient="adam",
+    ),
 }
 
 
@@ -125,6 +130,12 @@ def is_not_plain(parts: Parts) -> bool:
     return chosen != (plain.estimator, plain.queries, plain.direction, plain.update, None)
 
 
+def has_no_gradient(parts: Parts) -> bool:
+    """True for an objective that counts."""
+    return parts.objective != "cross-entropy"
+
+
+BACKPROPAGATING = tuple(name for name, method in METHODS.items() if method.gradient)
 NO_GRADIENT = "a gradient needs a loss that has one"
 NO_PARTS = "backpropagation has no queries, directions, estimator, update or clip"
 NO_WAY_BACK = "no journal holds a gradient, so --guard has nothing to go back by"
@@ -187,12 +198,18 @@ REFUSED = (
         lambda parts: parts.train in SMALL_SETS,
         "these begin small; it is for the model's own weights",
     ),
-    Refusal("method", "adam", lambda parts: parts.objective != "cross-entropy", NO_GRADIENT),
-    Refusal("method", "sgd", lambda parts: parts.objective != "cross-entropy", NO_GRADIENT),
-    Refusal("method", "adam", is_not_plain, NO_PARTS),
-    Refusal("method", "sgd", is_not_plain, NO_PARTS),
-    Refusal("method", "adam", lambda parts: parts.guard > 0, NO_WAY_BACK),
-    Refusal("method", "sgd", lambda parts: parts.guard > 0, NO_WAY_BACK),
+    *(Refusal("method", name, has_no_gradient, NO_GRADIENT) for name in BACKPROPAGATING),
+    *(Refusal("method", name, is_not_plain, NO_PARTS) for name in BACKPROPAGATING),
+    Refusal(
+        "method",
+        "lora-adam",
+        lambda parts: parts.train not in ("lora", "lora-fa"),
+        "it trains lora or lora-fa; adam trains anything",
+    ),
+    *(
+        Refusal("method", name, lambda parts: parts.guard > 0, NO_WAY_BACK)
+        for name in BACKPROPAGATING
+    ),
 )
 
 

@@ -66,3 +66,10 @@ class Overlay:
 
     def close(self) -> None:
         self.base.close()
+
+
+def owner(store: Store, name: str) -> Store:
+    """The store behind all overlays that has a tensor."""
+    while isinstance(store, Overlay):
+        store = store.of(name)
+    return store
