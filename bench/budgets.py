@@ -106,6 +106,8 @@ def measure(options: Any) -> None:
             continue
         if options.tasks and asked["task"] not in options.tasks:
             continue
+        if options.courses and asked["course"] not in options.courses:
+            continue
         if key not in tuned:
             print(*key, "no rate was tuned", sep="  ", file=sys.stderr)
             continue
@@ -134,6 +136,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="examples a step")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no run after")
     parser.add_argument("--tasks", nargs="*", help="only these")
+    parser.add_argument("--courses", nargs="*", choices=tuple(SETTINGS), help="only these")
     parser.add_argument("--table", action="store_true", help="only say what is on record")
     options = parser.parse_args()
     if not options.table:

@@ -525,6 +525,11 @@ def runs_of(lines: Sequence[Record], budget: int) -> dict[tuple[str, ...], list[
     return found
 
 
+def lasts(run: Record, budget: int) -> bool:
+    """Whether a run got so far; else it diverged before."""
+    return "error" not in run or bool(run["dev"][-1][0] > 0.97 * budget)
+
+
 def last_losses(runs: Sequence[Record], budget: int) -> str:
     """The mean loss at the last step, and how many of the runs end worse than they began."""
     ends = [within(run, budget)[-1][2] for run in runs]
@@ -538,6 +543,19 @@ def reported_scores(runs: Sequence[Record], budget: int) -> str:
     return f"{accuracy:.3f}, {loss:.3f}"
 
 
+def filled_cell(
+    runs: Sequence[Record], budget: int, cell: Callable[[Sequence[Record], int], str]
+) -> str:
+    """A cell of the runs that got so far, how many did not, and how many there are, if not 3."""
+    whole = [run for run in runs if lasts(run, budget)]
+    said = [cell(whole, budget)] if whole else []
+    if len(whole) < len(runs):
+        said.append(f"({len(runs) - len(whole)} diverged)")
+    if len(runs) not in (0, 3):
+        said.append(f"[{len(runs)}]")
+    return " ".join(said)
+
+
 def budgets(
     lines: Sequence[Record], cell: Callable[[Sequence[Record], int], str], what: str
 ) -> Table:
@@ -549,12 +567,7 @@ def budgets(
         for course in COURSES:
             for budget, found in by_budget.items():
                 of_tasks = [found.get((task, method, course), []) for task in tasks]
-                cells = [
-                    (cell(runs, budget) + ("" if len(runs) == 3 else f" [{len(runs)}]"))
-                    if runs
-                    else ""
-                    for runs in of_tasks
-                ]
+                cells = [filled_cell(runs, budget, cell) for runs in of_tasks]
                 if any(cells):
                     rows.append([f"`{method}`, {course}", f"{budget:,}", *cells])
     starts = [next(line["dev"][0] for line in lines if line["task"] == task) for task in tasks]

@@ -87,6 +87,11 @@ def test_a_long_run_says_what_shorter_budgets_come_to(figures):
         ["6,144", "1.100 (3 worse)"],
         ["384", "0.900 [1]"],
     ]
+    broken = long | {"dev": dev[:3], "error": "the run has diverged"}
+    table = figures.budgets([long, long, broken], figures.last_losses, "loss")
+    assert [row[2] for row in table.rows[1:]] == ["0.900", "0.800", "1.100 (2 worse) (1 diverged)"]
+    table = figures.budgets([broken], figures.last_losses, "loss")
+    assert table.rows[3][2] == "(1 diverged) [1]"
     assert figures.reported_scores([long], 6144) == "0.600, 0.800"  # OPT by loss
     roberta = long | {"settings": {"model": "roberta-tiny"}}
     assert figures.reported_scores([roberta], 6144) == "0.900, 0.900"
