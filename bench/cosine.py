@@ -9,9 +9,12 @@ of their matrices (s B A), against the gradient of that batch's loss by backprop
     one step   the cosine of a step, mean and standard deviation over --steps steps
     their mean the cosine of the steps' mean, which is what would be left if noise averaged out
 
-An exact gradient has 1. A whole random direction in d dimensions has about sqrt(2 / (pi d)), and a
-step along s directions sqrt(s) times that; theta has a direction for each parameter that the batch
-reads. Methods that look back see the steps before at this same theta. LOZO's V stays.
+    gain       where a step has two sides: the mean of g^2 over that of the curvature along z,
+               which estimates |g|^2 / tr H; twice what a step of the best length takes off the loss
+
+An exact gradient has a cosine of 1. A whole random direction in d dimensions has about
+sqrt(2 / (pi d)), and a step along s directions sqrt(s) times that. Methods that look back see the
+steps before at this same theta. LOZO's V stays.
 
 FILE.jsonl gets a line a (task, method); those that are there are not made again. The last line of
 stdout is one JSON document.
@@ -131,13 +134,23 @@ def measure(
             total[name] = total.get(name, 0) + values / dot(moved, moved) ** 0.5
         for name, values in before.items():
             weights.stored(name)[...] = values
+    is_two_sided = how.forwards == 2
+    at_theta = float(loss(weights.view(), batch)[0])
     return {
+        "gain": gain(done, at_theta, run_method.settings.eps) if is_two_sided else None,
         "trained": weights.elements(weights.trained),
         "passes": how.forwards,
         "cosine": statistics.mean(cosines),
         "cosine_sd": statistics.stdev(cosines),
         "cosine_of_mean": cosine(total, true),
     }
+
+
+def gain(steps: list[Step], at_theta: float, eps: float) -> float:
+    """|g|^2 / tr H of what is trained, from the losses on both sides of theta."""
+    slopes = [step.projected_gradient**2 for step in steps]
+    bends = [(sum(step.losses) - 2 * at_theta) / eps**2 for step in steps]
+    return statistics.mean(slopes) / statistics.mean(bends)
 
 
 def main() -> None:
