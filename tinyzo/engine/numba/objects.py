@@ -38,7 +38,7 @@ SCALARS: dict[type, str] = {
 }
 GATE = "gate"
 # How arguments lie in memory: numbers by their kinds, arrays by their dimensions.
-NUMBERS = {"i": struct.Struct("<q"), "b": struct.Struct("<q")}
+NUMBERS = {"i": struct.Struct("<q"), "b": struct.Struct("<?7x")}
 NUMBERS |= {"d": struct.Struct("<d"), "f": struct.Struct("<f4x")}
 ARRAYS = [struct.Struct(f"<{5 + 2 * dimensions}q") for dimensions in range(5)]
 AT: Any = (
