@@ -10,16 +10,19 @@ import pickle
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import llvmlite.binding as llvm
 import numba
+from llvmlite import ir
 from numba import types
 from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
+from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
 from numba.np.numpy_support import as_dtype
 
 from tinyzo.engine.numba import files, loader, objects
 from tinyzo.engine.numba.loader import LoadError
-from tinyzo.engine.numba.vectors import FEATURES, TILE, cpu_features
+from tinyzo.engine.numba.vectors import FEATURES, I64, TILE, cpu_features
 from tinyzo.packages import in_a_line, say_once
 
 CONFIG: Any = numba.config
@@ -108,7 +111,44 @@ def object_of(result: Any) -> objects.Object:
     code = result.library._get_compiled_object()
     helpers = [reshape()] if RESHAPE.encode() in code else []
     kinds = tuple(kinds_of(result.signature.args))
-    return objects.Object(code, result.fndesc.llvm_func_name, kinds, helpers, build_here(), "")
+    entry = result.fndesc.llvm_func_name
+    return objects.Object(code, entry, gate_to(result), kinds, helpers, build_here(), "")
+
+
+def gate_to(result: Any) -> bytes:
+    """An object with the function `gate`, which calls a kernel with words that lie in memory."""
+    context = cpu_target.target_context
+    kernel_type = context.call_conv.get_function_type(types.none, result.signature.args)
+    module = ir.Module(objects.GATE)
+    module.triple = llvm.get_process_triple()
+    gate_type = ir.FunctionType(ir.IntType(32), [I64.as_pointer()])
+    gate = ir.Function(module, gate_type, objects.GATE)
+    gate.attributes.add("nounwind")  # else it would come with tables for C++'s exceptions
+    (words,) = gate.args
+    builder = ir.IRBuilder(gate.append_basic_block())
+    returned, raised, *others = kernel_type.args
+    places = [builder.alloca(place.pointee) for place in (returned, raised)]
+    given = [
+        from_word(builder, builder.load(builder.gep(words, [I64(i)])), kind)
+        for i, kind in enumerate(others)
+    ]
+    kernel = ir.Function(module, kernel_type, result.fndesc.llvm_func_name)
+    builder.ret(builder.call(kernel, places + given))
+    compiled = llvm.parse_assembly(str(module))
+    target = llvm.Target.from_triple(module.triple)
+    machine = target.create_target_machine(reloc="pic", codemodel="small")
+    return machine.emit_object(compiled)
+
+
+def from_word(builder: Any, word: Any, kind: Any) -> Any:
+    """An argument of any type of LLVM's, from the 64 bits that it lies in."""
+    if isinstance(kind, ir.PointerType):
+        return builder.inttoptr(word, kind)
+    if isinstance(kind, ir.FloatType):
+        return builder.bitcast(builder.trunc(word, ir.IntType(32)), kind)
+    if isinstance(kind, ir.DoubleType):
+        return builder.bitcast(word, kind)
+    return word if kind == I64 else builder.trunc(word, kind)
 
 
 def contiguous_reshape(
@@ -167,7 +207,7 @@ def make_objects(results: Callable[[], list[bytes]]) -> None:
 
 def refusal(why_not: str) -> objects.Object:
     """What stands in the place of an object that is not to be called."""
-    return objects.Object(b"", "", (), [], build_here(), why_not)
+    return objects.Object(b"", "", b"", (), [], build_here(), why_not)
 
 
 def keep(file: str, made: objects.Object) -> None:

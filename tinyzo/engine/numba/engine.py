@@ -192,7 +192,8 @@ class NumbaEngine:
             return np.zeros(COUNTERS, np.int64)
         self._is_counting = True
         self._counters[:] = 0
-        self._counters[[THREADS, TURNS]] = threads, self._turns
+        self._counters[THREADS] = threads
+        self._counters[TURNS] = self._turns
         return self._counters
 
     def _learn_patience(self, is_done: bool) -> None:

@@ -17,10 +17,9 @@ from tinyzo.engine.numba.tensors import add_scaled, fill_noise, read
 from tinyzo.engine.numba.terms import BF16, F32
 from tinyzo.engine.numba.vectors import TILE, use_widest
 
-MADE, MOVED = (
-    (0, 1, 2, 3),
-    (8, 9, 10, 11),
-)  # places of rows in scratch: as all read them, and as one
+# Places of four rows in scratch: as all probes read them, and as one has them.
+MADE = (0, 1, 2, 3)
+MOVED = (8, 9, 10, 11)
 
 softmax = row_softmax(TILE)
 
@@ -44,9 +43,14 @@ def row_products(widened):
     @ordered_freely
     def products(w, rows, x):
         n = x.size
-        a, b = w[rows[0] * n :][:n], w[rows[1] * n :][:n]
-        c, d = w[rows[2] * n :][:n], w[rows[3] * n :][:n]
-        of_a, of_b, of_c, of_d = F(0), F(0), F(0), F(0)
+        a = w[rows[0] * n :][:n]
+        b = w[rows[1] * n :][:n]
+        c = w[rows[2] * n :][:n]
+        d = w[rows[3] * n :][:n]
+        of_a = F(0)
+        of_b = F(0)
+        of_c = F(0)
+        of_d = F(0)
         for i in range(n):
             of_a += widened(a[i]) * x[i]
             of_b += widened(b[i]) * x[i]
@@ -76,9 +80,13 @@ def rows_apart(i, start, count):
 
     A CPU foresees what a stream of neighbours reads next, and several of them at once.
     """
-    part, last = (count + 3) // 4, start + count - 1
-    i += start
-    return i, min(i + part, last), min(i + 2 * part, last), min(i + 3 * part, last)
+    part = (count + 3) // 4
+    last = start + count - 1
+    a = start + i
+    b = min(a + part, last)
+    c = min(b + part, last)
+    d = min(c + part, last)
+    return a, b, c, d
 
 
 @kernel
@@ -102,6 +110,19 @@ def perturb_rows(rows, first, terms, copy, made, z, moved):
         add_scaled(made[i], terms.scales[copy], z[i], moved[i])
 
 
+@kernel
+def write_sums(sums, rows, p, m, bias, residual, column, out):
+    """out[p, m, column + rows[k]] = sums[k] + bias + residual, for four rows."""
+    for k in range(4):
+        y = sums[k]
+        j = column + rows[k]
+        if bias.size:
+            y += own(p, bias)[0, j]
+        if residual.size:
+            y += own(p, residual)[m, j]
+        out[p, m, j] = y
+
+
 @kept
 @kernel
 def linear_of_few(x, raw, storage, first, terms, bias, residual, out, column, scratch, counters):
@@ -113,11 +134,15 @@ def linear_of_few(x, raw, storage, first, terms, bias, residual, out, column, sc
     """
     use_widest()
     copies, count, _ = out.shape
-    inner, total = x.shape[2], raw.shape[0]
+    inner = x.shape[2]
+    total = raw.shape[0]
     is_made = terms.keys.size > 0 or storage > BF16
-    all_rows = scratch[: 12 * inner].reshape(3, 4, inner)
-    made, z, moved = all_rows[0], all_rows[1], all_rows[2]
-    floats, bfloats = scratch, scratch[:0].view(np.uint16)
+    parts = scratch[: 12 * inner].reshape(3, 4, inner)
+    made = parts[0]
+    z = parts[1]
+    moved = parts[2]
+    floats = scratch
+    bfloats = scratch[:0].view(np.uint16)
     if not is_made and storage == F32:
         floats = raw.reshape(-1).view(F)
     if not is_made and storage == BF16:
@@ -141,13 +166,7 @@ def linear_of_few(x, raw, storage, first, terms, bias, residual, out, column, sc
                         sums = products_of_bfloats(bfloats, here, token)
                     else:
                         sums = products_of_floats(floats, here, token)
-                    for k in range(4):
-                        y, j = sums[k], column + rows[k]
-                        if bias.size:
-                            y += own(p, bias)[0, j]
-                        if residual.size:
-                            y += own(p, residual)[m, j]
-                        out[p, m, j] = y
+                    write_sums(sums, rows, p, m, bias, residual, column, out)
 
 
 @kept
@@ -164,15 +183,19 @@ def attend(q, keys, values, starts, stops, out, scratch, counters):
     for task in tasks(counters, 0, copies * count * heads, 1):
         p, rest = divmod(task, count * heads)
         b, h = divmod(rest, heads)
-        start, n = starts[b], stops[b] - starts[b]
-        query, y = own(p, q)[b, h], out[p, b, h]
-        k, v = own(p, keys)[h], own(p, values)[h]
+        start = starts[b]
+        n = stops[b] - start
+        query = own(p, q)[b, h]
+        k = own(p, keys)[h]
+        v = own(p, values)[h]
+        y = out[p, b, h]
         for s in range(n):
             scratch[s] = dot(query, k[start + s])
         softmax(scratch, 0, n, scale)
         for i in range(size):
             y[i] = F(0)
         for s in range(n):
-            share, value = scratch[s], v[start + s]
+            share = scratch[s]
+            value = v[start + s]
             for i in range(size):
                 y[i] += share * value[i]

@@ -2,8 +2,10 @@
 
 A file NAME-DIGEST.object beside the kept kernels holds what Numba compiled, as an object file that
 `loader` brings into memory, and what has to be known to call it. A kernel gets its arguments as
-Numba passes them: an array is seven or more words, a tuple is its items. Arguments of other kinds
-than it was compiled for, or a system where it cannot be loaded: then Numba is loaded and called.
+Numba passes them: an array is seven or more words, a tuple is its items. They come from here as one
+array of words, since a call by ctypes takes as long as it has arguments; `gate` calls the kernel
+with them. Arguments of other kinds than it was compiled for, or a system where it cannot be loaded:
+then Numba is loaded and called.
 """
 
 import ctypes
@@ -34,12 +36,11 @@ SCALARS: dict[type, str] = {
     np.float64: "d",
     np.float32: "f",
 }
-C_TYPES: dict[str, Any] = {
-    "i": ctypes.c_void_p,  # a word, which is passed in a third of the time of c_int64
-    "b": ctypes.c_bool,
-    "d": ctypes.c_double,
-    "f": ctypes.c_float,
-}
+GATE = "gate"
+# How arguments lie in memory: numbers by their kinds, arrays by their dimensions.
+NUMBERS = {"i": struct.Struct("<q"), "b": struct.Struct("<?7x")}
+NUMBERS |= {"d": struct.Struct("<d"), "f": struct.Struct("<f4x")}
+ARRAYS = [struct.Struct(f"<{5 + 2 * dimensions}q") for dimensions in range(5)]
 AT: Any = (
     ctypes.c_char * 0
 ).from_buffer  # what has an array's address, in a third of the time, too
@@ -64,6 +65,7 @@ class Object(NamedTuple):
     """The content of a file.
 
     code:    an ELF object, and its function that is the kernel
+    gate:    an ELF object whose function `gate` calls the kernel with words that lie in memory
     kinds:   of its arguments
     helpers: other objects with functions that it calls: name, ELF object, its function
     why_not: why the code is not to be called, or ""
@@ -71,13 +73,14 @@ class Object(NamedTuple):
 
     code: bytes
     entry: str
+    gate: bytes
     kinds: Kinds
     helpers: list[tuple[str, bytes, str]]
     build: Build
     why_not: str
 
     def to_bytes(self) -> bytes:
-        parts = [self.code, *(code for _, code, _ in self.helpers)]
+        parts = [self.code, self.gate, *(code for _, code, _ in self.helpers)]
         about = {
             "entry": self.entry,
             "kinds": [k if isinstance(k, str) else (k[0].str, k[1]) for k in self.kinds],
@@ -96,73 +99,64 @@ class Object(NamedTuple):
         about = json.loads(content[4 : 4 + size])
         ends = list(itertools.accumulate(about["sizes"], initial=4 + size))
         parts = [content[start:end] for start, end in itertools.pairwise(ends)]
-        named = zip(about["helpers"], parts[1:], strict=True)
+        named = zip(about["helpers"], parts[2:], strict=True)
         kinds = about["kinds"]
         lanes, rows, width, bf16, matrix, features = about["build"]
         return cls(
             code=parts[0],
             entry=about["entry"],
+            gate=parts[1],
             kinds=tuple(k if isinstance(k, str) else (np.dtype(k[0]), k[1]) for k in kinds),
             helpers=[(name, code, entry) for (name, entry), code in named],
             build=Build(lanes, rows, width, bf16, matrix, tuple(features)),
             why_not=about["why_not"],
         )
 
-    def load(self) -> Callable[..., int]:
-        """The kernel, to be called with words. raises: LoadError"""
+    def load(self) -> Callable[[bytes], int]:
+        """The kernel, to be called with words in memory. raises: LoadError"""
         known = {name: loader.load(code, entry) for name, code, entry in self.helpers}
-        return c_function(loader.load(self.code, self.entry, known), self.kinds)
+        kernel = loader.load(self.code, self.entry, known)
+        gate = loader.load(self.gate, GATE, {self.entry: kernel})
+        return ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_char_p)(gate)
 
 
-def c_function(address: int, kinds: Kinds) -> Callable[..., int]:
-    """A kernel as Numba compiles it: places for a result and an exception, then words."""
-    types: list[Any] = [ctypes.c_void_p, ctypes.c_void_p]
-    for kind in kinds:
-        if isinstance(kind, str):
-            types.append(C_TYPES[kind])
-        else:
-            types += [ctypes.c_void_p] * (5 + 2 * kind[1])
-    return ctypes.CFUNCTYPE(ctypes.c_int32, *types)(address)
-
-
-constants: dict[int, tuple[tuple[Any, ...], list[Any], list[Any]]] = {}  # by id: what it is
+constants: dict[int, tuple[tuple[Any, ...], Kinds, bytes]] = {}  # by id: what it is
 
 
 def constant(arguments: T) -> T:
     """The same tuple, kept with its kinds and words, which are found once."""
-    kinds: list[Any] = []
-    words: list[Any] = []
-    in_words(arguments, kinds, words)
-    constants[id(arguments)] = arguments, kinds, words
+    constants[id(arguments)] = arguments, *in_words(arguments)
     return arguments
 
 
-def in_words(arguments: Sequence[Any], kinds: list[Any], words: list[Any]) -> None:
-    """Append the kinds of arguments, and what Numba passes for them."""
+def in_words(arguments: Sequence[Any]) -> tuple[Kinds, bytes]:
+    """The kinds of arguments, and what Numba passes for them, in words of 64 bits."""
+    kinds: list[Any] = []
+    words: list[bytes] = []
     for each in arguments:
         if isinstance(each, np.ndarray):
             if each.flags.carray:  # contiguous, aligned, may be written
                 kinds.append((each.dtype, each.ndim))
-                words += (None, None, each.size, each.itemsize, ctypes.addressof(AT(each)))
-                words += each.shape
-                words += each.strides
+                start = ctypes.addressof(AT(each))
+                about = (0, 0, each.size, each.itemsize, start, *each.shape, *each.strides)
+                words.append(ARRAYS[each.ndim].pack(*about))
             else:
                 kinds.append(None)
         elif isinstance(each, tuple):
-            if id(each) in constants:
-                _, known_kinds, known_words = constants[id(each)]
-                kinds += known_kinds
-                words += known_words
-            else:
-                in_words(each, kinds, words)
+            _, inner_kinds, inner_words = constants.get(id(each)) or (each, *in_words(each))
+            kinds += inner_kinds
+            words.append(inner_words)
         else:
-            kinds.append(SCALARS.get(type(each)))
-            words.append(each.item() if isinstance(each, np.generic) else each)
+            kind = SCALARS.get(type(each))
+            kinds.append(kind)
+            if kind:
+                words.append(NUMBERS[kind].pack(each))
+    return tuple(kinds), b"".join(words)
 
 
 # -- what is called ----------------------------------------------------------------------------
 
-Functions = dict[Kinds, Callable[..., int]]
+Functions = dict[Kinds, Callable[[bytes], int]]
 known: dict[str, Functions] = {}  # the code of kernels by name, none where Numba has to be called
 
 
@@ -173,7 +167,7 @@ def functions(name: str) -> Functions:
     return known[name]
 
 
-def _loaded(name: str) -> Iterator[tuple[Kinds, Callable[..., int]]]:
+def _loaded(name: str) -> Iterator[tuple[Kinds, Callable[[bytes], int]]]:
     for path, each in found(name):
         try:
             if not each.why_not:
@@ -228,11 +222,6 @@ def build() -> Build:
     return build_here()
 
 
-def results() -> tuple[Any, Any]:
-    """Places for what a kernel returns, which is nothing, and an exception."""
-    return ctypes.byref(ctypes.c_void_p()), ctypes.byref(ctypes.c_void_p())
-
-
 class Kernel:
     """A kernel, to be called with arrays, numbers, and tuples of them."""
 
@@ -249,19 +238,14 @@ class Kernel:
         That raises TinyzoError when it ends with an exception of Numba's, which none should.
         """
         compiled = functions(self.name)
-        first_kinds: list[Any] = []
-        first_words: list[Any] = []
-        if compiled:
-            in_words(first, first_kinds, first_words)
+        first_kinds, first_words = in_words(first) if compiled else ((), b"")
 
         def call(*others: object) -> None:
-            kinds, words = first_kinds.copy(), first_words.copy()
-            if compiled:
-                in_words(others, kinds, words)
-            function = compiled.get(tuple(kinds))
+            kinds, words = in_words(others) if compiled else ((), b"")
+            function = compiled.get(first_kinds + kinds)
             if function is None:
                 self.by_numba(*first, *others)
-            elif status := function(*results(), *words):
+            elif status := function(first_words + words):
                 found = f"the kernel {self.name} ended with status {status}"
                 raise TinyzoError(found, "report this")
 
