@@ -454,6 +454,11 @@ Runs = dict[tuple[str, str], list[Record]]
 TASKS = ("topics", "OPT topics", "SST-2 k=16", "SST-2 k=512", "SST-2 5000", "TREC k=16")
 
 
+def races() -> Runs:
+    """What both machines have on record: their losses differ in the last digits only."""
+    return finals([*records("convergence", OLD), *records("convergence", NEW)])
+
+
 def mean_end(runs: Sequence[Record], column: int) -> float:
     return float(statistics.mean(run["dev"][-1][column] for run in runs))
 
@@ -462,7 +467,7 @@ def convergence(
     cell: Callable[[list[Record], list[Record]], str], head: str
 ) -> Iterator[list[str]]:
     """The head, and a row for each method with a cell for each task; empty where not run."""
-    found = finals(records("convergence"))
+    found = races()
     yield [head, *TASKS]
     for method in dict.fromkeys(name for _, name in found):
         pairs = [(found.get((task, method)), found[task, "mezo"]) for task in TASKS]
@@ -475,7 +480,7 @@ def final() -> Table:
     def cell(runs: list[Record], mezo: list[Record]) -> str:
         return f"{mean_end(runs, 1):.3f}, {mean_end(runs, 2):.3f}"
 
-    found = finals(records("convergence"))
+    found = races()
     starts = [found[task, "mezo"][0]["dev"][0] for task in TASKS]
     before = ["before", *(f"{accuracy:.3f}, {loss:.3f}" for _, accuracy, loss in starts)]
     head, *rows = convergence(cell, "dev accuracy, loss")
@@ -601,6 +606,26 @@ def rival() -> Table:
     return Table(head, rows)
 
 
+def cosines() -> Table:
+    """The cosine of a step with the gradient, and what a step may gain, of each shipped model."""
+    rows = records("cosine", NEW)
+    tasks = dict.fromkeys(row["task"] for row in rows)
+    found = {(row["method"], row["task"]): row for row in rows}
+    head = ["method", "passes"]
+    for task in tasks:
+        head += [f"{task}: a step", f"mean of {rows[0]['steps']}", "gain"]
+    cells = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        line = [f"`{method}`", str(found[method, next(iter(tasks))]["passes"])]
+        for task in tasks:
+            row = found[method, task]
+            gain = "" if row["gain"] is None else f"{row['gain']:.3f}"
+            one = f"{row['cosine']:.4f} ({row['cosine_sd']:.4f})"
+            line += [one, f"{row['cosine_of_mean']:.4f}", gain]
+        cells.append(line)
+    return Table(head, cells)
+
+
 # -- MeZO's own tables -------------------------------------------------------------------------
 
 ROWS_OF_MEZO = (
@@ -692,6 +717,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "passes": passes,
     "budgets-last": budgets_last,
     "budgets-reported": budgets_reported,
+    "cosines": cosines,
     "mezo-roberta": partial(mezo_of, "roberta"),
     "mezo-opt": partial(mezo_of, "opt"),
 }
