@@ -115,7 +115,8 @@ def row(name: str, *cells: Any) -> None:
 
 def finish(*packages: str, **results: Any) -> None:
     """Print the JSON document. packages: versions to name besides NumPy's and Numba's."""
-    command = shlex.join(["python", *sys.orig_argv[1:]])
+    root = f"{Path(__file__).parent.parent}/"  # a command names files as they lie in the project
+    command = shlex.join(["python", *(word.replace(root, "") for word in sys.orig_argv[1:])])
     about = {"benchmark": Path(sys.argv[0]).stem, "command": command}
     document = about | {"machine": machine(*packages)} | results
     print(json.dumps(document, default=asdict))  # of the dataclasses

@@ -231,7 +231,8 @@ class Runs:
                     tinyzo.finetune(path, **settings)
             except NumericError as broken:
                 error = {"error": broken.message}
-            found = {"settings": settings, "forwards_per_step": how.forwards}
+            said = {name: value for name, value in settings.items() if name != "data"}  # a path
+            found = {"settings": said, "forwards_per_step": how.forwards}
             return found | summary(path, how) | (error or {}) | {
                 "cpu_seconds": round(time.process_time() - start, 2)}  # fmt: skip
 
