@@ -224,7 +224,9 @@ class Snapshots(AbstractContextManager["Snapshots"]):
         """The files that go once this step's is safe: all but the newest up to the best step that
         is sound."""
         found = self._found()
-        passed = {number + 1 for number, _ in way_to(self._run, None)}
+        history = read_journal(self._run.journal_path).history
+        best = min(self._run.best_step(), len(history.steps))  # a journal that was lost has fewer
+        passed = {number + 1 for number, _ in history.way(best)}
         self._useless.discard(step)
         up_to_best = [n for n in (step, *(found.keys() - self._useless)) if n in passed]
         kept = {step, max(up_to_best, default=step)}
