@@ -282,7 +282,7 @@ TASKS = {"SQuAD": squad_rows, "ReCoRD": record_rows}  # answers that are written
     ("task", "mode", "most"),
     [
         ("SQuAD", "kill", SAMPLE),
-        *(pytest.param(task, mode, None, marks=exhaustive) for task in TASKS for mode in MODES),
+        *(pytest.param(task, mode, MORE, marks=exhaustive) for task in TASKS for mode in MODES),
     ],
 )
 def test_tasks_of_other_kinds(home, tmp_path, task, mode, most):
