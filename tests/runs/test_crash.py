@@ -246,7 +246,7 @@ def test_training(home, tmp_path, kinds, mode, most):
     "method",
     [
         pytest.param(("--train", "lora"), marks=exhaustive),
-        ("--method", "lozo", "--window", "2"),
+        pytest.param(("--method", "lozo", "--window", "2"), marks=exhaustive),
         GUARDED,
         pytest.param(("--method", "lozo", "--window", "2", *GUARDED), marks=exhaustive),
     ],
@@ -343,7 +343,7 @@ def exports(home: Home) -> dict[str, list[str]]:
     ("what", "mode"),
     [
         ("convert", "kill"),
-        (REPLAY, "full"),
+        pytest.param(REPLAY, "full", marks=exhaustive),
         pytest.param("convert", "full", marks=exhaustive),
         pytest.param("convert", "power", marks=exhaustive),
         pytest.param("export", "kill", marks=exhaustive),
