@@ -22,24 +22,17 @@ be stopped at any time. The last line of stdout is one JSON document.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import math
 import sys
-import tempfile
 import time
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import common
-from convergence import EVERY, SEEDS, Method, Task, summary, tasks
+from convergence import EVERY, SEEDS, Method, Task, fine_tuned, tasks
 from figures import BUDGETS, RESULTS, budgets, finals, last_losses, reported_scores
-
-import tinyzo
-from tinyzo.errors import NumericError
-from tinyzo.runs.run import read_lines
 
 SHORT = BUDGETS[0]
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -71,27 +64,14 @@ def rates(path: Path) -> dict[tuple[str, str], float]:
 
 
 def run(task: Task, how: Method, settings: dict[str, Any], budget: int) -> dict[str, Any]:
-    """Fine-tune in a directory that is deleted, and what came of it.
+    """Fine-tune over a budget, and what came of it.
 
     The shorter budgets end at an evaluation, so all are whole numbers of the steps between two.
     """
     every = SHORT // 2 // how.forwards
     steps = every * 2 * budget // SHORT
     settings = task.settings | how.settings | settings | {"steps": steps, "eval_every": every}
-    said = {name: value for name, value in settings.items() if name != "data"}  # a path of here
-    found: dict[str, Any] = {"settings": said, "forwards_per_step": how.forwards}
-    start = time.process_time()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "run"
-        try:
-            with contextlib.redirect_stderr(io.StringIO()):
-                tinyzo.finetune(path, **settings)
-        except NumericError as broken:
-            found["error"] = broken.message
-        events = read_lines(path / "events.jsonl")
-        backs = [[e["step"], e["to"], e["factor"]] for e in events if e["event"] == "returned"]
-        seconds = round(time.process_time() - start, 2)
-        return found | summary(path, how.forwards) | {"returns": backs, "cpu_seconds": seconds}
+    return fine_tuned(settings, how)
 
 
 def measure(options: Any) -> None:

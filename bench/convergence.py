@@ -178,13 +178,6 @@ def rate(k: int) -> float:
     return float(f"{10 ** (k / 2):.1g}")
 
 
-def on_record(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of results; none when there is no file."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 class TimeOver(Exception):  # noqa: N818 - no error
     """No run may begin."""
 
@@ -194,7 +187,7 @@ class Runs:
 
     def __init__(self, path: Path, common_settings: dict[str, Any], deadline: float) -> None:
         self.path, self.common_settings, self.deadline = path, common_settings, deadline
-        self.done = {self.key(line): line for line in on_record(path)}
+        self.done = {self.key(line): line for line in common.on_record(path)}
 
     @staticmethod
     def key(line: dict[str, Any]) -> tuple:
@@ -216,29 +209,35 @@ class Runs:
         return self.done[key]
 
     def run(self, task: Task, how: Method, lr: float, seed: int, budget: int) -> dict[str, Any]:
-        """Fine-tune in a directory that is deleted, and what came of it."""
+        """Fine-tune with the settings that are asked for, and what came of it."""
         steps, is_trial = (budget - how.before) // how.forwards, seed == TUNING_SEED
         settings = {
             **self.common_settings, **task.settings, **how.settings, "lr": lr, "seed": seed,
             "steps": steps, "data_seed": 42, "limit": 1 if is_trial else None,
             "eval_every": -(-steps // task.evaluations),
         }  # fmt: skip
-        error, start = None, time.process_time()
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "run"
-            try:
-                with contextlib.redirect_stderr(io.StringIO()):
-                    tinyzo.finetune(path, **settings)
-            except NumericError as broken:
-                error = {"error": broken.message}
-            said = {name: value for name, value in settings.items() if name != "data"}  # a path
-            found = {"settings": said, "forwards_per_step": how.forwards}
-            return found | summary(path, how) | (error or {}) | {
-                "cpu_seconds": round(time.process_time() - start, 2)}  # fmt: skip
+        return fine_tuned(settings, how)
+
+
+def fine_tuned(settings: dict[str, Any], how: Method) -> dict[str, Any]:
+    """Fine-tune in a directory that is deleted, and what came of it."""
+    said = {name: value for name, value in settings.items() if name != "data"}  # a path of here
+    found: dict[str, Any] = {"settings": said, "forwards_per_step": how.forwards}
+    start = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run"
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):
+                tinyzo.finetune(path, **settings)
+        except NumericError as broken:
+            found["error"] = broken.message
+        seconds = round(time.process_time() - start, 2)
+        return found | summary(path, how) | {"cpu_seconds": seconds}
 
 
 def summary(path: Path, how: Method) -> dict[str, Any]:
-    """What a run's directory says: [forwards, accuracy, loss] on dev, the test rows, seconds."""
+    """What a run's directory says: [forwards, accuracy, loss] on dev and of the test rows, where it
+    went back, seconds."""
     events, steps = read_lines(path / "events.jsonl"), read_lines(path / "metrics.jsonl")
     at = [e for e in events if e["event"] == "evaluation"]
 
@@ -247,8 +246,9 @@ def summary(path: Path, how: Method) -> dict[str, Any]:
         passes = [how.before * (e["step"] > 0) + e["step"] * how.forwards for e in found]
         return [[n, e["accuracy"], e["loss"]] for n, e in zip(passes, found, strict=True)]
 
+    backs = [[e["step"], e["to"], e["factor"]] for e in events if e["event"] == "returned"]
     took = [line["seconds"] for line in steps]
-    return {"dev": curve("dev"), "test": curve("test"), "steps": len(steps),
+    return {"dev": curve("dev"), "test": curve("test"), "returns": backs, "steps": len(steps),
             "seconds": round(sum(took), 2),
             "median_step_seconds": statistics.median(took) if took else None}  # fmt: skip
 
@@ -363,7 +363,7 @@ def compare_find_lr(options: Any) -> list[dict[str, Any]]:
     known, found = tasks(options.data), []
     asked = known.keys() & (options.tasks or known), options.methods or ("mezo", "adamezo")
     common.row(f"{'find-lr':<30}", "takes", "grid's best", "ratio")
-    for (name, how), runs in finals(on_record(options.out)).items():
+    for (name, how), runs in finals(common.on_record(options.out)).items():
         if name not in asked[0] or how not in asked[1]:
             continue
         given = {"threads": options.threads, "batch_size": options.batch_size, "data_seed": 42}
@@ -441,7 +441,7 @@ def main() -> None:
         return
     if not options.table:
         measure(options)
-    lines = on_record(options.out)
+    lines = common.on_record(options.out)
     cells = table(lines)
     if options.plot and common.has("matplotlib"):
         plot(lines, options.plot)

@@ -30,7 +30,7 @@ from typing import Any
 
 import common
 import numpy as np
-from convergence import Method, Task, method, on_record, tasks
+from convergence import Method, Task, method, tasks
 
 from tinyzo.autodiff.reverse_mode import GradientView
 from tinyzo.engine.adapters import adapter, scale_of
@@ -38,6 +38,7 @@ from tinyzo.engine.weights import Weights
 from tinyzo.models.model import Model, open_model
 from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.runs.data import Data, bind_task, load_data
+from tinyzo.runs.history import History
 from tinyzo.runs.methods import RunMethod, method_of
 from tinyzo.runs.run import prepare
 from tinyzo.runs.settings import Settings
@@ -124,10 +125,10 @@ def measure(
     model, run_method, loss, data = opened(task, how, threads)
     weights, batch = model.weights, batch_of(data)
     before = {name: weights.stored(name).copy() for name in weights.trained}
-    done: list[Step] = []
+    done = History()
     cosines, total = [], {}
     for number in range(steps):
-        done.append(run_method.step(number, weights, loss, batch, done))
+        done.steps.append(run_method.step(number, weights, loss, batch, done))
         moved = change(weights, before)
         cosines.append(cosine(moved, true))
         for name, values in moved.items():
@@ -137,7 +138,7 @@ def measure(
     is_two_sided = how.forwards == 2
     at_theta = float(loss(weights.view(), batch)[0])
     return {
-        "gain": gain(done, at_theta, run_method.settings.eps) if is_two_sided else None,
+        "gain": gain(done.steps, at_theta, run_method.settings.eps) if is_two_sided else None,
         "trained": weights.elements(weights.trained),
         "passes": how.forwards,
         "cosine": statistics.mean(cosines),
@@ -158,7 +159,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="a line a task and method")
     parser.add_argument("--steps", type=int, default=64, help="that are taken")
     options = parser.parse_args()
-    known, rows = tasks(None), on_record(options.out)
+    known, rows = tasks(None), common.on_record(options.out)
     done = {(row["task"], row["method"]) for row in rows}
     for name in TASKS:
         waiting = [how for how in METHODS if (name, how.name) not in done]

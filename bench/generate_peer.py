@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import torch
-from peer import CLASSES, DTYPES
+from peer import random_model
 from transformers.generation import BaseStreamer
 
 
@@ -27,12 +27,7 @@ class Stepper:
     """A model with random weights; `about` is what it says of itself."""
 
     def __init__(self, setup: dict[str, Any]) -> None:
-        if setup["threads"]:
-            torch.set_num_threads(setup["threads"])
-        config, model = CLASSES[setup["family"]]
-        torch.set_default_dtype(DTYPES[setup["dtype"]])
-        self.model = model(config(**setup["config"])).eval()
-        torch.set_default_dtype(torch.float32)
+        self.model = random_model(setup)
         self.model.generation_config.eos_token_id = None
         self.ids = torch.tensor(setup["prompts"])
         self.new = setup["new"]

@@ -86,7 +86,7 @@ class Trial:
         self.objective = BoundedLoss(Objective(model, bound), s.micro_batch_tokens)
         self.passes = len(list(micro_batches(self.examples, s.micro_batch_tokens)))
         run = Run(Path(setup["run"]), s, {"base": BASE})
-        run.create(steps=0)
+        run.create(0, model.engine.name, model.weights)
         header = Header(2, 1, model.weights.direction.kind, BASE)
         self.journal = stack.enter_context(Journal(run.journal_path, header))
         self.snapshots = stack.enter_context(

@@ -23,16 +23,22 @@ CLASSES = {
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 
+def random_model(setup: dict[str, Any]) -> Any:
+    """A model with random weights, of the setup's family, sizes and dtype, on its threads."""
+    if setup["threads"]:
+        torch.set_num_threads(setup["threads"])
+    config, model = CLASSES[setup["family"]]
+    torch.set_default_dtype(DTYPES[setup["dtype"]])
+    made = model(config(**setup["config"])).eval()
+    torch.set_default_dtype(torch.float32)
+    return made
+
+
 class Stepper:
     """A model with random weights and one batch; `about` is what it says of itself."""
 
     def __init__(self, setup: dict[str, Any]) -> None:
-        if setup["threads"]:
-            torch.set_num_threads(setup["threads"])
-        config, model = CLASSES[setup["family"]]
-        torch.set_default_dtype(DTYPES[setup["dtype"]])
-        self.model = model(config(**setup["config"])).eval()
-        torch.set_default_dtype(torch.float32)
+        self.model = random_model(setup)
         self.parameters = list(self.model.parameters())
         losses = {"roberta": MaskLoss, "opt": CandidateLoss}
         self.loss = losses[setup["family"]](self.model, setup)
