@@ -11,12 +11,13 @@ file knows nothing of it, and adapters, perturbations and stores are those of th
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from tinyzo.batch import Batch
 from tinyzo.dtypes import Array, Integers, Rows
+from tinyzo.engine.around import Around
 from tinyzo.engine.numpy_engine import NumpyView
 from tinyzo.engine.weights import Parameters
 
@@ -30,12 +31,14 @@ class Layer(NamedTuple):
     values: Array
 
 
-class PastView:
+class PastView(Around):
     """A view of growing sequences. `begin` says which of them the next pass is of."""
+
+    view: NumpyView
 
     def __init__(self, view: NumpyView, sizes: Sequence[int]) -> None:
         """sizes: the most tokens that each sequence comes to"""
-        self.view = view
+        super().__init__(view)
         self.prefix = prefix_rows(view.weights)
         ends = np.cumsum(np.array(sizes, np.int64) + self.prefix)
         self._total = int(ends[-1])
@@ -43,9 +46,6 @@ class PastView:
         self._layers: dict[str, Layer] = {}
         self._attend = getattr(view, "attend", attend)  # the engine's own, if it has one
         self.begin(Batch(*np.zeros((4, 0), np.int64)), [])
-
-    def __getattr__(self, verb: str) -> Any:
-        return getattr(self.view, verb)
 
     def begin(self, batch: Batch, numbers: Sequence[int]) -> None:
         """Let the next pass be of these sequences, each a segment of the batch.

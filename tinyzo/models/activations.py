@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tinyzo.batch import Batch
 from tinyzo.dtypes import Array
 from tinyzo.engine.adapters import Halves, adapter
+from tinyzo.engine.around import Around
 from tinyzo.engine.numpy_engine import NumpyEngine
 from tinyzo.engine.protocols import View
 from tinyzo.engine.weights import Weights
@@ -31,15 +32,12 @@ TINY = 1e-30  # the least length, since inputs may foretell nothing
 Seen = Callable[[str, Array], None]  # the name of a matrix, and its inputs, f32[N, in]
 
 
-class Watcher:
-    """A view that shows the inputs of linear modules. Its other verbs are the view's behind it."""
+class Watcher(Around):
+    """A view that shows the inputs of linear modules."""
 
     def __init__(self, view: View, seen: Seen) -> None:
-        self.view = view
+        super().__init__(view)
         self.seen = seen
-
-    def __getattr__(self, verb: str) -> Any:
-        return getattr(self.view, verb)
 
     def linear(self, name: str, x: Array, residual: Array | None = None) -> Array:
         """As View's."""

@@ -9,12 +9,13 @@ engine computes it, and adapters, packing and generation know nothing of it.
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
 from tinyzo.batch import Batch
 from tinyzo.dtypes import Array, Rows
+from tinyzo.engine.around import Around
 from tinyzo.engine.numpy_engine import NumpyEngine, NumpyView
 from tinyzo.engine.protocols import View
 from tinyzo.engine.stores.overlay import Overlay
@@ -80,15 +81,12 @@ def read(model: Model, ids: Sequence[int]) -> dict[str, Array]:
     return seen
 
 
-class Reader:
-    """A view that keeps all keys and values. Its other verbs are those of the view behind it."""
+class Reader(Around):
+    """A view that keeps all keys and values."""
 
     def __init__(self, view: View) -> None:
-        self.view = view
+        super().__init__(view)
         self.seen: dict[str, Array] = {}
-
-    def __getattr__(self, verb: str) -> Any:
-        return getattr(self.view, verb)
 
     def attention(
         self,
