@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+from folders import write_jsonl, write_model
 
 Rows = list[dict[str, Any]]
 
@@ -62,3 +65,11 @@ def copa_rows(count: int) -> Rows:
 
 
 ROWS = {"MultiRC": multirc_rows, "ReCoRD": record_rows, "SQuAD": squad_rows, "DROP": drop_rows}
+
+
+def write_questions(home: Path, count: int) -> Path:
+    """An `opt` of 128 positions, and so many rows of each task."""
+    write_model(home / "opt", "opt")
+    for name, rows in (ROWS | {"COPA": copa_rows}).items():
+        write_jsonl(home / f"{name}.jsonl", rows(count))
+    return home

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from folders import write_jsonl, write_model
-from questions import ROWS, copa_rows
+from questions import ROWS, write_questions
 
 from tinyzo.batch import Batch
 from tinyzo.models.model import load
@@ -27,11 +26,7 @@ BATCH = 4
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("home")
-    write_model(home / "opt", "opt")
-    for name, rows in (ROWS | {"COPA": copa_rows}).items():
-        write_jsonl(home / f"{name}.jsonl", rows(25))
-    return home
+    return write_questions(tmp_path_factory.mktemp("home"), 25)
 
 
 class Opened:

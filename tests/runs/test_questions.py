@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from folders import ROOT, lines, write_jsonl, write_model
+from folders import ROOT, lines, write_jsonl
 from published import DATA, needs_data
-from questions import ROWS, copa_rows
+from questions import ROWS, write_questions
 
 import tinyzo
 from tinyzo.cli import main
@@ -33,12 +33,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An `opt` of 128 positions, and rows of each task."""
-    home = tmp_path_factory.mktemp("home")
-    write_model(home / "opt", "opt")
-    for name, rows in (ROWS | {"COPA": copa_rows}).items():
-        write_jsonl(home / f"{name}.jsonl", rows(15))
-    return home
+    return write_questions(tmp_path_factory.mktemp("home"), 15)
 
 
 def settings_for(home: Path, name: str, **choices: Any) -> RunSettings:

@@ -7,13 +7,13 @@ here once more, from the features that the data sets publish.
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from exports import write_columns, write_parquet_file
 from refusals import message
 from words import Words
 
@@ -146,18 +146,11 @@ def write_list(folder: Path, rows: Rows) -> None:
     (folder / "train.json").write_text(json.dumps(rows))
 
 
-def write_columns(folder: Path, rows: Rows) -> None:
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    (folder / "train.json").write_text(json.dumps(columns))
-
-
 def write_parquet(folder: Path, rows: Rows) -> None:
-    pyarrow = pytest.importorskip("pyarrow", reason="reads Parquet, which pyarrow writes")
-    parquet = importlib.import_module("pyarrow.parquet")
     (folder / "data").mkdir()
     for number, part in enumerate((rows[:1], rows[1:])):
         path = folder / "data" / f"train-{number:05}-of-00002.parquet"
-        parquet.write_table(pyarrow.Table.from_pylist(part), path)
+        write_parquet_file(path, part)
 
 
 WRITERS = [

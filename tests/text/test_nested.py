@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from exports import write_columns, write_parquet_file
 from published import DATA, VOCABULARIES, needs_data, needs_vocabularies
 from refusals import message
 from words import Words
@@ -165,16 +165,8 @@ def write_list(folder: Path, rows: Rows) -> None:
     (folder / "train.json").write_text(json.dumps({"data": rows}))
 
 
-def write_columns(folder: Path, rows: Rows) -> None:
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    (folder / "train.json").write_text(json.dumps(columns))
-
-
 def write_parquet(folder: Path, rows: Rows) -> None:
-    pyarrow = pytest.importorskip("pyarrow", reason="reads Parquet, which pyarrow writes")
-    parquet = importlib.import_module("pyarrow.parquet")
-    path = folder / "train-00000-of-00001.parquet"
-    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    write_parquet_file(folder / "train-00000-of-00001.parquet", rows)
 
 
 def write_original(folder: Path, name: str) -> Path:
