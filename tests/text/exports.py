@@ -20,4 +20,4 @@ def write_parquet_file(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """A file of Parquet; the test is skipped where nothing writes it."""
     pyarrow = pytest.importorskip("pyarrow", reason="reads Parquet, which pyarrow writes")
     parquet = importlib.import_module("pyarrow.parquet")
-    parquet.write_parquet_file(pyarrow.Table.from_pylist(rows), path)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
