@@ -32,7 +32,7 @@ from typing import Any
 
 import common
 from convergence import EVERY, SEEDS, Method, Task, fine_tuned, tasks
-from figures import BUDGETS, RESULTS, budgets, finals, last_losses, reported_scores
+from figures import BUDGETS, NEW, OLD, RESULTS, budgets, finals, last_losses, reported_scores
 
 SHORT = BUDGETS[0]
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -57,9 +57,9 @@ def wanted() -> list[dict[str, Any]]:
     ]
 
 
-def rates(path: Path) -> dict[tuple[str, str], float]:
+def rates(paths: list[Path]) -> dict[tuple[str, str], float]:
     """The rates that were tuned on the shortest budget, by task and method."""
-    found = finals(common.on_record(path))
+    found = finals([line for path in paths for line in common.on_record(path)])
     return {key: runs[0]["lr"] for key, runs in found.items() if runs[0]["budget"] == SHORT}
 
 
@@ -110,7 +110,8 @@ def main() -> None:
     parser.add_argument(
         "--rates",
         type=Path,
-        default=RESULTS / "avx2-2-cores-convergence.jsonl",
+        nargs="+",
+        default=[RESULTS / f"{machine}-convergence.jsonl" for machine in (OLD, NEW)],
         help="runs of bench/convergence.py, for their rates",
     )
     parser.add_argument("--batch-size", type=int, default=16, help="examples a step")
