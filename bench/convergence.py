@@ -83,10 +83,10 @@ class Method:
     def before(self) -> int:
         """The passes of 16 rows before the first step, which are of the budget: those that make A.
 
-        lora-act has one, lora-fit two over 128 rows, or over all of a task that has fewer.
+        lora-act has one, lora-fit and head-fit two over 128 rows, or all of a task that has fewer.
         """
         trained = self.settings.get("train", METHODS[self.settings["method"]].train)
-        return {"lora-act": 1, "lora-fit": 16}.get(trained, 0)
+        return {"lora-act": 1, "lora-fit": 16, "head-fit": 16}.get(trained, 0)
 
     @property
     def forwards(self) -> int:
@@ -156,6 +156,9 @@ LED = (
     method("adamezo, lora-fit", 1e-4, "adamezo", train="lora-fit", eps=1e-2),
     method("zo-act", 3e-4),
     method("fzoo, lora-act", 1e-2, "fzoo", train="lora-act"),
+    method("zo-head", 1e-3),
+    method("fzoo, head-fit", 3e-3, "fzoo", train="head-fit", eps=1e-2),
+    method("adamezo, head-fit", 3e-5, "adamezo", train="head-fit", eps=1e-2),
 )
 EVERY = (*CORE, *ASKED, *MORE, *LED)
 NAMES = [m.name for m in EVERY]

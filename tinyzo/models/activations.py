@@ -3,6 +3,9 @@
     lora-act    X = U S V^T, A = V[:, :r]^T: the r leading directions      ZO-Act, arXiv 2607.01125
     lora-fit    A = E^T X (X^T X + c I)^-1: of each class but the last the direction along which
                 the inputs foretell the error e = p - y of their row; ours
+    head-fit    the same, after D is added to the label words' rows of the table that scores them:
+                the D of the least cross-entropy of softmax(scores + X D^T), X its inputs, with a
+                penalty of c / 4 |D|^2. Probing first keeps what was learnt: LP-FT, arXiv 2202.10054
 
 The gradient of W is dY^T X: its rows lie in the span of the inputs, mostly in that of a few, and
 that begins EVA (arXiv 2410.07170), too. But along the leading ones the loss is as curved as it is
@@ -12,13 +15,13 @@ the gradient; and divided by X^T X, as LDA does (Fisher 1936), little of the cur
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyzo.batch import Batch
-from tinyzo.dtypes import Array
+from tinyzo.dtypes import Array, Integers, Rows
 from tinyzo.engine.adapters import Halves, adapter
 from tinyzo.engine.around import Around
 from tinyzo.engine.numpy_engine import NumpyEngine
@@ -29,11 +32,13 @@ from tinyzo.errors import ConfigError
 Float64 = NDArray[np.float64]
 RIDGE = 0.1  # c, as a share of the mean of X^T X's diagonal
 TINY = 1e-30  # the least length, since inputs may foretell nothing
+ROUNDS = 100  # of ridge regressions that make D
+Result = TypeVar("Result")
 Seen = Callable[[str, Array], None]  # the name of a matrix, and its inputs, f32[N, in]
 
 
 class Watcher(Around):
-    """A view that shows the inputs of linear modules."""
+    """A view that shows the inputs of linear modules, and of the table that scores words."""
 
     def __init__(self, view: View, seen: Seen) -> None:
         super().__init__(view)
@@ -43,6 +48,11 @@ class Watcher(Around):
         """As View's."""
         self.seen(f"{name}.weight", x[0])
         return self.view.linear(name, x, residual)
+
+    def scores(self, name: str, h: Array, rows: Rows = None, bias: str | None = None) -> Array:
+        """As View's."""
+        self.seen(name, h[0])
+        return self.view.scores(name, h, rows, bias)
 
 
 class Errors(NamedTuple):
@@ -113,14 +123,14 @@ def lead_by_errors(weights: Weights, parts: Iterable[Errors]) -> None:
 
 
 def adapters_in(weights: Weights) -> dict[str, Halves]:
-    """The halves of the adapter of each matrix that has one."""
+    """The halves of the adapter of each matrix that has one whose B is trained."""
     found = {name: adapter(name) for name in weights.names()}
-    return {name: halves for name, halves in found.items() if halves.a in weights}
+    return {name: halves for name, halves in found.items() if halves.b in weights.trained}
 
 
-def watch(weights: Weights, forward: Callable[[View], object], seen: Seen) -> None:
+def watch(weights: Weights, forward: Callable[[View], Result], seen: Seen) -> Result:
     """A forward pass, by NumPy, of which `seen` is told the inputs."""
-    forward(cast(View, Watcher(NumpyEngine().view(weights, []), seen)))
+    return forward(cast(View, Watcher(NumpyEngine().view(weights, []), seen)))
 
 
 def set_a(weights: Weights, adapters: dict[str, Halves], found: dict[str, Array]) -> None:
@@ -156,3 +166,26 @@ def foretelling(x: Float64, e: Float64) -> Float64:
     if width <= count:
         return np.linalg.solve(x.T @ x + c * np.eye(width), x.T @ e).T
     return np.linalg.solve(x @ x.T + c * np.eye(count), e).T @ x
+
+
+def fitted_rows(x: Float64, scores: Float64, labels: Integers) -> Float64:
+    """D: logistic regression of the labels on x, beside scores that are there already.
+
+    The curvature of cross-entropy is at most half of x^T x for each class (Böhning 1992), so that
+    D <- D - (gradient) (x^T x / 2 + c / 2 I)^-1 never rises: a ridge regression a round.
+
+    x: [N, D]; scores: [N, C]; returns [C, D]
+    """
+    d = np.zeros((scores.shape[1], x.shape[1]))
+    for _ in range(ROUNDS):
+        added = x @ d.T
+        d = foretelling(x, added - 2 * errors(scores + added, labels))
+    return d
+
+
+def errors(scores: Float64, labels: Integers) -> Float64:
+    """softmax(scores) less 1 at the label. scores: f64[B, C]"""
+    p = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    p /= p.sum(axis=-1, keepdims=True)
+    p[np.arange(len(labels)), labels] -= 1
+    return p

@@ -4,6 +4,7 @@
     'lm_head.*,*.bias'   the parameters that a pattern names; `bias` and `head` are two such
     lora, lora-fa        W + s B A beside projections; lora-fa keeps A (Zhang et al. 2023)
     lora-act, lora-fit   lora-fa along inputs of the layers: models/activations.py makes A
+    head-fit             lora-fit, beside rows of the label words that it makes, too, and that stay
     prefix               keys and values that every query of a layer sees (Li & Liang 2021)
     label-words          the rows of the task's words in the table that scores and embeds them
 
@@ -33,7 +34,7 @@ from tinyzo.text.packing import pack_sequences
 ALIASES = {"bias": "*.bias", "head": "lm_head.*"}
 TARGETS = ("query", "value", "q_proj", "v_proj")
 HINT = (
-    "one of full, lora, lora-fa, lora-act, lora-fit, prefix, bias, head, or names as "
+    "one of full, lora, lora-fa, lora-act, lora-fit, head-fit, prefix, bias, head, or names as "
     "'lm_head.*,*.bias'; label-words where a task's words are no columns of the data"
 )
 PREFIX = 5  # tokens
@@ -169,6 +170,12 @@ def label_words(model: Model, request: Request) -> Trained:
     return Trained(own, [a], adapter_scale=1.0)
 
 
+def head_fit(model: Model, request: Request) -> Trained:
+    """lora-fit, and an adapter of the token table as label_words has, which does not move."""
+    trained = lora_fit(model, request)
+    return trained._replace(own=trained.own | label_words(model, request).own)
+
+
 def prefix(model: Model, request: Request) -> Trained:
     """The keys and values that a few random tokens have in each layer: f32[PREFIX, D] each."""
     random = np.random.RandomState(request.seed % 2**32)
@@ -183,6 +190,7 @@ CHOICES: dict[str, Callable[[Model, Request], Trained]] = {
     "lora-fa": lora_fa,
     "lora-act": lora_fa,
     "lora-fit": lora_fit,
+    "head-fit": head_fit,
     "prefix": prefix,
     "label-words": label_words,
 }

@@ -38,6 +38,7 @@ EPS_OF_TRAIN = {
     "lora": 1e-2,
     "lora-fa": 1e-2,
     "lora-fit": 1e-2,
+    "head-fit": 1e-2,
     "prefix": 1e-1,
     "label-words": 1e-2,
 }
@@ -53,6 +54,7 @@ RATE_FACTORS: dict[str, dict[str, float]] = {
         "lora-fa": 100,
         "lora-act": 10,
         "lora-fit": 60,
+        "head-fit": 20,
         "prefix": 3_000,
         "label-words": 3,
     },
@@ -64,6 +66,7 @@ NORMALISED_TRAIN: dict[str, float] = {
     "lora-fa": 5,
     "lora-act": 0.5,
     "lora-fit": 3,
+    "head-fit": 3,
     "prefix": 30,
 }
 

@@ -180,9 +180,10 @@ class Run:
             data = str(first_there(places(s.data, *directories)))
         self.settings = s.replace(model=model, data=data)
 
-    def base_model(self) -> Model:
+    def base_model(self, has_begun: bool = True) -> Model:
         """The checkpoint that the run began with, its weights still in their file.
 
+        has_begun: whether with what the first step begins with; else as it came
         raises: RunError when it is nowhere, or its files have changed since, or those of its start
         """
         path = self._base()
@@ -190,7 +191,7 @@ class Run:
             self.settings = self.settings.replace(model=str(path))
         s = self.settings
         model = prepare(open_model(path, s.dtype, s.base_dtype), s)
-        if s.train in LED:
+        if s.train in LED and has_begun:
             read_start(self.path, self.about.get("start"), model.weights)
         return model
 
@@ -327,15 +328,18 @@ def prepare(model: Model, settings: RunSettings) -> Model:
     """Prepare a model that is still in its file: only what the settings say will be trained."""
     s = settings
     words: Sequence[str] = ()
-    if s.train in ("label-words", "lora-fit"):
+    if s.train in ("label-words", "lora-fit", "head-fit"):
         words = bind_task(model, s).task.fixed_words
     ids = sorted({token for word in words for token in model.tokenizer.encode(word)})
     rank = s.lora_rank
-    if s.train == "lora-fit":
+    if s.train in ("lora-fit", "head-fit"):
         rank = len(words) - 1
         if rank < 1:
-            found = "--train lora-fit has a direction for each label word, and the task has none"
+            found = f"--train {s.train} has a direction for each label word, and the task has none"
             raise UsageError(found, "take --train lora-act")
+    if s.train == "head-fit" and len(ids) != len(words):
+        found = f"--train head-fit fits a row of each label word; not all of {words} are one token"
+        raise UsageError(found, "take --train lora-fit")
     train_only(model, s.train, s.seed, rank, s.lora_alpha, s.lora_targets, ids)
     method_of(s).begin(model.weights)
     return model

@@ -77,7 +77,7 @@ def tuned_model(
     threads = threads or s.threads
     way = way_to(run, step)
     method = method_of(s)
-    model = run.base_model()
+    model = run.base_model(has_begun=bool(way))
     start = Snapshots(run, method).restore(model, way)
     rest = rest_of(way, start)
     if method.must_be_resident(rest):

@@ -40,7 +40,7 @@ from tinyzo.runs.places import lasting
 from tinyzo.runs.run import Run, is_run, prepare
 from tinyzo.runs.settings import RunSettings, Settings
 from tinyzo.runs.snapshots import Snapshots, tuned_model
-from tinyzo.runs.start import LED, make_start
+from tinyzo.runs.start import LED, as_it_came, make_start
 from tinyzo.system import claim_directory
 from tinyzo.text.packing import batch_rows
 from tinyzo.text.tasks import Example
@@ -293,8 +293,9 @@ class Training:
         done = len(self.journal.steps)
         steps = self.run.settings.steps
         try:
-            self._evaluate(0, "test", self.data.test)
-            self._evaluate(0, "dev", self.data.dev)
+            with as_it_came(self.model):
+                self._evaluate(0, "test", self.data.test)
+                self._evaluate(0, "dev", self.data.dev)
             with report.progress(done, steps) as bar:
                 for number in range(start, steps):
                     if number >= done and not self._goes_on(number):

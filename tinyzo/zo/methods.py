@@ -51,6 +51,10 @@ METHODS = {
         "LoRA-FA along the directions in which a layer's inputs foretell the errors",
         train="lora-fit",
     ),
+    "zo-head": Method(
+        "the same, after the label words' rows are fitted to the training rows",
+        train="head-fit",
+    ),
     "fzoo": Method(
         "one-sided, sign vectors, the step divided by the losses' spread (arXiv 2506.09034)",
         estimator="one-sided",
@@ -140,7 +144,7 @@ NO_GRADIENT = "a gradient needs a loss that has one"
 NO_PARTS = "backpropagation has no queries, directions, estimator, update or clip"
 NO_WAY_BACK = "no journal holds a gradient, so --guard has nothing to go back by"
 ADAPTERS = ("lora", "lora-fa", "lora-act", "lora-fit")
-SMALL_SETS = (*ADAPTERS, "prefix", "label-words")
+SMALL_SETS = (*ADAPTERS, "head-fit", "prefix", "label-words")
 
 # The first row that applies is reported.
 REFUSED = (
