@@ -261,9 +261,9 @@ def add_trained(group: Group) -> None:
     group.add_argument(
         "--train",
         metavar="WHAT",
-        help="which parameters are trained: full, lora, lora-fa, lora-act, lora-fit, prefix, "
-        "label-words, bias, head, or names as 'lm_head.*,*.bias'; default: full, or "
-        "lora-fa for p-rge, lora-act for zo-act, lora-fit for zo-fit",
+        help="which parameters are trained: full, lora, lora-fa, lora-act, lora-fit, head-fit, "
+        "prefix, label-words, bias, head, or names as 'lm_head.*,*.bias'; default: full, or "
+        "lora-fa for p-rge, lora-act for zo-act, lora-fit for zo-fit, head-fit for zo-head",
     )
     add_adapters(group)
 
@@ -283,7 +283,7 @@ def add_adapters(group: Group) -> None:
         metavar="NAMES",
         type=names,
         help="projections that get an adapter, by the end of their names, as query,value; "
-        "default: query,value for RoBERTa, q_proj,v_proj for OPT; lora-fit: all",
+        "default: query,value for RoBERTa, q_proj,v_proj for OPT; lora-fit, head-fit: all",
     )
 
 
@@ -315,7 +315,7 @@ def add_rates(group: Group) -> None:
         metavar="X",
         type=float,
         help="size of the perturbation: the standard deviation of what is added to a weight; "
-        "default: 0.001, or 0.01 for lora, lora-fa, lora-fit and label-words, 0.1 for prefix",
+        "default: 0.001, or 0.01 for lora, lora-fa, lora-fit, head-fit and label-words, 0.1 for prefix",
     )
     group.add_argument(
         "--find-lr",

@@ -31,6 +31,7 @@ from tinyzo.errors import ConfigError
 
 Float64 = NDArray[np.float64]
 RIDGE = 0.1  # c, as a share of the mean of X^T X's diagonal
+PRIOR = 13  # c of D, in mean squares of X: as RIDGE for 128 rows, and no less for fewer
 TINY = 1e-30  # the least length, since inputs may foretell nothing
 ROUNDS = 100  # of ridge regressions that make D
 Result = TypeVar("Result")
@@ -112,7 +113,8 @@ def lead_by_errors(weights: Weights, parts: Iterable[Errors]) -> None:
         def lead(name: str, x: Array, part: Errors = part) -> None:
             if name in adapters:
                 wide = x.astype(np.float64)
-                fit = foretelling(wide, part.of_inputs(len(x))[:, :-1])
+                c = RIDGE * np.square(wide).sum() / wide.shape[1]
+                fit = foretelling(wide, part.of_inputs(len(x))[:, :-1], c)
                 sums[name] += fit
                 squares[name] += np.square(wide @ fit.T).mean(axis=0)
 
@@ -156,13 +158,12 @@ def leading_directions(x: Array, rank: int) -> Array:
     return a
 
 
-def foretelling(x: Float64, e: Float64) -> Float64:
+def foretelling(x: Float64, e: Float64, c: float) -> Float64:
     """Ridge regression of e on x: e^T x (x^T x + c I)^-1, by the smaller of the two Gram matrices.
 
     x: [N, D]; e: [N, C]; returns [C, D]
     """
     count, width = x.shape
-    c = RIDGE * np.square(x).sum() / width
     if width <= count:
         return np.linalg.solve(x.T @ x + c * np.eye(width), x.T @ e).T
     return np.linalg.solve(x @ x.T + c * np.eye(count), e).T @ x
@@ -176,10 +177,11 @@ def fitted_rows(x: Float64, scores: Float64, labels: Integers) -> Float64:
 
     x: [N, D]; scores: [N, C]; returns [C, D]
     """
+    c = PRIOR * np.square(x).mean()
     d = np.zeros((scores.shape[1], x.shape[1]))
     for _ in range(ROUNDS):
         added = x @ d.T
-        d = foretelling(x, added - 2 * errors(scores + added, labels))
+        d = foretelling(x, added - 2 * errors(scores + added, labels), c)
     return d
 
 

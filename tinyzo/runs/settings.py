@@ -105,7 +105,7 @@ class Settings:
     objective: str | None = None  # what is minimised
 
     # what is trained
-    train: str | None = None  # full, one of ADAPTERS, prefix, label-words, bias, head, or names
+    train: str | None = None  # full, one of SMALL_SETS, bias, head, or names
     lora_rank: int | None = None  # r of new adapters
     lora_alpha: float | None = None  # new adapters are scaled by alpha / r
     lora_targets: list[str] | None = None  # projections that get one, by the end of their names
@@ -348,7 +348,10 @@ class Need(NamedTuple):
 
 
 LORA = Need("--train lora, lora-fa or lora-act", lambda s: s.train in ADAPTERS[:-1])
-ADAPTED = Need("--train lora, lora-fa, lora-act or lora-fit", lambda s: s.train in ADAPTERS)
+ADAPTED = Need(
+    "--train lora, lora-fa, lora-act, lora-fit or head-fit",
+    lambda s: s.train in (*ADAPTERS, "head-fit"),
+)
 NEEDS = {
     "lora_rank": LORA,
     "lora_alpha": LORA,

@@ -4,7 +4,7 @@
     direction   z: gaussian or rademacher everywhere; gaussian of low rank in matrices, or only
                 where weights are small                              directions.py
     update      sgd, sign, momentum, rms, adamezo                    updates.py
-    train       full, lora, lora-fa, lora-act, lora-fit, prefix, label-words, names
+    train       full, lora, lora-fa, lora-act, lora-fit, head-fit, prefix, label-words, names
                                                                  models/trainable.py
 
 All combine in one step, but for the rows of REFUSED. `adam`, `sgd` and `lora-adam` backpropagate,
