@@ -12,9 +12,13 @@ from tiny import ANY_STORE, MODELS, examples_for, raw_bytes, tiny_opt, tiny_robe
 
 from tinyzo.engine.numpy_engine import NumpyView
 from tinyzo.errors import ConfigError
+from tinyzo.models import activations
 from tinyzo.models.activations import (
+    PRIOR,
     RIDGE,
     Errors,
+    errors,
+    fitted_rows,
     foretelling,
     lead_by_errors,
     lead_by_inputs,
@@ -180,3 +184,53 @@ def test_the_fit_is_the_same_wherever_the_weights_are(tmp_path, engine):
     expected = raw_bytes(fitted(tiny_opt()).weights)
     there = fitted(streamed(tiny_opt("f32", engine), tmp_path / "w")).weights
     assert {n: there.stored(n).tobytes() for n in there.names()} == expected
+
+
+# -- head-fit
+
+
+def penalised(d: np.ndarray, x: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> float:
+    """What `fitted_rows` makes least."""
+    s = scores + x @ d.T
+    entropy = np.log(np.exp(s).sum(axis=1)) - s[np.arange(len(labels)), labels]
+    return float(entropy.sum() + PRIOR * np.square(x).mean() / 4 * np.square(d).sum())
+
+
+@pytest.mark.parametrize("shape", [(30, 4), (5, 12)])
+def test_the_rows_of_the_label_words_are_at_the_least_loss(shape, monkeypatch):
+    random = np.random.RandomState(2)
+    x = random.standard_normal(shape) + 1
+    scores = random.standard_normal((len(x), CLASSES))
+    labels = random.randint(0, CLASSES, len(x))
+    d = fitted_rows(x, scores, labels)
+    c = PRIOR * np.square(x).mean()
+    slope = errors(scores + x @ d.T, labels).T @ x + c / 2 * d
+    assert slope == pytest.approx(np.zeros_like(d), abs=1e-9)
+    losses = [penalised(np.zeros_like(d), x, scores, labels)]
+    for rounds in range(1, 6):
+        monkeypatch.setattr(activations, "ROUNDS", rounds)
+        losses.append(penalised(fitted_rows(x, scores, labels), x, scores, labels))
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] > penalised(d, x, scores, labels)
+
+
+def test_the_prior_is_the_same_however_few_rows_there_are():
+    x, labels = np.ones((2, 1)), np.array([0, 0])
+    few = fitted_rows(x, np.zeros((2, 2)), labels)
+    slope = 2 * (1 / (1 + np.exp(few[0, 0] - few[1, 0])))  # of two rows that say the same
+    assert PRIOR / 2 * few[0, 0] == pytest.approx(slope)
+
+
+def test_the_error_is_the_slope_of_the_loss():
+    scores, labels = np.array([[1.0, -0.5, 0.2], [0.0, 3.0, -np.inf]]), np.array([2, 1])
+
+    def loss(s):
+        return -np.log(np.exp(s)[range(2), labels] / np.exp(s).sum(1)).sum()
+
+    found = errors(scores, labels)
+    for at in ((0, 0), (0, 2), (1, 0), (1, 1)):
+        step = np.zeros((2, 3))
+        step[at] = 1e-5
+        slope = (loss(scores + step) - loss(scores - step)) / 2e-5
+        assert found[at] == pytest.approx(slope, abs=1e-8)
+    assert found[1, 2] == 0

@@ -13,7 +13,7 @@ from tinyzo.checkpoints.safetensors import open_safetensors
 from tinyzo.cli import main
 from tinyzo.errors import ConfigError, RunError
 from tinyzo.models.model import load
-from tinyzo.runs import report, start
+from tinyzo.runs import report, start, train
 from tinyzo.runs.inference import export_onnx
 from tinyzo.runs.run import Run
 from tinyzo.runs.settings import Settings
@@ -135,21 +135,6 @@ def test_lora_fit_reads_rows_twice_and_every_linear_module(home):
     assert all(len(a) == 1 and np.isfinite(a).all() and a.any() for a in found.values())  # 2 labels
 
 
-def test_the_error_is_the_slope_of_the_loss():
-    scores, labels = np.array([[1.0, -0.5, 0.2], [0.0, 3.0, -np.inf]]), np.array([2, 1])
-
-    def loss(s):
-        return -np.log(np.exp(s)[range(2), labels] / np.exp(s).sum(1)).sum()
-
-    found = start.errors(scores, labels)
-    for at in ((0, 0), (0, 2), (1, 0), (1, 1)):
-        step = np.zeros((2, 3))
-        step[at] = 1e-5
-        slope = (loss(scores + step) - loss(scores - step)) / 2e-5
-        assert found[at] == pytest.approx(slope, abs=1e-8)
-    assert found[1, 2] == 0
-
-
 def test_lora_fit_of_a_task_without_labels_is_refused(home, capsys):
     write_model(home / "opt", "opt")
     line = f"finetune --model {home}/opt --task COPA --data {home}/data --method zo-fit"
@@ -164,3 +149,77 @@ def test_lora_fit_has_its_own_rank_and_scale(home, capsys, option):
     options = ("--method", "zo-fit", option, "4")
     assert finetune(home / "model", home / "data", home / "fit", *options) == 2
     assert "counts for nothing here" in capsys.readouterr().err
+
+
+# -- head-fit
+
+ZO_HEAD = ("--method", "zo-head", "--lr", "1e-3", "--eval-every", "3")
+
+
+@pytest.mark.parametrize("family", ["opt", "roberta"])
+@pytest.mark.parametrize("engine", ["numpy", "numba"])
+def test_the_head_is_fitted_before_the_first_step_and_not_before_that(home, family, engine):
+    write_model(home / family, family)
+    options = (*ZO_HEAD, "--engine", engine)
+    assert finetune(home / family, home / "data", home / "fit", *options) == 0
+    run = Run.open(home / "fit")
+    assert finetune(home / family, home / "data", home / "plain", "--engine", engine) == 0
+    plain = Run.open(home / "plain")
+    for split in ("test", "dev"):
+        came, first = (each.evaluations(split)[0] for each in (plain, run))
+        assert first["loss"] == pytest.approx(came["loss"], rel=1e-6)
+    ids = [[2, 9, 7, 5]]
+    start_of_run, base = (tuned_model(each, 0, engine) for each in (run, plain))
+    assert np.array_equal(start_of_run.logits(ids)[0], base.logits(ids)[0])
+    assert run.evaluations("dev")[3]["loss"] < run.evaluations("dev")[0]["loss"]
+
+
+def test_the_fit_lowers_the_loss_of_the_rows_that_it_reads(home, capsys):
+    assert finetune(home / "model", home / "data", home / "fit", *ZO_HEAD) == 0
+    run = Run.open(home / "fit")
+    table = next(n for n in started(run) if "embed_tokens" in n)
+    assert started(run)[table].shape == (2, 16)
+    capsys.readouterr()
+    losses = []
+    for model, step in (("model", None), ("fit", 3)):
+        if step:
+            replay = ["replay", str(home / "fit"), "--step", "3", "--output", str(home / "out")]
+            assert main(replay) == 0
+            model = "out"
+        line = ["evaluate", "--model", str(home / model), "--task", "reviews", "--json"]
+        capsys.readouterr()
+        assert main([*line, "--data", str(home / "data" / "train.jsonl")]) == 0
+        losses.append(json.loads(capsys.readouterr().out)["loss"])
+    assert losses[1] < losses[0]
+
+
+def test_a_replay_of_a_fitted_head_is_a_whole_model(home):
+    assert finetune(home / "model", home / "data", home / "fit", *ZO_HEAD) == 0
+    assert main(["replay", str(home / "fit"), "--step", "6", "--output", str(home / "out")]) == 0
+    assert not (home / "out" / "adapter_config.json").exists()
+    ids = [[2, 9, 7, 5]]
+    expected = tuned_model(Run.open(home / "fit"), 6, "numpy").logits(ids)[0]
+    found = load(home / "out", engine="numpy").logits(ids)[0]
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_run_that_is_killed_before_its_first_step_begins_with_the_same_fit(home, monkeypatch):
+    options = (*ZO_HEAD, "--fold-every", "0")
+    assert finetune(home / "model", home / "data", home / "whole", *options) == 0
+    take_steps = train.Training.take_steps
+    monkeypatch.setattr(train.Training, "take_steps", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        finetune(home / "model", home / "data", home / "killed", *options)
+    monkeypatch.setattr(train.Training, "take_steps", take_steps)
+    assert main(["finetune", "--resume", str(home / "killed")]) == 0
+    journals = [(home / name / "journal").read_bytes() for name in ("whole", "killed")]
+    assert journals[0] == journals[1]
+
+
+def test_words_of_several_tokens_have_no_row_to_fit(home, capsys):
+    options = ("--template", "{text} It was", "--label-words", " good, very bad")
+    line = ["finetune", "--model", str(home / "model"), "--data", str(home / "data"), *options]
+    assert main([*line, *ZO_HEAD]) == 2
+    said = capsys.readouterr().err
+    assert "--train head-fit fits a row of each label word" in said
+    assert "take --train lora-fit" in said
