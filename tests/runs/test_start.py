@@ -12,10 +12,10 @@ from folders import finetune, write_model, write_reviews
 from tinyzo.checkpoints.safetensors import open_safetensors
 from tinyzo.cli import main
 from tinyzo.errors import ConfigError, RunError
-from tinyzo.models.model import load
+from tinyzo.models.model import load, open_model
 from tinyzo.runs import report, start, train
 from tinyzo.runs.inference import export_onnx
-from tinyzo.runs.run import Run
+from tinyzo.runs.run import Run, settle_method
 from tinyzo.runs.settings import Settings
 from tinyzo.runs.snapshots import tuned_model
 
@@ -223,3 +223,35 @@ def test_words_of_several_tokens_have_no_row_to_fit(home, capsys):
     said = capsys.readouterr().err
     assert "--train head-fit fits a row of each label word" in said
     assert "take --train lora-fit" in said
+
+
+# -- auto
+
+
+OWN = {"template": "{text} It was", "label_words": [" good", " very bad"]}
+
+
+@pytest.mark.parametrize(
+    ("choices", "expected"),
+    [
+        ({"task": "reviews"}, "zo-head"),
+        ({"task": "reviews", "train": "full"}, "fzoo"),
+        ({"task": "reviews", "queries": 4}, "fzoo"),
+        ({"task": "COPA"}, "fzoo"),
+        (OWN, "fzoo"),
+    ],
+)
+def test_auto_fits_the_head_where_it_can(home, choices, expected):
+    folders = {"model": str(home / "model"), "data": str(home / "data")}
+    given = Settings(method="auto", **folders, **choices)
+    assert settle_method(given, open_model(home / "model")).method == expected
+
+
+def test_a_run_of_auto_says_what_it_is(home, capsys):
+    auto = ("--method", "auto")
+    assert finetune(home / "model", home / "data", home / "fit", *auto) == 0
+    assert "--method auto: zo-head" in capsys.readouterr().err
+    assert Run.open(home / "fit").settings.method == "zo-head"
+    assert finetune(home / "model", home / "data", home / "full", *auto, "--train", "full") == 0
+    assert "--method auto: fzoo" in capsys.readouterr().err
+    assert main(["finetune", "--resume", str(home / "fit"), "--steps", "7"]) == 0

@@ -117,9 +117,9 @@ def test_every_method_is_complete_and_allowed(method, family):
     assert METHODS[method].summary and "\n" not in METHODS[method].summary
 
 
-def test_auto_is_fzoo():
-    auto, fzoo = (Settings(method=name).resolve("roberta") for name in ("auto", "fzoo"))
-    assert auto == fzoo.replace(method="auto")
+def test_auto_is_zo_head():
+    auto, head = (Settings(method=name).resolve("roberta") for name in ("auto", "zo-head"))
+    assert auto == head.replace(method="auto")
 
 
 def test_a_choice_counts_before_the_method():

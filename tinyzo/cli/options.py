@@ -315,7 +315,8 @@ def add_rates(group: Group) -> None:
         metavar="X",
         type=float,
         help="size of the perturbation: the standard deviation of what is added to a weight; "
-        "default: 0.001, or 0.01 for lora, lora-fa, lora-fit, head-fit and label-words, 0.1 for prefix",
+        "default: 0.001, or 0.01 for lora, lora-fa, lora-fit, head-fit and label-words, 0.1 for "
+        "prefix",
     )
     group.add_argument(
         "--find-lr",

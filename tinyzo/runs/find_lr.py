@@ -13,10 +13,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from tinyzo.checkpoints import peft
 from tinyzo.errors import NumericError, UsageError
-from tinyzo.models.model import read_config
+from tinyzo.models.model import open_model
 from tinyzo.runs import report
+from tinyzo.runs.run import settle_method
 from tinyzo.runs.settings import Settings
 from tinyzo.runs.train import tune
 
@@ -44,9 +44,9 @@ def find_lr(given: Settings) -> Found:
     given: the search begins at its lr and eps, or at their defaults
     raises: UsageError when there are no dev rows; NumericError when every rate diverges
     """
-    folder, *_ = peft.parts(given.model_path)
-    family, _ = read_config(folder)
-    settings = given.resolve(family)
+    model = open_model(given.model_path)
+    given = settle_method(given, model)
+    settings = given.resolve(model.family)
     if settings.lr == 0:
         raise UsageError("--find-lr with --lr 0", "give the lr to search around, or leave it out")
     trial = replace(given, steps=STEPS, eval_every=STEPS, limit=1, fold_every=0)

@@ -32,6 +32,7 @@ from tinyzo.models.model import MODELS, Model, open_model
 from tinyzo.models.trainable import train_only
 from tinyzo.parsing import JsonObject, read_toml
 from tinyzo.runs.data import bind_task
+from tinyzo.runs.defaults import PARTS
 from tinyzo.runs.journal import read_journal
 from tinyzo.runs.lines import EVENTS, FOLDER, parse_object, read, read_lines, sealed
 from tinyzo.runs.methods import method_of
@@ -324,22 +325,44 @@ def _is_about_a_run(about: object) -> TypeGuard[JsonObject]:
     return is_known and isinstance(about.get("base"), str)
 
 
+def settle_method(given: Settings, model: Model) -> Settings:
+    """The choices with what `--method auto` stands for: zo-head; fzoo where the task has no label
+    words to fit, or a part of a method is chosen."""
+    if given.method != "auto":
+        return given
+    fzoo = given.replace(method="fzoo")
+    is_whole = not given.given().keys() & set(PARTS)
+    if is_whole and _have_rows(_label_words(model, fzoo.resolve(model.family))):
+        return given.replace(method="zo-head")
+    return fzoo
+
+
 def prepare(model: Model, settings: RunSettings) -> Model:
     """Prepare a model that is still in its file: only what the settings say will be trained."""
     s = settings
-    words: Sequence[str] = ()
+    words: list[list[int]] = []
     if s.train in ("label-words", "lora-fit", "head-fit"):
-        words = bind_task(model, s).task.fixed_words
-    ids = sorted({token for word in words for token in model.tokenizer.encode(word)})
+        words = _label_words(model, s)
+    ids = sorted({token for word in words for token in word})
     rank = s.lora_rank
     if s.train in ("lora-fit", "head-fit"):
         rank = len(words) - 1
         if rank < 1:
             found = f"--train {s.train} has a direction for each label word, and the task has none"
             raise UsageError(found, "take --train lora-act")
-    if s.train == "head-fit" and len(ids) != len(words):
-        found = f"--train head-fit fits a row of each label word; not all of {words} are one token"
+    if s.train == "head-fit" and not _have_rows(words):
+        found = "--train head-fit fits a row of each label word, and not all of them are one token"
         raise UsageError(found, "take --train lora-fit")
     train_only(model, s.train, s.seed, rank, s.lora_alpha, s.lora_targets, ids)
     method_of(s).begin(model.weights)
     return model
+
+
+def _label_words(model: Model, settings: RunSettings) -> list[list[int]]:
+    """The tokens of each label word; of a task whose words are columns of the data, none."""
+    return [model.tokenizer.encode(word) for word in bind_task(model, settings).task.fixed_words]
+
+
+def _have_rows(words: Sequence[Sequence[int]]) -> bool:
+    """Whether the scores of label words are those of one row each."""
+    return len(words) > 1 and all(len(word) == 1 for word in words)

@@ -37,7 +37,7 @@ from tinyzo.runs.lines import read_lines
 from tinyzo.runs.loads import loads_of
 from tinyzo.runs.methods import RunMethod, method_of
 from tinyzo.runs.places import lasting
-from tinyzo.runs.run import Run, is_run, prepare
+from tinyzo.runs.run import Run, is_run, prepare, settle_method
 from tinyzo.runs.settings import RunSettings, Settings
 from tinyzo.runs.snapshots import Snapshots, tuned_model
 from tinyzo.runs.start import LED, as_it_came, make_start
@@ -125,6 +125,9 @@ def _begin(given: Settings, output: Path | None) -> tuple[Run, Model]:
     if is_run(given.model_path):
         raise UsageError(f"{given.model} is a run", "--resume it, or tune what replay writes")
     model = open_model(given.model_path, given.dtype, given.base_dtype)
+    if given.method == "auto":
+        given = settle_method(given, model)
+        report.say(f"--method auto: {given.method}")
     settings = given.resolve(model.family)
     given.check_used(settings)
     if (given.lora_rank or given.lora_alpha) and adapters_of(model.weights):

@@ -77,10 +77,9 @@ METHODS = {
         "Adam's moments made again from the last seeds (arXiv 2605.00650)", update="adamezo"
     ),
     "auto": Method(
-        "fzoo, the quickest to MeZO's accuracy of those measured (docs/convergence.md)",
-        estimator="one-sided",
-        queries=8,
-        direction="rademacher",
+        "zo-head, the quickest of those measured (docs/convergence.md), or fzoo where a task has "
+        "no label words to fit",
+        train="head-fit",
     ),
     "forward-gradient": Method(
         "the exact derivative along z, by forward-mode differentiation", estimator="forward"
