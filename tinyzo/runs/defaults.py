@@ -54,7 +54,7 @@ RATE_FACTORS: dict[str, dict[str, float]] = {
         "lora-fa": 100,
         "lora-act": 10,
         "lora-fit": 60,
-        "head-fit": 20,
+        "head-fit": 10,
         "prefix": 3_000,
         "label-words": 3,
     },
