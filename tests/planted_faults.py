@@ -1144,10 +1144,31 @@ FAULTS = (
         "models/test_activations.py",
     ),
     Fault(
-        "runs/start.py",
+        "models/activations.py",
         "p[np.arange(len(labels)), labels] -= 1",
         "p[np.arange(len(labels)), labels] -= 0.5",
         "the error of the gold label is not p - 1",
+        "models/test_activations.py",
+    ),
+    Fault(
+        "models/activations.py",
+        "c = PRIOR * np.square(x).mean()",
+        "c = RIDGE * np.square(x).sum() / x.shape[1]",
+        "fewer rows have a weaker prior",
+        "models/test_activations.py",
+    ),
+    Fault(
+        "runs/start.py",
+        "    rows[...] = 0\n",
+        "",
+        "the zero-shot figure has the fitted head",
+        "runs/test_start.py",
+    ),
+    Fault(
+        "runs/run.py",
+        "if is_whole and _have_rows",
+        "if _have_rows",
+        "auto overrides a part that was chosen",
         "runs/test_start.py",
     ),
     Fault(

@@ -107,6 +107,16 @@ def fit_head(objective: Objective, readings: Sequence[Reading]) -> list[Reading]
     return [r._replace(scores=r.scores + np.concatenate(r.states) @ d.T) for r in readings]
 
 
+def passes_before(settings: RunSettings, rows: int) -> int:
+    """The forward passes of batch_size rows that a run costs before its first step.
+
+    rows: of the training split
+    """
+    if settings.train == "lora-act":
+        return 1
+    return 2 * -(-min(ROWS, rows) // settings.batch_size) if settings.train in LED else 0
+
+
 @contextmanager
 def as_it_came(model: Model) -> Iterator[None]:
     """Meanwhile, a model before its first step has nothing that the fit added to its head."""

@@ -40,7 +40,7 @@ from tinyzo.runs.places import lasting
 from tinyzo.runs.run import Run, is_run, prepare, settle_method
 from tinyzo.runs.settings import RunSettings, Settings
 from tinyzo.runs.snapshots import Snapshots, tuned_model
-from tinyzo.runs.start import LED, as_it_came, make_start
+from tinyzo.runs.start import LED, as_it_came, make_start, passes_before
 from tinyzo.system import claim_directory
 from tinyzo.text.packing import batch_rows
 from tinyzo.text.tasks import Example
@@ -480,6 +480,7 @@ class Training:
     def _summary(self, best_step: int, final: JsonObject) -> JsonObject:
         """The content of result.json. final: the evaluation of the best step on the test split."""
         zero_shot = self.run.evaluations("test")[0]
+        before = passes_before(self.run.settings, len(self.data.train))
         lines = read_lines(self.run.path / "metrics.jsonl")
         seconds = [line["seconds"] for line in lines if line["seconds"] is not None]
         of_answers = {}
@@ -492,7 +493,7 @@ class Training:
             "task": self.run.settings.task or "custom",
             "steps": len(self.journal.steps),
             "best_step": best_step,
-            "forwards": sum(line["forwards"] for line in lines),
+            "forwards": before + sum(line["forwards"] for line in lines),
             "accuracy_zero_shot": zero_shot["accuracy"],
             "accuracy": final["accuracy"],
             **of_answers,
