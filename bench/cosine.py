@@ -14,7 +14,8 @@ of their matrices (s B A), against the gradient of that batch's loss by backprop
 
 An exact gradient has a cosine of 1. A whole random direction in d dimensions has about
 sqrt(2 / (pi d)), and a step along s directions sqrt(s) times that. Methods that look back see the
-steps before at this same theta. LOZO's V stays.
+steps before at this same theta. LOZO's V stays. zo-head's step is its first one, at its own rate,
+with the rows that it fits before.
 
 FILE.jsonl gets a line a (task, method); those that are there are not made again. The last line of
 stdout is one JSON document.
@@ -42,7 +43,7 @@ from tinyzo.runs.history import History
 from tinyzo.runs.methods import RunMethod, method_of
 from tinyzo.runs.run import prepare
 from tinyzo.runs.settings import Settings
-from tinyzo.runs.start import LED, make_start
+from tinyzo.runs.start import LED, as_it_came, make_start
 from tinyzo.text.packing import batch_rows
 from tinyzo.zo.mezo import Step
 from tinyzo.zo.objectives import Objective
@@ -61,6 +62,7 @@ METHODS = (
     method("zo-act, q=4", RATE, "zo-act", queries=4),
     method("zo-fit", RATE),
     method("fzoo, lora-fit", RATE, "fzoo", train="lora-fit", eps=1e-2),
+    method("zo-head", 1e-3),
 )
 TASKS = ("topics", "OPT topics")
 
@@ -71,7 +73,7 @@ def opened(
     task: Task, how: Method, threads: int | None
 ) -> tuple[Model, RunMethod, BoundedLoss, Data]:
     """A model as a run of the method would begin it, with its loss and its rows."""
-    given = Settings(**task.settings, **how.settings, lr=RATE, batch_size=16, data_seed=42)
+    given = Settings(**task.settings, **how.settings, lr=how.rate, batch_size=16, data_seed=42)
     model = open_model(given.model_path, "f32")
     settings = given.resolve(model.family)
     prepare(model, settings)
@@ -103,7 +105,8 @@ def change(weights: Weights, before: Change) -> Change:
         if halves.b in weights and ".lora_" not in name:
             after = weights.stored(halves.b) @ weights.stored(halves.a)
             a = before.get(halves.a, weights.stored(halves.a))
-            found[name] = scale_of(weights) * (after - before[halves.b] @ a)
+            b = before.get(halves.b, weights.stored(halves.b))
+            found[name] = scale_of(weights) * (after - b @ a)
         elif name in before and ".lora_" not in name:
             found[name] = weights.stored(name) - before[name]
     return found
@@ -124,7 +127,10 @@ def measure(
     """The cosines of a method."""
     model, run_method, loss, data = opened(task, how, threads)
     weights, batch = model.weights, batch_of(data)
-    before = {name: weights.stored(name).copy() for name in weights.trained}
+    head = adapter(model.architecture.TOKENS).a
+    with as_it_came(model):
+        parts = [*weights.trained, head] if head in weights else weights.trained
+        before = {name: weights.stored(name).copy() for name in parts}
     done = History()
     cosines, total = [], {}
     for number in range(steps):
@@ -133,8 +139,8 @@ def measure(
         cosines.append(cosine(moved, true))
         for name, values in moved.items():
             total[name] = total.get(name, 0) + values / dot(moved, moved) ** 0.5
-        for name, values in before.items():
-            weights.stored(name)[...] = values
+        for name in weights.trained:
+            weights.stored(name)[...] = before[name]
     is_two_sided = how.forwards == 2
     at_theta = float(loss(weights.view(), batch)[0])
     return {

@@ -3,6 +3,7 @@ engine."""
 
 from __future__ import annotations
 
+import tracemalloc
 from functools import partial
 
 import numpy as np
@@ -16,8 +17,11 @@ from tinyzo.models import activations
 from tinyzo.models.activations import (
     PRIOR,
     RIDGE,
+    SIDE,
     Errors,
     errors,
+    fit_bytes,
+    fitted_at_once,
     fitted_rows,
     foretelling,
     lead_by_errors,
@@ -234,3 +238,23 @@ def test_the_error_is_the_slope_of_the_loss():
         slope = (loss(scores + step) - loss(scores - step)) / 2e-5
         assert found[at] == pytest.approx(slope, abs=1e-8)
     assert found[1, 2] == 0
+
+
+@pytest.mark.parametrize("shape", [(3000, 300), (300, 3000)])
+def test_a_fit_holds_what_is_planned_for_it(shape):
+    x = np.ones(shape, np.float32)
+    x += np.arange(x.size, dtype=np.float32).reshape(shape) % 7
+    e = np.ones((len(x), 1))
+    tracemalloc.start()
+    try:
+        foretelling(x, e, 1.0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < fit_bytes(*shape) < 4 * peak
+
+
+def test_wide_inputs_are_fitted_a_few_at_a_time():
+    assert fitted_at_once(4096, 768) == 4096
+    assert fitted_at_once(4096, 4096) == SIDE
+    assert fitted_at_once(256, 4096) == 256

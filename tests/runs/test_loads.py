@@ -9,14 +9,17 @@ import pytest
 from questions import ROWS, write_questions
 
 from tinyzo.batch import Batch
-from tinyzo.models.model import load
+from tinyzo.models.model import load, open_model
+from tinyzo.runs import memory
+from tinyzo.runs import start as start_of
 from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.runs.data import Data, bind_task, load_data
 from tinyzo.runs.evaluate import evaluate
 from tinyzo.runs.loads import loads_of
 from tinyzo.runs.memory import Load
 from tinyzo.runs.methods import method_of
-from tinyzo.runs.settings import RunSettings, Settings
+from tinyzo.runs.run import prepare
+from tinyzo.runs.settings import SHIPPED, RunSettings, Settings
 from tinyzo.text.packing import packed_size
 from tinyzo.text.tasks import Example
 from tinyzo.zo.objectives import Objective
@@ -144,3 +147,29 @@ def test_parts_of_a_batch_are_as_large_as_may_be(
     step = opened.loads[0]
     for batch in opened.batches:
         assert len(batch.targets) <= step.scored(tokens_of(batch))
+
+
+@pytest.mark.parametrize("train", ["lora-act", "lora-fit", "head-fit"])
+def test_what_comes_before_the_first_step_is_planned(train):
+    """Its inputs are of at most so many rows, and of the widest matrix that is adapted."""
+    model = open_model(SHIPPED / "opt-tiny")
+    settings = Settings(model="opt-tiny", train=train, batch_size=BATCH).resolve("opt")
+    prepare(model, settings)
+    bound = bind_task(model, settings)
+    data = load_data(bound, settings)
+    found = loads_of(Objective(model, bound), data, BATCH, method_of(settings))
+    (start,) = (each for each in found if each.widest)
+    rows = BATCH if train == "lora-act" else start_of.ROWS
+    longest = sorted(map(packed_size, data.train), reverse=True)
+    assert start.tokens == sum(longest[:rows])
+    config = model.config
+    assert start.widest == (config.hidden_size if train == "lora-act" else config.ffn_dim)
+    plain = settings.replace(train="lora-fa")
+    others = loads_of(Objective(model, bound), data, BATCH, method_of(plain))
+    assert not any(each.widest for each in others)
+    choices = {"engine": "numba", "residency": "resident"}
+    with_start, without = (
+        memory.choose(model, settings.replace(**choices), loads).parts for loads in (found, others)
+    )
+    assert "fit" not in without
+    assert train == "lora-act" or "fit" in with_start

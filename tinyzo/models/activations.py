@@ -30,9 +30,12 @@ from tinyzo.engine.weights import Weights
 from tinyzo.errors import ConfigError
 
 Float64 = NDArray[np.float64]
+Real = Array | Float64
 RIDGE = 0.1  # c, as a share of the mean of X^T X's diagonal
 PRIOR = 13  # c of D, in mean squares of X: as RIDGE for 128 rows, and no less for fewer
 TINY = 1e-30  # the least length, since inputs may foretell nothing
+BLOCK = 256  # rows of a product in float64
+SIDE = 1024  # the most that a Gram matrix has: 8 MB
 ROUNDS = 100  # of ridge regressions that make D
 Result = TypeVar("Result")
 Seen = Callable[[str, Array], None]  # the name of a matrix, and its inputs, f32[N, in]
@@ -112,16 +115,32 @@ def lead_by_errors(weights: Weights, parts: Iterable[Errors]) -> None:
 
         def lead(name: str, x: Array, part: Errors = part) -> None:
             if name in adapters:
-                wide = x.astype(np.float64)
-                c = RIDGE * np.square(wide).sum() / wide.shape[1]
-                fit = foretelling(wide, part.of_inputs(len(x))[:, :-1], c)
+                c = RIDGE * float(np.vdot(x, x)) / x.shape[1]
+                fit = foretelling(x, part.of_inputs(len(x))[:, :-1], c)
                 sums[name] += fit
-                squares[name] += np.square(wide @ fit.T).mean(axis=0)
+                squares[name] += np.square(x @ fit.T.astype(np.float32)).mean(axis=0)
 
         watch(weights, part.forward, lead)
     lengths = {name: np.sqrt(square)[:, None] for name, square in squares.items()}
     found = {name: total / np.maximum(lengths[name], TINY) for name, total in sums.items()}
     set_a(weights, adapters, found)
+
+
+def widest(weights: Weights) -> int:
+    """The most inputs that an adapted matrix has."""
+    return max(weights.shape(halves.a)[1] for halves in adapters_in(weights).values())
+
+
+def fitted_at_once(tokens: int, widest: int) -> int:
+    """So many of the tokens that no Gram matrix is larger than SIDE, where inputs are so wide."""
+    return tokens if widest <= SIDE else min(tokens, SIDE)
+
+
+def fit_bytes(tokens: int, widest: int) -> int:
+    """What the fit of so many inputs of the widest matrix holds: a Gram matrix, a solver's copy of
+    it, and blocks of inputs, in float64."""
+    side = min(tokens, widest)
+    return 8 * (2 * side * side + BLOCK * max(2 * side, widest))
 
 
 def adapters_in(weights: Weights) -> dict[str, Halves]:
@@ -150,23 +169,38 @@ def leading_directions(x: Array, rank: int) -> Array:
 
     x: f32[N, D]; returns f32[rank, D], whose rows beyond the N-th or the D-th are 0
     """
-    _, _, found = np.linalg.svd(x.astype(np.float64), full_matrices=False)
-    a = np.zeros((rank, x.shape[1]), np.float32)
+    count, width = x.shape
+    if width <= count:
+        found = np.linalg.eigh(product(x, x)).eigenvectors.T[::-1]
+    else:
+        squares, u = np.linalg.eigh(product(x.T, x.T))
+        lengths = np.sqrt(np.maximum(squares, TINY))
+        found = product(u / lengths, x)[::-1]
+    a = np.zeros((rank, width), np.float32)
     for row, direction in zip(a, found, strict=False):
         largest = direction[np.abs(direction).argmax()]
         row[...] = direction * np.sign(largest)
     return a
 
 
-def foretelling(x: Float64, e: Float64, c: float) -> Float64:
+def foretelling(x: Real, e: Float64, c: float) -> Float64:
     """Ridge regression of e on x: e^T x (x^T x + c I)^-1, by the smaller of the two Gram matrices.
 
     x: [N, D]; e: [N, C]; returns [C, D]
     """
     count, width = x.shape
     if width <= count:
-        return np.linalg.solve(x.T @ x + c * np.eye(width), x.T @ e).T
-    return np.linalg.solve(x @ x.T + c * np.eye(count), e).T @ x
+        return np.linalg.solve(product(x, x) + c * np.eye(width), product(x, e)).T
+    return product(np.linalg.solve(product(x.T, x.T) + c * np.eye(count), e), x)
+
+
+def product(a: Real, b: Real) -> Float64:
+    """a^T b in float64, whose operands are never all float64 at once."""
+    total = np.zeros((a.shape[1], b.shape[1]))
+    for start in range(0, len(a), BLOCK):
+        rows = slice(start, start + BLOCK)
+        total += a[rows].astype(np.float64).T @ b[rows].astype(np.float64)
+    return total
 
 
 def fitted_rows(x: Float64, scores: Float64, labels: Integers) -> Float64:

@@ -7,9 +7,12 @@ alone. An evaluation reads all candidates, or has answers written.
 from collections.abc import Sequence
 from operator import truediv
 
+from tinyzo.models.activations import widest
 from tinyzo.runs.data import Data
 from tinyzo.runs.memory import Load
 from tinyzo.runs.methods import RunMethod
+from tinyzo.runs.settings import RunSettings
+from tinyzo.runs.start import LED, rows_read
 from tinyzo.text.packing import packed_size
 from tinyzo.text.tasks import Example
 from tinyzo.zo.objectives import Objective
@@ -19,9 +22,18 @@ def loads_of(objective: Objective, data: Data, batch_size: int, method: RunMetho
     """All that a run computes, its steps first."""
     evaluations = [_scoring(objective, rows) for rows in (data.dev, data.test)]
     loads = [step_load(objective, data.train, batch_size, method), *evaluations]
+    if method.settings.train in LED:
+        loads.append(_start(objective, data.train, method.settings))
     if objective.bound.task.is_generated:
         loads.append(_writing(objective, data.test))
     return loads
+
+
+def _start(objective: Objective, examples: Sequence[Example], settings: RunSettings) -> Load:
+    """What is read before the first step: at most its longest examples."""
+    longest_first = sorted(examples, key=packed_size, reverse=True)
+    load = _scoring(objective, longest_first[: rows_read(settings)])
+    return load._replace(widest=widest(objective.model.weights))
 
 
 def step_load(

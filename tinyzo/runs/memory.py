@@ -23,6 +23,7 @@ from tinyzo.engine.tiles import TILE, tile_rows
 from tinyzo.errors import ConfigError
 from tinyzo.machine.cpus import default_threads
 from tinyzo.machine.memory import free_bytes, resident_bytes, status_bytes
+from tinyzo.models.activations import fit_bytes, fitted_at_once
 from tinyzo.models.architecture import ModelConfig
 from tinyzo.models.generate import AT_ONCE, READ_AT_ONCE
 from tinyzo.models.model import Model
@@ -58,6 +59,7 @@ class Load(NamedTuple):
     seen:    the most tokens that one token sees; 0: all of its example
     is_written: whether texts grow token by token; the tokens are then of whole texts, and a target
         of each text is scored at a time
+    widest:  the inputs of the widest matrix that a run's start fits, by NumPy; 0: it is none
     """
 
     tokens: int
@@ -68,6 +70,7 @@ class Load(NamedTuple):
     share: float = 1.0
     seen: int = 0
     is_written: bool = False
+    widest: int = 0
 
     def scored(self, tokens: int) -> int:
         """Targets among so many tokens, at most."""
@@ -221,6 +224,7 @@ def _computing(model: Model, engine: str, threads: int, tokens: int, load: Load)
     code: of the numba engine, as far as it is not loaded yet
     tiles: w, z and the work of making z; activations in bfloat16, and products of one tile
     past: keys and values, where texts are written
+    fit: Gram matrices of inputs, and what solves them
     backward: the gradient, what goes into each layer, and what one layer keeps besides
     """
     parts = {"interpreter": resident_bytes()}
@@ -234,7 +238,10 @@ def _computing(model: Model, engine: str, threads: int, tokens: int, load: Load)
             tokens = max(load.longest, min(READ_AT_ONCE, kept))
             sizes = (model.config.num_hidden_layers, model.config.hidden_size)
             parts["past"] = past_bytes(*sizes, kept)
-    if engine == "numpy":
+    if load.widest:
+        tokens = max(load.longest, fitted_at_once(tokens, load.widest))
+        parts["fit"] = fit_bytes(tokens, load.widest)
+    if engine == "numpy" or load.widest:
         parts |= _in_numpy(model, tokens, load)
     elif engine == "onnx":
         parts |= _in_onnx(model, tokens, load, most_probes(tokens, most))

@@ -29,10 +29,12 @@ from tinyzo.models.activations import (
     Errors,
     Float64,
     errors,
+    fitted_at_once,
     fitted_rows,
     lead_by_errors,
     lead_by_inputs,
     watch,
+    widest,
 )
 from tinyzo.models.model import Model
 from tinyzo.runs.bounded import BoundedLoss
@@ -62,9 +64,9 @@ def make_start(loss: BoundedLoss, data: Data, settings: RunSettings) -> None:
     micro-batch has them; lora-fit and head-fit by two, over ROWS rows."""
     objective = loss.objective
     weights = objective.model.weights
-    count = settings.batch_size if settings.train == "lora-act" else ROWS
-    rows = batch_rows(0, len(data.train), count, settings.data_seed)
-    parts = micro_batches([data.train[row] for row in rows], loss.max_tokens)
+    rows = batch_rows(0, len(data.train), rows_read(settings), settings.data_seed)
+    tokens = fitted_at_once(loss.max_tokens, widest(weights))
+    parts = micro_batches([data.train[row] for row in rows], tokens)
     if settings.train == "lora-act":
         first = next(parts)
         lead_by_inputs(weights, lambda theta: objective.sums(theta, first))
@@ -105,6 +107,11 @@ def fit_head(objective: Objective, readings: Sequence[Reading]) -> list[Reading]
     tokens = [model.tokenizer.encode(word)[0] for word in objective.bound.task.fixed_words]
     model.weights.stored(a)[...] = model.weights.stored(b)[tokens].T @ d
     return [r._replace(scores=r.scores + np.concatenate(r.states) @ d.T) for r in readings]
+
+
+def rows_read(settings: RunSettings) -> int:
+    """At most."""
+    return settings.batch_size if settings.train == "lora-act" else ROWS
 
 
 def passes_before(settings: RunSettings, rows: int) -> int:
