@@ -140,7 +140,7 @@ def fit_bytes(tokens: int, widest: int) -> int:
     """What the fit of so many inputs of the widest matrix holds: a Gram matrix, a solver's copy of
     it, and blocks of inputs, in float64."""
     side = min(tokens, widest)
-    return 8 * (2 * side * side + BLOCK * max(2 * side, widest))
+    return 8 * (2 * side * side + BLOCK * (2 * side + widest))
 
 
 def adapters_in(weights: Weights) -> dict[str, Halves]:
