@@ -43,7 +43,7 @@ from pathlib import Path
 from typing import Any
 
 import common
-from figures import TUNING_SEED, finals, reach
+from figures import TUNING_SEED, curve_of, finals, reach
 
 import tinyzo
 from tinyzo.errors import NumericError, UsageError
@@ -351,7 +351,7 @@ def line_of(runs: list[dict[str, Any]], mezo: list[dict[str, Any]]) -> list[str]
     tops = [max(a for _, a, _ in r["dev"]) for r in whole]
     lows = [min(loss for *_, loss in r["dev"]) for r in whole]
     goals = [statistics.mean(r["dev"][-1][c] for r in mezo) if mezo else math.nan for c in (1, 2)]
-    passes = [reached([r["dev"] for r in whole], c, goals[c - 1]) for c in (1, 2)]
+    passes = [reached(list(map(curve_of, whole)), c, goals[c - 1]) for c in (1, 2)]
     broken = f" ({len(runs) - len(whole)} broke down)" if len(whole) < len(runs) else ""
     return [
         first["method"] + broken, f"{first['lr']:.0e}", str(first["forwards_per_step"]),

@@ -432,6 +432,16 @@ class Reach:
     curves: int
 
 
+def curve_of(run: Record) -> Curve:
+    """A run's evaluations on dev. Until its first step the model is as it came, also after the
+    passes that some methods make before it."""
+    first, *others = run["dev"]
+    if not others or "settings" not in run:  # of records that are older than such methods
+        return run["dev"]
+    before = others[0][0] - run["settings"]["eval_every"] * run["forwards_per_step"]
+    return [first, [before, *first[1:]], *others] if before > 0 else run["dev"]
+
+
 def reach(curves: Sequence[Curve], column: int, target: float) -> Reach:
     """When the mean of the curves has the target for good, linearly between evaluations.
 
@@ -491,7 +501,7 @@ def passes() -> Table:
     """From how many passes on the mean stays at MeZO's final accuracy, and at its final loss."""
 
     def cell(runs: list[Record], mezo: list[Record]) -> str:
-        curves = [run["dev"] for run in runs]
+        curves = list(map(curve_of, runs))
         both = (reach(curves, column, mean_end(mezo, column)) for column in (1, 2))
         return " / ".join(map(said, both))
 
@@ -599,7 +609,7 @@ def rival() -> Table:
     for task, name in sorted(found, key=lambda key: (TASKS.index(key[0]), order.index(key[1]))):
         runs = found[task, name]
         mezo = found.get((task, "mezo"), [])
-        at = reach([run["dev"] for run in runs], 2, mean_end(mezo, 2)) if mezo else None
+        at = reach(list(map(curve_of, runs)), 2, mean_end(mezo, 2)) if mezo else None
         since = f"{at.since:.0f}" if at and at.since is not None else "-"
         ends = [f"{mean_end(runs, 1):.3f}", f"{mean_end(runs, 2):.3f}"]
         rows.append([task, f"`{name}`", f"{runs[0]['lr']:.0e}", *ends, since])

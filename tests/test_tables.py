@@ -52,6 +52,16 @@ def test_a_mean_is_at_its_target_from_where_it_stays_there(figures):
     assert figures.reach([touched_twice], column=2, target=0.5).since is None
 
 
+def test_passes_before_the_first_step_learn_nothing(figures):
+    settings, first, later = {"eval_every": 10}, [0, 0.5, 1.0], [36, 0.7, 0.8]
+    run = {"settings": settings, "forwards_per_step": 2, "dev": [first, later]}
+    assert figures.curve_of(run) == [first, [16, 0.5, 1.0], later]
+    assert figures.reach([figures.curve_of(run)], 1, 0.6).since == pytest.approx(26)
+    plain = run | {"dev": [first, [20, 0.7, 0.8]]}
+    assert figures.curve_of(plain) == plain["dev"]
+    assert figures.curve_of(run | {"dev": [first]}) == [first]
+
+
 def test_the_tables_of_mezo_stand_beside_the_published_figures(figures):
     def line(model, row, score, k_shot=16, task="SST-2"):
         return {"model": model, "task": task, "k_shot": k_shot, "row": row, "score": score}
