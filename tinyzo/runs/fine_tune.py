@@ -74,6 +74,11 @@ class FineTune(Tuned):
         self.models = [model_path(place)]
 
     @property
+    def is_sum(self) -> bool:
+        """Whether it is more, or less, than one whole fine-tune."""
+        return len(self.parts) > 1 or self.parts[0].weight != 1
+
+    @property
     def wanted(self) -> str:
         """The base that it needs, in words."""
         return f"{self.head['name']}, SHA-256 {self.head['base'][:12]}"
@@ -83,7 +88,11 @@ class FineTune(Tuned):
             return []
         if step is not None:
             raise RunError(f"{self.path}: no step {step}", "it has one theta: leave out --step")
-        return [taken for part in self.parts for taken in part.steps()]
+        way = [taken for part in self.parts for taken in part.steps()]
+        if self.is_sum and self.settings.update != "adamezo":
+            terms = tuple(term for _, taken in way for term in taken.terms)
+            return [Taken(0, Step((), 0.0, terms))]  # 16-bit weights are rounded once
+        return way
 
     def read_start(self, weights: Weights) -> None:
         own = factors_of(weights)
@@ -96,11 +105,11 @@ class FineTune(Tuned):
             half[...] = values.reshape(half.shape)
 
     def missing_base(self) -> str:
-        return f"{self.path}: its base ({self.wanted}) is not at {self.models[0]}"
+        return f"{self.path} needs its base ({self.wanted}), which is not at {self.models[0]}"
 
     def other_base(self, path: Path, found: str) -> RunError:
-        why = f"{self.path} is not of {path}, whose SHA-256 is {found[:12]}"
-        return RunError(why, f"it needs {self.wanted}: name that, as BASE+{self.path.name}")
+        why = f"{self.path} needs its base ({self.wanted}), and {path} has SHA-256 {found[:12]}"
+        return RunError(why, f"name that: --model BASE+{self.path.name}")
 
     def has_data(self) -> bool:
         return bool(self.head["data_ships"])

@@ -43,6 +43,8 @@ MOST_TERMS = 1 << 16  # of a step: 255 queries of 255 steps, and one more
 MOST_STEPS = 1 << 32
 LARGEST = float(np.finfo(np.float32).max)  # that a coefficient may be
 COPY = "ask for the file again, or share the run once more"
+EVALUATIONS = {"dev", "test", "test_zero_shot"}
+SCORES = {"examples", "accuracy", "loss", "f1", "exact_match"}
 # The fields of a head and their types.
 FIELDS: dict[str, type] = {
     "tinyzo": str,
@@ -212,7 +214,7 @@ def _is_possible(name: str, value: object) -> bool:
         case "steps", list():
             return all(map(_is_stretch, value)) and all(a[1] < b[0] for a, b in pairwise(value))
         case "scores", dict():
-            return all(map(_is_score, value.values()))
+            return value.keys() <= EVALUATIONS and all(map(_is_score, value.values()))
     return True
 
 
@@ -225,7 +227,7 @@ def _is_stretch(value: object) -> bool:
 
 def _is_score(value: object) -> bool:
     """Whether this is an evaluation: numbers by name."""
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or not value.keys() <= SCORES:
         return False
     numbers = [each for each in value.values() if each is not None]
     return all(type(n) in (int, float) and math.isfinite(n) and abs(n) < LARGEST for n in numbers)

@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 from tinyzo.errors import RunError, UsageError
 from tinyzo.runs.defaults import MODEL
+from tinyzo.runs.fine_tune import FineTune
 from tinyzo.runs.fine_tune_file import MAGIC
-from tinyzo.runs.run import Run, Tuned, is_run
+from tinyzo.runs.run import Run, is_run
 from tinyzo.runs.settings import model_path
 from tinyzo.runs.sums import open_sum
 from tinyzo.system import os_errors
@@ -40,7 +41,7 @@ class Named(NamedTuple):
     files: list[Addend]
 
 
-def open_tuned(model: str | None, base: str | None = None) -> Tuned | None:
+def open_tuned(model: str | None, base: str | None = None) -> Run | FineTune | None:
     """The run, or the fine-tunes with their base, that `--model` names; None: a model.
 
     model: None: the one that ships
@@ -61,7 +62,7 @@ def open_tuned(model: str | None, base: str | None = None) -> Tuned | None:
     return open_sum(model, named.files, named.base or base)
 
 
-def open_one(tuned: str, base: str | None = None) -> Tuned:
+def open_one(tuned: str, base: str | None = None) -> Run | FineTune:
     """The same of what is no model; raises RunError for one, too."""
     return open_tuned(tuned, base) or Run.open(Path(tuned), base)
 

@@ -96,7 +96,7 @@ class Tuned(ABC):
 
         raises: RunError when it is nowhere, or its files have changed since, or those of its start
         """
-        path = self._base()
+        path = self.find_base()
         if len(self.models) > 1:
             self.settings = self.settings.replace(model=str(path))
         s = self.settings
@@ -105,8 +105,11 @@ class Tuned(ABC):
             self.read_start(model.weights)
         return model
 
-    def _base(self) -> Path:
-        """The first place of the model where its files have the hash of the base."""
+    def find_base(self) -> Path:
+        """The first place of the model where its files have the hash of the base.
+
+        raises: RunError when there is none
+        """
         there = [path for path in self.models if os.path.isdir(path)]
         if not there:
             raise RunError(self.missing_base(), NAME_BASE)

@@ -10,13 +10,12 @@ from tinyzo import __version__
 from tinyzo.errors import RunError
 from tinyzo.parsing import JsonObject
 from tinyzo.runs.fine_tune import KEPT, base_name, kind_of_z, seeds_of, zeroth_order
-from tinyzo.runs.fine_tune_file import Contents, pack, stretches
+from tinyzo.runs.fine_tune_file import SCORES, Contents, pack, stretches
 from tinyzo.runs.run import Run
 from tinyzo.runs.start import LED, factors_of
 from tinyzo.system import os_errors, write_file
 
 OTHER_OUTPUT = "name another --output"
-SCORES = ("examples", "accuracy", "loss", "f1", "exact_match")
 
 
 def share(run: Run, output: Path, step: int | None = None) -> Path:
@@ -31,7 +30,6 @@ def share(run: Run, output: Path, step: int | None = None) -> Path:
         raise RunError(f"{output}: there is something of that name", OTHER_OUTPUT)
     data = pack(contents_of(run, run.best_step() if step is None else step))
     with os_errors(RunError, output, OTHER_OUTPUT, f"or {OTHER_OUTPUT}", len(data)):
-        output.parent.mkdir(parents=True, exist_ok=True)
         write_file(output, data)
     return output
 
@@ -86,7 +84,7 @@ def scores_of(run: Run, step: int) -> JsonObject:
         "test_zero_shot": test.get(0),
     }
     return {
-        name: {score: event[score] for score in SCORES if score in event}
+        name: {score: value for score, value in event.items() if score in SCORES}
         for name, event in found.items()
         if event
     }

@@ -33,13 +33,13 @@ def open_sum(name: str, files: Sequence[tuple[Path, float]], base: str | None = 
     raises: as `read_part` does; RunError for a sum that there is none of
     """
     parts = [read_part(path, weight) for path, weight in files]
-    first = parts[0]
-    if len(parts) == 1 and first.weight == 1:
-        return FineTune(first.path, parts, base)
+    found = FineTune(Path(name), parts, base)
+    if not found.is_sum:
+        return FineTune(parts[0].path, parts, base)
     for part in parts:
         check_linear(part)
-        check_alike(first, part)
-    return FineTune(Path(name), parts, base)
+        check_alike(parts[0], part)
+    return found
 
 
 def check_linear(part: Part) -> None:
