@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 
 import numpy as np
 from fuzz.reader import Reader, place
 
-from tinyzo.errors import shown
+from tinyzo.errors import RunError, shown
 from tinyzo.runs.fine_tune import KEPT
 from tinyzo.runs.fine_tune_file import DIGEST, FIELDS, START, Contents, pack
 from tinyzo.runs.sums import open_sum
@@ -17,10 +18,11 @@ def read(data: bytes) -> None:
     """As it is, and as if its SHA-256 and the length of its head were right."""
     for each in (data, sealed(data)):
         path = place("one.tinyzo", each)
-        for weight in (1.0, -0.5):
-            found = open_sum("one", [(path, weight)])
-            assert shown(found.missing_base()).isprintable() and found.models
-            found.way(None)
+        found = open_sum("one", [(path, 1.0)])
+        assert shown(found.missing_base()).isprintable() and found.models
+        found.way(None)
+        with suppress(RunError):  # some are no part of a sum
+            open_sum("one", [(path, -0.5)]).way(None)
 
 
 def sealed(data: bytes) -> bytes:
@@ -40,7 +42,7 @@ def file(steps: list[list[int]], terms: int, decay: float, has_seeds: bool, **se
         "base": "ab" * 32,
         "data": "cd" * 32,
         "data_ships": True,
-        "settings": {"task": "topics", "seed": 3, "data_seed": 42, **settings},
+        "settings": {"seed": 3, "data_seed": 42, **settings},
         "scores": {"dev": {"examples": 48, "accuracy": 0.75, "loss": 0.5}},
         "z": "rademacher" if settings.get("method") == "fzoo" else "gaussian",
         "steps": steps,
@@ -53,15 +55,23 @@ def file(steps: list[list[int]], terms: int, decay: float, has_seeds: bool, **se
     return sealed(data[: START.size + size] + b"\n" + data[START.size + size :])
 
 
+OWN = {"template": "{text} It was <mask>.", "label_words": ["bad", "good"]}
 READER = Reader(
     read,
     seeds=[
-        file([[1, 4]], 1, 0.0, False, method="mezo", train="full"),
-        file([[1, 2], [5, 5]], 31, 1e-9, False, method="adamezo", queries=3, train="lora-fa"),
+        file([[1, 4]], 1, 0.0, False, task="topics", method="mezo"),
+        file(
+            [[1, 2], [5, 5]],
+            31,
+            1e-9,
+            False,
+            method="adamezo",
+            queries=3,
+            train="lora-fa",
+            window=10,
+        ),
         file([[7, 8]], 2, 0.0, True, method="fzoo", queries=2, lora_targets=["query"]),
-        file([], 1, 0.0, False, method="mezo", template="{text} It was <mask>.", task=None)
-        if False
-        else file([], 1, 0.0, False, method="mezo"),
+        file([], 1, 0.0, False, method="mezo", **OWN),
     ],
     words=[
         b"tinyzo-f",
