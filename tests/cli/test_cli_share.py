@@ -19,8 +19,9 @@ def file(home, tmp_path_factory):
 
 def test_share_says_what_it_wrote(home, tmp_path, capsys):
     output = tmp_path / "a.tinyzo"
-    found = document(capsys, "share", home / "roberta-run", "--output", output, "--step", 4)
+    found = document(capsys, "share", home / "roberta-run", "--output", output, "--step", 5)
     size = output.stat().st_size
+    assert read(output).numbers == [0, 1, 2, 3, 4]
     assert found == {"run": str(home / "roberta-run"), "output": str(output), "bytes": size}
     assert command("share", home / "roberta-run", "--output", output) == 1
     assert (

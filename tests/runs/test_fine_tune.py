@@ -119,6 +119,16 @@ def test_only_the_way_to_the_step_is_shared(made):
     assert len(contents.terms) == len(way) < 12
 
 
+def test_a_file_has_the_scores_of_its_step(made):
+    run, file = made("mezo")
+    scores = read(file).head["scores"]
+    best = Run.open(run).best_step()
+    for name in ("dev", "test"):
+        event = Run.open(run).evaluations(name)[best]
+        assert scores[name] == {key: event[key] for key in ("examples", "accuracy", "loss")}
+    assert best > 0 and scores["test_zero_shot"]["loss"] == Run.open(run).result["loss_zero_shot"]
+
+
 def test_replay_writes_the_same_folder(home, made, tmp_path):
     run, file = made("mezo")
     one = tinyzo.replay(run, tmp_path / "one")
@@ -210,6 +220,15 @@ def test_a_sum_is_what_it_says(home, made, name):
     assert same(theta(tinyzo.load(alone)), one)
 
 
+def test_adamezo_is_scaled_by_its_rate(home, made):
+    _, file = made("adamezo")
+    alone = open_tuned(f"{home / BASE}+{file}")
+    half = open_tuned(f"{home / BASE}+{file}@0.5")
+    for whole, scaled in zip(alone.parts[0].steps(), half.parts[0].steps(), strict=True):
+        *own, (seed, rate) = whole.step.terms
+        assert scaled.step.terms == (*own, (seed, 0.5 * rate))
+
+
 def test_sixteen_bit_weights_are_rounded_once(home, made):
     _, file = made("", "--dtype", "bf16")
     (taken,) = open_tuned(f"{home / BASE}+{file}@0.5").way(None)
@@ -244,7 +263,7 @@ def test_what_is_no_sum_is_refused(home, made, one, two, why):
 # -- names -------------------------------------------------------------------------------------
 
 
-def test_paths_with_a_plus_are_themselves(home, made, tmp_path):
+def test_paths_with_a_plus_are_themselves(home, made, tmp_path, monkeypatch):
     _, file = made("mezo")
     folder = shutil.copytree(home / BASE, tmp_path / "c++" / "a+b")
     plus = shutil.copy(file, tmp_path / "c++" / "one+two.tinyzo")
@@ -259,6 +278,10 @@ def test_paths_with_a_plus_are_themselves(home, made, tmp_path):
     assert split(str(folder)) == (str(folder), [])
     (tmp_path / f"x+{file.name}").mkdir()
     assert split(str(tmp_path / f"x+{file.name}"))[1] == []
+    monkeypatch.chdir(tmp_path / "c++")
+    shutil.copy(file, "two.tinyzo")
+    assert split("a+b+one+two.tinyzo@2") == ("a+b", [(Path("one+two.tinyzo"), 2.0)])
+    assert split("one+two.tinyzo") == ("", [(Path("one+two.tinyzo"), 1.0)])
     assert split("no-such+model") == ("no-such+model", [])
     assert theta(tinyzo.load(f"{folder}+{plus}"))
 

@@ -138,10 +138,10 @@ def parse(data: bytes, path: Path) -> Contents:
     """The bytes of such a file. path: what errors name; raises as `read` does"""
     _check_whole(data, path)
     _, _, size = START.unpack_from(data)
-    body = data[START.size : -DIGEST]
+    body = memoryview(data)[START.size : -DIGEST]
     if size > min(MOST_HEAD, len(body)):
         _refuse(path, f"it claims a head of {size} bytes")
-    head = parse_json(body[:size], path)
+    head = parse_json(bytes(body[:size]), path)
     _check_head(head, path)
     count = sum(last - first + 1 for first, last in head["steps"])
     terms = head["terms"]
@@ -177,7 +177,7 @@ def _check_whole(data: bytes, path: Path) -> None:
     if version != FORMAT:
         hint = f"this tinyzo reads {FORMAT}: take a newer one, or {COPY}"
         _refuse(path, f"it is of format {version}", hint)
-    if hashlib.sha256(data[:-DIGEST]).digest() != data[-DIGEST:]:
+    if hashlib.sha256(memoryview(data)[:-DIGEST]).digest() != data[-DIGEST:]:
         _refuse(path, "it is not as it was written: its SHA-256 is another")
 
 

@@ -73,10 +73,9 @@ def split(model: str) -> Named:
     rest = model
     while rest and not os.path.isdir(model_path(rest)):
         starts = [0, *(place.end() for place in re.finditer(r"\+", rest))]
-        last = starts[-1]
-        start = next((s for s in (0, *starts[::-1]) if is_fine_tune(addend(rest[s:]).path)), None)
-        if start is None and addend(rest[last:]).path.suffix == SUFFIX:
-            start = last  # a file that is not there, which reading it says
+        start = next((s for s in starts if is_fine_tune(addend(rest[s:]).path)), None)
+        if start is None and addend(rest[starts[-1] :]).path.suffix == SUFFIX:
+            start = starts[-1]  # a file that is not there, which reading it says
         if start is None:
             break
         files.insert(0, addend(rest[start:]))
