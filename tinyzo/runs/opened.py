@@ -89,6 +89,7 @@ def _open_run(run: Tuned, given: Settings, needs_data: bool, zero_shot: bool) ->
     choices = given.given() | {"model": run.settings.model}
     settings = known.replace(**choices)
     if is_same_task and needs_data and given.data is None:
+        run.bases()  # which is said first, and both before the terms are added up
         run.check_data()
     model = tuned_model(run, 0 if zero_shot else None, given.engine or "auto")
     resolved = settings.resolve(model.family, needs_data)

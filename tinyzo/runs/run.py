@@ -105,15 +105,19 @@ class Tuned(ABC):
             self.read_start(model.weights)
         return model
 
+    def bases(self) -> list[Path]:
+        """The places of the model at which there is a folder; raises RunError when there is none"""
+        there = [path for path in self.models if os.path.isdir(path)]
+        if not there:
+            raise RunError(self.missing_base(), NAME_BASE)
+        return there
+
     def find_base(self) -> Path:
         """The first place of the model where its files have the hash of the base.
 
         raises: RunError when there is none
         """
-        there = [path for path in self.models if os.path.isdir(path)]
-        if not there:
-            raise RunError(self.missing_base(), NAME_BASE)
-        for path in there:
+        for path in self.bases():
             found = fingerprint(*peft.parts(path))
             if found == self.about["base"]:
                 return path
