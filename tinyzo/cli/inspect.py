@@ -54,7 +54,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from tinyzo.cli.suggest import check_model
     from tinyzo.runs.exported import is_export
     from tinyzo.runs.named import open_tuned
-    from tinyzo.runs.run import prepare
 
     check_model(options.path)
     if is_export(Path(options.path)):
@@ -67,19 +66,28 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "family": seen.family,
     }
     if seen.model is None:
-        shown = _show(result | {"missing": seen.missing}, [], options.json)
-        return shown | {"plan": {}, "plans": []}
-    names = seen.model.weights.names()  # the model's own: `prepare` may add adapters
-    if tuned:
-        prepare(seen.model, seen.settings)
+        printed = _show(result | {"missing": seen.missing}, [], options.json)
+        return printed | {"plan": {}, "plans": []}
+    return _inspect_model(seen, seen.model, result, options)
+
+
+def _inspect_model(
+    seen: Seen, model: Model, result: dict[str, Any], options: argparse.Namespace
+) -> dict[str, Any]:
+    """The same with what its model takes. result: what is known without it"""
+    from tinyzo.runs.run import prepare
+
+    names = model.weights.names()  # the model's own: `prepare` may add adapters
+    if seen.about:
+        prepare(model, seen.settings)
     settings = seen.settings.replace(memory_budget=options.memory_budget)
-    chosen, plans = _plans(seen.model, settings, options)
-    result |= {**_sizes(seen.model.weights, names), "plan_bytes": chosen.total}
-    if "fine_tune" not in seen.about:
+    chosen, plans = _plans(model, settings, options)
+    result |= {**_sizes(model.weights, names), "plan_bytes": chosen.total}
+    if "fine_tune" not in seen.about:  # which is no run to go on with
         step_bytes = seen.about.get("step_bytes", STEP_BYTES)
-        result["written"] = _written(seen.model.weights, step_bytes)
-    shown = _show(result, plans, options.json)
-    return shown | {"plan": chosen.parts, "plans": [plan._asdict() for plan in plans]}
+        result["written"] = _written(model.weights, step_bytes)
+    printed = _show(result, plans, options.json)
+    return printed | {"plan": chosen.parts, "plans": [plan._asdict() for plan in plans]}
 
 
 # What an app has to know of an export, of the fields of its tinyzo.json.
