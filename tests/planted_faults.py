@@ -1882,6 +1882,77 @@ FAULTS = (
         "what a page lacks is not said",
         "cli/test_cli_report.py::test_a_run_that_is_unfinished_is_said",
     ),
+    # -- fine-tunes as files
+    Fault(
+        "runs/fine_tune_file.py",
+        "hashlib.sha256(memoryview(data)[:-DIGEST]).digest() != data[-DIGEST:]",
+        "False",
+        "a flipped bit of a file is not noticed",
+        "runs/test_fine_tune.py::test_a_damaged_file_is_refused_at_every_byte",
+    ),
+    Fault(
+        "runs/fine_tune_file.py",
+        "if size + sum(sizes.values()) != len(body):",
+        "if False:",
+        "a file's sizes are believed",
+        "runs/test_fine_tune.py::test_an_impossible_head_is_refused",
+    ),
+    Fault(
+        "runs/fine_tune.py",
+        "own[at - age] if age <= at else seeds",
+        "own[max(0, at - age)]",
+        "a first step looks back on the wrong seeds",
+        "runs/test_fine_tune.py::test_a_file_is_what_the_run_is",
+    ),
+    Fault(
+        "runs/fine_tune.py",
+        "yield Taken(number, Step((), 0.0, terms, decay))",
+        "yield Taken(number, Step((), 0.0, terms))",
+        "a file's weight decay is forgotten",
+        "runs/test_fine_tune.py::test_a_file_is_what_the_run_is",
+    ),
+    Fault(
+        "runs/share.py",
+        "seeds=None if is_by_rule else seeds",
+        "seeds=None",
+        "seeds that follow no rule are not stored",
+        "runs/test_fine_tune.py::test_seeds_that_follow_no_rule_are_stored",
+    ),
+    Fault(
+        "runs/share.py",
+        'run.evaluations("dev").get(step)',
+        'run.evaluations("dev").get(0)',
+        "a file has the scores of another step",
+        "runs/test_fine_tune.py::test_a_file_has_the_scores_of_its_step",
+    ),
+    Fault(
+        "runs/sums.py",
+        "    for part in parts:\n        check_linear(part)\n",
+        "    for part in parts:\n",
+        "a sum with weight decay is made",
+        "runs/test_fine_tune.py::test_what_is_no_sum_is_refused",
+    ),
+    Fault(
+        "zo/updates.py",
+        "return (*own, (seed, factor * lr))",
+        "return (*own, (seed, lr))",
+        "adamezo's terms have no weight in a sum",
+        "runs/test_fine_tune.py::test_adamezo_is_scaled_by_its_rate",
+    ),
+    Fault(
+        "runs/named.py",
+        "for s in starts if",
+        "for s in starts[::-1] if",
+        "a file with a + in its name is taken to pieces",
+        "runs/test_fine_tune.py::test_paths_with_a_plus_are_themselves",
+    ),
+    Fault(
+        "cli/share.py",
+        "Path(options.output), options.step)",
+        "Path(options.output))",
+        "an option is not heeded",
+        "cli/test_cli_share.py::test_share_says_what_it_wrote",
+    ),
 )
 
 

@@ -14,9 +14,13 @@ import pytest
 import tinyzo
 from tinyzo.checkpoints.safetensors import SafetensorsFile
 from tinyzo.runs import export
+from tinyzo.runs.fine_tune import seeds_of, zeroth_order
+from tinyzo.runs.fine_tune_file import Contents, pack
 from tinyzo.runs.history import Return
 from tinyzo.runs.journal import Header, Journal
+from tinyzo.runs.run import Run
 from tinyzo.runs.settings import model_path
+from tinyzo.runs.share import head_of
 from tinyzo.zo.mezo import Step
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "formats.md"
@@ -55,6 +59,37 @@ def test_the_documented_reader_reads_a_journal(reader, run):
     assert [step["terms"][0][0] for step in steps] == [line["seed"] for line in lines]
     said = [(line["step"], line["projected_gradient"]) for line in lines]
     assert [(step["step"], step["projected_gradient"]) for step in steps] == said
+
+
+@pytest.mark.parametrize("name", ["lm_head.bias", "lm_head.dense.weight"])
+def test_the_documented_reader_reads_a_fine_tune(reader, run, tmp_path, name):
+    """Its numbers are the journal's, and its weights those of replay, by the page's own code."""
+    file = tinyzo.share(run, tmp_path / "a.tinyzo", step=3)
+    head, steps = reader["read_fine_tune"](file.read_bytes())
+    _, recorded = reader["read_journal"](run.journal_path.read_bytes())
+    assert head["base"] == run.about["base"] and head["steps"] == [[1, 3]]
+    assert steps == [(step["decay"], step["terms"]) for step in recorded]
+    w = tinyzo.load("roberta-tiny", dtype="f32").weights.read(name)
+    for decay, ((seed, coefficient),) in steps:
+        z = reader["gaussian"](seed, name, w.size).reshape(w.shape)
+        w = np.float32(1 - decay if w.ndim > 1 else 1) * w + np.float32(coefficient) * z
+    assert w.tobytes() == tinyzo.load(f"roberta-tiny+{file}").weights.read(name).tobytes()
+
+
+def test_the_documented_seeds_of_a_fine_tune_are_those_of_any_update(reader, run, monkeypatch):
+    """Of an update that looks back, of several queries, and of steps that were left out."""
+    monkeypatch.setattr(tinyzo.Run, "evaluations", lambda run, split: {})
+    settings = run.settings.replace(update="adamezo", window=3, queries=2)
+    numbers = [0, 1, 5, 6, 9]
+    method = zeroth_order(settings)
+    head = head_of(Run(run.path, settings, run.about), 9, numbers)
+    terms = np.arange(5 * 7.0).reshape(5, 7)
+    data = pack(Contents(head, np.zeros(0, np.float32), np.zeros(5), None, terms))
+    _, steps = reader["read_fine_tune"](data)
+    seeds = [[seed for seed, _ in pairs] for _, pairs in steps]
+    assert seeds == seeds_of(numbers, method).tolist()
+    stored = pack(Contents(head, np.ones(4, np.float32), np.ones(5), np.array(seeds, "u8"), terms))
+    assert [pairs for _, pairs in reader["read_fine_tune"](stored)[1]] == [p for _, p in steps]
 
 
 def test_the_documented_step_seed_is_the_run_s(reader, run):

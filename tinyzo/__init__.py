@@ -27,11 +27,11 @@ __version__ = "0.2.0"
 __all__ = ["Model", "Probe", "Run", "Settings", "Weights", "__version__", "evaluate", "generate"]
 __all__ += ["export_onnx", "finetune", "load", "mezo_step", "noise", "predict", "replay", "report"]
 __all__ += ["CheckpointError", "ConfigError", "DataError", "NumericError", "RunError", "zo_step"]
-__all__ += ["ShapeError", "TinyzoError", "TokenizerError", "UsageError"]
+__all__ += ["ShapeError", "TinyzoError", "TokenizerError", "UsageError", "share"]
 
 # Where a name lives; its module is imported when the name is first asked for.
 _API = ["evaluate", "export_onnx", "finetune", "generate", "load", "predict", "replay", "report"]
-_HOMES = dict.fromkeys(_API, "tinyzo.runs.api") | {
+_HOMES = dict.fromkeys([*_API, "share"], "tinyzo.runs.api") | {
     "Model": "tinyzo.models.model",
     "Probe": "tinyzo.engine.terms",
     "Run": "tinyzo.runs.run",
@@ -48,7 +48,7 @@ if TYPE_CHECKING:  # the same, for type checkers and editors
     from tinyzo.engine.weights import Weights
     from tinyzo.models.model import Model
     from tinyzo.runs.api import evaluate, export_onnx, finetune, generate  # isort: skip
-    from tinyzo.runs.api import load, predict, replay, report  # isort: skip
+    from tinyzo.runs.api import load, predict, replay, report, share  # isort: skip
     from tinyzo.runs.run import Run
     from tinyzo.runs.settings import Settings
     from tinyzo.zo.estimators import zo_step

@@ -31,6 +31,7 @@ FIXED = {
     "predict": "model engine task json",
     "generate": "model engine max-new-tokens temperature top-p stop seed json",
     "replay": "output json",
+    "share": "output step json",
     "report": "output json",
     "convert": "output json",
     "export": "format model task data template label-words train queries batch-size tokens output "

@@ -21,7 +21,7 @@ def mistakes(home: Path) -> dict[str, tuple[int, str]]:
     return {
         "tune": (
             2,
-            "COMMAND takes finetune, evaluate, predict, generate, replay, report, convert, export,",
+            "COMMAND takes finetune, evaluate, predict, generate, replay, share, report, convert,",
         ),
         "finetune --steps many": (2, "--steps takes a whole number, not 'many'"),
         "finetune --lr small": (2, "--lr takes a number, not 'small'"),

@@ -18,7 +18,7 @@ from tinyzo.errors import CheckpointError, RunError
 from tinyzo.runs import export
 from tinyzo.runs.journal import Header, Journal, read_journal
 from tinyzo.runs.run import Run
-from tinyzo.runs.snapshots import Snapshots, tuned_model, way_to
+from tinyzo.runs.snapshots import Snapshots, tuned_model
 from tinyzo.zo.mezo import Step
 
 # Says that it is ready, and begins when it is told to.
@@ -284,4 +284,4 @@ def test_a_run_that_goes_on_between_two_looks(home, tmp_path, monkeypatch):
         return found
 
     monkeypatch.setattr(Run, "best_step", then_a_step)
-    assert len(way_to(Run.open(shorter), None)) == best_step(run) == 6
+    assert len(Run.open(shorter).way(None)) == best_step(run) == 6

@@ -19,7 +19,7 @@ from tinyzo.runs.journal import read_journal
 from tinyzo.runs.lines import read_lines
 from tinyzo.runs.methods import method_of
 from tinyzo.runs.run import Run
-from tinyzo.runs.snapshots import Snapshots, tuned_model, way_to
+from tinyzo.runs.snapshots import Snapshots, tuned_model
 from tinyzo.system import HINTS
 
 
@@ -224,7 +224,7 @@ def test_a_damaged_snapshot_does_not_displace_a_sound_one(home, run):
     places[4].write_bytes(data)
     assert run.best_step() == 4
     with snapshots:
-        assert snapshots.restore(run.base_model(), way_to(run, 5)) == 2
+        assert snapshots.restore(run.base_model(), run.way(5)) == 2
         snapshots.take(tuned_model(run, 6).weights, 6)
         snapshots.wait()
     assert [path.exists() for path in places.values()] == [True, False, True]

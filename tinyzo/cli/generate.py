@@ -33,7 +33,7 @@ def add_arguments(parser: Parser) -> None:
         type=path,
         default=MODEL,
         help="folder of an OPT model, or of an adapter, a run of finetune, or a name that ships; "
-        "default: opt-tiny",
+        "BASE+FILE.tinyzo: with what share wrote; default: opt-tiny",
     )
     shared.add_base(model)
     shared.add_dtype(model)

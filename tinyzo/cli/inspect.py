@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tinyzo.cli import options as shared
 from tinyzo.cli.parser import Parser, path
 from tinyzo.cli.streams import put
-from tinyzo.errors import TinyzoError
+from tinyzo.errors import TinyzoError, shown
 from tinyzo.runs.defaults import MODEL
 
 if TYPE_CHECKING:
     from tinyzo.engine.weights import Weights
     from tinyzo.models.model import Model
     from tinyzo.runs.exported import Export
+    from tinyzo.runs.fine_tune import FineTune
     from tinyzo.runs.memory import Plan
     from tinyzo.runs.run import Run
     from tinyzo.runs.settings import RunSettings
@@ -52,33 +53,41 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """All that is known of a model before it computes anything."""
     from tinyzo.cli.suggest import check_model
     from tinyzo.runs.exported import is_export
-    from tinyzo.runs.run import is_run, prepare
+    from tinyzo.runs.named import open_tuned
 
     check_model(options.path)
     if is_export(Path(options.path)):
         return _inspect_export(options)
-    seen = _open_run(options) if is_run(Path(options.path)) else _open_model(options)
+    tuned = open_tuned(options.path, options.base)
+    seen = _open_tuned(tuned) if tuned else _open_model(options)
     result = {
-        **seen.about_run,
+        **seen.about,
         "model": str(seen.settings.model_path),
         "family": seen.family,
     }
     if seen.model is None:
-        shown = _show(result | {"missing": seen.missing}, [], options.json)
-        return shown | {"plan": {}, "plans": []}
-    names = seen.model.weights.names()  # the model's own: `prepare` may add adapters
-    if seen.about_run:
-        prepare(seen.model, seen.settings)
+        printed = _show(result | {"missing": seen.missing}, [], options.json)
+        return printed | {"plan": {}, "plans": []}
+    return _inspect_model(seen, seen.model, result, options)
+
+
+def _inspect_model(
+    seen: Seen, model: Model, result: dict[str, Any], options: argparse.Namespace
+) -> dict[str, Any]:
+    """The same with what its model takes. result: what is known without it"""
+    from tinyzo.runs.run import prepare
+
+    names = model.weights.names()  # the model's own: `prepare` may add adapters
+    if seen.about:
+        prepare(model, seen.settings)
     settings = seen.settings.replace(memory_budget=options.memory_budget)
-    chosen, plans = _plans(seen.model, settings, options)
-    step_bytes = seen.about_run.get("step_bytes", STEP_BYTES)
-    result |= {
-        **_sizes(seen.model.weights, names),
-        "plan_bytes": chosen.total,
-        "written": _written(seen.model.weights, step_bytes),
-    }
-    shown = _show(result, plans, options.json)
-    return shown | {"plan": chosen.parts, "plans": [plan._asdict() for plan in plans]}
+    chosen, plans = _plans(model, settings, options)
+    result |= {**_sizes(model.weights, names), "plan_bytes": chosen.total}
+    if "fine_tune" not in seen.about:  # which is no run to go on with
+        step_bytes = seen.about.get("step_bytes", STEP_BYTES)
+        result["written"] = _written(model.weights, step_bytes)
+    printed = _show(result, plans, options.json)
+    return printed | {"plan": chosen.parts, "plans": [plan._asdict() for plan in plans]}
 
 
 # What an app has to know of an export, of the fields of its tinyzo.json.
@@ -143,16 +152,16 @@ def _shape(described: dict[str, Any]) -> str:
 class Seen(NamedTuple):
     """What there is to inspect.
 
-    model:     None where a run's is gone
-    settings:  of the run, or the default ones
-    about_run: what a run's files say; nothing of a model
-    missing:   why there is no model
+    model:    None where that of a run is gone, or a fine-tune's is another
+    settings: of the run, or the default ones
+    about:    what the files of a run or of fine-tunes say; nothing of a model
+    missing:  why there is no model
     """
 
     model: Model | None
     settings: RunSettings
     family: str
-    about_run: dict[str, Any]
+    about: dict[str, Any]
     missing: str = ""
 
 
@@ -167,21 +176,59 @@ def _open_model(options: argparse.Namespace) -> Seen:
     return Seen(model, given.resolve(model.family), model.family, {})
 
 
-def _open_run(options: argparse.Namespace) -> Seen:
+def _open_tuned(tuned: Run | FineTune) -> Seen:
     from tinyzo.models.model import open_model
     from tinyzo.runs.places import first_there
     from tinyzo.runs.run import Run
 
-    run = Run.open(Path(options.path), options.base)
-    seen = Seen(None, run.settings, run.about["family"], _about_run(run), run.missing_base())
-    path = first_there(run.models)
+    is_run = isinstance(tuned, Run)
+    about = _about_run(tuned) if isinstance(tuned, Run) else _about_files(tuned)
+    seen = Seen(None, tuned.settings, tuned.about["family"], about, tuned.missing_base())
+    path = first_there(tuned.models)
     if not os.path.exists(path):
         return seen
     try:
-        model = open_model(path, run.settings.dtype, run.settings.base_dtype)
+        if not is_run:  # which shows what is there, whatever became of it
+            path = tuned.find_base()
+        model = open_model(path, tuned.settings.dtype, tuned.settings.base_dtype)
         return seen._replace(model=model)
     except TinyzoError as error:
         return seen._replace(missing=error.message)
+
+
+def _about_files(tuned: FineTune) -> dict[str, Any]:
+    """What the files of a fine-tune say, of a sum those of the first. Their texts may hold
+    anything, so they are as a line can show them."""
+    s = tuned.settings
+    head = tuned.head
+    return {
+        "fine_tune": shown(str(tuned.path)),
+        "weights": [f"{part.path.name}@{part.weight:g}" for part in tuned.parts],
+        "file_bytes": sum(os.path.getsize(part.path) for part in tuned.parts),
+        "written_by": shown(f"tinyzo {head['tinyzo']}"),
+        "base_name": head["name"],
+        "base": head["base"],
+        "task": shown(s.task or s.template or ""),
+        "label_words": s.label_words,
+        "method": s.method,
+        "train": shown(s.train),
+        **_about_terms(tuned),
+        **{f"score_{name}": found for name, found in head["scores"].items()},
+    }
+
+
+def _about_terms(tuned: FineTune) -> dict[str, Any]:
+    head = tuned.head
+    last = [max(part.contents.numbers, default=-1) + 1 for part in tuned.parts]
+    seeds = "stored" if head["seeds"] else f"of the run's seed, {tuned.settings.seed}"
+    return {
+        "steps": sum(len(part.contents.terms) for part in tuned.parts),
+        "best_step": last[0],
+        "terms": sum(part.contents.terms.size for part in tuned.parts),
+        "z": f"{head['z']}, format {head['z_format']}",
+        "seeds": seeds,
+        "decays": head["decays"],
+    }
 
 
 def _about_run(run: Run) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from tinyzo.cli import (
     inspect,
     predict,
     replay,
+    share,
 )
 from tinyzo.cli import report as page
 from tinyzo.cli.completion import SHELLS, completion
@@ -52,6 +53,9 @@ COMMANDS = {
     "generate": Command("continue texts with OPT", generate.add_arguments, generate.run),
     "replay": Command(
         "write a run's tuned model as a Hugging Face folder", replay.add_arguments, replay.run
+    ),
+    "share": Command(
+        "write what a run is over its base as one small file", share.add_arguments, share.run
     ),
     "report": Command("write a page on runs, to look at them", page.add_arguments, page.run),
     "convert": Command(

@@ -11,7 +11,7 @@ import shutil
 import textwrap
 from typing import TYPE_CHECKING
 
-from tinyzo.cli.parser import names, path, size
+from tinyzo.cli.parser import count, names, path, size
 from tinyzo.zo.methods import METHODS
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def add_model(group: Group) -> None:
         metavar="DIR",
         type=path,
         help="folder of a RoBERTa or OPT model, or of an adapter, a run of finetune, or a name "
-        "that ships: roberta-tiny, opt-tiny; default: roberta-tiny",
+        "that ships: roberta-tiny, opt-tiny; BASE+FILE.tinyzo: with what share wrote; default: "
+        "roberta-tiny",
     )
 
 
@@ -169,6 +170,15 @@ def add_json(group: Group) -> None:
         "--json",
         action="store_true",
         help="print one JSON document, the last line of stdout; default: lines for people",
+    )
+
+
+def add_step(group: Group) -> None:
+    group.add_argument(
+        "--step",
+        metavar="N",
+        type=count,
+        help="the model after so many steps; default: the step that did best on dev",
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyzo.cli import options as shared
-from tinyzo.cli.parser import Parser, count, path
+from tinyzo.cli.parser import Parser, path
 from tinyzo.cli.streams import put
 
 
@@ -13,16 +13,13 @@ def add_arguments(parser: Parser) -> None:
     parser.description = (
         "Write a run's tuned model as a Hugging Face folder; of LoRA the adapter, as a PEFT folder."
     )
-    parser.add_argument("path", type=path, metavar="RUN", help="directory of the run")
+    parser.add_argument(
+        "path", type=path, metavar="RUN", help="directory of the run, or BASE+FILE.tinyzo"
+    )
     shared.add_base(parser.add_argument_group("model"), "--model")
     group = parser.add_argument_group("output")
     shared.add_new_folder(group)
-    group.add_argument(
-        "--step",
-        metavar="N",
-        type=count,
-        help="the model after so many steps; default: the step that did best on dev",
-    )
+    shared.add_step(group)
     group.add_argument(
         "--merge",
         action="store_true",
@@ -35,10 +32,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Write the folder."""
     from tinyzo.cli.suggest import check_run
     from tinyzo.runs import export
-    from tinyzo.runs.run import Run
+    from tinyzo.runs.named import open_one
 
     check_run(options.path)
-    tuned = Run.open(Path(options.path), options.base)
+    tuned = open_one(options.path, options.base)
     output = export.replay(tuned, Path(options.output), options.step, options.merge)
     if not options.json:
         put(f"tuned model written to {output}")

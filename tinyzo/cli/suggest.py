@@ -23,8 +23,12 @@ def check_names(model: str | None, task: str | None) -> None:
 
 def check_model(model: str) -> None:
     """raises: CheckpointError for no folder and no shipped name, but nearly one"""
+    from tinyzo.runs.named import split
     from tinyzo.runs.settings import model_path
 
+    model, files = split(model)
+    if files and not model:  # one that its file names
+        return
     if not os.path.exists(model_path(model)) and (near := _near(Path(model))):
         hint = f"did you mean {near}? If not, name a folder that is here: nothing is downloaded"
         raise CheckpointError(f"{model}: no such folder", hint)
@@ -41,7 +45,9 @@ def check_no_run(path: str, hint: str) -> None:
 
 def check_run(path: str) -> None:
     """raises: RunError for a run's directory that is not there"""
-    if os.path.exists(path):
+    from tinyzo.runs.named import split
+
+    if os.path.exists(path) or split(path).files:
         return
     hint = "name the --output of finetune"
     if near := _near(Path(path)):

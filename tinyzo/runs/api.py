@@ -1,4 +1,4 @@
-"""load, finetune, evaluate, predict, generate, replay, report and export_onnx.
+"""load, finetune, evaluate, predict, generate, replay, share, report and export_onnx.
 
 These are the functions of `import tinyzo` on runs, tasks and texts. Each but `load` does what the
 command of its name does.
@@ -17,11 +17,13 @@ from tinyzo.models import model as models
 from tinyzo.models.model import RESIDENCIES, Model
 from tinyzo.models.sampling import Sampler
 from tinyzo.runs import export
+from tinyzo.runs import share as sharing
 from tinyzo.runs.evaluate import Evaluation, written_answers
 from tinyzo.runs.evaluate import predict as predict_examples
+from tinyzo.runs.named import open_one, open_tuned
 from tinyzo.runs.opened import Opened, check_no_base, check_same, open_for_task, row_of, with_task
 from tinyzo.runs.recipes import with_recipe
-from tinyzo.runs.run import Run, is_run
+from tinyzo.runs.run import Run
 from tinyzo.runs.settings import FIELDS, Settings, model_path
 from tinyzo.runs.snapshots import tuned_model
 from tinyzo.runs.texts import NEW_TOKENS, Continuation, continuations
@@ -38,7 +40,8 @@ def load(
     base: str | Path | None = None,
     base_dtype: str | None = None,
 ) -> Model:
-    """Open whatever `--model` takes: a folder, a run, a PEFT folder, or a shipped name.
+    """Open whatever `--model` takes: a folder, a run, a PEFT folder, a shipped name, or one of them
+    and what `share` wrote, as "base+a.tinyzo".
 
     path:      a run gives the model of its best step, as its settings hold it
     engine:    "numba", "numpy", "onnx" (ONNX Runtime), or "auto": a run's own, or the fastest of
@@ -56,15 +59,15 @@ def load(
         model = tinyzo.load("roberta-tiny")
         (scores,) = model.logits([[0, 31414, 2]])       # f32[T, V]
     """
-    found = model_path(str(path))
-    if not is_run(found):
+    tuned = open_tuned(str(path), as_text(base))
+    if tuned is None:
         check_no_base(Settings(model=str(path)), as_text(base))
+        found = model_path(str(path))
         return models.load(found, engine, residency, dtype, threads, base_dtype)
     check_choice("engine", engine, ENGINES)
     check_choice("residency", residency, RESIDENCIES)
-    run = Run.open(found, as_text(base))
-    check_same(run.settings, Settings(dtype=dtype, base_dtype=base_dtype))
-    return tuned_model(run, None, engine, residency, threads)
+    check_same(tuned.settings, Settings(dtype=dtype, base_dtype=base_dtype))
+    return tuned_model(tuned, None, engine, residency, threads)
 
 
 def finetune(
@@ -298,14 +301,30 @@ def replay(
 ) -> Path:
     """Write a run's tuned model as a directory that transformers loads; of LoRA, that peft loads.
 
+    run:   its directory, or what `share` wrote with its base, as "base+a.tinyzo"
     step:  after so many steps; None: the best on dev
     merge: LoRA as a whole model too
     base:  where the model that the run began with is now; None: where run.toml says
     returns: the directory
     raises: CheckpointError when `output` has a model already or cannot be written; RunError
     """
-    opened = run if isinstance(run, Run) else Run.open(Path(run), as_text(base))
+    opened = run if isinstance(run, Run) else open_one(str(run), as_text(base))
     return export.replay(opened, Path(output), step, merge)
+
+
+def share(
+    run: str | Path | Run, output: str | Path = "fine-tune.tinyzo", step: int | None = None
+) -> Path:
+    """Write what a run's best step is over its base as one small file; `tinyzo share`.
+
+    run:    its directory, also of one that is unfinished
+    output: the new file
+    step:   after so many steps; None: the best on dev
+    returns: the file, which every function that takes a model takes as "base+file"
+    raises: RunError for a method without terms, or an output that is there or cannot be written
+    """
+    opened = run if isinstance(run, Run) else Run.open(Path(as_text(run) or ""))
+    return sharing.share(opened, Path(as_text(output) or ""), step)
 
 
 def report(

@@ -28,8 +28,8 @@ from tinyzo.errors import CheckpointError, RunError, refuse
 from tinyzo.models.model import Model, open_model
 from tinyzo.parsing import JsonObject, read_json
 from tinyzo.runs.places import first_there, relative
-from tinyzo.runs.run import Run
-from tinyzo.runs.snapshots import infos_of, tuned_model, way_to
+from tinyzo.runs.run import Tuned
+from tinyzo.runs.snapshots import infos_of, tuned_model
 from tinyzo.system import new_directory, os_errors, write_file
 from tinyzo.zo.methods import ADAPTERS
 
@@ -43,7 +43,7 @@ COMPANIONS = ("*.json", "merges.txt", "vocab.txt", "LICENSE*", "NOTICE*", "READM
 NO_COMPANIONS = (".index.json", peft.CONFIG)
 
 
-def replay(run: Run, output: Path, step: int | None = None, merge: bool = False) -> Path:
+def replay(run: Tuned, output: Path, step: int | None = None, merge: bool = False) -> Path:
     """Write the tuned model: base plus terms, as a directory that transformers loads.
 
     Of LoRA: the adapter, as a directory that peft loads and that names its base.
@@ -56,7 +56,7 @@ def replay(run: Run, output: Path, step: int | None = None, merge: bool = False)
     """
     if run.settings.train == "prefix":
         raise RunError(f"{run.path}: transformers reads no prefix", "give --model the run itself")
-    way_to(run, step)  # a step that it has not leaves no directory behind
+    run.way(step)  # a step that it has not leaves no directory behind
     is_adapter = run.settings.train in ADAPTERS and not merge
     if not is_adapter:
         _check_floats(run)
@@ -67,7 +67,7 @@ def replay(run: Run, output: Path, step: int | None = None, merge: bool = False)
     return output
 
 
-def _check_floats(run: Run) -> None:
+def _check_floats(run: Tuned) -> None:
     """raises: RunError for a run whose base is quantised, which is not written as a whole model"""
     kind = run.settings.base_dtype
     path = first_there(run.models)

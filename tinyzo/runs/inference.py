@@ -44,8 +44,9 @@ from tinyzo.parsing import JsonObject
 from tinyzo.runs import export
 from tinyzo.runs.data import Data, bind_task, load_data
 from tinyzo.runs.export import OTHER_OUTPUT, TAKEN, WEIGHTS
+from tinyzo.runs.named import open_tuned
 from tinyzo.runs.opened import OF_TASK, check_no_base
-from tinyzo.runs.run import Run, is_run, prepare
+from tinyzo.runs.run import Tuned, prepare
 from tinyzo.runs.settings import RunSettings, Settings
 from tinyzo.runs.snapshots import tuned_model
 from tinyzo.runs.start import LED
@@ -125,7 +126,8 @@ def opened(given: Settings, base: str | None = None) -> tuple[Model, RunSettings
     raises: ConfigError, UsageError
     """
     check_adapter(given.train)
-    if not is_run(given.model_path):
+    run = open_tuned(given.model, base)
+    if run is None:
         check_no_base(given, base)
         model = open_model(given.model_path)
         settings = given.replace(method=METHOD).resolve(model.family)
@@ -133,7 +135,6 @@ def opened(given: Settings, base: str | None = None) -> tuple[Model, RunSettings
             found = f"--train {settings.train} of a model: the rows of a run make its A"
             raise ConfigError(found, f"finetune --train {settings.train}, and export the run")
         return prepare(model, settings), settings
-    run = Run.open(given.model_path, base)
     settings = settings_after(run, given)
     model = tuned_model(run, None, "numpy", "streamed")
     model.weights.direction = Direction()
@@ -147,7 +148,7 @@ def check_adapter(train: str | None) -> None:
         raise ConfigError(f"--train {train} is not exported: {why}", "take lora-fa or lora")
 
 
-def settings_after(run: Run, given: Settings) -> RunSettings:
+def settings_after(run: Tuned, given: Settings) -> RunSettings:
     """The settings of a run, for an app that goes on with its adapter.
 
     raises: ConfigError for a run without one; UsageError for another adapter than it has

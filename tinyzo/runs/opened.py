@@ -1,6 +1,5 @@
 """A model and a task, opened together: what evaluate and predict begin with."""
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from tinyzo.models.model import Model, load
 from tinyzo.runs import report
 from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.runs.data import Data, bind_task, load_data, load_evaluation
-from tinyzo.runs.run import Run, is_run
+from tinyzo.runs.named import open_tuned
+from tinyzo.runs.run import Tuned
 from tinyzo.runs.settings import RunSettings, Settings, as_given
 from tinyzo.runs.snapshots import tuned_model
 from tinyzo.text.tasks import BoundTask
@@ -54,7 +54,7 @@ class Opened:
 def open_for_task(
     given: Settings, needs_data: bool = True, zero_shot: bool = False, base: str | None = None
 ) -> Opened:
-    """Open what `given.model` names, for a task: a folder, a run, a PEFT folder, a shipped name.
+    """Open what `--model` takes, for a task: as `given.model` names it (named.py).
 
     A run's own task, data and engine count where none are given.
 
@@ -63,9 +63,9 @@ def open_for_task(
     base:       of a run, where that model is now; None: where run.toml says
     raises: UsageError for settings that do not fit the run, and as `load` and `tuned_model`
     """
-    if is_run(given.model_path):
-        run = Run.open(given.model_path, base)
-        return _open_run(run, given, needs_data, zero_shot)
+    tuned = open_tuned(given.model, base)
+    if tuned:
+        return _open_run(tuned, given, needs_data, zero_shot)
     check_no_base(given, base)
     engine = given.engine or "auto"
     model = load(given.model_path, engine, dtype=given.dtype, base_dtype=given.base_dtype)
@@ -79,7 +79,7 @@ def with_task(model: Model, given: Settings, needs_data: bool = True) -> Opened:
     return Opened(model, settings, bind_task(model, settings), is_run_task=False)
 
 
-def _open_run(run: Run, given: Settings, needs_data: bool, zero_shot: bool) -> Opened:
+def _open_run(run: Tuned, given: Settings, needs_data: bool, zero_shot: bool) -> Opened:
     check_same(run.settings, given)
     task = run.settings.task or ""
     is_same_task = given.template is None and (given.task or task).lower() == task.lower()
@@ -88,18 +88,19 @@ def _open_run(run: Run, given: Settings, needs_data: bool, zero_shot: bool) -> O
         known = known.replace(**dict.fromkeys(OF_TASK))
     choices = given.given() | {"model": run.settings.model}
     settings = known.replace(**choices)
+    if is_same_task and needs_data and given.data is None:
+        run.bases()  # which is said first, and both before the terms are added up
+        run.check_data()
     model = tuned_model(run, 0 if zero_shot else None, given.engine or "auto")
     resolved = settings.resolve(model.family, needs_data)
-    if is_same_task and needs_data and given.data is None:
-        run.check_data()
     is_own = given.data is None or (needs_data and _is_own_data(run, model, given.data))
     bound = bind_task(model, resolved)
     return Opened(model, resolved, bound, is_same_task and is_own)
 
 
-def _is_own_data(run: Run, model: Model, data: str) -> bool:
+def _is_own_data(run: Tuned, model: Model, data: str) -> bool:
     """Whether a path has the rows of a run whose own path has gone."""
-    if os.path.exists(run.settings.data_path):
+    if run.has_data():
         return False
     settings = run.settings.replace(data=data)
     with suppress(DataError):

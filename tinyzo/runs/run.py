@@ -17,6 +17,7 @@ import os
 import platform
 import re
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +34,7 @@ from tinyzo.models.trainable import train_only
 from tinyzo.parsing import JsonObject, read_toml
 from tinyzo.runs.data import bind_task
 from tinyzo.runs.defaults import PARTS
+from tinyzo.runs.history import Taken
 from tinyzo.runs.journal import read_journal
 from tinyzo.runs.lines import EVENTS, FOLDER, parse_object, read, read_lines, sealed
 from tinyzo.runs.methods import method_of
@@ -56,11 +58,11 @@ class AtWork(NamedTuple):
     name: str
 
 
-class Run:
-    """A run's directory.
+class Tuned(ABC):
+    """What was made of a base by the terms of steps: a run, or a fine-tune as a file.
 
-    path:     the directory
-    settings: all that the run goes by, with the model and the data where they are now
+    path:     the run's directory, or the file
+    settings: all that it goes by, with the model and the data where they are now
     about:    hashes of the base and the data, versions, the family of the model
     models:   the places that its model may be at
     """
@@ -70,6 +72,72 @@ class Run:
         self.settings = settings
         self.about = about
         self.models = [settings.model_path]
+
+    @abstractmethod
+    def way(self, step: int | None) -> list[Taken]:
+        """The steps that make theta after `step` steps; None: after those that did best on dev.
+
+        raises: RunError when there is no such step
+        """
+
+    @abstractmethod
+    def read_start(self, weights: Weights) -> None:
+        """Go on with the A that no seed makes (start.py); raises RunError for another one."""
+
+    @abstractmethod
+    def missing_base(self) -> str:
+        """What is said of a model that is at none of its places."""
+
+    @abstractmethod
+    def other_base(self, path: Path, found: str) -> RunError:
+        """What is said of a model that is another one, by the hash that was found."""
+
+    def base_model(self, has_begun: bool = True) -> Model:
+        """The checkpoint that it began with, its weights still in their file.
+
+        has_begun: whether with what the first step begins with; else as it came
+        raises: RunError when it is nowhere, or its files have changed since, or those of its start
+        """
+        path = self.find_base()
+        if len(self.models) > 1:
+            self.settings = self.settings.replace(model=str(path))
+        s = self.settings
+        model = prepare(open_model(path, s.dtype, s.base_dtype), s)
+        if s.train in LED and has_begun:
+            self.read_start(model.weights)
+        return model
+
+    def bases(self) -> list[Path]:
+        """The places of the model at which there is a folder; raises RunError when there is none"""
+        there = [path for path in self.models if os.path.isdir(path)]
+        if not there:
+            raise RunError(self.missing_base(), NAME_BASE)
+        return there
+
+    def find_base(self) -> Path:
+        """The first place of the model where its files have the hash of the base.
+
+        raises: RunError when there is none
+        """
+        for path in self.bases():
+            found = fingerprint(*peft.parts(path))
+            if found == self.about["base"]:
+                return path
+        raise self.other_base(path, found)
+
+    def has_data(self) -> bool:
+        """Whether its data are where they were."""
+        return os.path.exists(self.settings.data_path)
+
+    def check_data(self) -> None:
+        """raises: RunError when its data are at none of their places"""
+        if not self.has_data():
+            found = f"{self.path}: its data are not at {self.settings.data_path}"
+            raise RunError(found, "--data PATH names the folder or file they are in now")
+
+
+class Run(Tuned):
+    """A run's directory, which is its `path`."""
 
     @property
     def journal_path(self) -> Path:
@@ -181,45 +249,25 @@ class Run:
             data = str(first_there(places(s.data, *directories)))
         self.settings = s.replace(model=model, data=data)
 
-    def base_model(self, has_begun: bool = True) -> Model:
-        """The checkpoint that the run began with, its weights still in their file.
+    def way(self, step: int | None) -> list[Taken]:
+        if step is None:
+            step = self.best_step()  # before the journal is read, which a run at work is ahead with
+        history = read_journal(self.journal_path).history
+        if not 0 <= step <= len(history.steps):
+            raise RunError(f"{self.path}: no step {step}", f"it has {len(history.steps)} steps")
+        return history.way(step)
 
-        has_begun: whether with what the first step begins with; else as it came
-        raises: RunError when it is nowhere, or its files have changed since, or those of its start
-        """
-        path = self._base()
-        if len(self.models) > 1:
-            self.settings = self.settings.replace(model=str(path))
-        s = self.settings
-        model = prepare(open_model(path, s.dtype, s.base_dtype), s)
-        if s.train in LED and has_begun:
-            read_start(self.path, self.about.get("start"), model.weights)
-        return model
-
-    def _base(self) -> Path:
-        """The first place of the model where its files have the hash of the base."""
-        there = [path for path in self.models if os.path.isdir(path)]
-        if not there:
-            raise RunError(self.missing_base(), NAME_BASE)
-        base = self.about["base"]
-        for path in there:
-            found = fingerprint(*peft.parts(path))
-            if found == base:
-                return path
-        found = f"not the model that the run began with ({found[:12]}, then {base[:12]})"
-        raise RunError(f"{path} has changed, or is {found}", f"restore it, or {NAME_BASE}")
+    def read_start(self, weights: Weights) -> None:
+        read_start(self.path, self.about.get("start"), weights)
 
     def missing_base(self) -> str:
-        """What is said of a model that is at none of its places."""
         tried = " or ".join(map(str, self.models))
         return f"{self.path}: the model that it began with is not at {tried}"
 
-    def check_data(self) -> None:
-        """raises: RunError when the run's data are at none of their places"""
-        path = self.settings.data_path
-        if not os.path.exists(path):
-            found = f"{self.path}: its data are not at {path}"
-            raise RunError(found, "--data PATH names the folder or file they are in now")
+    def other_base(self, path: Path, found: str) -> RunError:
+        hashes = f"({found[:12]}, then {self.about['base'][:12]})"
+        why = f"{path} has changed, or is not the model that the run began with {hashes}"
+        return RunError(why, f"restore it, or {NAME_BASE}")
 
     def evaluations(self, split: str) -> dict[int, JsonObject]:
         """The evaluations on a split, by step.

@@ -41,7 +41,7 @@ from tinyzo.runs.history import Taken, rest_of
 from tinyzo.runs.journal import read_journal, record_crc
 from tinyzo.runs.lines import FOLDER
 from tinyzo.runs.methods import RunMethod, method_of, no_batch
-from tinyzo.runs.run import Run
+from tinyzo.runs.run import Run, Tuned
 from tinyzo.system import os_errors
 
 MOST = 1000  # steps between two snapshots
@@ -58,7 +58,7 @@ def infos_of(weights: Weights, names: Iterable[str]) -> dict[str, TensorInfo]:
 
 
 def tuned_model(
-    run: Run,
+    run: Tuned,
     step: int | None = None,
     engine: str = "auto",
     residency: str = "auto",
@@ -75,10 +75,10 @@ def tuned_model(
     if residency == "auto" and engine != "onnx":  # which maps all that is in the file as it is now
         residency = s.residency
     threads = threads or s.threads
-    way = way_to(run, step)
+    way = run.way(step)
     method = method_of(s)
     model = run.base_model(has_begun=bool(way))
-    start = Snapshots(run, method).restore(model, way)
+    start = Snapshots(run, method).restore(model, way) if isinstance(run, Run) else 0
     rest = rest_of(way, start)
     if method.must_be_resident(rest):
         residency = "resident"
@@ -88,20 +88,6 @@ def tuned_model(
         method.redo(model.weights, taken, from_batch)
         method.end_step(model.weights, number + 1, is_written=False)
     return model.settle(engine, residency, threads)
-
-
-def way_to(run: Run, step: int | None) -> list[Taken]:
-    """The steps that make theta after `step` steps of a run; None: after those that did best on
-    dev.
-
-    raises: RunError when it has no such step
-    """
-    if step is None:
-        step = run.best_step()  # before the journal is read, which a run at work is ahead with
-    history = read_journal(run.journal_path).history
-    if not 0 <= step <= len(history.steps):
-        raise RunError(f"{run.path}: no step {step}", f"it has {len(history.steps)} steps")
-    return history.way(step)
 
 
 class Snapshots(AbstractContextManager["Snapshots"]):

@@ -146,8 +146,7 @@ def write_start(run: Path, weights: Weights) -> str:
 
     raises: CheckpointError when it cannot be written
     """
-    names = [name for name in weights.names() if ".lora_A." in name]
-    infos = {name: TensorInfo("F32", weights.shape(name)) for name in names}
+    infos = {name: TensorInfo("F32", weights.shape(name)) for name in led(weights)}
     with SafetensorsWriter(run / FILE, infos) as writer:
         for name in writer.names():
             writer.write(name, weights.stored(name))
@@ -164,6 +163,16 @@ def read_start(run: Path, sha256: object, weights: Weights) -> None:
         found = f"{run / FILE} is not the one that the run began with"
         raise RunError(found, "restore it from a copy, or begin a new run")
     weights.move(run / FILE)
+
+
+def led(weights: Weights) -> list[str]:
+    """The names of what no seed makes, in order."""
+    return sorted(name for name in weights.names() if ".lora_A." in name)
+
+
+def factors_of(weights: Weights) -> list[np.ndarray]:
+    """A of each adapter, in the order of their names: f32[r, in]."""
+    return [weights.stored(name) for name in led(weights)]
 
 
 def _sha256(path: Path) -> str:

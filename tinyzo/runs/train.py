@@ -36,6 +36,7 @@ from tinyzo.runs.journal import Header, Journal
 from tinyzo.runs.lines import read_lines
 from tinyzo.runs.loads import loads_of
 from tinyzo.runs.methods import RunMethod, method_of
+from tinyzo.runs.named import split
 from tinyzo.runs.places import lasting
 from tinyzo.runs.run import Run, is_run, prepare, settle_method
 from tinyzo.runs.settings import RunSettings, Settings
@@ -124,6 +125,8 @@ def _begin(given: Settings, output: Path | None) -> tuple[Run, Model]:
     """A new run, whose directory is not made yet, and its model, still in its file."""
     if is_run(given.model_path):
         raise UsageError(f"{given.model} is a run", "--resume it, or tune what replay writes")
+    if given.model and split(given.model).files:
+        raise UsageError(f"{given.model} is a fine-tune", "tune what tinyzo replay writes of it")
     model = open_model(given.model_path, given.dtype, given.base_dtype)
     if given.method == "auto":
         given = settle_method(given, model)

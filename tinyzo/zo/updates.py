@@ -122,6 +122,13 @@ class UpdateRule:
         *own, (_, lr) = terms
         return Update(tuple(own), decay, Moments(lr, len(own) // self.memory))
 
+    def scaled(self, terms: Sequence[Term], factor: float) -> tuple[Term, ...]:
+        """Terms of a journal whose update is `factor` times as large; of adamezo by its rate."""
+        if self.rule != "adamezo":
+            return tuple((seed, factor * c) for seed, c in terms)
+        *own, (seed, lr) = terms
+        return (*own, (seed, factor * lr))
+
 
 def learning_rate(
     step: int,
