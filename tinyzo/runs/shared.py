@@ -154,14 +154,14 @@ def same_start(ranks: Alone, weights: Weights, make: Callable[[], None]) -> None
 
 def facts(run: Run, digest: str, ranks: Alone) -> dict[str, str]:
     """What a rank begins with, which has to be the same on all of them."""
-    named = {
+    values = vars(run.settings).items()
+    return {
         "version of tinyzo": __version__,
         "checkpoint": run.about["base"],
-        "data": digest,
         "--share": getattr(ranks, "share", ""),
+        **{name: json.dumps(value) for name, value in values if name not in OWN},
+        "data": digest,
     }
-    values = vars(run.settings).items()
-    return named | {name: json.dumps(value) for name, value in values if name not in OWN}
 
 
 # -- where a rank has its run
