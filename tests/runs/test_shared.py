@@ -151,19 +151,20 @@ def test_more_ranks_than_probes_idle(home, tmp_path, capfd):
     assert all(isinstance(run, Run) for run in tuned(home, tmp_path / "run", 3, "queries"))
     assert record(tmp_path / "run") == record(home.alone("mezo"))
     said = capfd.readouterr().err
-    assert "1 of 3 ranks idle in a step of 2 probes and" in said
+    assert "1 of 3 ranks idle in a step (probes: 2, micro-batches: " in said
     assert "; --share both or a smaller --micro-batch-tokens divides it further\n" in said
 
 
 @pytest.mark.parametrize(
-    ("share", "count", "probes", "grid"),
+    ("share", "count", "units", "grid"),
     [
-        ("queries", 4, 2, (4, 1)), ("rows", 4, 2, (1, 4)), ("both", 4, 2, (2, 2)),
-        ("both", 6, 4, (3, 2)), ("both", 5, 2, (1, 5)), ("queries", 4, 1, (1, 4)),
+        ("queries", 4, (2, 8), (4, 1)), ("rows", 4, (2, 8), (1, 4)), ("both", 4, (2, 8), (2, 2)),
+        ("both", 6, (4, 2), (6, 1)), ("both", 5, (2, 8), (1, 5)), ("both", 3, (2, 1), (3, 1)),
+        ("queries", 4, (1, 8), (1, 4)), ("both", 4, (8, 8), (4, 1)), ("both", 4, (1, 8), (1, 4)),
     ],
 )  # fmt: skip
-def test_the_grid(share, count, probes, grid):
-    assert ranks_do(count, share, lambda ranks: ranks.grid(probes)) == [grid] * count
+def test_the_grid(share, count, units, grid):
+    assert ranks_do(count, share, lambda ranks: ranks.grid(*units)) == [grid] * count
 
 
 def test_few_bytes_are_exchanged(home, tmp_path):
@@ -336,7 +337,13 @@ def test_a_search_is_not_shared(monkeypatch, capsys):
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(RunError("it is gone"), 1), (UsageError("wrong"), 2), (KeyboardInterrupt(), 130)],
+    [
+        (RunError("gone"), 1),
+        (UsageError("wrong"), 2),
+        (ValueError(), 1),
+        (KeyboardInterrupt(), 130),
+        (KeyboardInterrupt(15), 143),
+    ],
 )
 def test_a_rank_that_fails_ends_all_others(monkeypatch, error, code, number):
     """Rank 0 says it at once; another waits, so that what all have found is said once."""

@@ -16,6 +16,7 @@ import io
 import json
 import math
 import os
+import signal
 import struct
 import sys
 import time
@@ -137,6 +138,10 @@ class Grid(NamedTuple):
     columns: int
     rows: int
 
+    def most(self, probes: int, parts: int) -> int:
+        """The most probes times micro-batches that a rank computes."""
+        return math.ceil(probes / self.columns) * math.ceil(parts / self.rows)
+
 
 class Alone:
     """A run that is not shared.
@@ -211,18 +216,20 @@ class Ranks(Alone):
     def name(self, number: int) -> str:
         return f"rank {number} on {self.hosts[number]}"
 
-    def grid(self, probes: int) -> Grid:
-        """How the ranks share the loss of so many probes; a single one leaves the rows to share.
+    def grid(self, probes: int, parts: int) -> Grid:
+        """How the ranks share a loss of so many probes and micro-batches.
 
-        "both": as many columns as divide the ranks, and have a probe each
+        A loss of one probe has only its rows to share. "both" takes the grid in which nobody has
+        much to do, and of those the one with the most columns, in which the fewest z are made.
         """
         columns = {"queries": self.count, "rows": 1}.get(self.share, 0)
-        if not columns:
-            fitting = range(1, min(self.count, probes) + 1)
-            columns = max(each for each in fitting if self.count % each == 0)
         if probes == 1:
             columns = 1
-        return Grid(columns, self.count // columns)
+        if columns:
+            return Grid(columns, self.count // columns)
+        widths = [width for width in range(1, self.count + 1) if self.count % width == 0]
+        grids = [Grid(width, self.count // width) for width in reversed(widths)]
+        return min(grids, key=lambda grid: grid.most(probes, parts))
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -242,8 +249,7 @@ class Ranks(Alone):
                 time.sleep(GRACE)
             if isinstance(error, TinyzoError) and not self.is_first:
                 error.message = shown(f"{self.name(self.number)}: {error.message}")
-            code = 130 if isinstance(error, KeyboardInterrupt) else 1
-            atexit.register(self.wire.abort, getattr(error, "exit_code", code))
+            atexit.register(self.wire.abort, exit_code_of(error))
             raise
 
     def share_cpus(self, threads: int | None) -> None:
@@ -342,6 +348,13 @@ class Ranks(Alone):
         slowest = self.name(self._waited_for.index(most))
         total = sum(self._waited_for)
         report.say(f"ranks waited {total:.1f} s for each other, {most:.1f} s of it for {slowest}")
+
+
+def exit_code_of(error: BaseException) -> int:
+    """What a process ends with that this has stopped: 128 and the signal, or as an error says."""
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + int((*error.args, signal.SIGINT)[0])
+    return error.exit_code if isinstance(error, TinyzoError) else 1
 
 
 def join(share: str | None) -> Alone:

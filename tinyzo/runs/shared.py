@@ -54,10 +54,10 @@ class SharedLoss(BoundedLoss):
 
     def total(self, theta: View, parts: Iterable[Sequence[Example]]) -> np.ndarray:
         """The sums over all parts, as a BoundedLoss adds them."""
-        grid = self.ranks.grid(len(theta.probes))
+        parts = list(parts)
+        grid = self.ranks.grid(len(theta.probes), len(parts))
         groups = theta.parts(math.ceil(len(theta.probes) / grid.columns))
         row, column = divmod(self.ranks.number, grid.columns)
-        parts = list(parts)
         own = parts[row :: grid.rows] if column < len(groups) else []
 
         def compute() -> list[np.ndarray]:
@@ -188,19 +188,30 @@ def placed(ranks: Alone, place: Place) -> Iterator[Place]:
             _send_files(ranks, place.resume)
         yield place
         return
-    sweep(Path(tempfile.gettempdir()))
-    with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder:
-        path = Path(folder) / "run"
-        with open(Path(folder) / "new", "wb") as held:
-            try_lock(held)
-            os.rename(held.name, Path(folder) / HELD)  # only now, so that nobody finds it free
-            if place.resume is None:
-                yield place._replace(output=path)
-                return
+    with own_folder() as folder:
+        path = folder / "run"
+        if place.resume is None:
+            yield place._replace(output=path)
+            return
+        with os_errors(RunError, path, "TMPDIR names a folder with more room"):
             path.mkdir()
-            with os_errors(RunError, path, "TMPDIR names a folder with more room"):
-                _receive_files(ranks, path)
-            yield place._replace(resume=path)
+            _receive_files(ranks, path)
+        yield place._replace(resume=path)
+
+
+@contextmanager
+def own_folder() -> Iterator[Path]:
+    """A temporary folder that this process holds; others that nobody holds any more are removed."""
+    sweep(Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        with open(folder / "new", "wb") as held:
+            try_lock(held)
+            os.rename(held.name, folder / HELD)  # only now, so that nobody finds it free
+            try:
+                yield folder
+            finally:  # what is large goes first: this process may be ended meanwhile
+                shutil.rmtree(folder / "run", ignore_errors=True)
 
 
 def sweep(folder: Path) -> None:
@@ -254,13 +265,13 @@ def idle(ranks: Alone, probes: int, parts: int) -> list[str]:
     """A line on ranks that have nothing to do in a step of so many probes and micro-batches."""
     if not isinstance(ranks, Ranks):
         return []
-    grid = ranks.grid(probes)
+    grid = ranks.grid(probes, parts)
     at_work = min(grid.columns, probes) * min(grid.rows, parts)
     if at_work == ranks.count:
         return []
-    units = f"{probes} probes and {parts} micro-batches"
+    units = f"probes: {probes}, micro-batches: {parts}"
     hint = "--share both or a smaller --micro-batch-tokens divides it further"
-    return [f"{ranks.count - at_work} of {ranks.count} ranks idle in a step of {units}; {hint}"]
+    return [f"{ranks.count - at_work} of {ranks.count} ranks idle in a step ({units}); {hint}"]
 
 
 def check_shareable(ranks: Alone, method: RunMethod) -> None:
