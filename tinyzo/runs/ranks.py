@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -30,9 +30,6 @@ from tinyzo.errors import ConfigError, RunError, TinyzoError, check_choice, show
 from tinyzo.machine.cpus import fast_cpus
 from tinyzo.packages import in_a_line
 from tinyzo.runs import report
-
-if TYPE_CHECKING:
-    from mpi4py import MPI
 
 SHARES = ("queries", "rows", "both")
 # What tells a process how many were started together: of MPICH and its kin, of Open MPI.
@@ -119,7 +116,7 @@ class Mpi:
         self._wait(self._comm.Ibcast([sent, self._byte]))
         return bytes(sent)
 
-    def _wait(self, request: MPI.Request) -> None:
+    def _wait(self, request: Any) -> None:
         nap = 0.0
         while not request.Test():
             time.sleep(nap)
