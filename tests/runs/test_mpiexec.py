@@ -221,7 +221,7 @@ def test_deaths_at_any_moment(home, tmp_path):
         elif run.exists():
             shutil.rmtree(run)
         command += ["--share", chance.choice(("queries", "rows", "both"))]
-        count = chance.choice((2, 2, 2, 3, 4))
+        count = chance.choice((2, 2, 2, 2, 3))
         is_rank = chance.random() < 0.8 and kills < KILLS
         at = chance.randrange(60) if is_rank else 10**9
         words = [sys.executable, str(DYING), str(chance.randrange(count)), str(at), *command]
