@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 from disturbed import Killed, record
-from folders import SHAPES, lines, write_model, write_reviews
+from folders import SHAPES, lines, write_jsonl, write_model, write_reviews
+from questions import record_rows, squad_rows
 from ranks_in_threads import Ended, ThreadWire, ranks_do
 
 from tinyzo.cli import main
@@ -27,11 +28,12 @@ from tinyzo.errors import ConfigError, RunError, TinyzoError, UsageError
 from tinyzo.runs import ranks as ranks_module
 from tinyzo.runs import shared, train
 from tinyzo.runs.journal import read_journal
-from tinyzo.runs.ranks import ALONE, SHARES, Head, Mpi, Ranks, join
+from tinyzo.runs.ranks import ALONE, Head, Mpi, Ranks, join
 from tinyzo.runs.run import Run
 from tinyzo.runs.settings import Settings
 from tinyzo.runs.train import tune
 
+exhaustive = pytest.mark.exhaustive
 STEPS = 4
 METHODS: dict[str, dict[str, Any]] = {
     "mezo": {},
@@ -42,14 +44,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "streamed": {"residency": "streamed", "dtype": "bf16", "fold_every": 2},
     "accuracy": {"objective": "accuracy"},
     "zo-fit": {"method": "zo-fit"},
+    "zo-act": {"method": "zo-act"},
     "forward": {"estimator": "forward"},
     "guard": {"guard": 1, "lr": 0.3, "steps": 8},
 }
-DEFAULT = {("mezo", 2), ("p-rge", 3)}
-CASES = [
-    pytest.param(method, count, marks=[] if (method, count) in DEFAULT else pytest.mark.exhaustive)
-    for method, count in itertools.product(METHODS, (1, 2, 3, 4))
-]
+DEFAULT = [("mezo", 2), ("p-rge", 3)]
+MORE = [*itertools.product(METHODS, (2, 3)), ("mezo", 1), ("mezo", 4), ("p-rge", 4)]
+CASES = [*DEFAULT, *(pytest.param(*case, marks=exhaustive) for case in MORE if case not in DEFAULT)]
 
 
 class Home:
@@ -109,7 +110,7 @@ def resumed(run: Path, count: int, share: str) -> list[Any]:
 @pytest.mark.parametrize(("method", "count"), CASES)
 def test_ranks_make_the_bytes_of_one_process(home, tmp_path, method, count):
     expected = record(home.alone(method))
-    shares = SHARES if method == "mezo" else ("both",) if count < 4 else ("queries", "rows")
+    shares = ("both",) if count == 3 else ("queries", "rows")
     for share in shares:
         output = tmp_path / share
         runs = tuned(home, output, count, share, **METHODS[method])
@@ -119,7 +120,28 @@ def test_ranks_make_the_bytes_of_one_process(home, tmp_path, method, count):
         assert all(line["waited_seconds"] >= 0 for line in lines(output / "metrics.jsonl"))
 
 
-@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.exhaustive), 3])
+@exhaustive
+@pytest.mark.parametrize(("task", "objective"), [("SQuAD", "f1"), ("ReCoRD", "cross-entropy")])
+def test_answers_are_shared(home, tmp_path, task, objective):
+    """Those that the model writes, and candidates of each row's own."""
+    rows = {"SQuAD": squad_rows, "ReCoRD": record_rows}[task](12)
+    write_model(tmp_path / "opt", "opt")
+    given = {
+        "model": str(tmp_path / "opt"),
+        "task": task,
+        "data": str(write_jsonl(tmp_path / f"{task}.jsonl", rows)),
+        "objective": objective,
+        "steps": 2,
+        "batch_size": 3,
+        "micro_batch_tokens": 64,
+    }
+    tune(home.settings(**given), tmp_path / "alone")
+    runs = tuned(home, tmp_path / "run", 2, "both", **given)
+    assert all(isinstance(run, Run) for run in runs), runs
+    assert record(tmp_path / "run") == record(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("step", [pytest.param(1, marks=exhaustive), 3])
 def test_another_number_of_ranks_goes_on(home, tmp_path, monkeypatch, step):
     run = tmp_path / "run"
     append = train.Journal.append
@@ -410,6 +432,7 @@ def test_a_start_that_no_two_machines_make_alike(home, tmp_path, monkeypatch):
     runs = tuned(home, tmp_path / "run", 2, "both", method="zo-act")
     assert all(isinstance(run, Run) for run in runs), runs
     assert makers == [1]
+    assert record(tmp_path / "run") == record(home.alone("zo-act"))
 
 
 # --- machines ---
