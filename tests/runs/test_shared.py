@@ -23,6 +23,7 @@ from folders import SHAPES, lines, write_jsonl, write_model, write_reviews
 from questions import record_rows, squad_rows
 from ranks_in_threads import Ended, ThreadWire, ranks_do
 
+import tinyzo
 from tinyzo.cli import main
 from tinyzo.errors import ConfigError, RunError, TinyzoError, UsageError
 from tinyzo.runs import ranks as ranks_module
@@ -333,7 +334,9 @@ def test_without_mpi4py(monkeypatch, capsys):
     said = capsys.readouterr().err
     assert "--share needs mpi4py, which cannot be used (ModuleNotFoundError" in said
     assert "hint: pip install 'tinyzo[mpi]'\n" in said
-    assert join(None) is not None and join(None).count == 1
+    with pytest.raises(ConfigError, match="--share needs mpi4py"):
+        tinyzo.finetune(share="rows")
+    assert join(None) is ALONE
 
 
 def test_the_mpiexec_of_another_mpi(monkeypatch):

@@ -235,28 +235,29 @@ class Ranks(Alone):
         An error that all have found is said by rank 0, which has a second for it. Then the rank
         that raised it says it, and its process ends all others when it ends itself.
         """
+        heard = sys.stderr if self.is_first else io.StringIO()
         try:
-            if self.is_first:
+            with redirect_stderr(heard):
                 yield
-            else:
-                with redirect_stderr(io.StringIO()):
-                    yield
         except BaseException as error:
             if not self.is_first:
-                time.sleep(GRACE)
-            if isinstance(error, TinyzoError) and not self.is_first:
-                error.message = shown(f"{self.name(self.number)}: {error.message}")
+                self._wait_for_first(error)
             atexit.register(self.wire.abort, exit_code_of(error))
             raise
+
+    def _wait_for_first(self, error: BaseException) -> None:
+        """Let rank 0 say what it has found, too; else it is said whose error this is."""
+        time.sleep(GRACE)
+        if isinstance(error, TinyzoError):
+            error.message = shown(f"{self.name(self.number)}: {error.message}")
 
     def share_cpus(self, threads: int | None) -> None:
         cpus = sorted(fast_cpus())
         if threads or not hasattr(os, "sched_setaffinity") or len(self._alike) == 1:
             return
         place = self._alike.index(self.number)
-        each = len(cpus) / len(self._alike)
-        first = math.floor(place * each)
-        os.sched_setaffinity(0, cpus[first : max(first + 1, math.floor((place + 1) * each))])
+        first, end = (number * len(cpus) // len(self._alike) for number in (place, place + 1))
+        os.sched_setaffinity(0, cpus[first : max(first + 1, end)])
 
     # -- exchanges: every rank comes to each of them, in the same order
 
@@ -306,9 +307,9 @@ class Ranks(Alone):
         found = self.texts(str(crc))
         others = [self.name(number) for number, each in enumerate(found) if each != found[0]]
         if others:
-            found_there = f"{', '.join(others)}: other weights after step {step} than rank 0"
+            what = f"{', '.join(others)}: other weights after step {step} than {self.name(0)}"
             hint = "check its memory, or leave it out; --resume goes on, and makes them anew"
-            raise RunError(found_there, hint)
+            raise RunError(what, hint)
 
     def check_same(self, facts: Mapping[str, str]) -> None:
         every = [json.loads(text) for text in self.texts(json.dumps(dict(facts)))]
@@ -359,4 +360,4 @@ def join(share: str | None) -> Alone:
 
     raises: ConfigError for another share, or where mpi4py cannot be had
     """
-    return Alone() if share is None else Ranks(share, Mpi())
+    return ALONE if share is None else Ranks(share, Mpi())

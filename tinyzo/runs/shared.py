@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,16 +62,14 @@ class SharedLoss(BoundedLoss):
 
         def compute() -> list[np.ndarray]:
             sums = [self.sums(groups[column], part) for part in own]
-            return [reduce(add, sums)] if sums and grid.rows == 1 else sums
+            if sums and grid.rows == 1:
+                return [reduce(add, sums)]
+            return sums
 
         found = self._exchange(compute)
-        count = 1 if grid.rows == 1 else len(parts)
-        return np.concatenate(
-            [
-                reduce(add, in_turn(found[first :: grid.columns], count))
-                for first in range(len(groups))
-            ]
-        )
+        count = len(parts) if grid.rows > 1 else 1
+        columns = (found[first :: grid.columns] for first in range(len(groups)))
+        return np.concatenate([reduce(add, in_turn(column, count)) for column in columns])
 
     def scores(self, theta: View, batches: Iterable[Batch]) -> Iterator[np.ndarray]:
         """The scores of each batch, of which every rank computes some."""
@@ -104,7 +102,8 @@ class SharedLoss(BoundedLoss):
     ) -> list[np.ndarray]:
         began = time.perf_counter()
         values = np.array(compute(), np.float64)
-        return self.ranks.exchange(values, time.perf_counter() - began if values.size else 0.0)
+        seconds = time.perf_counter() - began
+        return self.ranks.exchange(values, seconds if values.size else 0.0)
 
 
 def in_turn(dealt: Sequence[Any], count: int) -> list[Any]:
@@ -181,22 +180,24 @@ def placed(ranks: Alone, place: Place) -> Iterator[Place]:
 
     raises: RunError when a copy cannot be written
     """
-    if isinstance(ranks, Ranks) and place.resume is not None:
+    if not isinstance(ranks, Ranks):
+        yield place
+        return
+    is_new = place.resume is None
+    if not is_new:
         place = _resolved(ranks, place)
-    if ranks.is_first or not isinstance(ranks, Ranks):
-        if isinstance(ranks, Ranks) and place.resume is not None:
-            _send_files(ranks, place.resume)
+    if ranks.is_first:
+        _send_files(ranks, place.resume)
         yield place
         return
     with own_folder() as folder:
         path = folder / "run"
-        if place.resume is None:
-            yield place._replace(output=path)
-            return
         with os_errors(RunError, path, "TMPDIR names a folder with more room"):
-            path.mkdir()
             _receive_files(ranks, path)
-        yield place._replace(resume=path)
+        if is_new:
+            yield place._replace(output=path)
+        else:
+            yield place._replace(resume=path)
 
 
 @contextmanager
@@ -235,13 +236,15 @@ def _resolved(ranks: Ranks, place: Place) -> Place:
     return Place(given, place.output, Path(str(found["path"])))
 
 
-def _files(run: Path) -> list[Path]:
+def _files(run: Path | None) -> list[Path]:
     """What another rank needs of a run: all that decides how it goes on, and its snapshots."""
+    if run is None:
+        return []
     named = [run / name for name in (RUN_TOML, "journal", "events.jsonl", START)]
     return [path for path in (*named, *run.glob("weights-*.safetensors")) if path.exists()]
 
 
-def _send_files(ranks: Ranks, run: Path) -> None:
+def _send_files(ranks: Ranks, run: Path | None) -> None:
     """Give the others a run's files, part by part."""
     for path in _files(run):
         size = path.stat().st_size
@@ -254,8 +257,8 @@ def _send_files(ranks: Ranks, run: Path) -> None:
 
 def _receive_files(ranks: Ranks, run: Path) -> None:
     """Write what rank 0 sends."""
-    while (sent := ranks.from_first(None)) is not None:
-        name, size = sent
+    run.mkdir()
+    for name, size in iter(partial(ranks.from_first, None), None):
         with open(run / Path(name).name, "wb") as file:
             for _ in range(0, size, CHUNK):
                 file.write(ranks.send(b""))
