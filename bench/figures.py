@@ -693,10 +693,11 @@ def mezo_of(family: str) -> Table:
 
 def ranks() -> Table:
     """A step of one process and of two ranks, and what they exchange."""
-    head = ["model", "ranks x threads", "`--share`", "s a step", "s waited", "bytes a rank"]
+    head = ["model", "method", "ranks x threads", "`--share`", "s a step", "waited", "bytes a rank"]
     rows = [
         [
             line["model"],
+            f"{line['method']}, q = {line['queries']}",
             f"{line['ranks']} x {line['threads']}",
             line["share"] or "",
             f"{line['step']:.3f}",

@@ -1,7 +1,7 @@
 """What ranks under mpiexec exchange, wait and gain: --share, on one machine.
 
     python bench/mpi.py --out results.jsonl --model roberta-tiny --task topics
-    python bench/mpi.py --out results.jsonl --model DIR --task SST-2 --data DIR --steps 4
+    python bench/mpi.py --out results.jsonl --model DIR --batch-size 16 --steps 6
 
 Each line is a run of MeZO: one process of two threads, one of one, and two ranks of one thread each
 that share queries or rows. Seconds are medians over the steps but the first two. Bytes are counted
