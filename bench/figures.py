@@ -693,7 +693,8 @@ def mezo_of(family: str) -> Table:
 
 def ranks() -> Table:
     """A step of one process and of two ranks, and what they exchange."""
-    head = ["model", "method", "ranks x threads", "`--share`", "s a step", "waited", "bytes a rank"]
+    head = ["model", "method", "ranks x threads", "`--share`", "s a step", "CPU s"]
+    head += ["waited", "bytes a rank"]
     rows = [
         [
             line["model"],
@@ -701,6 +702,7 @@ def ranks() -> Table:
             f"{line['ranks']} x {line['threads']}",
             line["share"] or "",
             f"{line['step']:.3f}",
+            f"{line['cpu']:.3f}",
             f"{line['waited']:.3f}" if line["share"] else "",
             str(line["bytes"]) if line["share"] else "",
         ]

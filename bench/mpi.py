@@ -4,9 +4,10 @@
     python bench/mpi.py --out results.jsonl --model DIR --batch-size 16 --steps 6
 
 Each line is a run of MeZO: one process of two threads, one of one, and two ranks of one thread each
-that share queries or rows. Seconds are medians over the steps but the first two. Bytes are counted
-where they are given to MPI, by each rank, from one step's beginning to the next one's; what else
-goes over a wire (TCP's heads, what MPI says for itself) is not in them.
+that share queries or rows. Seconds are medians over the steps but the first two: by the clock, and
+of the CPU on the rank that took the most, which say more where others use the machine. Bytes are
+counted where they are given to MPI, by each rank, from one step's beginning to the next one's; what
+else goes over a wire (TCP's heads, what MPI says for itself) is not in them.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import common
 
+MARK = "OF-A-STEP"  # begins a line by which a rank says what it counted
 FIRST = 2  # steps that are not counted
 CELLS = (  # ranks, threads of each, --share
     (1, 2, None),
@@ -47,14 +51,16 @@ def main() -> None:
     parser.add_argument("--as-rank", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.as_rank:
-        sys.exit(count_bytes(options.as_rank))
-    common.row("ranks x threads", "share", "s a step", "waited s", "bytes")
+        sys.exit(count(options.as_rank))
+    common.row("ranks x threads", "share", "s a step", "CPU s", "waited s", "bytes")
     cells = []
     for ranks, threads, share in CELLS:
         cells.append(measure(options, ranks, threads, share))
         line = {"model": Path(options.model).name, "machine": common.machine("mpi4py", "mpich")}
         line |= cells[-1]
-        common.row(f"{ranks} x {threads}", *(line[k] for k in ("share", "step", "waited", "bytes")))
+        common.row(
+            f"{ranks} x {threads}", *(line[k] for k in ("share", "step", "cpu", "waited", "bytes"))
+        )
         if options.out:
             with open(options.out, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
@@ -71,14 +77,13 @@ def measure(options: argparse.Namespace, ranks: int, threads: int, share: str | 
         run = Path(folder) / "run"
         words += ["--eval-every", "10000", "--limit", "8", "--train-rows", "200"]
         words += ["--threads", str(threads), "--output", str(run)]
-        command = [sys.executable, "-m", "tinyzo", "finetune", *words]
+        command = [sys.executable, __file__, "--as-rank", "finetune", *words]
         if share:
             mpiexec = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.defpath}")
-            counted = [sys.executable, __file__, "--as-rank", "finetune", "--share", share, *words]
-            command = [str(mpiexec), "-n", str(ranks), *counted]
+            command = [str(mpiexec), "-n", str(ranks), *command, "--share", share]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         lines = common.on_record(run / "metrics.jsonl")[FIRST:]
-    per_rank = [line.split()[1] for line in done.stderr.splitlines() if line.startswith("BYTES")]
+    said = [line.split() for line in done.stderr.splitlines() if line.startswith(MARK)]
     return {
         **{name: value for name, value in settings.items() if name != "model"},
         "ranks": ranks,
@@ -86,33 +91,39 @@ def measure(options: argparse.Namespace, ranks: int, threads: int, share: str | 
         "share": share,
         "step": statistics.median(line["seconds"] for line in lines),
         "waited": statistics.median(line.get("waited_seconds", 0.0) for line in lines),
-        "bytes": max(map(int, per_rank), default=0),
+        "cpu": max(float(cpu) for _, _, cpu in said),
+        "bytes": max(int(given) for _, given, _ in said),
     }
 
 
-def count_bytes(arguments: list[str]) -> int:
-    """The command on this rank, which then says how many bytes it gave in a step at most."""
+def count(arguments: list[str]) -> int:
+    """The command on this rank, which then says its bytes and its CPU seconds of a step."""
     from tinyzo.cli import main as tinyzo
-    from tinyzo.runs.ranks import Mpi, Ranks
+    from tinyzo.runs.ranks import Alone, Mpi, Ranks
 
     gather = Mpi.gather
-    begin = Ranks.begin_step
     given = [0]
-    at_begin: list[int] = []
+    begun: list[tuple[int, float]] = []
 
     def counted(wire: Mpi, data: bytes) -> list[bytes]:
         given[0] += len(data)
         return gather(wire, data)
 
-    def noted(ranks: Ranks, mark: int) -> None:
-        at_begin.append(given[0])
-        begin(ranks, mark)
+    def noting(begin: Callable[[Alone, int], None]) -> Callable[[Alone, int], None]:
+        def noted(ranks: Alone, mark: int) -> None:
+            begun.append((given[0], time.process_time()))
+            begin(ranks, mark)
+
+        return noted
 
     Mpi.gather = counted  # type: ignore[method-assign]
-    Ranks.begin_step = noted  # type: ignore[method-assign]
+    for kind in (Alone, Ranks):
+        kind.begin_step = noting(kind.begin_step)  # type: ignore[method-assign]
     code = tinyzo(arguments)
-    steps = [after - before for before, after in pairwise(at_begin)]
-    print(f"BYTES {statistics.mode(steps)}", file=sys.stderr, flush=True)
+    steps = list(pairwise(begun))[FIRST:]
+    bytes_of = statistics.mode(after[0] - before[0] for before, after in steps)
+    cpu = statistics.median(after[1] - before[1] for before, after in steps)
+    print(MARK, bytes_of, cpu, file=sys.stderr, flush=True)
     return code
 
 
