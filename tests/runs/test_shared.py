@@ -466,7 +466,6 @@ def test_ranks_of_a_machine_share_its_cpus(monkeypatch):
 
 def test_the_smallest_micro_batch_is_everybodys():
     assert ranks_do(3, "rows", lambda ranks: ranks.least(512 - ranks.number)) == [510] * 3
-    assert ALONE.least(7) == 7
 
 
 def test_who_waits_for_whom(capfd):

@@ -163,16 +163,9 @@ class Alone:
     def share_cpus(self, threads: int | None) -> None:
         """Take a part of this machine's CPUs, unless the user says how many threads there are."""
 
-    def least(self, number: int) -> int:
-        """The least that any rank gives."""
-        return number
-
     def from_first(self, value: Any) -> Any:
         """What rank 0 gives, on every rank: anything that JSON has."""
         return value
-
-    def check_same(self, facts: Mapping[str, str]) -> None:
-        """raises: RunError for a rank that begins with other facts than rank 0, which it names"""
 
     def begin_step(self, mark: int) -> None:
         """mark: the CRC of the journal"""
@@ -277,6 +270,7 @@ class Ranks(Alone):
         return json.loads(self.send(json.dumps(value).encode()))
 
     def least(self, number: int) -> int:
+        """The least that any rank gives."""
         return min(map(int, self.texts(str(number))))
 
     def exchange(self, values: np.ndarray, seconds: float) -> list[np.ndarray]:
@@ -312,6 +306,7 @@ class Ranks(Alone):
             raise RunError(what, hint)
 
     def check_same(self, facts: Mapping[str, str]) -> None:
+        """raises: RunError for a rank that begins with other facts than rank 0, which it names"""
         every = [json.loads(text) for text in self.texts(json.dumps(dict(facts)))]
         for number, theirs in enumerate(every):
             for name, first in every[0].items():

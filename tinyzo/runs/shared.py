@@ -151,16 +151,28 @@ def same_start(ranks: Alone, weights: Weights, make: Callable[[], None]) -> None
             a[...] = np.frombuffer(ranks.send(a.tobytes()), a.dtype).reshape(a.shape)
 
 
-def facts(run: Run, digest: str, ranks: Alone) -> dict[str, str]:
-    """What a rank begins with, which has to be the same on all of them."""
-    values = vars(run.settings).items()
-    return {
-        "version of tinyzo": __version__,
-        "checkpoint": run.about["base"],
-        "--share": getattr(ranks, "share", ""),
-        **{name: json.dumps(value) for name, value in values if name not in OWN},
-        "data": digest,
-    }
+def agree(ranks: Alone, run: Run, method: RunMethod) -> None:
+    """Settle on micro-batches that every rank can compute, and compare what each begins with.
+
+    raises: UsageError for a method that ranks cannot share; RunError as `Ranks.check_same`
+    """
+    if not isinstance(ranks, Ranks):
+        return
+    if method.keeps_gradients:
+        found = "--share goes with methods whose step is a list of terms, and not with a gradient"
+        raise UsageError(found, "leave it out: a gradient is as large as what is trained")
+    s = run.settings
+    run.settings = s.replace(micro_batch_tokens=ranks.least(s.micro_batch_tokens))
+    settings = vars(run.settings).items()
+    ranks.check_same(
+        {
+            "version of tinyzo": __version__,
+            "checkpoint": run.about["base"],
+            "--share": ranks.share,
+            **{name: json.dumps(value) for name, value in settings if name not in OWN},
+            "data": run.about["data"],
+        }
+    )
 
 
 # -- where a rank has its run
@@ -275,10 +287,3 @@ def idle(ranks: Alone, probes: int, parts: int) -> list[str]:
     units = f"probes: {probes}, micro-batches: {parts}"
     hint = "--share both or a smaller --micro-batch-tokens divides it further"
     return [f"{ranks.count - at_work} of {ranks.count} ranks idle in a step ({units}); {hint}"]
-
-
-def check_shareable(ranks: Alone, method: RunMethod) -> None:
-    """raises: UsageError for a method that ranks cannot share"""
-    if isinstance(ranks, Ranks) and method.keeps_gradients:
-        found = "--share goes with methods whose step is a list of terms, and not with a gradient"
-        raise UsageError(found, "leave it out: a gradient is as large as what is trained")

@@ -40,16 +40,7 @@ from tinyzo.runs.places import lasting
 from tinyzo.runs.ranks import ALONE, Alone
 from tinyzo.runs.run import Run, is_run, prepare
 from tinyzo.runs.settings import RunSettings, Settings
-from tinyzo.runs.shared import (
-    Place,
-    check_shareable,
-    facts,
-    idle,
-    placed,
-    same_start,
-    same_weights,
-    shared,
-)
+from tinyzo.runs.shared import Place, agree, idle, placed, same_start, same_weights, shared
 from tinyzo.runs.snapshots import Snapshots, tuned_model
 from tinyzo.runs.start import LED, make_start
 from tinyzo.system import claim_directory
@@ -107,12 +98,8 @@ def _tune(settings: Settings, output: Path | None, resume: Path | None, ranks: A
     method = method_of(run.settings)
     objective = Objective(model, bound, run.settings.objective)
     loads = loads_of(objective, data, run.settings.batch_size, method)
-    check_shareable(ranks, method)
     plan = _plan(run, model, method, loads, is_new, ranks.here)
-    run.settings = run.settings.replace(
-        micro_batch_tokens=ranks.least(run.settings.micro_batch_tokens)
-    )
-    ranks.check_same(facts(run, data.digest(), ranks))
+    agree(ranks, run, method)
     bounded = BoundedLoss(objective, run.settings.micro_batch_tokens)
     loss = shared(bounded, ranks)
     if is_new:  # made only now, so that a mistake in the settings leaves no directory behind
