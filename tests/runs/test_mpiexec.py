@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 )
 exhaustive = pytest.mark.exhaustive
 KILLS = 50
-LONGEST = 60  # seconds, after which it is a hang
+LONGEST = 120  # seconds, after which it is a hang
 STEPS = 12
 DYING = ROOT / "tests" / "dying_rank.py"
 # Ranks of threads of their own would fight for two cores.
