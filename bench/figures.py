@@ -701,7 +701,28 @@ def mezo_of(family: str) -> Table:
     return mezo_table([line for line in lines if line["model"].startswith(family)])
 
 
+def ranks() -> Table:
+    """A step of one process and of two ranks, and what they exchange."""
+    head = ["model", "method", "ranks x threads", "`--share`", "s a step", "CPU s"]
+    head += ["waited", "bytes a rank"]
+    rows = [
+        [
+            line["model"],
+            f"{line['method']}, q = {line['queries']}",
+            f"{line['ranks']} x {line['threads']}",
+            line["share"] or "",
+            f"{line['step']:.3f}",
+            f"{line['cpu']:.3f}",
+            f"{line['waited']:.3f}" if line["share"] else "",
+            str(line["bytes"]) if line["share"] else "",
+        ]
+        for line in records("mpi", NEW)
+    ]
+    return Table(head, rows)
+
+
 TABLES: dict[str, Callable[[], Table]] = {
+    "mpi": ranks,
     "cost": cost,
     "lora": lora,
     "rival": rival,

@@ -35,7 +35,7 @@ sys.path[:0] = [str(ROOT)]
 STEPS = 40
 TEXTS = ["The plot is thin.", "Its battery lasts two days.", "The soup was cold."] * 4
 # What may differ between two runs.
-PLACES = ("run", "peak_bytes", "resident_bytes", "seconds", "seconds_per_step")
+PLACES = ("run", "peak_bytes", "resident_bytes", "seconds", "seconds_per_step", "waited_seconds")
 LONGEST = 600  # seconds of one command
 
 # Every way of keeping weights, of stepping, and of computing is in one of these.

@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 from folders import lines
 
-UNEQUAL = ("seconds", "peak_bytes", "resident_bytes")  # of a line of metrics.jsonl
+UNEQUAL = (
+    "seconds",
+    "waited_seconds",
+    "peak_bytes",
+    "resident_bytes",
+)  # of a line of metrics.jsonl
 
 
 class Killed(BaseException):

@@ -345,6 +345,13 @@ def lock(file: IO[bytes], kind: type[TinyzoError], held: str) -> None:
         raise kind(held, "wait for it")
 
 
+def try_lock(file: IO[bytes]) -> bool:
+    """Hold an open file as `lock` does, where nobody else does; False, too, where none can be."""
+    with suppress(OSError, ImportError):
+        return _try_to_lock(file.fileno())
+    return False
+
+
 def put_in_place(file: IO[bytes], partial: Path, path: Path) -> None:
     """Close a finished file and give it its name; it survives a loss of power from here on.
 

@@ -22,7 +22,16 @@ from tinyzo.runs.settings import CHOICES, Settings
 from tinyzo.zo.methods import METHODS
 
 Capture = pytest.CaptureFixture[str]
-OF_FINETUNE = ("output", "resume", "config", "find_lr", "recipe", "json", "help")  # no settings
+OF_FINETUNE = (
+    "output",
+    "resume",
+    "config",
+    "find_lr",
+    "recipe",
+    "share",
+    "json",
+    "help",
+)  # no settings
 FIXED = {
     "finetune": "model task data template label-words output method steps batch-size lr eps seed "
     "data-seed engine residency dtype memory-budget threads eval-every resume config json k-shot "

@@ -14,6 +14,7 @@ from tinyzo.cli.streams import put
 from tinyzo.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
+    from tinyzo.runs.ranks import Alone
     from tinyzo.runs.run import Run
     from tinyzo.runs.settings import Settings
 
@@ -53,7 +54,15 @@ def add_arguments(parser: Parser) -> None:
         help="settings by which others have tuned a model on a task, as roberta-large/SST-2 or "
         "opt-1.3b/RTE/lora; list: print all. Options count before it; default: none",
     )
-    shared.add_machine(parser.add_argument_group("machine"))
+    machine = parser.add_argument_group("machine")
+    shared.add_machine(machine)
+    machine.add_argument(
+        "--share",
+        metavar="WHAT",
+        choices=("queries", "rows", "both"),
+        help="under mpiexec: what its processes share of a step, queries, rows or both; needs pip "
+        "install 'tinyzo[mpi]'; default: each process is alone",
+    )
     output = parser.add_argument_group("output")
     shared.add_snapshots(output)
     shared.add_json(output)
@@ -61,15 +70,25 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
     """Tune, or go on tuning, and say what came of it; or list the recipes."""
-    from tinyzo.cli.suggest import check_names, check_run
-    from tinyzo.runs.api import as_path
-    from tinyzo.runs.find_lr import find_lr
-    from tinyzo.runs.recipes import listing, with_recipe
-    from tinyzo.runs.train import tune
+    from tinyzo.runs.ranks import join
+    from tinyzo.runs.recipes import listing
 
     if options.recipe == "list":
         put(listing())
         return None
+    ranks = join(options.share)
+    with ranks.working():
+        return _tune(options, ranks)
+
+
+def _tune(options: argparse.Namespace, ranks: Alone) -> dict[str, Any] | None:
+    """The same on one rank, of which only the first says it."""
+    from tinyzo.cli.suggest import check_names, check_run
+    from tinyzo.runs.api import as_path
+    from tinyzo.runs.find_lr import find_lr
+    from tinyzo.runs.recipes import with_recipe
+    from tinyzo.runs.train import tune
+
     given = shared.given_settings(options).given()
     settings = with_recipe(options.recipe, _read_config(options.config).replace(**given))
     check_names(settings.model, settings.task)
@@ -78,9 +97,13 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     if options.find_lr:
         if options.resume is not None:
             raise UsageError("--find-lr with --resume", "a run keeps its lr and eps: leave it out")
+        if options.share is not None:
+            raise UsageError("--find-lr with --share", "find them in one process, then share")
         found = find_lr(settings)
         settings = settings.replace(lr=found.lr, eps=found.eps)
-    tuned = tune(settings, as_path(options.output), as_path(options.resume))
+    tuned = tune(settings, as_path(options.output), as_path(options.resume), ranks)
+    if not ranks.is_first:
+        return None
     result = tuned.result
     if not options.json:
         put(_summary(result, _place(tuned, result["best_step"])))

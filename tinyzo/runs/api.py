@@ -22,6 +22,7 @@ from tinyzo.runs.evaluate import Evaluation, written_answers
 from tinyzo.runs.evaluate import predict as predict_examples
 from tinyzo.runs.named import open_one, open_tuned
 from tinyzo.runs.opened import Opened, check_no_base, check_same, open_for_task, row_of, with_task
+from tinyzo.runs.ranks import join
 from tinyzo.runs.recipes import with_recipe
 from tinyzo.runs.run import Run
 from tinyzo.runs.settings import FIELDS, Settings, model_path
@@ -117,6 +118,7 @@ def finetune(
     dtype: str | None = None,
     base_dtype: str | None = None,
     threads: int | None = None,
+    share: str | None = None,
 ) -> Run:
     """Tune a model by forward passes; the same as `tinyzo finetune`.
 
@@ -126,13 +128,17 @@ def finetune(
         are now
     recipe: settings by which others have tuned a model on a task, as "roberta-large/SST-2"; all
         that is given here counts before it
+    share: under mpiexec, what its processes share of a step: "queries", "rows" or "both"; one that
+        fails ends all when it ends itself
     All others are the fields of Settings, which says what each is; None leaves it to tinyzo.
-    returns: the finished run; its `result` is the summary
+    returns: the finished run, on each process that of the first; its `result` is the summary
     raises: TinyzoError; KeyboardInterrupt leaves a run that can be resumed
     """
     choices = {name: value for name, value in locals().items() if name in FIELDS}
-    settings = with_recipe(recipe, Settings.from_mapping(choices, "finetune"))
-    return tune(settings, as_path(output), as_path(resume))
+    ranks = join(share)
+    with ranks.working():
+        settings = with_recipe(recipe, Settings.from_mapping(choices, "finetune"))
+        return tune(settings, as_path(output), as_path(resume), ranks)
 
 
 def evaluate(

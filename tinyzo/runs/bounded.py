@@ -1,12 +1,14 @@
 """A loss in bounded memory: a batch in micro-batches, and probes in groups."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
 import numpy as np
 
+from tinyzo.batch import Batch
+from tinyzo.engine.numpy_engine import present
 from tinyzo.engine.protocols import View
 from tinyzo.text.packing import micro_batches, packed_size
 from tinyzo.text.tasks import Example
@@ -32,8 +34,7 @@ class BoundedLoss:
         parts = micro_batches(self.objective.read(examples), self.max_tokens)
         if self.objective.is_of_answers:
             parts = self.written(examples)
-        total = reduce(add, (self.sums(theta, part) for part in parts))
-        return self.objective.mean(total, self.objective.count(examples))
+        return self.objective.mean(self.total(theta, parts), self.objective.count(examples))
 
     def shares(self, theta: View, examples: Sequence[Example]) -> Iterator[np.ndarray]:
         """What each micro-batch has of a loss that is a mean: f64[P], which add up to it."""
@@ -46,6 +47,21 @@ class BoundedLoss:
         most_new = self.objective.bound.task.max_new_tokens
         most = WRITTEN * self.max_tokens
         return micro_batches(examples, most, lambda each: len(each.prompt) + most_new)
+
+    def total(self, theta: View, parts: Iterable[Sequence[Example]]) -> np.ndarray:
+        """The sums over all micro-batches: f64[P, ...]."""
+        return reduce(add, (self.sums(theta, part) for part in parts))
+
+    def scores(self, theta: View, batches: Iterable[Batch]) -> Iterator[np.ndarray]:
+        """The scores of each micro-batch, f64[B, C], by a view of one probe; -inf where an example
+        has fewer than C candidates."""
+        for batch in batches:
+            yield present(self.objective.scores(theta, batch), batch.counts)[0]
+
+    def answers(self, theta: View, parts: Iterable[Sequence[Example]]) -> Iterator[str]:
+        """The answer that the model writes to each example of some parts."""
+        for part in parts:
+            yield from self.objective.answers(theta, part)
 
     def sums(self, theta: View, part: Sequence[Example]) -> np.ndarray:
         """The sums of one micro-batch over all probes: f64[P, ...]."""

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import tee
 from typing import NamedTuple
 
 import numpy as np
 
 from tinyzo.dtypes import Integers
-from tinyzo.engine.numpy_engine import present
 from tinyzo.engine.protocols import View
 from tinyzo.errors import DataError, NumericError
 from tinyzo.runs.bounded import BoundedLoss
@@ -114,8 +114,7 @@ def _of_answers(examples: Sequence[Example], answers: Iterable[str], loss: float
 def written_answers(bounded: BoundedLoss, examples: Sequence[Example]) -> Iterator[str]:
     """The answer that the model writes to each example."""
     theta = bounded.objective.model.weights.view()
-    for part in bounded.written(examples):
-        yield from bounded.objective.answers(theta, part)
+    return bounded.answers(theta, bounded.written(examples))
 
 
 def predict(bounded: BoundedLoss, examples: Sequence[Example]) -> Iterator[np.ndarray]:
@@ -133,12 +132,11 @@ def predict(bounded: BoundedLoss, examples: Sequence[Example]) -> Iterator[np.nd
 
 def scored(bounded: BoundedLoss, theta: View, examples: Sequence[Example]) -> Iterator[Scored]:
     """The examples in micro-batches, with the scores of theta itself."""
-    objective = bounded.objective
-    for part in micro_batches(examples, bounded.max_tokens):
-        batch = objective.pack(part)
+    for_scores, for_labels = tee(micro_batches(examples, bounded.max_tokens))
+    packed, batches = tee(map(bounded.objective.pack, for_scores))
+    for part, batch, scores in zip(for_labels, packed, bounded.scores(theta, batches), strict=True):
         labels = np.array([example.label for example in part], np.int64)
-        scores = present(objective.scores(theta, batch), batch.counts)
-        yield Scored(part, scores[0], labels, batch.counts)
+        yield Scored(part, scores, labels, batch.counts)
 
 
 def check_labelled(examples: Sequence[Example]) -> None:

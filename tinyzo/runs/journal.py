@@ -146,6 +146,11 @@ class Journal(AbstractContextManager["Journal"]):
         """All that have been taken."""
         return self.history.steps
 
+    @property
+    def crc(self) -> int:
+        """Of the last record: what base, steps and returns led to it."""
+        return self._crc
+
     def append(self, step: Step) -> None:
         """Write the next step; it survives the death of this process.
 

@@ -149,17 +149,22 @@ def plans(
 
 
 def choose(
-    model: Model, settings: RunSettings, loads: Sequence[Load], is_fixed: bool = False
+    model: Model,
+    settings: RunSettings,
+    loads: Sequence[Load],
+    is_fixed: bool = False,
+    processes: int = 1,
 ) -> Plan:
     """The fastest plan within the budget; without one, weights in memory if half of it suffices.
 
     model: not settled yet; the others as for `plans`
+    processes: that take as much at the same time, of which a budget is each one's
     raises: ConfigError when none fits, with the smallest budget that does
     """
     every = list(plans(model, settings, loads, is_fixed))
     asked = settings.memory_budget
     if asked is None:
-        return _within(free_bytes() / 2, every)
+        return _within(free_bytes() / 2 / processes, every)
     budget = parse_bytes(asked)
     for plan in every:
         if plan.anonymous <= budget:

@@ -38,8 +38,10 @@ from tinyzo.runs.loads import loads_of
 from tinyzo.runs.methods import RunMethod, method_of
 from tinyzo.runs.named import split
 from tinyzo.runs.places import lasting
+from tinyzo.runs.ranks import ALONE, Alone
 from tinyzo.runs.run import Run, is_run, prepare, settle_method
 from tinyzo.runs.settings import RunSettings, Settings
+from tinyzo.runs.shared import Place, agree, idle, placed, same_start, same_weights, shared
 from tinyzo.runs.snapshots import Snapshots, tuned_model
 from tinyzo.runs.start import LED, as_it_came, make_start, passes_before
 from tinyzo.system import claim_directory
@@ -64,16 +66,31 @@ FREE = (
 DIVERGED = 100  # a loss this many times 1 + the first one does not come back
 
 
-def tune(settings: Settings, output: Path | None = None, resume: Path | None = None) -> Run:
+def tune(
+    settings: Settings,
+    output: Path | None = None,
+    resume: Path | None = None,
+    ranks: Alone = ALONE,
+) -> Run:
     """Tune a model: the work of `tinyzo.finetune` and of `tinyzo finetune`.
 
     output: the run's new directory; None: runs/<task>-<model>-<n>
     resume: go on with this run instead; then only FREE may be chosen anew
-    returns: the finished run
+    ranks:  those that share it
+    returns: the finished run, on each rank that of rank 0
     raises: TinyzoError; KeyboardInterrupt leaves a run that can be resumed
     """
+    with placed(ranks, Place(settings, output, resume)) as place:
+        run = _tune(*place, ranks)
+    run.path = Path(ranks.from_first(str(run.path)))
+    return run
+
+
+def _tune(settings: Settings, output: Path | None, resume: Path | None, ranks: Alone) -> Run:
+    """The same, with all files where this rank has its own."""
     is_new = resume is None
     run, model = _open(settings, output, resume)
+    ranks.share_cpus(run.settings.threads)
     bound = bind_task(model, run.settings)
     data = load_data(bound, run.settings)
     _check_dev(run.settings, data)
@@ -82,11 +99,13 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
     method = method_of(run.settings)
     objective = Objective(model, bound, run.settings.objective)
     loads = loads_of(objective, data, run.settings.batch_size, method)
-    plan = _plan(run, model, method, loads, is_new)
-    loss = BoundedLoss(objective, run.settings.micro_batch_tokens)
+    plan = _plan(run, model, method, loads, is_new, ranks.here)
+    agree(ranks, run, method)
+    bounded = BoundedLoss(objective, run.settings.micro_batch_tokens)
+    loss = shared(bounded, ranks)
     if is_new:  # made only now, so that a mistake in the settings leaves no directory behind
         if run.settings.train in LED:
-            make_start(loss, data, run.settings)
+            same_start(ranks, model.weights, lambda: make_start(bounded, data, run.settings))
         _settle(run, model, plan)
         _make_directory(run, output)
     header = Header(*method.journal_shape, model.weights.direction.kind, run.about["base"])
@@ -100,15 +119,16 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
             _check_steps(run.settings.steps, done)
             run.save()
         run.keep_lines("events.jsonl")
-        report.say(f"run {run.path}")
+        report.say_all([f"run {run.path}", *idle(ranks, method.probes, passes)])
         way = journal.history.way(_first_unevaluated(run, data, done))
         start = snapshots.restore(model, way)
         if not is_new:
             _settle(run, model, plan)
             run.note_engine(model.engine.name, done)
-        training = Training(run, method, loss, data, journal, snapshots, plan)
+        training = Training(run, method, loss, data, journal, snapshots, plan, ranks)
         training.take_steps(start)
         training.finish()
+        ranks.tell_slowest()
     return run
 
 
@@ -204,17 +224,25 @@ def _check_steps(steps: int, done: int) -> None:
 
 
 def _plan(
-    run: Run, model: Model, method: RunMethod, loads: list[memory.Load], is_new: bool
+    run: Run,
+    model: Model,
+    method: RunMethod,
+    loads: list[memory.Load],
+    is_new: bool,
+    processes: int,
 ) -> memory.Plan:
-    """Choose how to hold the run in memory; a new run settles on what its budget leads to."""
+    """Choose how to hold the run in memory; a new run settles on what its budget leads to.
+
+    processes: that do so at the same time
+    """
     if method.keeps_gradients and run.settings.train == "full":  # a step changes them in place
         run.settings = run.settings.replace(residency="resident")
-    plan = memory.choose(model, run.settings, loads, is_fixed=not is_new)
+    plan = memory.choose(model, run.settings, loads, not is_new, processes)
     if plan.engine == "onnx":
         _check_onnx(model, method, plan)
     if plan.engine != "numpy" and engine_here(run.settings.engine) == "numpy":  # Numba is broken
         settings = run.settings.replace(engine="numpy")
-        plan = memory.choose(model, settings, loads, is_fixed=not is_new)
+        plan = memory.choose(model, settings, loads, not is_new, processes)
     if is_new and run.settings.memory_budget:
         run.settings = run.settings.replace(
             engine=plan.engine,
@@ -283,6 +311,7 @@ class Training:
     journal: Journal
     snapshots: Snapshots
     plan: memory.Plan
+    ranks: Alone = ALONE
     accuracy: float | None = None
 
     @property
@@ -415,6 +444,7 @@ class Training:
         rows = batch_rows(number, len(self.data.train), s.batch_size, s.data_seed)
         batch = [self.data.train[row] for row in rows]
         weights.fold()
+        self.ranks.begin_step(self.journal.crc)
         return self.method.step(number, weights, self.loss, batch, self.journal.history)
 
     def _end_step(self, steps: int, done: int) -> None:
@@ -426,6 +456,7 @@ class Training:
         weights = self.model.weights
         if steps % s.eval_every == 0 or steps == s.steps:
             self.run.sync("journal")
+            same_weights(self.ranks, weights, steps, steps // s.eval_every)
             self._evaluate(steps, "dev", self.data.dev)
         is_due = self.snapshots.is_due(weights, steps, done)
         if is_due:
@@ -444,6 +475,7 @@ class Training:
             "eps": self.run.settings.eps,
             "seed": step.terms[0][0] if step.terms else None,
             "seconds": seconds,
+            **self.ranks.waited(),
             "forwards": self.method.forwards,
             "resident_bytes": resident_bytes(),
             "peak_bytes": peak_bytes(),
@@ -460,7 +492,9 @@ class Training:
             said: list[np.ndarray | str] = []
             # Answers are written only where they are reported, as published: dev needs the loss.
             is_reported = split == "test"
-            event |= evaluate(self.loss, examples, is_reported, said).record()
+            event |= self.ranks.from_first(
+                evaluate(self.loss, examples, is_reported, said).record()
+            )
             shown = self.data.shown if is_reported else []
             found = answers.answers(shown, examples, said)
             self.run.record_all("events.jsonl", [*answers.lines(step, split, found), event])
@@ -476,6 +510,8 @@ class Training:
             del self.model.weights
             self.model.weights = tuned_model(self.run, best).weights
         final = self._evaluate(best, "test", self.data.test)
+        if not self.ranks.is_first:
+            return
         result = self._summary(best, final)
         self.run.write("result.json", json.dumps(result, allow_nan=False) + "\n")
         report.say(report.plot(self.run.path))
