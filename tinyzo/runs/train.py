@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,11 +64,17 @@ FREE = (
 DIVERGED = 100  # a loss this many times 1 + the first one does not come back
 
 
-def tune(settings: Settings, output: Path | None = None, resume: Path | None = None) -> Run:
+def tune(
+    settings: Settings,
+    output: Path | None = None,
+    resume: Path | None = None,
+    training: Callable[..., Training] | None = None,
+) -> Run:
     """Tune a model: the work of `tinyzo.finetune` and of `tinyzo finetune`.
 
     output: the run's new directory; None: runs/<task>-<model>-<n>
     resume: go on with this run instead; then only FREE may be chosen anew
+    training: makes the loop over the steps, if not `Training`
     returns: the finished run
     raises: TinyzoError; KeyboardInterrupt leaves a run that can be resumed
     """
@@ -105,9 +112,9 @@ def tune(settings: Settings, output: Path | None = None, resume: Path | None = N
         if not is_new:
             _settle(run, model, plan)
             run.note_engine(model.engine.name, done)
-        training = Training(run, method, loss, data, journal, snapshots, plan)
-        training.take_steps(start)
-        training.finish()
+        loop = (training or Training)(run, method, loss, data, journal, snapshots, plan)
+        loop.take_steps(start)
+        loop.finish()
     return run
 
 
