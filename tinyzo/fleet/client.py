@@ -18,13 +18,14 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from tinyzo.errors import RunError, TinyzoError, UsageError
+from tinyzo.fleet import terms_of
 from tinyzo.fleet.rows import split
 from tinyzo.runs.bounded import BoundedLoss
 from tinyzo.runs.data import bind_task, load_data
 from tinyzo.runs.evaluate import evaluate
 from tinyzo.runs.history import rest_of
 from tinyzo.runs.journal import record_crc
-from tinyzo.runs.methods import ZerothOrder, method_of, no_batch
+from tinyzo.runs.methods import method_of, no_batch
 from tinyzo.runs.run import RUN_TOML, Run, is_run
 from tinyzo.runs.snapshots import Snapshots, tuned_model, way_to
 from tinyzo.system import os_errors, write_file
@@ -39,7 +40,7 @@ FOLDER = "--node-config folder names one that can be written"
 app = ClientApp()
 
 
-class Behind(Exception):
+class Behind(Exception):  # noqa: N818 - no error
     """The client has not what the server thinks it has."""
 
 
@@ -104,10 +105,8 @@ def reply(message: Message, context: Context, answer: Callable[..., dict[str, An
 
 
 def losses(own: Held, run: Run, question: Any, context: Context) -> dict[str, Any]:
-    method = method_of(run.settings)
-    if not isinstance(method, ZerothOrder):
-        raise UsageError(f"--method {run.settings.method}", "a fleet takes steps of terms")
     s = run.settings
+    method = terms_of(s)
     mine = own_rows(own.data.train, run, context)
     rows = batch_rows(question["number"], len(mine), question["rows"], s.data_seed)
     points = method.estimator.points(method.seeds(question["number"]), s.eps)

@@ -22,26 +22,31 @@ import numpy as np
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from tinyzo.errors import RunError, UsageError
+from tinyzo.errors import RunError, check_choice
+from tinyzo.fleet import terms_of
 from tinyzo.fleet.robust import Answer, mean, outliers
 from tinyzo.models.model import open_model
 from tinyzo.parsing import JsonObject
 from tinyzo.runs.data import MOST_EVALUATED
-from tinyzo.runs.methods import method_of
 from tinyzo.runs.run import RUN_TOML, Run, is_run
 from tinyzo.runs.settings import Settings
-from tinyzo.runs.start import LED
 from tinyzo.runs.train import FREE, Training, tune
 from tinyzo.text.tasks import Example
 from tinyzo.zo.mezo import Step
 
+Answers = dict[int, Answer]
+OPTIONS = ("asked", "fewest", "timeout", "tries", "evaluated_by")
 PAUSE = 0.1  # seconds between two looks for clients
 app = ServerApp()
 
 
 @dataclass
 class Fleet:
-    """The clients. has: how many bytes of the journal each has; the others are as above."""
+    """The clients, asked as said above.
+
+    has:     how many bytes of the journal each has
+    refused: those that are not asked again, since they cannot take part
+    """
 
     grid: Grid
     asked: float = 1.0
@@ -50,27 +55,38 @@ class Fleet:
     tries: int = 10
     evaluated_by: str = "server"
     has: dict[int, int] = field(default_factory=dict)
+    refused: set[int] = field(default_factory=set)
 
     def choose(self, *seed: int) -> list[int]:
         """Clients that are there now, once there are enough, or time is over."""
         end = time.monotonic() + self.timeout
-        nodes = sorted(self.grid.get_node_ids())
+        nodes = self._there()
         while len(nodes) < self.fewest and time.monotonic() < end:
             time.sleep(PAUSE)
-            nodes = sorted(self.grid.get_node_ids())
+            nodes = self._there()
         count = max(self.fewest, math.ceil(self.asked * len(nodes)))
         order = np.random.RandomState(seed).permutation(len(nodes))
         return [nodes[place] for place in order[:count]]
 
-    def ask(self, run: Run, kind: str, question: JsonObject, nodes: Sequence[int]) -> dict[int, Any]:
+    def _there(self) -> list[int]:
+        return sorted(set(self.grid.get_node_ids()) - self.refused)
+
+    def ask(
+        self, run: Run, kind: str, question: JsonObject, nodes: Sequence[int]
+    ) -> dict[int, Any]:
         """What the clients answer; one that is behind is asked again, with all there is."""
         found = self._exchange(run, kind, question, nodes)
         behind = [node for node, answer in found.items() if "behind" in answer]
         for node in behind:
             del self.has[node]
-        return found | self._exchange(run, kind, question, behind) if behind else found
+        if behind:
+            found |= self._exchange(run, kind, question, behind)
+        self.refused.update(node for node, answer in found.items() if "refused" in answer)
+        return found
 
-    def _exchange(self, run: Run, kind: str, question: JsonObject, nodes: Sequence[int]) -> dict:
+    def _exchange(
+        self, run: Run, kind: str, question: JsonObject, nodes: Sequence[int]
+    ) -> dict[int, Any]:
         journal = run.journal_path.read_bytes()
         messages = []
         for node in nodes:
@@ -82,11 +98,11 @@ class Fleet:
             messages.append(Message(records, node, kind, ttl=self.timeout))
         found: dict[int, Any] = {}
         for reply in self.grid.send_and_receive(messages, timeout=self.timeout):
-            answer = {"refused": reply.error.reason} if reply.has_error() else {}
+            node = reply.metadata.src_node_id
+            found[node] = {}
             if reply.has_content():
-                answer = dict(reply.content.config_records.get("answer", {}))
-                self.has[reply.metadata.src_node_id] = len(journal)
-            found[reply.metadata.src_node_id] = answer
+                found[node] = reply.content.config_records.get("answer", {})
+                self.has[node] = len(journal)
         return found
 
 
@@ -120,13 +136,13 @@ class FleetTraining(Training):
             self.accuracy = accuracy
         return event
 
-    def _answers(self, kind: str, question: JsonObject, points: int) -> tuple[dict, int]:
+    def _answers(self, kind: str, question: JsonObject, points: int) -> tuple[Answers, int]:
         """The answers that count, and the most rows that were asked for.
 
         raises: RunError when they stay too few
         """
         s = self.run.settings
-        for trial in range(self.fleet.tries):
+        for trial in range(max(1, self.fleet.tries)):
             nodes = self.fleet.choose(s.data_seed, question["number"], trial)
             rows = math.ceil(s.batch_size / max(1, len(nodes)))
             found = self.fleet.ask(self.run, kind, {**question, "rows": rows}, nodes)
@@ -137,16 +153,17 @@ class FleetTraining(Training):
         hint = "events.jsonl says why; the run goes on when it is begun again"
         raise RunError(f"step {question['number'] + 1}: {counted}", hint)
 
-    def _counting(self, found: Mapping[int, Any], number: int, points: int) -> dict[int, Answer]:
+    def _counting(self, found: Mapping[int, Any], number: int, points: int) -> Answers:
         """The answers that count; the others are recorded, with the reason."""
         answers = {}
         dropped = {}
         for node, said in found.items():
-            if said.get("number") == number:
-                numbers = [x for x in said.get("losses", []) if isinstance(x, float)]
-                answers[node] = Answer(np.array(numbers), int(said.get("rows", 0)))
+            losses, rows = said.get("losses"), said.get("rows")
+            is_due = said.get("number") == number and isinstance(rows, int)
+            if is_due and isinstance(losses, list) and all(isinstance(x, float) for x in losses):
+                answers[node] = Answer(np.array(losses), rows)
             else:
-                dropped[node] = str(said.get("refused", "an answer to another question"))
+                dropped[node] = str(said.get("refused", "no answer to this question"))
         dropped |= outliers(answers, points)
         for node, why in sorted(dropped.items()):
             event = {"event": "dropped", "step": number + 1, "node": f"{node}", "why": why}
@@ -157,29 +174,19 @@ class FleetTraining(Training):
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Take the steps of a new run, or of the one that there is."""
-    config = {key.replace("-", "_"): value for key, value in context.run_config.items() if value != ""}
+    config = {key.replace("-", "_"): value for key, value in context.run_config.items()}
     config.pop("alpha", None)
     path = Path(str(config.pop("output", "runs/fleet")))
-    chosen = {key: config.pop(key) for key in Fleet.__annotations__ if key in config}
+    chosen: dict[str, Any] = {key: config.pop(key) for key in OPTIONS if key in config}
     fleet = Fleet(grid, **chosen)
+    check_choice("evaluated-by", fleet.evaluated_by, ("server", "clients"))
     settings = Settings.from_mapping(config, "run config")
-    check_terms(settings)
+    terms_of(settings.resolve(open_model(settings.model_path).family))
     training = partial(FleetTraining, fleet=fleet)
     if not is_run(path):
         tune(settings, path, training=training)
         return
     tune(changes(settings, Run.open(path)), resume=path, training=training)
-
-
-def check_terms(settings: Settings) -> None:
-    """raises: UsageError for a method whose steps are not terms that losses make"""
-    resolved = settings.resolve(open_model(settings.model_path).family)
-    if method_of(resolved).differentiates:
-        hint = "take one whose steps are made of losses, as mezo"
-        raise UsageError(f"--method {resolved.method} takes derivatives, of rows", hint)
-    if resolved.train in LED:
-        found = f"--train {resolved.train} begins with what rows say of a model"
-        raise UsageError(found, "no client sends that: take lora-fa")
 
 
 def changes(settings: Settings, run: Run) -> Settings:
