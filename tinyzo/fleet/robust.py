@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
 LIMIT = 6.0  # deviations
-FEWEST = 5  # clients, below which no distance from the others says much
+FEWEST = 8  # clients, below which no distance from the others says much
 NORMAL = 1.4826  # sigma / median absolute deviation
 TALLEST = 100.0  # times 1 + the median level
 

@@ -99,7 +99,6 @@ class Fleet:
         found: dict[int, Any] = {}
         for reply in self.grid.send_and_receive(messages, timeout=self.timeout):
             node = reply.metadata.src_node_id
-            found[node] = {}
             if reply.has_content():
                 found[node] = reply.content.config_records.get("answer", {})
                 self.has[node] = len(journal)
@@ -146,7 +145,8 @@ class FleetTraining(Training):
             nodes = self.fleet.choose(s.data_seed, question["number"], trial)
             rows = math.ceil(s.batch_size / max(1, len(nodes)))
             found = self.fleet.ask(self.run, kind, {**question, "rows": rows}, nodes)
-            answers = self._counting(found, question["number"], points)
+            said = {node: found.get(node, {"refused": "no answer in time"}) for node in nodes}
+            answers = self._counting(said, question["number"], points)
             if len(answers) >= max(1, self.fleet.fewest):
                 return answers, rows
         counted = f"{len(answers)} of {len(nodes)} clients answered, {self.fleet.tries} times"
