@@ -1899,8 +1899,8 @@ FAULTS = (
     ),
     Fault(
         "fleet/client.py",
-        "        if not is_run(folder):\n            raise Behind\n",
-        "",
+        "isinstance(error, RunError)",
+        "isinstance(error, UsageError)",
         "a client that has lost its folder is no more asked",
         "fleet/test_fleet.py::test_who_loses_its_state_catches_up_to_the_same_bytes",
     ),

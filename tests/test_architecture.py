@@ -52,7 +52,6 @@ CAUGHT = {
     "engine/threads.py": {"self._error"},  # what a thread met, for the caller
     "engine/onnx/": {"MemoryError"},  # the runtime's, which it tells by words; cli/failures.py
     "engine/numba/": {"LoadError"},  # of compiled code: Numba is called instead
-    "fleet/client.py": {"Behind"},  # asked again, with all there is
     "cli/": {"argparse.ArgumentTypeError", "KeyboardInterrupt"},  # ways of Python's own
     "__init__.py": {"AttributeError"},  # what a module says of a name it has not
 }

@@ -43,6 +43,14 @@ def test_an_answer_of_no_rows_is_left_out():
     assert outliers({1: answer}, 2) == {1: "2 losses of 0 rows, where 2 were due"}
 
 
+@pytest.mark.parametrize(("slope", "is_far"), [(40.0, False), (52.0, True), (-52.0, True)])
+def test_a_slope_is_far_off_by_the_spread_of_the_others(slope, is_far):
+    """Of -10 .. 10 the median distance from the median is 5: six deviations are 44.5."""
+    slopes = dict(enumerate([*range(-10, 11), slope]))
+    found = outliers({n: Answer(np.array([each, -each]), 4) for n, each in slopes.items()}, 2)
+    assert list(found) == [21] * is_far
+
+
 def test_nearly_half_may_lie():
     liars = {n: Answer(np.array([5.0, -5.0]), 4) for n in range(100, 118)}
     assert outliers(honest() | liars, 2).keys() == liars.keys()

@@ -26,7 +26,7 @@ from tinyzo.runs.evaluate import evaluate
 from tinyzo.runs.history import rest_of
 from tinyzo.runs.journal import record_crc
 from tinyzo.runs.methods import method_of, no_batch
-from tinyzo.runs.run import RUN_TOML, Run, is_run
+from tinyzo.runs.run import RUN_TOML, Run
 from tinyzo.runs.snapshots import Snapshots, tuned_model, way_to
 from tinyzo.system import os_errors, write_file
 from tinyzo.text.packing import batch_rows
@@ -38,10 +38,6 @@ SNAPSHOT_EVERY = 100  # steps, of a node that has a folder
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tinyzo" / "fleet"
 FOLDER = "--node-config folder names one that can be written"
 app = ClientApp()
-
-
-class Behind(Exception):  # noqa: N818 - no error
-    """The client has not what the server thinks it has."""
 
 
 class Held:
@@ -97,9 +93,9 @@ def reply(message: Message, context: Context, answer: Callable[..., dict[str, An
         if "folder" in context.node_config:
             keep(run, own)
         found = {"number": question["number"], **answer(own, run, question, context)}
-    except (Behind, TinyzoError) as error:
+    except TinyzoError as error:
         found = {"refused": str(error).partition("\n")[0]}
-        if question["offset"] and isinstance(error, Behind | RunError):
+        if question["offset"] and isinstance(error, RunError):
             found = {"behind": True}  # asked again with all there is, it says what is wrong
     return Message(RecordDict({"answer": ConfigRecord(found)}), reply_to=message)
 
@@ -133,7 +129,8 @@ def own_rows(examples: Sequence[Example], run: Run, context: Context) -> Sequenc
 def catch_up(question: Any, context: Context) -> Run:
     """Bring the node's folder to where the server's journal is.
 
-    raises: Behind when it has less than the server thinks; UsageError for a node without rows
+    A folder that has less than the server thinks gets a journal with a hole, which nobody reads.
+    raises: RunError for a folder without a run; UsageError for a node without rows
     """
     node = context.node_config
     folder = Path(str(node.get("folder", CACHE / f"{context.run_id}" / f"{context.node_id}")))
@@ -144,16 +141,12 @@ def catch_up(question: Any, context: Context) -> Run:
         if is_new:
             folder.mkdir(parents=True, exist_ok=True)
             write_file(folder / RUN_TOML, question["run"])
-        if not is_run(folder):
-            raise Behind
         own = {key: str(node[key]) if key in node else None for key in ("model", "data")}
         run = Run.open(folder, own["model"], own["data"])
         run.settings = run.settings.replace(**{key: node[key] for key in OWN if key in node})
         if is_new:
             run.save()
         with open(run.journal_path, "a+b") as journal:
-            if journal.seek(0, os.SEEK_END) < question["offset"]:
-                raise Behind
             journal.truncate(question["offset"])
             journal.write(question["journal"])
     return run
