@@ -2016,6 +2016,63 @@ FAULTS = (
         "an option is not heeded",
         "cli/test_cli_share.py::test_share_says_what_it_wrote",
     ),
+    # -- a fleet
+    Fault(
+        "fleet/__init__.py",
+        "or method.differentiates",
+        "or False",
+        "derivatives are asked of clients",
+        "fleet/test_fleet.py::test_methods_that_losses_alone_do_not_make_are_refused",
+    ),
+    Fault(
+        "fleet/robust.py",
+        "min(each.rows, most_rows)",
+        "each.rows",
+        "a client counts for as many rows as it says",
+        "fleet/test_robust.py::test_no_client_counts_for_more_rows_than_it_was_asked_for",
+    ),
+    Fault(
+        "fleet/robust.py",
+        "not (distances[client] <= most).all()",
+        "(distances[client] > 2 * most).all()",
+        "an outlier at twice the limit counts",
+        "fleet/test_robust.py",
+    ),
+    Fault(
+        "fleet/rows.py",
+        "own.append(max(held, key=len).pop())",
+        "pass",
+        "a client has no rows",
+        "fleet/test_fleet_rows.py",
+    ),
+    Fault(
+        "fleet/client.py",
+        'method.seeds(question["number"])',
+        "method.seeds(0)",
+        "the losses of a step are along the directions of the first",
+        "fleet/test_fleet.py::test_the_step_of_all_rows_is_that_of_one_machine",
+    ),
+    Fault(
+        "fleet/client.py",
+        "isinstance(error, RunError)",
+        "isinstance(error, UsageError)",
+        "a client that has lost its folder is no more asked",
+        "fleet/test_fleet.py::test_who_loses_its_state_catches_up_to_the_same_bytes",
+    ),
+    Fault(
+        "fleet/server.py",
+        'if "refused" in answer',
+        'if "nothing" in answer',
+        "who has refused is asked again",
+        "fleet/test_fleet.py::test_a_client_of_another_base_is_refused_by_name_and_not_asked_again",
+    ),
+    Fault(
+        "fleet/server.py",
+        "offset = self.has.get(node, 0)",
+        "offset = 0",
+        "each visit costs the whole journal",
+        "fleet/test_fleet.py::test_a_visit_costs_a_tail_of_the_journal",
+    ),
 )
 
 

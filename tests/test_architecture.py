@@ -19,7 +19,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A file imports from its own room and from those before it; "" is tinyzo/__init__.py.
 ROOMS = [
     "errors", "unique", "packages", "dtypes", "batch", "machine", "system", "parsing",
-    "checkpoints", "text", "engine", "models", "zo", "autodiff", "runs", "", "cli", "__main__",
+    "checkpoints", "text", "engine", "models", "zo", "autodiff", "runs", "fleet",
+    "", "cli", "__main__",
 ]  # fmt: skip
 
 # Third-party packages: the files that may import one at the top, and those that may in a function.
@@ -27,6 +28,7 @@ TOP = {
     "numpy": ("",),
     "numba": ("engine/numba/",),
     "llvmlite": ("engine/numba/",),
+    "flwr": ("fleet/server.py", "fleet/client.py"),  # which nothing imports but Flower
     "tomli": ("parsing.py",),  # where the standard library has no tomllib
 }
 LAZY = {

@@ -43,6 +43,7 @@ KEYS: dict[str, dict[str, tuple[type, ...]]] = {
     "error": {"step": (int,)},
     "engine": {"step": (int,), "engine": (str,)},
     "returned": {"step": (int,), "to": (int,), "factor": NUMBER},
+    "dropped": {"step": (int,), "node": (str,), "why": (str,)},  # of a fleet
     "stopped": {"step": (int,), "best": (int,)},
 }
 

@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,22 +72,30 @@ def tune(
     output: Path | None = None,
     resume: Path | None = None,
     ranks: Alone = ALONE,
+    training: Callable[..., Training] | None = None,
 ) -> Run:
     """Tune a model: the work of `tinyzo.finetune` and of `tinyzo finetune`.
 
     output: the run's new directory; None: runs/<task>-<model>-<n>
     resume: go on with this run instead; then only FREE may be chosen anew
     ranks:  those that share it
+    training: makes the loop over the steps, if not `Training`
     returns: the finished run, on each rank that of rank 0
     raises: TinyzoError; KeyboardInterrupt leaves a run that can be resumed
     """
     with placed(ranks, Place(settings, output, resume)) as place:
-        run = _tune(*place, ranks)
+        run = _tune(*place, ranks, training or Training)
     run.path = Path(ranks.from_first(str(run.path)))
     return run
 
 
-def _tune(settings: Settings, output: Path | None, resume: Path | None, ranks: Alone) -> Run:
+def _tune(
+    settings: Settings,
+    output: Path | None,
+    resume: Path | None,
+    ranks: Alone,
+    training: Callable[..., Training],
+) -> Run:
     """The same, with all files where this rank has its own."""
     is_new = resume is None
     run, model = _open(settings, output, resume)
@@ -125,9 +134,9 @@ def _tune(settings: Settings, output: Path | None, resume: Path | None, ranks: A
         if not is_new:
             _settle(run, model, plan)
             run.note_engine(model.engine.name, done)
-        training = Training(run, method, loss, data, journal, snapshots, plan, ranks)
-        training.take_steps(start)
-        training.finish()
+        loop = training(run, method, loss, data, journal, snapshots, plan, ranks)
+        loop.take_steps(start)
+        loop.finish()
         ranks.tell_slowest()
     return run
 
