@@ -1,6 +1,6 @@
 """4 to 1,024 nodes that train one model and tell each other seeds and losses: on paper, simulated.
 
-    python bench/nodes.py --out bench/results/nodes.jsonl    # a line for each case, some seconds
+    python bench/nodes.py --steps 4000 --out bench/results/nodes.jsonl    # a line a case, 10 s
 
 Every node evaluates one query of its own in each step (queries), or its part of 64 rows (rows),
 sends its losses, waits, and adds all terms of the step. Times are of RoBERTa-large in float32.
@@ -37,7 +37,7 @@ SOURCES = {
     "ROW, FIXED": "measured: steps of 8 and 64 rows, avx512-2-cores.jsonl, a line through both",
     "TERM": "measured: 0.41 ns an element, float32, docs/speed.md, times the parameters",
     "SPREAD": "measured: 116 steps of roberta-tiny, one run, two busy cores; taken for nodes",
-    "HEADER, LOSS": "measured: 32 bytes of a rank with one loss, two ranks; for two losses, by its format",
+    "HEADER, LOSS": "measured: 32 bytes a rank with one loss; with two, by the format",
     "BACKPROPAGATION": "measured: avx2-2-cores-pocketllm.jsonl, Adam 13.0 s, MeZO 8.03 s",
     "RESTART": "assumed",
     "10 GbE": "20 us between applications: Hurwitz and Feng, Hot Interconnects 11; a node fails "
