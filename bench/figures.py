@@ -687,6 +687,24 @@ def published(model: str, task: str, k_shot: int | None, row: str) -> str | None
     return None
 
 
+def nodes_cells() -> list[Record]:
+    lines = (RESULTS / "nodes.jsonl").read_text(encoding="utf-8").splitlines()
+    return [line for line in map(json.loads, lines) if "nodes" in line]
+
+
+def nodes() -> Table:
+    """Modelled seconds of a step of many nodes, on paper / simulated."""
+    cells = {(c["network"], c["nodes"], c["share"], c["waits_for"]): c for c in nodes_cells()}
+    head = ["network", "nodes", "queries, all", "queries, fastest 90 %", "rows, all", "gradients"]
+    ways = [("queries", "all"), ("queries", "fastest 90 %"), ("rows", "all")]
+    rows = []
+    for network, count in dict.fromkeys(key[:2] for key in cells):
+        found = [cells[(network, count, *way)] for way in ways]
+        times = [f"{c['paper']:.3g} / {c['simulated']:.3g}" if c["paper"] else "-" for c in found]
+        rows.append([network, f"{count:,}", *times, seconds(found[0]["gradients"])])
+    return Table(head, rows)
+
+
 def percents(values: Sequence[float]) -> str:
     """Mean (standard deviation), where there are several."""
     if not values:
@@ -749,6 +767,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "budgets-last": budgets_last,
     "budgets-reported": budgets_reported,
     "cosines": cosines,
+    "nodes": nodes,
     "mezo-roberta": partial(mezo_of, "roberta"),
     "mezo-opt": partial(mezo_of, "opt"),
 }
@@ -772,6 +791,7 @@ COLOURS = {
 INK = "#222222"
 BLUE = "#2a6fb0"
 PALE = "#e8f0f8"
+NETWORK_COLOURS = ("#1b7f5c", "#2a6fb0", "#c9622a", "#7a4ea3")
 
 
 def draw_cost(path: Path) -> None:
@@ -963,6 +983,40 @@ def bent(panel: Axes, points: Sequence[tuple[float, float]], style: str = "solid
     panel.annotate("", points[-1], points[-2], arrowprops=shape)
 
 
+def draw_nodes(path: Path) -> None:
+    """Modelled speed-up by nodes that share queries, and seconds of a step beside gradients."""
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    cells = [c for c in nodes_cells() if c["share"] == "queries"]
+    for name, colour in zip(
+        dict.fromkeys(c["network"] for c in cells), NETWORK_COLOURS, strict=True
+    ):
+        for policy, style in (("all", "-"), ("fastest 90 %", "--")):
+            line = [c for c in cells if (c["network"], c["waits_for"]) == (name, policy)]
+            done = [c for c in line if c["paper"]]
+            xs = [c["nodes"] for c in done]
+            left.plot(xs, [c["speedup"] for c in done], style, color=colour, marker="o", ms=3)
+            if policy == "all":
+                right.plot(
+                    xs, [c["paper"] for c in done], color=colour, marker="o", ms=3, label=name
+                )
+                gradients = [c["gradients"] for c in line]
+                right.plot([c["nodes"] for c in line], gradients, ":", color=colour)
+    left.set_title("times as fast as one node (dashed: fastest 90 %)", fontsize=9)
+    right.set_title("seconds a step, all awaited (dotted: gradients)", fontsize=9)
+    for panel in (left, right):
+        panel.set_xscale("log", base=2)
+        panel.set_yscale("log")
+        panel.set_xlabel("nodes")
+        panel.set_xticks([4, 16, 64, 256, 1024], ["4", "16", "64", "256", "1,024"])
+    left.set_yticks([2, 5, 10, 20], ["2", "5", "10", "20"])
+    left.minorticks_off()
+    figure.legend(loc="outside right center", fontsize=8, frameon=False)
+    save(figure, path)
+    pyplot.close(figure)
+
+
 def save(figure: Any, path: Path) -> None:
     """The same bytes from the same figure, whenever it is drawn."""
     from matplotlib import rc_context
@@ -972,7 +1026,7 @@ def save(figure: Any, path: Path) -> None:
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
-DRAWINGS = {"cost": draw_cost, "step": draw_step, "graph": draw_graph}
+DRAWINGS = {"cost": draw_cost, "step": draw_step, "graph": draw_graph, "nodes": draw_nodes}
 
 
 def main() -> int:
