@@ -137,6 +137,9 @@ def import_all() -> int:
     names = [module.name for module in pkgutil.walk_packages(tinyzo.__path__, "tinyzo.")]
     if importlib.util.find_spec("numba") is None:
         names = [name for name in names if not name.startswith("tinyzo.engine.numba.")]
+    if importlib.util.find_spec("flwr") is None:
+        of_flower = ("tinyzo.fleet.client", "tinyzo.fleet.server")
+        names = [name for name in names if name not in of_flower]
     for name in names:
         if name != "tinyzo.__main__":
             importlib.import_module(name)

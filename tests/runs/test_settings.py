@@ -221,7 +221,8 @@ def test_both_kinds_of_settings_have_the_same_fields_in_one_order():
 
 def test_the_function_takes_every_setting():
     signature = inspect.signature(tinyzo.finetune)
-    own = {n: p for n, p in signature.parameters.items() if n not in ("output", "resume", "recipe")}
+    others = ("output", "resume", "recipe", "share")
+    own = {n: p for n, p in signature.parameters.items() if n not in others}
     assert list(own) == list(FIELDS)
     hints = typing.get_type_hints(tinyzo.finetune)
     for name in FIELDS.keys() - {"model", "data"}:  # these two may be a Path as well
