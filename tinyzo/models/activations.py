@@ -212,10 +212,11 @@ def fitted_rows(x: Float64, scores: Float64, labels: Integers) -> Float64:
     x: [N, D]; scores: [N, C]; returns [C, D]
     """
     c = PRIOR * np.square(x).mean()
+    fit = foretelling(x, np.eye(len(x)), c)  # of any e it is e^T fit
     d = np.zeros((scores.shape[1], x.shape[1]))
     for _ in range(ROUNDS):
         added = x @ d.T
-        d = foretelling(x, added - 2 * errors(scores + added, labels), c)
+        d = (added - 2 * errors(scores + added, labels)).T @ fit
     return d
 
 
