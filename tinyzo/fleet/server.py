@@ -22,10 +22,11 @@ import numpy as np
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
+from tinyzo.checkpoints import peft
 from tinyzo.errors import RunError, check_choice
 from tinyzo.fleet import terms_of
 from tinyzo.fleet.robust import Answer, mean, outliers
-from tinyzo.models.model import open_model
+from tinyzo.models.model import read_config
 from tinyzo.parsing import JsonObject
 from tinyzo.runs.data import MOST_EVALUATED
 from tinyzo.runs.run import RUN_TOML, Run, is_run
@@ -181,7 +182,9 @@ def main(grid: Grid, context: Context) -> None:
     fleet = Fleet(grid, **chosen)
     check_choice("evaluated-by", fleet.evaluated_by, ("server", "clients"))
     settings = Settings.from_mapping(config, "run config")
-    terms_of(settings.resolve(open_model(settings.model_path).family))
+    folder, *_ = peft.parts(settings.model_path)
+    family, _ = read_config(folder)
+    terms_of(settings.resolve(family))
     training = partial(FleetTraining, fleet=fleet)
     if not is_run(path):
         tune(settings, path, training=training)

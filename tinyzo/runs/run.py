@@ -40,7 +40,7 @@ from tinyzo.runs.lines import EVENTS, FOLDER, parse_object, read, read_lines, se
 from tinyzo.runs.methods import method_of
 from tinyzo.runs.places import first_there, is_name, lasting, places, relative
 from tinyzo.runs.settings import RunSettings, Settings, model_path, toml_lines
-from tinyzo.runs.start import LED, read_start, write_start
+from tinyzo.runs.start import FITTED, LED, read_start, write_start
 from tinyzo.system import new_directory, os_errors, sync, write_file
 
 RUN_TOML = "run.toml"
@@ -389,11 +389,11 @@ def prepare(model: Model, settings: RunSettings) -> Model:
     """Prepare a model that is still in its file: only what the settings say will be trained."""
     s = settings
     words: list[list[int]] = []
-    if s.train in ("label-words", "lora-fit", "head-fit"):
+    if s.train in ("label-words", *FITTED):
         words = _label_words(model, s)
     ids = sorted({token for word in words for token in word})
     rank = s.lora_rank
-    if s.train in ("lora-fit", "head-fit"):
+    if s.train in FITTED:
         rank = len(words) - 1
         if rank < 1:
             found = f"--train {s.train} has a direction for each label word, and the task has none"

@@ -46,7 +46,8 @@ from tinyzo.text.tasks import Example
 from tinyzo.zo.objectives import Objective
 
 FILE = "start.safetensors"
-LED = ("lora-act", "lora-fit", "head-fit")  # the values of --train that have such a start
+FITTED = ("lora-fit", "head-fit")  # the values of --train whose A foretells errors
+LED = ("lora-act", *FITTED)  # those that have such a start
 ROWS = 128  # that lora-fit and head-fit read, each twice
 
 
